@@ -1,0 +1,7 @@
+//! The core of the relay, sans-io: sessions and who may do what with them. Knows no wire format, touches no thread,
+//! reads no clock.
+
+pub mod api;
+mod role;
+
+pub use role::Role;
