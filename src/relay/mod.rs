@@ -2,6 +2,8 @@
 //! reads no clock.
 
 pub mod api;
+pub mod keys;
+pub mod profile;
 mod role;
 
 pub use role::Role;

@@ -6,4 +6,6 @@
 pub mod copy;
 pub mod http;
 pub mod mask;
+#[cfg(feature = "relay")]
+pub mod sign_in;
 pub mod ws;
