@@ -7,23 +7,20 @@ use crate::{
         Role,
         api::{Caller, Code, Error, Request, Text},
     },
+    wire::sign_in::{Authority, BINDING_NONE, Challenge, Limits, ProfileInfo, RelayInfo, SignIn, Welcome, is_id},
 };
 
-use super::{Challenge, Incoming, Limits, ProfileLine, SIGN_IN_BYTES_MAX, SIGN_IN_MS, SignIn, TICK_MS, Welcome};
+use super::{Incoming, SIGN_IN_BYTES_MAX, SIGN_IN_MS, TICK_MS, VERSION};
 
-/// What the relay says of itself in every challenge.
+/// What the relay says of itself to everybody.
 #[derive(Clone, Debug)]
 pub struct Greeting {
-    /// The relay's DID.
-    pub did: String,
-    /// The relay's public key line.
-    pub key: String,
-    /// The relay's name for people.
-    pub name: String,
+    /// Who it is.
+    pub relay: RelayInfo,
     /// Limits that `welcome` names.
     pub limits: Limits,
     /// Profiles that `welcome` lists.
-    pub profiles: Vec<ProfileLine>,
+    pub profiles: Vec<ProfileInfo>,
 }
 
 /// A sign-in that the crypto thread is to check.
@@ -75,28 +72,49 @@ enum Phase {
     Closing,
 }
 
+/// How a connection came to us.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// What the upgrade's Host header said.
+    pub host: String,
+    /// Over the Unix socket. A tunnel may end there, so that the Host counts too.
+    pub unix: bool,
+}
+
+impl Reached {
+    /// Whether this is the authority that a client dialled; loopback names are equal on any port.
+    fn by(&self, dialled: &str) -> bool {
+        match (Authority::parse(dialled), Authority::parse(&self.host)) {
+            (Ok(Authority::Unix), _) => self.unix,
+            (Ok(dialled), Ok(reached)) => dialled == reached,
+            _ => false,
+        }
+    }
+}
+
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Connection {
     peer: ConnToken,
-    /// What the upgrade's Host header said, or `unix`.
-    authority: String,
+    reached: Reached,
     nonce: String,
     phase: Phase,
     deadline: u64,
 }
 
-/// Whether what the client signed as authority is what it reached us by.
-type SameAuthority = fn(dialled: &str, reached: &str) -> bool;
-
 impl Connection {
     /// A connection that was just upgraded; `nonce` is fresh. Gives the challenge to send.
-    pub fn open(peer: ConnToken, authority: String, nonce: String, greeting: &Greeting, now: Now) -> (Self, String) {
+    pub fn open(peer: ConnToken, reached: Reached, nonce: String, greeting: &Greeting, now: Now) -> (Self, String) {
         let expires_at = now.unix_ms + SIGN_IN_MS;
-        let Greeting { did, key, name, .. } = greeting;
-        let challenge = super::challenge(&Challenge { did, key, name, nonce: &nonce, expires_at });
+        let challenge = super::sign_in_message(&Challenge {
+            version: VERSION,
+            relay: greeting.relay.clone(),
+            nonce: nonce.clone(),
+            expires_at,
+            bindings: vec![BINDING_NONE.into()],
+        });
         let deadline = now.mono_ms + SIGN_IN_MS;
-        (Self { peer, authority, nonce, phase: Phase::Challenged, deadline }, challenge)
+        (Self { peer, reached, nonce, phase: Phase::Challenged, deadline }, challenge)
     }
 
     /// Who signed in, once somebody has.
@@ -120,7 +138,7 @@ impl Connection {
     }
 
     /// A text message came.
-    pub fn text(&mut self, text: &str, same_authority: SameAuthority, now: Now, acts: &mut Vec<Act>) {
+    pub fn text(&mut self, text: &str, now: Now, acts: &mut Vec<Act>) {
         match &self.phase {
             Phase::Closing => {}
             Phase::Open(_) => self.command(text, now, acts),
@@ -129,7 +147,7 @@ impl Connection {
                 self.refuse(None, &Error::new(Code::TooLarge, message), acts);
             }
             Phase::Challenged => match super::decode(text) {
-                Ok(Incoming::SignIn(sign_in)) => self.sign_in(sign_in, same_authority, acts),
+                Ok(Incoming::SignIn(sign_in)) => self.sign_in(sign_in, acts),
                 Ok(_) => {
                     let message = "sign in first: answer the challenge with `sign_in`";
                     self.refuse(id_of(text).as_deref(), &Error::new(Code::AuthRequired, message), acts);
@@ -160,15 +178,15 @@ impl Connection {
         }
     }
 
-    fn sign_in(&mut self, sign_in: Box<SignIn>, same_authority: SameAuthority, acts: &mut Vec<Act>) {
-        if sign_in.binding != "none" {
+    fn sign_in(&mut self, sign_in: Box<SignIn>, acts: &mut Vec<Act>) {
+        if sign_in.binding != BINDING_NONE {
             let message = "`binding` must be \"none\": this listener offers no TLS exporter";
             return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
         }
-        if !same_authority(&sign_in.authority, &self.authority) {
+        if !self.reached.by(&sign_in.authority) {
             let message = format!(
                 "the signed authority {:?} is not what this connection was made to ({:?}): somebody may stand in between",
-                sign_in.authority, self.authority
+                sign_in.authority, self.reached.host
             );
             return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
         }
@@ -180,24 +198,25 @@ impl Connection {
     /// The crypto thread admitted the sign-in.
     pub fn signed_in(&mut self, signed: &SignedIn, greeting: &Greeting, now: Now, acts: &mut Vec<Act>) {
         let Phase::Verifying(sign_in) = &self.phase else { return };
-        acts.push(Act::Send(super::welcome(&Welcome {
-            re: &sign_in.id,
-            principal: &signed.principal,
-            fingerprint: &signed.principal,
-            role: signed.role,
-            proof: &signed.proof,
+        acts.push(Act::Send(super::sign_in_message(&Welcome {
+            re: sign_in.id.clone(),
+            principal: signed.principal.to_string(),
+            fingerprint: signed.principal.to_string(),
+            role: signed.role.name().into(),
+            proof: signed.proof.clone(),
             now: now.unix_ms,
             limits: greeting.limits,
-            profiles: &greeting.profiles,
+            profiles: greeting.profiles.clone(),
+            features: Vec::new(),
         })));
         self.phase = Phase::Open(Box::new(Caller {
             peer: self.peer,
             principal: signed.principal.clone(),
             role: signed.role,
-            client: sign_in.client.clone(),
+            client: sign_in.client.as_str().into(),
             device: device_id(self.peer),
-            name: sign_in.device_name.clone(),
-            kind: sign_in.device_kind.clone(),
+            name: sign_in.device.name.as_str().into(),
+            kind: sign_in.device.kind.as_str().into(),
         }));
         self.deadline = now.mono_ms + TICK_MS;
     }
@@ -275,7 +294,7 @@ fn id_of(text: &str) -> Option<String> {
         id: Option<Json>,
     }
     let id: String = serde_json::from_str::<Id>(text).ok()?.id?.read().ok()?;
-    super::decode::is_id(&id).then_some(id)
+    is_id(&id).then_some(id)
 }
 
 #[cfg(test)]
@@ -284,29 +303,29 @@ mod tests {
 
     fn greeting() -> Greeting {
         Greeting {
-            did: "did:key:z6Mk".into(),
-            key: "ssh-ed25519 AAAA".into(),
-            name: "relay".into(),
-            limits: Limits { message_bytes: 1 << 20, blob_bytes: 0, tick_ms: TICK_MS },
+            relay: RelayInfo {
+                did: "did:key:z6Mk".into(),
+                key: "ssh-ed25519 AAAA".into(),
+                name: "relay".into(),
+                version: "0".into(),
+            },
+            limits: Limits::default(),
             profiles: Vec::new(),
         }
     }
 
     fn opened() -> Connection {
         let peer = ConnToken::new(0, 1, 2);
-        Connection::open(peer, "localhost:1".into(), "n".into(), &greeting(), Now::default()).0
+        let reached = Reached { host: "localhost:1".into(), unix: false };
+        Connection::open(peer, reached, "n".into(), &greeting(), Now::default()).0
     }
 
     const SIGN_IN: &str = r#"{"type":"sign_in","id":"1","client":"c","key":"k","nonce":"n","authority":"localhost:1",
         "binding":"none","device":{"name":"d","kind":"test"},"signature":"s"}"#;
 
-    fn same(a: &str, b: &str) -> bool {
-        a == b
-    }
-
     fn drive(connection: &mut Connection, text: &str) -> Vec<Act> {
         let mut acts = Vec::new();
-        connection.text(text, same, Now::default(), &mut acts);
+        connection.text(text, Now::default(), &mut acts);
         acts
     }
 

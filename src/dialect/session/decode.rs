@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::{
     base::Json,
     relay::api::{Code, Command, Decision, Error, Position, Request, Text, When},
+    wire::sign_in::{SignIn, is_id},
 };
 
 /// A message of a client.
@@ -30,33 +31,8 @@ pub enum Incoming {
     },
 }
 
-/// The fields of `sign_in`.
-#[derive(Clone, Debug)]
-pub struct SignIn {
-    /// The command's id.
-    pub id: Text,
-    /// The installation's own id.
-    pub client: Text,
-    /// An OpenSSH public key line.
-    pub key: String,
-    /// The client's nonce, unpadded base64url.
-    pub nonce: String,
-    /// What the client dialled.
-    pub authority: String,
-    /// `none`, or the exporter value.
-    pub binding: String,
-    /// A lesser role, if asked for.
-    pub role: Option<String>,
-    /// The device's name for people.
-    pub device_name: Text,
-    /// The device's kind.
-    pub device_kind: Text,
-    /// An armored SSHSIG.
-    pub signature: String,
-}
-
 /// A refusal, with the id of the command where it could be read.
-pub type Refusal = (Option<Text>, Error);
+pub(super) type Refusal = (Option<Text>, Error);
 
 /// Reads one message.
 ///
@@ -82,12 +58,6 @@ pub fn decode(text: &str) -> Result<Incoming, Refusal> {
     fields.incoming(kind, id.clone()).map_err(|error| (Some(id), error))
 }
 
-/// Whether this is an id of the protocol: 1 to 64 characters of `A-Z a-z 0-9 . _ : -`.
-pub(super) fn is_id(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-'))
-}
-
 fn bad(message: impl Into<Arc<str>>) -> Error {
     Error::new(Code::BadRequest, message)
 }
@@ -100,7 +70,11 @@ struct Fields<'a> {
 impl Fields<'_> {
     fn incoming(&self, kind: &str, id: Text) -> Result<Incoming, Error> {
         let command = match kind {
-            "sign_in" => return self.sign_in(id),
+            "sign_in" => {
+                let sign_in: SignIn = serde_json::from_value(Value::Object(self.map.clone()))
+                    .map_err(|error| bad(format!("`sign_in`: {error}")))?;
+                return Ok(Incoming::SignIn(Box::new(sign_in)));
+            }
             "ping" => {
                 let t = self.get("t").map(Json::of).transpose().map_err(|_| bad("`t` is not JSON"))?;
                 return Ok(Incoming::Ping { id, t });
@@ -127,25 +101,6 @@ impl Fields<'_> {
             }
         };
         Ok(Incoming::Request(Request { id, command }))
-    }
-
-    fn sign_in(&self, id: Text) -> Result<Incoming, Error> {
-        let device = match self.get("device") {
-            Some(Value::Object(map)) => Fields { map },
-            _ => return Err(bad("`device` must be an object with `name` and `kind`")),
-        };
-        Ok(Incoming::SignIn(Box::new(SignIn {
-            id,
-            client: self.id("client")?,
-            key: self.required("key")?.to_owned(),
-            nonce: self.required("nonce")?.to_owned(),
-            authority: self.required("authority")?.to_owned(),
-            binding: self.required("binding")?.to_owned(),
-            role: self.text("role")?.map(str::to_owned),
-            device_name: device.required("name")?.into(),
-            device_kind: device.text("kind")?.unwrap_or("").into(),
-            signature: self.required("signature")?.to_owned(),
-        })))
     }
 
     fn create(&self) -> Result<Command, Error> {

@@ -5,74 +5,11 @@ use serde::Serialize;
 use crate::{
     base::Json,
     claude::Block,
-    relay::{
-        Role,
-        api::{
-            By, Closed, Decision, Details, DeviceInfo, Error, Event, How, Kind, OpenPermission, Outcome, Position,
-            PromptState, QueuedPrompt, Reply, Snapshot, State, Summary, Text, TurnBlock,
-        },
+    relay::api::{
+        By, Closed, Decision, Details, DeviceInfo, Error, Event, How, Kind, OpenPermission, Outcome, Position,
+        PromptState, QueuedPrompt, Reply, Snapshot, State, Summary, Text, TurnBlock,
     },
 };
-
-/// Limits that `welcome` names.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Limits {
-    /// Largest message in bytes.
-    pub message_bytes: usize,
-    /// Largest blob in bytes; 0 while none are served.
-    pub blob_bytes: usize,
-    /// A `tick` comes after this long without a message.
-    pub tick_ms: u64,
-}
-
-/// A profile as `welcome` lists it.
-#[derive(Clone, Debug, Serialize)]
-pub struct ProfileLine {
-    /// Its name.
-    pub name: String,
-    /// A line for people.
-    pub about: String,
-    /// Where its sessions may run.
-    pub folders: Vec<String>,
-    /// The permission modes it admits.
-    pub modes: Vec<String>,
-}
-
-/// The fields of `challenge`.
-#[derive(Clone, Debug)]
-pub struct Challenge<'a> {
-    /// The relay's DID.
-    pub did: &'a str,
-    /// The relay's public key line.
-    pub key: &'a str,
-    /// The relay's name for people.
-    pub name: &'a str,
-    /// The server nonce, unpadded base64url.
-    pub nonce: &'a str,
-    /// Unix milliseconds.
-    pub expires_at: u64,
-}
-
-/// The fields of `welcome`.
-#[derive(Clone, Debug)]
-pub struct Welcome<'a> {
-    /// The id of `sign_in`.
-    pub re: &'a str,
-    /// The principal.
-    pub principal: &'a str,
-    /// The key's fingerprint.
-    pub fingerprint: &'a str,
-    /// The granted role.
-    pub role: Role,
-    /// The relay's SSHSIG.
-    pub proof: &'a str,
-    /// Unix milliseconds.
-    pub now: u64,
-    /// The limits in force.
-    pub limits: Limits,
-    /// What can be started.
-    pub profiles: &'a [ProfileLine],
-}
 
 /// Serializing our own borrowed structs cannot fail: no map has keys other than strings.
 fn text(value: &impl Serialize) -> String {
@@ -82,62 +19,9 @@ fn text(value: &impl Serialize) -> String {
     })
 }
 
-/// `challenge`: the first message on a connection.
-pub fn challenge(challenge: &Challenge<'_>) -> String {
-    #[derive(Serialize)]
-    struct Relay<'a> {
-        did: &'a str,
-        key: &'a str,
-        name: &'a str,
-        version: &'static str,
-    }
-    #[derive(Serialize)]
-    struct Wire<'a> {
-        r#type: &'static str,
-        version: u32,
-        relay: Relay<'a>,
-        nonce: &'a str,
-        expires_at: u64,
-        bindings: [&'static str; 1],
-    }
-    let Challenge { did, key, name, nonce, expires_at } = *challenge;
-    text(&Wire {
-        r#type: "challenge",
-        version: super::VERSION,
-        relay: Relay { did, key, name, version: env!("CARGO_PKG_VERSION") },
-        nonce,
-        expires_at,
-        bindings: ["none"],
-    })
-}
-
-/// `welcome`: sign-in went well.
-pub fn welcome(welcome: &Welcome<'_>) -> String {
-    #[derive(Serialize)]
-    struct Wire<'a> {
-        r#type: &'static str,
-        re: &'a str,
-        principal: &'a str,
-        fingerprint: &'a str,
-        role: &'static str,
-        proof: &'a str,
-        now: u64,
-        limits: Limits,
-        profiles: &'a [ProfileLine],
-        features: [&'static str; 0],
-    }
-    text(&Wire {
-        r#type: "welcome",
-        re: welcome.re,
-        principal: welcome.principal,
-        fingerprint: welcome.fingerprint,
-        role: welcome.role.name(),
-        proof: welcome.proof,
-        now: welcome.now,
-        limits: welcome.limits,
-        profiles: welcome.profiles,
-        features: [],
-    })
+/// `challenge` or `welcome`, which the sign-in format defines.
+pub fn sign_in_message(message: &impl Serialize) -> String {
+    text(message)
 }
 
 /// `error`, in answer to the command `re` or on its own.
@@ -732,5 +616,54 @@ fn closed_name(how: Closed) -> &'static str {
         Closed::Applied => "applied",
         Closed::Withdrawn => "withdrawn",
         Closed::Void => "void",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_flat_object_and_carries_json_through_untouched() {
+        let input = Json::parse(r#"{"command": "echo 1e2"}"#).expect("JSON");
+        let kind = Kind::ToolCall { call: "c".into(), tool: "Bash".into(), input, parent: None };
+        let position = Position { epoch: "e".into(), offset: 7 };
+        let by = Some(By { device: "d".into(), principal: "p".into() });
+        let written = event(&Event { session: "s".into(), position, at: 5, by, kind });
+        assert_eq!(
+            written,
+            r#"{"type":"event","session":"s","epoch":"e","offset":7,"at":5,"by":{"device":"d","principal":"p"},"kind":"tool_call","call":"c","tool":"Bash","input":{"command": "echo 1e2"}}"#
+        );
+    }
+
+    #[test]
+    fn a_snapshot_names_its_devices_once() {
+        let next = Position { epoch: "e".into(), offset: 0 };
+        let summary = Summary {
+            session: "s".into(),
+            did: "did".into(),
+            title: "t".into(),
+            profile: "default".into(),
+            folder: "/f".into(),
+            state: State::Ready,
+            since: 1,
+            why: None,
+            waiting: 0,
+            model: None,
+            mode: None,
+            created_at: 1,
+            active_at: 1,
+            cost_usd: 0.0,
+            devices: 3,
+            next: next.clone(),
+        };
+        let (queue, permissions, devices) = (Vec::new(), Vec::new(), Vec::new());
+        let snapshot = Box::new(Snapshot { summary, turn: None, queue, permissions, devices, notice: None });
+        let written =
+            reply("r", &Reply::Attached { snapshot, events: Vec::<Arc<Event>>::new(), earliest: next.clone(), next });
+        assert_eq!(written.matches(r#""devices""#).count(), 1, "{written}");
+        assert!(written.contains(r#""devices":[]"#), "{written}");
     }
 }

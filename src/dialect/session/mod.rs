@@ -7,15 +7,16 @@ mod connection;
 mod decode;
 mod encode;
 
-pub use connection::{Act, Connection, Greeting, SignedIn, VerifyJob};
-pub use decode::{Incoming, SignIn, decode};
+pub use connection::{Act, Connection, Greeting, Reached, SignedIn, VerifyJob};
+pub use decode::{Incoming, decode};
 pub use encode::{
-    Challenge, Limits, ProfileLine, Welcome, caught_up, challenge, delta, error, event, keys_reply, pong, presence,
-    reply, reset, summary_changed, tick, welcome,
+    caught_up, delta, error, event, keys_reply, pong, presence, reply, reset, sign_in_message, summary_changed, tick,
 };
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "amp-session.v1";
+/// The path.
+pub const PATH: &str = "/session";
 /// The version the challenge and the transcript name.
 pub const VERSION: u32 = 1;
 /// A device gets a `tick` after this long without a message: pages cannot see pings.
