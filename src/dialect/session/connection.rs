@@ -50,6 +50,8 @@ pub struct SignedIn {
 pub enum Act {
     /// Send a text message.
     Send(String),
+    /// Send this `welcome`: somebody has signed in.
+    Welcome(String),
     /// Have this checked; the answer comes back by [`Connection::signed_in`] or [`Connection::refused`].
     Verify(VerifyJob),
     /// Give the core this command.
@@ -198,7 +200,7 @@ impl Connection {
     /// The crypto thread admitted the sign-in.
     pub fn signed_in(&mut self, signed: &SignedIn, greeting: &Greeting, now: Now, acts: &mut Vec<Act>) {
         let Phase::Verifying(sign_in) = &self.phase else { return };
-        acts.push(Act::Send(super::sign_in_message(&Welcome {
+        acts.push(Act::Welcome(super::sign_in_message(&Welcome {
             re: sign_in.id.clone(),
             principal: signed.principal.to_string(),
             fingerprint: signed.principal.to_string(),
@@ -345,7 +347,7 @@ mod tests {
         let signed = SignedIn { principal: "SHA256:x".into(), role: Role::Drive, proof: "p".into() };
         let mut acts = Vec::new();
         connection.signed_in(&signed, &greeting(), Now::default(), &mut acts);
-        assert!(matches!(&acts[..], [Act::Send(text)] if text.contains(r#""type":"welcome""#)));
+        assert!(matches!(&acts[..], [Act::Welcome(text)] if text.contains(r#""type":"welcome""#)));
         let acts = drive(&mut connection, r#"{"type":"list","id":"9"}"#);
         assert!(matches!(&acts[..], [Act::Submit(caller, _)] if caller.role == Role::Drive));
         let acts = drive(&mut connection, r#"{"type":"keys","id":"9","op":"reload"}"#);
