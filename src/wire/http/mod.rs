@@ -7,6 +7,8 @@
 mod head;
 mod origin;
 mod response;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 
 pub use head::{HEADERS_MAX, Head, HeaderFault, Parsed, parse};
