@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = amp_relay::claude::guard::run_if_asked() {
+        return code;
+    }
     amp_relay::cli::main()
 }
