@@ -33,7 +33,7 @@ use crate::{
     claude::guard::GuardProgram,
     dialect::session::{self, Greeting},
     reactor::{
-        self, BoundAddr, Clock, Handle, Listen, Reactor,
+        self, BoundAddr, Control, Handle, Listen, Reactor,
         ws::{Ws, WsOptions},
     },
     relay::{
@@ -135,7 +135,7 @@ impl Server {
         let bound = Reactor::<Ws<Worker>>::bind(loop_options)?;
         let addresses = bound.local_addrs().to_vec();
         let loops = bound.counters().to_vec();
-        let mailers = Mailers(bound.mailers().to_vec().into());
+        let mailers = Mailers(bound.mailers().into());
         let workers = loops.iter().map(|_| Arc::<WorkerTallies>::default()).collect();
         let shared = Arc::new(Shared {
             started: Instant::now(),
@@ -151,9 +151,7 @@ impl Server {
         let (supervisor, prepared) = Supervisor::prepare()?;
         let hub = Hub::new(Box::new(ConfigProfiles(vec![profile])), Box::new(RandomIds), hub::Settings::default());
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
-        let clock = Clock::new();
-        let parts =
-            Parts { hub, launcher, mailers, shared: shared.clone(), clock, grace_ms: options.grace_ms };
+        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms };
         let first = options.first_session.then(|| first_session(&host_key));
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
@@ -191,7 +189,7 @@ impl Server {
 
     /// What can begin the end from another thread.
     pub fn stopper(&self) -> Stopper {
-        Stopper { drain: self.handle.drainer(), supervisor: self.supervisor.clone(), shared: self.shared.clone() }
+        Stopper { control: self.handle.control(), supervisor: self.supervisor.clone(), shared: self.shared.clone() }
     }
 
     /// Waits until the relay has ended: after a drain, or because one of its threads failed.
@@ -217,7 +215,7 @@ impl Server {
 /// Begins the end of a relay from any thread.
 #[derive(Clone)]
 pub struct Stopper {
-    drain: reactor::Drainer,
+    control: Control,
     supervisor: Supervisor,
     shared: Arc<Shared>,
 }
@@ -227,7 +225,7 @@ impl Stopper {
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.supervisor.drain();
-        self.drain.drain();
+        self.control.drain();
     }
 }
 

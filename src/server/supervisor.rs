@@ -27,10 +27,7 @@ use crate::{
         codec::{Translator, encode},
         process::{Process, ProcessEvent},
     },
-    reactor::{
-        Clock,
-        inbox::{self, Receiver, Sender},
-    },
+    reactor::{self, Receiver, Sender, inbox},
     relay::{
         api::{Caller, Command, End, Launch, Out, Reply, Request, Summary, Text},
         hub::{Exit, Hub},
@@ -78,7 +75,6 @@ pub(super) struct Parts {
     pub(super) launcher: Launcher,
     pub(super) mailers: Mailers,
     pub(super) shared: Arc<Shared>,
-    pub(super) clock: Clock,
     pub(super) grace_ms: u64,
 }
 
@@ -94,7 +90,7 @@ impl Supervisor {
     pub(super) fn prepare() -> io::Result<(Self, Prepared)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (inbox, receiver) = inbox::inbox(INBOX_MAX, waker);
+        let (inbox, receiver) = inbox(INBOX_MAX, waker);
         let drain = Arc::new(AtomicBool::new(false));
         Ok((Self { inbox, drain: drain.clone() }, Prepared { poll, receiver, drain }))
     }
@@ -107,7 +103,7 @@ impl Prepared {
     /// The thread, or the first session, cannot be started.
     pub(super) fn start(self, parts: Parts, first: Option<First>) -> Result<(JoinHandle<()>, Option<Summary>), String> {
         let Self { poll, receiver, drain } = self;
-        let Parts { hub, launcher, mailers, shared, clock, grace_ms } = parts;
+        let Parts { hub, launcher, mailers, shared, grace_ms } = parts;
         let backlog = (0..mailers.len()).map(|_| Vec::new()).collect();
         let (processes, by_session) = (Slab::new(), HashMap::new());
         let mut desk = Desk {
@@ -118,7 +114,6 @@ impl Prepared {
             launcher,
             mailers,
             shared,
-            clock,
             grace_ms,
             processes,
             by_session,
@@ -152,7 +147,6 @@ struct Desk {
     launcher: Launcher,
     mailers: Mailers,
     shared: Arc<Shared>,
-    clock: Clock,
     grace_ms: u64,
     processes: Slab<Running>,
     by_session: HashMap<Text, usize>,
@@ -170,7 +164,7 @@ impl Desk {
     fn run(&mut self) {
         let mut events = Events::with_capacity(256);
         loop {
-            let now = self.clock.now();
+            let now = reactor::now();
             let wait = self.wait(now);
             let sleeps = wait.is_none_or(|wait| !wait.is_zero()) && self.receiver.sleep_begin();
             let polled = self.poll.poll(&mut events, if sleeps { wait } else { Some(Duration::ZERO) });
@@ -181,7 +175,7 @@ impl Desk {
                 log::error!(error:% = error; "the supervisor cannot wait for events");
                 return;
             }
-            let now = self.clock.now();
+            let now = reactor::now();
             self.inbox(now);
             self.pipes(&events, now);
             if self.drain.load(Ordering::Acquire) && !self.draining {
@@ -379,7 +373,7 @@ impl Desk {
 
     /// Creates the session that `up` starts with; its answer is read here instead of sent to a peer.
     fn first(&mut self, first: First) -> Result<Summary, String> {
-        let now = self.clock.now();
+        let now = reactor::now();
         debug_assert!(matches!(first.request.command, Command::Create { .. }));
         self.hub.request(&first.caller, first.request, now);
         self.carry_out(now);

@@ -15,8 +15,7 @@ use crate::{
         session::{self, Act, Connection, Greeting, Reached},
     },
     reactor::{
-        PeerAddr, Peer, Sent,
-        inbox::Sender,
+        Peer, PeerAddr, Sender, Sent,
         ws::{Answer, Data, Framed, WsHandler, WsIo},
     },
     relay::{
