@@ -2,6 +2,9 @@
 //! reads no clock.
 
 pub mod api;
+pub mod hub;
+mod ledger;
 mod role;
+pub mod session;
 
 pub use role::Role;
