@@ -2,8 +2,11 @@
 //! reads no clock.
 
 pub mod api;
+mod ledger;
+pub mod hub;
 pub mod keys;
 pub mod profile;
 mod role;
+pub mod session;
 
 pub use role::Role;
