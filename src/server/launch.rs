@@ -29,7 +29,9 @@ use crate::{
 /// Why a launch is impossible.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LaunchError {
-    #[error("Claude Code is not installed here, or not on PATH. Install it with `npm install -g @anthropic-ai/claude-code`, or name it with --claude PATH")]
+    #[error(
+        "Claude Code is not installed here, or not on PATH. Install it with `npm install -g @anthropic-ai/claude-code`, or name it with --claude PATH"
+    )]
     NoCli,
     #[error("this program cannot find itself to run the demo agent: {0}")]
     NoSelf(std::io::Error),

@@ -152,8 +152,7 @@ impl Server {
         let hub = Hub::new(Box::new(ConfigProfiles(vec![profile])), Box::new(RandomIds), hub::Settings::default());
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
         let clock = Clock::new();
-        let parts =
-            Parts { hub, launcher, mailers, shared: shared.clone(), clock, grace_ms: options.grace_ms };
+        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), clock, grace_ms: options.grace_ms };
         let first = options.first_session.then(|| first_session(&host_key));
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
@@ -272,13 +271,7 @@ fn first_session(host_key: &PrivateKey) -> First {
         name: "amp-relay up".into(),
         kind: "relay".into(),
     };
-    let command = Command::Create {
-        profile: "default".into(),
-        folder: None,
-        title: None,
-        model: None,
-        mode: None,
-        prompt: None,
-    };
+    let command =
+        Command::Create { profile: "default".into(), folder: None, title: None, model: None, mode: None, prompt: None };
     First { caller, request: Request { id: "first".into(), command } }
 }

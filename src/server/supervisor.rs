@@ -321,9 +321,10 @@ impl Desk {
         let entry = self.processes.vacant_entry();
         let slot = entry.key();
         let tokens = std::array::from_fn(|index| Token(slot * TOKENS_EACH + index));
-        let spawned = self.launcher.spawn(launch).map_err(|error| error.to_string()).and_then(|spawn| {
-            Process::spawn(&spawn, self.poll.registry(), tokens).map_err(|error| error.to_string())
-        });
+        let spawned =
+            self.launcher.spawn(launch).map_err(|error| error.to_string()).and_then(|spawn| {
+                Process::spawn(&spawn, self.poll.registry(), tokens).map_err(|error| error.to_string())
+            });
         match spawned {
             Ok(process) => {
                 log::info!(session = &*launch.session, pid:? = process.pid(), resume = launch.resume; "the CLI was started");
@@ -384,7 +385,8 @@ impl Desk {
         self.hub.request(&first.caller, first.request, now);
         self.carry_out(now);
         let answer = self.backlog.iter_mut().find_map(|outs| {
-            let at = outs.iter().position(|out| matches!(out, Out::Answer { peer, .. } if *peer == first.caller.peer))?;
+            let at =
+                outs.iter().position(|out| matches!(out, Out::Answer { peer, .. } if *peer == first.caller.peer))?;
             Some(outs.remove(at))
         });
         match answer {

@@ -15,7 +15,7 @@ use crate::{
         session::{self, Act, Connection, Greeting, Reached},
     },
     reactor::{
-        PeerAddr, Peer, Sent,
+        Peer, PeerAddr, Sent,
         inbox::Sender,
         ws::{Answer, Data, Framed, WsHandler, WsIo},
     },
