@@ -8,7 +8,8 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt, io,
+    fmt,
+    io::{self, Read, Write},
     os::unix::{
         net::UnixStream,
         process::{CommandExt, ExitStatusExt},
@@ -21,7 +22,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::{RecvFlags, SendFlags, recv, send},
+    net::{RecvFlags, recv, send},
     process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group, wait, waitpid},
     stdio,
 };
@@ -145,13 +146,18 @@ fn exec(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// A message for the relay's log and the code of a program that could not be run.
 fn fail(message: impl fmt::Display) -> ExitCode {
-    eprintln!("amp-relay guard: {message}");
+    warn(message);
     ExitCode::from(127)
+}
+
+/// For the relay's log, if there is still somebody to read it.
+fn warn(message: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "amp-relay guard: {message}");
 }
 
 /// Tells the relay; a relay that is gone hears nothing.
 fn report(message: impl fmt::Display) {
-    let _ = send(stdio::stdin(), format!("{message}\n").as_bytes(), SendFlags::NOSIGNAL);
+    let _ = send(stdio::stdin(), format!("{message}\n").as_bytes(), platform::SEND);
 }
 
 /// What may stop [`Guard::pause`].
@@ -209,11 +215,8 @@ impl Guard {
             let mut gone = getppid() != self.relay;
             let woken = self.pause(control, kill_at);
             if woken.control {
-                match self.obey() {
-                    Ok(true) => {}
-                    Ok(false) => (control, gone) = (false, true),
-                    Err(_) => control = false,
-                }
+                control = self.obey();
+                gone |= !control;
             }
             if woken.signals {
                 self.clear_signals();
@@ -233,13 +236,13 @@ impl Guard {
     }
 
     /// Reads orders. False: the relay has closed its end.
-    fn obey(&mut self) -> rustix::io::Result<bool> {
+    fn obey(&self) -> bool {
         let mut orders = [0; 16];
         let count = match recv(stdio::stdin(), &mut orders, RecvFlags::DONTWAIT) {
             Ok((count, _)) => count,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => return true,
             // A reset is what closing with bytes unread looks like.
-            Err(_) => return Ok(false),
+            Err(_) => return false,
         };
         for order in &orders[..count] {
             match *order {
@@ -248,7 +251,7 @@ impl Guard {
                 _ => {}
             }
         }
-        Ok(count > 0)
+        count > 0
     }
 
     /// The CLI is our child and not reaped yet, so its id is its own.
@@ -301,7 +304,7 @@ impl Guard {
             }
             let now = Instant::now();
             if now >= until {
-                eprintln!("amp-relay guard: some processes of {} could not be killed", self.cli);
+                warn(format_args!("some processes of {} could not be killed", self.cli));
                 return;
             }
             // The next death wakes us; the limit is for a child that was forked while the list was read.
@@ -323,6 +326,6 @@ impl Guard {
 
     fn clear_signals(&mut self) {
         let mut bytes = [0; 64];
-        while io::Read::read(&mut self.signals, &mut bytes).is_ok_and(|count| count == bytes.len()) {}
+        while self.signals.read(&mut bytes).is_ok_and(|count| count == bytes.len()) {}
     }
 }

@@ -40,7 +40,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(message) => {
-            eprintln!("{message}");
+            let _ = writeln!(io::stderr(), "{message}");
             ExitCode::FAILURE
         }
     }
@@ -49,8 +49,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(arguments: impl Iterator<Item = OsString>) -> Result<u8, String> {
     let mut options = Options::parse(arguments)?;
     if options.version {
-        println!("{} (Claude Code)", machine::VERSION);
-        return Ok(0);
+        let said = writeln!(io::stdout(), "{} (Claude Code)", machine::VERSION);
+        return said.map(|()| 0).map_err(|error| error.to_string());
     }
     if !options.verbose {
         return Err("Error: When using --print, --output-format=stream-json requires --verbose".to_owned());
@@ -65,7 +65,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<u8, String> {
         let error = format!("No conversation found with session ID: {conversation}");
         let line = json!({"type":"result","subtype":"error_during_execution","is_error":true,"duration_ms":0,
             "num_turns":0,"session_id":conversation,"total_cost_usd":0,"errors":[error],"result_index":0});
-        println!("{line}");
+        let _ = writeln!(io::stdout(), "{line}");
         return Err(error);
     }
     if !options.resume && transcript.path.exists() {
@@ -155,7 +155,7 @@ impl Shell {
         for output in self.machine.take() {
             match output {
                 Output::Line(line) => writeln!(stdout, "{line}").map_err(broken)?,
-                Output::Stderr(line) => eprintln!("{line}"),
+                Output::Stderr(line) => writeln!(io::stderr(), "{line}").map_err(broken)?,
                 Output::Record(record) => self.transcript.append(&record).map_err(broken)?,
                 Output::Exit(code) => {
                     stdout.flush().map_err(broken)?;
