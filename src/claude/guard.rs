@@ -1,10 +1,10 @@
-//! The guard: a tiny process between the relay and one CLI. It owns the end of that CLI: when it is told, when the relay
-//! is gone, and when the CLI itself ends, nothing of the CLI's process tree is left. It copies no bytes; it must not
-//! decide when a CLI ends.
+//! The guard: a tiny process between the relay and one CLI. It owns the end of that CLI: when it is told, when the
+//! relay is gone, and when the CLI itself ends, nothing of the CLI's process tree is left. It copies no bytes; it must
+//! not decide when a CLI ends.
 //!
-//! The guard's stdin is a socket to the relay. Over it come the CLI's stdin as a descriptor, then single bytes
-//! ([`TERMINATE`], [`KILL`]); back go text lines: `pid N`, then one of `exit N`, `signal N`, `error TEXT`. The CLI's
-//! stdout and stderr are the guard's own.
+//! The guard's stdin is a socket to the relay. Over it come the CLI's stdin as a descriptor, then single bytes (`T`
+//! for SIGTERM to the CLI, `K` for SIGKILL to all); back go text lines: `pid N`, then one of `exit N`, `signal N`,
+//! `error TEXT`. The CLI's stdout and stderr are the guard's own.
 
 use std::{
     ffi::{OsStr, OsString},

@@ -76,8 +76,8 @@ pub enum ProcessEvent<'a> {
     },
 }
 
-/// A running CLI, or one whose exit is not yet reported. Dropped before that, it is ended by its guard: SIGTERM, at most
-/// a second, SIGKILL to the tree.
+/// A running CLI, or one whose exit is not yet reported. Dropped before that, it is ended by its guard: SIGTERM, at
+/// most a second, SIGKILL to the tree.
 #[derive(Debug)]
 pub struct Process {
     tokens: [Token; 4],

@@ -369,8 +369,8 @@ impl Machine {
 
     fn init(&mut self) {
         let Some(turn) = &self.turn else { return };
-        let mut line = json!({"type":"system","subtype":"init","cwd":self.options.folder.to_string_lossy(),"tools":["Bash"],
-            "mcp_servers":[],"model":self.model,"permissionMode":self.mode,"slash_commands":[],
+        let mut line = json!({"type":"system","subtype":"init","cwd":self.options.folder.to_string_lossy(),
+            "tools":["Bash"],"mcp_servers":[],"model":self.model,"permissionMode":self.mode,"slash_commands":[],
             "apiKeySource":"none","claude_code_version":VERSION,"user_message_uuids":turn.uuids()});
         if turn.rerun {
             line["resume_reason"] = json!("interrupted_turn");
