@@ -179,7 +179,10 @@ impl Translator {
             unasked: prompts.is_empty() && kind.is_some_and(|kind| &*kind != "user" && &*kind != "human"),
             prompts,
             ok,
-            stop: fields.text("terminal_reason").unwrap_or(subtype),
+            // Slash commands that need no API end without a reason.
+            stop: fields
+                .text("terminal_reason")
+                .unwrap_or_else(|| if ok { "completed".into() } else { subtype.clone() }),
             text: fields.str("result").map_or_else(|| errors().into(), Arc::from),
             cost_usd: fields.float("total_cost_usd").unwrap_or(0.0),
             usage: fields.json("usage"),
@@ -210,7 +213,7 @@ impl Translator {
             call: request.text("tool_use_id"),
             input: request.json("input").unwrap_or_else(empty_object),
             about: about.unwrap_or_else(|| tool.clone()),
-            suggestions: request.json("permission_suggestions"),
+            suggestions: request.json("permission_suggestions").filter(|list| list.as_str() != "[]"),
             questions: if &*tool == "AskUserQuestion" { questions() } else { None },
             tool,
         }));
@@ -227,19 +230,22 @@ impl Translator {
             out.push(Event::Control { id, result: Err(error) });
             return;
         }
-        // Only the reply to `initialize` tells the account.
+        // Only the reply to `initialize` tells the account, and lists commands beside models.
         let answer = response.fields("response").unwrap_or_default();
-        let Some(account) = answer.fields("account") else {
+        let account = answer.fields("account");
+        if account.is_none() && (answer.list("commands").is_none() || answer.list("models").is_none()) {
             out.push(Event::Control { id, result: Ok(response.json("response")) });
             return;
-        };
-        let none = |key: &str| account.text(key).is_none_or(|source| &*source == "none");
-        // An account behind a cloud provider or a gateway has neither a key nor a token of its own.
-        let direct = account.text("apiProvider").is_none_or(|provider| &*provider == "firstParty");
-        let login = direct && none("tokenSource") && none("apiKeySource");
+        }
+        let missing = account.is_some_and(|account| {
+            let none = |key: &str| account.text(key).is_none_or(|source| &*source == "none");
+            // An account behind a cloud provider or a gateway has neither a key nor a token of its own.
+            let direct = account.text("apiProvider").is_none_or(|provider| &*provider == "firstParty");
+            direct && none("tokenSource") && none("apiKeySource")
+        });
         out.push(Event::Ready {
             version: answer.text("claude_code_version"),
-            login: if login { LoginState::Missing } else { LoginState::Present },
+            login: if missing { LoginState::Missing } else { LoginState::Present },
             mode: answer.text("current_permission_mode"),
         });
     }

@@ -1,14 +1,15 @@
-//! The guard: a tiny process between the relay and one CLI. It owns the end of that CLI: when it is told, when the relay
-//! is gone, and when the CLI itself ends, nothing of the CLI's process tree is left. It copies no bytes; it must not
-//! decide when a CLI ends.
+//! The guard: a tiny process between the relay and one CLI. It owns the end of that CLI: when it is told, when the
+//! relay is gone, and when the CLI itself ends, nothing of the CLI's process tree is left. It copies no bytes; it must
+//! not decide when a CLI ends.
 //!
-//! The guard's stdin is a socket to the relay. Over it come the CLI's stdin as a descriptor, then single bytes
-//! ([`TERMINATE`], [`KILL`]); back go text lines: `pid N`, then one of `exit N`, `signal N`, `error TEXT`. The CLI's
-//! stdout and stderr are the guard's own.
+//! The guard's stdin is a socket to the relay. Over it come the CLI's stdin as a descriptor, then single bytes (`T`
+//! for SIGTERM to the CLI, `K` for SIGKILL to all); back go text lines: `pid N`, then one of `exit N`, `signal N`,
+//! `error TEXT`. The CLI's stdout and stderr are the guard's own.
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt, io,
+    fmt,
+    io::{self, Read, Write},
     os::unix::{
         net::UnixStream,
         process::{CommandExt, ExitStatusExt},
@@ -21,7 +22,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::{RecvFlags, SendFlags, recv, send},
+    net::{RecvFlags, recv, send},
     process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group, wait, waitpid},
     stdio,
 };
@@ -150,13 +151,18 @@ fn exec(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// A message for the relay's log and the code of a program that could not be run.
 fn fail(message: impl fmt::Display) -> ExitCode {
-    eprintln!("amp-relay guard: {message}");
+    warn(message);
     ExitCode::from(127)
+}
+
+/// For the relay's log, if there is still somebody to read it.
+fn warn(message: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "amp-relay guard: {message}");
 }
 
 /// Tells the relay; a relay that is gone hears nothing.
 fn report(message: impl fmt::Display) {
-    let _ = send(stdio::stdin(), format!("{message}\n").as_bytes(), SendFlags::NOSIGNAL);
+    let _ = send(stdio::stdin(), format!("{message}\n").as_bytes(), platform::SEND);
 }
 
 /// What may stop [`Guard::pause`].
@@ -214,11 +220,8 @@ impl Guard {
             let mut gone = getppid() != self.relay;
             let woken = self.pause(control, kill_at);
             if woken.control {
-                match self.obey() {
-                    Ok(true) => {}
-                    Ok(false) => (control, gone) = (false, true),
-                    Err(_) => control = false,
-                }
+                control = self.obey();
+                gone |= !control;
             }
             if woken.signals {
                 self.clear_signals();
@@ -238,13 +241,13 @@ impl Guard {
     }
 
     /// Reads orders. False: the relay has closed its end.
-    fn obey(&mut self) -> rustix::io::Result<bool> {
+    fn obey(&self) -> bool {
         let mut orders = [0; 16];
         let count = match recv(stdio::stdin(), &mut orders, RecvFlags::DONTWAIT) {
             Ok((count, _)) => count,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => return true,
             // A reset is what closing with bytes unread looks like.
-            Err(_) => return Ok(false),
+            Err(_) => return false,
         };
         for order in &orders[..count] {
             match *order {
@@ -253,7 +256,7 @@ impl Guard {
                 _ => {}
             }
         }
-        Ok(count > 0)
+        count > 0
     }
 
     /// The CLI is our child and not reaped yet, so its id is its own.
@@ -306,7 +309,7 @@ impl Guard {
             }
             let now = Instant::now();
             if now >= until {
-                eprintln!("amp-relay guard: some processes of {} could not be killed", self.cli);
+                warn(format_args!("some processes of {} could not be killed", self.cli));
                 return;
             }
             // The next death wakes us; the limit is for a child that was forked while the list was read.
@@ -328,6 +331,6 @@ impl Guard {
 
     fn clear_signals(&mut self) {
         let mut bytes = [0; 64];
-        while io::Read::read(&mut self.signals, &mut bytes).is_ok_and(|count| count == bytes.len()) {}
+        while self.signals.read(&mut bytes).is_ok_and(|count| count == bytes.len()) {}
     }
 }

@@ -99,6 +99,18 @@ fn parent(stat: &str) -> Option<i32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
+/// A peer that is gone is an error and no signal. (Programs in Rust ignore that signal anyway.)
+#[cfg(target_os = "linux")]
+pub(super) const SEND: SendFlags = SendFlags::NOSIGNAL;
+/// A peer that is gone is an error: programs in Rust ignore the signal.
+#[cfg(not(target_os = "linux"))]
+pub(super) const SEND: SendFlags = SendFlags::empty();
+
+#[cfg(target_os = "linux")]
+const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(not(target_os = "linux"))]
+const RECEIVE: RecvFlags = RecvFlags::empty();
+
 /// Sends one byte and a descriptor over a Unix socket.
 pub(super) fn send_descriptor(socket: impl AsFd, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -107,7 +119,7 @@ pub(super) fn send_descriptor(socket: impl AsFd, descriptor: BorrowedFd<'_>) -> 
     if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::Error::other("no room for a descriptor"));
     }
-    sendmsg(socket, &[IoSlice::new(b"D")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    sendmsg(socket, &[IoSlice::new(b"D")], &mut ancillary, SEND)?;
     Ok(())
 }
 
@@ -116,12 +128,12 @@ pub(super) fn receive_descriptor(socket: impl AsFd) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
-    rustix::io::retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    })?;
+    rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RECEIVE))?;
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
-            return descriptors.next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
+            let descriptor = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+            rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+            return Ok(descriptor);
         }
     }
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer sent no descriptor"))
