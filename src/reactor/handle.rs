@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -85,14 +86,14 @@ impl<M: Send> Mailer<M> {
 
 /// The loop's entry.
 #[derive(Debug)]
-pub struct Reactor;
+pub struct Reactor<P>(PhantomData<fn() -> P>);
 
-impl Reactor {
+impl<P: Protocol> Reactor<P> {
     /// Opens the listeners. Connections queue up from here on; they are served from [`Bound::start`] on.
     ///
     /// # Errors
     /// An address cannot be listened on (the error says which), or the system has no more descriptors.
-    pub fn bind<P: Protocol>(options: Options) -> io::Result<Bound<P>> {
+    pub fn bind(options: Options) -> io::Result<Bound<P>> {
         let workers = options.worker_count();
         let (listeners, addrs) = listen::bind_all(&options, workers)?;
         let mut polls = Vec::with_capacity(workers);
@@ -152,8 +153,8 @@ impl<P: Protocol> Bound<P> {
     }
 
     /// Drain and stop from anywhere.
-    pub fn control(&self) -> Control {
-        Control { shared: self.shared.clone() }
+    pub fn drainer(&self) -> Drainer {
+        Drainer { shared: self.shared.clone() }
     }
 
     /// The workers themselves, for a host with threads or a loop of its own.
@@ -195,7 +196,7 @@ impl<P: Protocol> Bound<P> {
                 }
             }
         }
-        Ok(Handle { threads, control: Control { shared }, counters })
+        Ok(Handle { threads, drainer: Drainer { shared }, counters })
     }
 }
 
@@ -242,11 +243,11 @@ pub enum Ended {
 
 /// Drain and stop, from any thread. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Control {
+pub struct Drainer {
     shared: Arc<Shared>,
 }
 
-impl Control {
+impl Drainer {
     /// Stops accepting, lets the protocol say goodbye, flushes, and ends when every connection is gone or the grace
     /// time is over. Returns at once.
     pub fn drain(&self) {
@@ -268,14 +269,14 @@ impl Control {
 #[derive(Debug)]
 pub struct Handle {
     threads: Vec<JoinHandle<Result<(), Ended>>>,
-    control: Control,
+    drainer: Drainer,
     counters: Arc<[Arc<WorkerCounters>]>,
 }
 
 impl Handle {
     /// Drain and stop, to give to other threads.
-    pub fn control(&self) -> Control {
-        self.control.clone()
+    pub fn drainer(&self) -> Drainer {
+        self.drainer.clone()
     }
 
     /// The counters of each worker, by its number.
@@ -283,19 +284,19 @@ impl Handle {
         self.counters.clone()
     }
 
-    /// See [`Control::drain`].
+    /// See [`Drainer::drain`].
     pub fn drain(&self) {
-        self.control.drain();
+        self.drainer.drain();
     }
 
-    /// See [`Control::stop_now`].
+    /// See [`Drainer::stop_now`].
     pub fn stop_now(&self) {
-        self.control.stop_now();
+        self.drainer.stop_now();
     }
 
-    /// See [`Control::is_draining`].
+    /// See [`Drainer::is_draining`].
     pub fn is_draining(&self) -> bool {
-        self.control.is_draining()
+        self.drainer.is_draining()
     }
 
     /// Waits for the end of all workers.

@@ -417,9 +417,10 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.slots.get(token).is_some_and(|slot| !slot.flags.has(Flags::CLOSING))
     }
 
-    /// The connections of this worker that are not closing, in slab order, the current one included.
-    pub fn tokens(&self) -> impl Iterator<Item = ConnToken> {
-        self.core.slots.iter().filter(|(_, slot)| !slot.flags.has(Flags::CLOSING)).map(|(token, _)| token)
+    /// The connections of this worker that are not closing, in slab order, the current one included. A list of its
+    /// own, so that something can be done with each.
+    pub fn tokens(&self) -> impl Iterator<Item = ConnToken> + use<P> {
+        self.open_where(|_, _| true).collect::<Vec<_>>().into_iter()
     }
 
     /// The other connections of this worker with their state, in slab order.
