@@ -37,7 +37,7 @@ impl Lines {
         let me = io.token();
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         match command {
-            "echo" => assert_eq!(io.write_to(me, &[rest.as_bytes(), b"\n"]), Sent::Queued),
+            "echo" => assert_ne!(io.write_to(me, &[rest.as_bytes(), b"\n"]), Sent::Closed),
             "who" => drop(io.send(format!("{}\n", me.bits()).into())),
             "uid" => drop(io.send(format!("{:?}\n", conn.uid).into())),
             "worker" => drop(io.send(format!("{}\n", io.worker()).into())),
@@ -207,7 +207,7 @@ fn lines_over_tcp_in_halves_and_in_heaps() {
     // A line larger than a quarter of the read buffer grows apart; more than the buffer works too.
     for len in [100_000, 700_000] {
         let long = "y".repeat(len);
-        assert_eq!(client.ask(&format!("echo {long}")), long);
+        assert!(client.ask(&format!("echo {long}")) == long, "{len} bytes");
     }
     client.0.get_mut().shutdown(Shutdown::Write).unwrap();
     assert!(client.rest().is_empty());
@@ -280,7 +280,7 @@ fn a_stalled_reader_hits_the_marks() {
     let mut careful = Client::tcp(&running);
     let total = 40 * 1024 * 1024;
     careful.send(&format!("stream {total}"));
-    running.until("the queue is high", |sum| sum.queue_bytes > 64 * 1024);
+    running.until("the queue is high", |sum| sum.queue_bytes > 16 * 1024);
     assert!(running.sum().queue_bytes < 1024 * 1024);
     let mut got = 0;
     let mut piece = vec![0; 1024 * 1024];
