@@ -53,7 +53,9 @@ impl<M: Send + 'static> Running<M> {
         }
     }
 
-    fn end(self) {
+    /// Lets the clients go first: a drain would wait for them.
+    fn end<C>(self, clients: C) {
+        drop(clients);
         self.handle.drain();
         self.handle.join().unwrap();
     }

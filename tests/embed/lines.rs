@@ -64,6 +64,10 @@ impl Lines {
                 self.left.push((me, rest.parse().unwrap()));
                 self.pump(io);
             }
+            "pause" => {
+                io.pause(me);
+                io.set_timeout(me, Some(1));
+            }
             "boom" => panic!("as the test wants it"),
             "fault" => return Err(Fault::new(CloseCode::POLICY, "no")),
             "bye" => io.close(me, Close::Local(CloseCode::NORMAL)),
@@ -108,6 +112,9 @@ impl Protocol for Lines {
                 .to_owned();
             self.line(conn, io, &line, at)?;
             at += len + 1;
+            if io.is_paused(io.token()) {
+                break;
+            }
         }
         Ok(at)
     }
@@ -121,6 +128,12 @@ impl Protocol for Lines {
             }
             Mail::Panic => panic!("as the test wants it"),
         }
+    }
+
+    fn timeout(&mut self, _: &mut Conn, io: &mut Io<'_, Self>) -> Result<(), Fault> {
+        let _ = io.write_to(io.token(), &[b"resumed\n"]);
+        io.resume(io.token());
+        Ok(())
     }
 
     fn drained(&mut self, _: &mut Conn, io: &mut Io<'_, Self>) {
@@ -212,7 +225,7 @@ fn lines_over_tcp_in_halves_and_in_heaps() {
     client.0.get_mut().shutdown(Shutdown::Write).unwrap();
     assert!(client.rest().is_empty());
     running.until("the slot is free", |sum| sum.open == 0 && sum.kept_bytes == 0 && sum.queue_bytes == 0);
-    running.end();
+    running.end(client);
 }
 
 #[test]
@@ -233,7 +246,7 @@ fn unix_streams_go_to_the_workers_in_turn() {
     }
     workers.sort();
     assert_eq!(workers, ["0", "0", "1", "1", "2", "2"]);
-    running.end();
+    running.end(());
     assert!(!path.exists(), "the file goes with its listener");
 }
 
@@ -268,7 +281,7 @@ fn forwards_reach_all_others_in_order() {
     for reader in readers {
         reader.join().unwrap();
     }
-    running.end();
+    running.end(speaker);
 }
 
 #[test]
@@ -297,7 +310,27 @@ fn a_stalled_reader_hits_the_marks() {
     assert!(rest.len() <= 1024 * 1024 + 17);
     running.until("closed as too slow", |sum| sum.closed[5] == 1);
     assert_eq!(other.ask("echo undisturbed"), "undisturbed");
-    running.end();
+    running.end((careful, flooded, other));
+}
+
+#[test]
+fn what_comes_in_a_pause_comes_after_it() {
+    let running = start(options(1));
+    let mut client = Client::tcp(&running);
+    client.send("pause\necho in the same read");
+    assert_eq!(client.line(), "resumed");
+    assert_eq!(client.line(), "in the same read");
+    client.send("pause");
+    client.send("echo in another");
+    assert_eq!(client.line(), "resumed");
+    assert_eq!(client.line(), "in another");
+    // A peer that resets while it is paused is noticed.
+    let mut reset = Client::tcp(&running);
+    reset.send("pause");
+    socket2::SockRef::from(reset.0.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(reset);
+    running.until("the reset is noticed", |sum| sum.open == 1 && sum.closed[1] == 1);
+    running.end(client);
 }
 
 #[test]
@@ -311,7 +344,7 @@ fn mail_reaches_every_worker() {
         assert_eq!(client.line(), "news");
     }
     running.until("counted", |sum| sum.mail == 3);
-    running.end();
+    running.end(clients);
 }
 
 #[test]
@@ -327,7 +360,7 @@ fn a_panic_closes_the_connection_it_happens_on() {
     faulty.send("fault");
     assert!(faulty.rest().starts_with(b"closed: Fault"));
     running.until("counted", |sum| sum.closed[2] == 1);
-    running.end();
+    running.end((other, unlucky, faulty));
 }
 
 #[test]
@@ -363,7 +396,7 @@ fn a_stale_token_reaches_nobody_and_is_counted() {
     assert_eq!(client.ask(&format!("conn {token}")), "false");
     assert_eq!(running.sum().stale_mail, before + 2);
     assert_eq!(heir.ask("echo not for me"), "not for me");
-    running.end();
+    running.end((client, heir));
 }
 
 #[test]
@@ -405,7 +438,7 @@ fn accepting_stops_at_the_maximum_and_goes_on_below_it() {
     assert!(first.rest().starts_with(b"closed: Local"));
     drop(first);
     assert_eq!(waiting.line(), "at last");
-    running.end();
+    running.end((clients, waiting));
 }
 
 #[test]

@@ -66,6 +66,10 @@ impl WsHandler for Chat {
                 let framed = Framed::text(&"x".repeat(32 * 1024));
                 while io.framed_to(me, &framed) != Sent::Closed {}
             }
+            Data::Text("pause") => {
+                io.pause(me);
+                io.set_timeout(me, Some(1));
+            }
             Data::Text("later") => io.set_timeout(me, Some(1)),
             Data::Text(text) if text.starts_with("all ") => {
                 io.broadcast(&Framed::text(text), Some(me));
@@ -84,6 +88,7 @@ impl WsHandler for Chat {
     }
 
     fn timeout(&mut self, _: &mut u32, io: &mut WsIo<'_, Self>) -> Result<(), Fault> {
+        io.resume(io.token());
         let _ = io.text("it is later");
         Ok(())
     }
@@ -104,6 +109,7 @@ fn start(ws: WsOptions) -> Running<String> {
         workers: 1,
         listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
         queue_max: 4 * 1024 * 1024,
+        linger_ms: 300,
         ..Options::default()
     };
     Running::start(Reactor::bind(options).unwrap(), move |_, _| Ws::new(Chat::default(), ws.clone()))
@@ -189,7 +195,7 @@ fn a_chat_room() {
     let sum = running.sum();
     assert_eq!((sum.closed[0], sum.closed[3], sum.panics), (1, 2, 0), "{sum:?}");
     assert!(sum.messages_in == 6 && sum.messages_out >= 10 && sum.frames_in >= sum.messages_in);
-    running.end();
+    running.end((one, two, three));
 }
 
 #[test]
@@ -222,7 +228,7 @@ fn large_fragmented_and_halved_messages_come_whole() {
     drop(one);
     running.until("nothing is kept", |sum| sum.open == 1 && sum.kept_bytes == 0 && sum.queue_bytes == 0);
     assert_eq!(text(&mut two), "somebody left");
-    running.end();
+    running.end(two);
 }
 
 #[test]
@@ -252,7 +258,7 @@ fn faults_have_their_codes() {
     }
     running.until("counted", |sum| sum.closed[2] == 4 && sum.closed[7] == 1 && sum.closed[5] == 1);
     assert_eq!(running.sum().panics, 1);
-    running.end();
+    running.end(other);
 }
 
 #[test]
@@ -290,34 +296,60 @@ fn plain_requests_are_answered_and_strangers_refused() {
         assert_ne!(n, 0, "{}", String::from_utf8_lossy(&answer));
         answer.extend_from_slice(&piece[..n]);
     }
-    running.end();
+    running.end(stream);
 }
 
 #[test]
-fn silence_is_ended() {
-    let running = start(WsOptions { handshake_ms: 50, ping_every_ms: 50, close_ms: 50, ..WsOptions::default() });
-    // No request.
+fn a_request_that_does_not_come_is_not_waited_for() {
+    let running = start(WsOptions { handshake_ms: 50, ..WsOptions::default() });
     let mut answer = String::new();
     raw(&running).read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    // A living peer answers pings and stays; one that does not answer is gone.
+    running.end(());
+}
+
+#[test]
+fn a_peer_that_answers_no_ping_is_gone_and_one_that_answers_stays() {
+    let running = start(WsOptions { ping_every_ms: 300, ..WsOptions::default() });
     let mut living = connect(&running);
     let mut silent = connect(&running);
-    let mut pings = 0;
     let mut left = false;
-    while pings < 5 || !left {
+    while !left {
         match living.read().unwrap() {
-            Message::Ping(_) => pings += 1,
-            Message::Text(text) if text == "somebody left" => left = true,
+            Message::Ping(_) => {}
+            Message::Text(text) => left = text == "somebody left",
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(closed(&mut silent).0, 1001);
-    assert_eq!(running.sum().closed[4], 2);
-    // A peer that does not answer a close frame is not waited for.
-    living.send("bye".into()).unwrap();
+    let mut rest = Vec::new();
+    silent.get_mut().read_to_end(&mut rest).unwrap();
+    assert!(rest.starts_with(&[0x89, 0, 0x89, 0, 0x88]), "two pings and a close: {rest:?}");
+    assert_eq!(rest[6..8], 1001u16.to_be_bytes());
+    assert_eq!(running.sum().closed[4], 1);
+    living.send("count".into()).unwrap();
+    assert_eq!(text(&mut living), "1");
+    running.end((living, silent));
+}
+
+#[test]
+fn a_close_frame_without_an_answer_is_not_waited_for() {
+    let running = start(WsOptions { close_ms: 50, ..WsOptions::default() });
+    let mut socket = connect(&running);
+    socket.send("bye".into()).unwrap();
     running.until("closed without an answer", |sum| sum.closed[3] == 1);
-    running.end();
+    running.end(socket);
+}
+
+#[test]
+fn messages_of_a_pause_come_after_it() {
+    let running = start(WsOptions::default());
+    let mut socket = connect(&running);
+    socket.write("pause".into()).unwrap();
+    socket.write("count".into()).unwrap();
+    socket.flush().unwrap();
+    assert_eq!(text(&mut socket), "it is later");
+    assert_eq!(text(&mut socket), "2");
+    running.end(socket);
 }
 
 #[test]
