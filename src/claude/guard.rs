@@ -13,7 +13,7 @@ use std::{
         net::UnixStream,
         process::{CommandExt, ExitStatusExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -65,6 +65,11 @@ impl GuardProgram {
     #[must_use]
     pub fn portable(self) -> Self {
         Self { portable: true, ..self }
+    }
+
+    /// The program that guards.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     pub(super) fn is_portable(&self) -> bool {

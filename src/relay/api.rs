@@ -669,10 +669,24 @@ pub struct Launch {
     pub conversation: Text,
     /// `--resume` instead of `--session-id`.
     pub resume: bool,
+    /// Run the turn again that the last process did not finish (`CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1`). Not to be
+    /// set without: a turn that nobody waits for any more would run, and cost, for nothing.
+    pub rerun: bool,
     /// The model, if one was asked for.
     pub model: Option<Text>,
     /// The permission mode, if one was asked for.
     pub mode: Option<Text>,
+}
+
+/// How a session's process ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExitInfo {
+    /// Its exit code, when it exited.
+    pub code: Option<i32>,
+    /// The signal that ended it, when one did.
+    pub signal: Option<i32>,
+    /// The last lines it wrote to stderr, for people.
+    pub stderr: String,
 }
 
 /// How a session's process is to be ended.

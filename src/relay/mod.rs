@@ -2,8 +2,11 @@
 //! reads no clock.
 
 pub mod api;
+pub mod hub;
 pub mod keys;
+mod ledger;
 pub mod profile;
 mod role;
+pub mod session;
 
 pub use role::Role;

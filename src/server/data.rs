@@ -74,7 +74,7 @@ impl DataFolder {
         let mut file = options.open(&lock).map_err(io_error(&lock, "cannot be opened"))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
-            let _ = file.by_ref().take(32).read_to_string(&mut pid);
+            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
             return Err(DataError::InUse { folder: path.to_owned(), pid: pid.trim().to_owned() });
         }
         let write = |file: &mut File| {

@@ -2,8 +2,7 @@
 //! sessions; it must not start anything.
 
 use std::{
-    collections::BTreeMap,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     path::{Path, PathBuf},
 };
 
@@ -15,13 +14,15 @@ use crate::{
         arguments::{Arguments, arguments},
         environment::{Changes, environment},
         guard::GuardProgram,
+        is_program,
         locate::locate,
         process::Spawn,
     },
     relay::{
         api::{Code, Error, Launch, Text},
-        hub::{Ids, Profiles, Resolved},
+        hub::{Profiles, Resolved},
         profile::{Profile, SystemFolders},
+        session::Ids,
     },
     wire::sign_in::did_of,
 };
@@ -33,14 +34,12 @@ pub(super) enum LaunchError {
         "Claude Code is not installed here, or not on PATH. Install it with `npm install -g @anthropic-ai/claude-code`, or name it with --claude PATH"
     )]
     NoCli,
-    #[error("this program cannot find itself to run the demo agent: {0}")]
-    NoSelf(std::io::Error),
 }
 
 /// Finds Claude Code as a launch would.
 pub(super) fn find_claude(named: Option<&Path>) -> Option<PathBuf> {
     let (path, home) = (std::env::var_os("PATH"), std::env::var_os("HOME"));
-    locate(named, path.as_deref(), home.as_deref())
+    locate(named, path.as_deref(), home.as_deref().map(Path::new), is_program).ok()
 }
 
 /// Turns launches into programs.
@@ -57,7 +56,7 @@ impl Launcher {
             Agent::Claude(named) => find_claude(named.as_deref()).ok_or(LaunchError::NoCli)?,
             Agent::Demo => {
                 more.push("demo-agent".into());
-                self.guard.program().map_err(LaunchError::NoSelf)?
+                self.guard.program().to_owned()
             }
         };
         more.extend(arguments(&Arguments {
@@ -67,7 +66,7 @@ impl Launcher {
             mode: launch.mode.as_deref(),
             more: &[],
         }));
-        let environment = environment(std::env::vars_os(), &Changes::default(), launch.resume);
+        let environment = environment(std::env::vars_os(), &Changes::default(), launch.rerun);
         Ok(Spawn { program, arguments: more, environment, folder: launch.folder.clone(), guard: self.guard.clone() })
     }
 }
@@ -81,17 +80,19 @@ impl Profiles for ConfigProfiles {
         &self,
         profile: &str,
         folder: Option<&Path>,
-        model: Option<&Text>,
-        mode: Option<&Text>,
+        model: Option<&str>,
+        mode: Option<&str>,
     ) -> Result<Resolved, Error> {
         let Some(profile) = self.0.iter().find(|known| &*known.name == profile) else {
             let known: Vec<&str> = self.0.iter().map(|known| &*known.name).collect();
             let message = format!("there is no profile {profile:?}; there is: {}", known.join(", "));
             return Err(Error::new(Code::NotFound, message));
         };
-        profile.model(model)?;
-        profile.mode(mode)?;
-        Ok(Resolved { folder: profile.folder(folder, &SystemFolders)? })
+        let (model, mode) = (model.map(Text::from), mode.map(Text::from));
+        profile.model(model.as_ref())?;
+        profile.mode(mode.as_ref())?;
+        let folder = profile.folder(folder, &SystemFolders)?;
+        Ok(Resolved { folder, model, mode })
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     dialect::admin::{Facts, WorkerFacts},
-    reactor::WorkerCounters,
+    reactor::{TURN_BUCKETS, WorkerCounters},
     relay::api::State,
 };
 
@@ -52,8 +52,6 @@ pub(super) struct WorkerTallies {
 pub(super) struct CoreTallies {
     pub(super) sessions: [Tally; State::ALL.len()],
     pub(super) restarts: Tally,
-    pub(super) events: Tally,
-    pub(super) log_bytes: Tally,
 }
 
 /// All figures of a relay.
@@ -77,8 +75,6 @@ impl Shared {
             workers: workers.collect(),
             sessions: std::array::from_fn(|index| self.core.sessions[index].get()),
             restarts: self.core.restarts.get(),
-            events: self.core.events.get(),
-            log_bytes: self.core.log_bytes.get(),
         }
     }
 }
@@ -97,13 +93,40 @@ fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
         stale_mail: counted.stale_mail,
         panics: counted.panics,
         turns: counted.turns,
-        turn_ns: counted.turn_ns,
-        turn_ns_p50: counted.turn_ns_quantile(0.5),
-        turn_ns_p99: counted.turn_ns_quantile(0.99),
+        turn_ns: counted.busy_ns,
+        turn_ns_p50: quantile(&counted.turn_ns, 50),
+        turn_ns_p99: quantile(&counted.turn_ns, 99),
         session_in: tallies.session_in.get(),
         session_out: tallies.session_out.get(),
         sign_in_failures: tallies.sign_in_failures.get(),
         devices: tallies.devices.get(),
         inbox_full: tallies.inbox_full.get() + counted.inbox_full,
+    }
+}
+
+/// The upper bound, in nanoseconds, that this many of 100 turns kept; each bucket doubles the one before.
+fn quantile(buckets: &[u64; TURN_BUCKETS], percent: u64) -> u64 {
+    let total: u64 = buckets.iter().sum();
+    let mut seen = 0;
+    for (power, count) in buckets.iter().enumerate() {
+        seen += count;
+        if total > 0 && seen * 100 >= total * percent {
+            return 1 << (power + 1).min(63);
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_upper_bounds() {
+        let mut buckets = [0; TURN_BUCKETS];
+        assert_eq!(quantile(&buckets, 99), 0);
+        buckets[10] = 98;
+        buckets[20] = 2;
+        assert_eq!((quantile(&buckets, 50), quantile(&buckets, 99)), (2048, 2 << 20));
     }
 }

@@ -22,32 +22,34 @@ use std::{
 
 pub use data::{DataError, DataFolder};
 use launch::{ConfigProfiles, Launcher, RandomIds};
-use mail::{Mail, Mailers};
+use mail::Mailers;
 use metrics::{CoreTallies, Shared, WorkerTallies};
 use ssh_key::PrivateKey;
-use supervisor::{First, Parts, Supervisor};
+use supervisor::{Parts, Supervisor};
 use worker::Worker;
 
 use crate::{
-    base::ConnToken,
     claude::guard::GuardProgram,
-    dialect::session::{self, Greeting},
+    dialect::session::{Greeting, TICK_MS},
     reactor::{
-        self, BoundAddr, Clock, Handle, Listen, Reactor,
+        self, BoundAddr, Control, Handle, Listen, Reactor,
         ws::{Ws, WsOptions},
     },
     relay::{
-        Role,
-        api::{Caller, Command, Request, Summary},
-        hub::{self, Hub},
+        api::Summary,
+        hub::{Create, Hub},
         profile::{Profile, SystemFolders},
+        session,
     },
+    store::{self, MemoryStore},
     wire::{
         http::HostPolicy,
-        sign_in::{Limits, ProfileInfo, RelayInfo, did_of, fingerprint},
+        sign_in::{Limits, ProfileInfo, RelayInfo, did_of},
     },
 };
 
+/// The one profile there is without a config of profiles.
+pub const DEFAULT_PROFILE: &str = "default";
 /// Largest message of a device in bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;
 
@@ -132,10 +134,10 @@ impl Server {
         let mut loop_options = reactor::Options { workers: options.workers, ..reactor::Options::default() };
         loop_options.listeners.clone_from(&options.listen);
         loop_options.grace_ms = options.grace_ms;
-        let bound = Reactor::<Ws<Worker>>::bind(loop_options)?;
+        let bound = Reactor::bind::<Ws<Worker>>(loop_options)?;
         let addresses = bound.local_addrs().to_vec();
         let loops = bound.counters().to_vec();
-        let mailers = Mailers(bound.mailers().to_vec().into());
+        let mailers = Mailers(bound.mailers().into());
         let workers = loops.iter().map(|_| Arc::<WorkerTallies>::default()).collect();
         let shared = Arc::new(Shared {
             started: Instant::now(),
@@ -149,17 +151,19 @@ impl Server {
         let (crypto, crypto_thread) =
             crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone())?;
         let (supervisor, prepared) = Supervisor::prepare()?;
-        let hub = Hub::new(Box::new(ConfigProfiles(vec![profile])), Box::new(RandomIds), hub::Settings::default());
+        let store = Box::new(MemoryStore::new(store::Limits::default()));
+        let profiles = Box::new(ConfigProfiles(vec![profile]));
+        let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds));
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
-        let clock = Clock::new();
-        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), clock, grace_ms: options.grace_ms };
-        let first = options.first_session.then(|| first_session(&host_key));
+        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms };
+        let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
+        let first = options.first_session.then_some(create);
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
         let ws = WsOptions { hosts, message_max: MESSAGE_MAX, ..WsOptions::default() };
         let (core, crypto_of, shared_of) = (supervisor.inbox.clone(), crypto.clone(), shared.clone());
         let handle = bound.start(move |index, _| {
-            let tallies = shared_of.workers[index].clone();
+            let tallies = shared_of.workers[usize::from(index)].clone();
             Ws::new(
                 Worker {
                     greeting: greeting.clone(),
@@ -190,7 +194,7 @@ impl Server {
 
     /// What can begin the end from another thread.
     pub fn stopper(&self) -> Stopper {
-        Stopper { drain: self.handle.drainer(), supervisor: self.supervisor.clone(), shared: self.shared.clone() }
+        Stopper { control: self.handle.control(), supervisor: self.supervisor.clone(), shared: self.shared.clone() }
     }
 
     /// Waits until the relay has ended: after a drain, or because one of its threads failed.
@@ -216,7 +220,7 @@ impl Server {
 /// Begins the end of a relay from any thread.
 #[derive(Clone)]
 pub struct Stopper {
-    drain: reactor::Drainer,
+    control: Control,
     supervisor: Supervisor,
     shared: Arc<Shared>,
 }
@@ -226,7 +230,7 @@ impl Stopper {
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.supervisor.drain();
-        self.drain.drain();
+        self.control.drain();
     }
 }
 
@@ -237,7 +241,7 @@ fn option(message: impl Into<String>) -> StartError {
 fn default_profile(folders: &[PathBuf]) -> Profile {
     let modes = ["default", "acceptEdits", "plan"];
     Profile {
-        name: "default".into(),
+        name: DEFAULT_PROFILE.into(),
         about: "Claude Code where the relay was started".into(),
         folders: folders.to_vec(),
         modes: modes.into_iter().map(Into::into).collect(),
@@ -249,7 +253,7 @@ fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greet
     let key = host_key.public_key().to_openssh().map_err(|error| option(format!("the host key: {error}")))?;
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let relay = RelayInfo { did: did.to_owned(), key, name, version: env!("CARGO_PKG_VERSION").to_owned() };
-    let limits = Limits { message_bytes: MESSAGE_MAX as u64, blob_bytes: 0, tick_ms: session::TICK_MS };
+    let limits = Limits { message_bytes: MESSAGE_MAX as u64, blob_bytes: 0, tick_ms: TICK_MS };
     let profiles = vec![ProfileInfo {
         name: profile.name.to_string(),
         about: profile.about.to_string(),
@@ -257,21 +261,4 @@ fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greet
         modes: profile.modes.iter().map(ToString::to_string).collect(),
     }];
     Ok(Greeting { relay, limits, profiles })
-}
-
-/// The command that creates the first session, in the relay's own name.
-fn first_session(host_key: &PrivateKey) -> First {
-    let caller = Caller {
-        // No worker has this number, so that nothing is ever sent there.
-        peer: ConnToken::new((ConnToken::WORKERS_MAX - 1) as u16, 0, 0),
-        principal: fingerprint(host_key.public_key()).into(),
-        role: Role::Admin,
-        client: "relay".into(),
-        device: "relay".into(),
-        name: "amp-relay up".into(),
-        kind: "relay".into(),
-    };
-    let command =
-        Command::Create { profile: "default".into(), folder: None, title: None, model: None, mode: None, prompt: None };
-    First { caller, request: Request { id: "first".into(), command } }
 }

@@ -27,13 +27,10 @@ use crate::{
         codec::{Translator, encode},
         process::{Process, ProcessEvent},
     },
-    reactor::{
-        Clock,
-        inbox::{self, Receiver, Sender},
-    },
+    reactor::{self, Receiver, Sender, inbox},
     relay::{
-        api::{Caller, Command, End, Launch, Out, Reply, Request, Summary, Text},
-        hub::{Exit, Hub},
+        api::{End, ExitInfo, Launch, Out, Summary, Text},
+        hub::{Create, Hub},
     },
 };
 
@@ -66,19 +63,12 @@ impl Supervisor {
     }
 }
 
-/// A session to start before anybody connects.
-pub(super) struct First {
-    pub(super) caller: Caller,
-    pub(super) request: Request,
-}
-
 /// What [`Supervisor::start`] needs.
 pub(super) struct Parts {
     pub(super) hub: Hub,
     pub(super) launcher: Launcher,
     pub(super) mailers: Mailers,
     pub(super) shared: Arc<Shared>,
-    pub(super) clock: Clock,
     pub(super) grace_ms: u64,
 }
 
@@ -94,7 +84,7 @@ impl Supervisor {
     pub(super) fn prepare() -> io::Result<(Self, Prepared)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (inbox, receiver) = inbox::inbox(INBOX_MAX, waker);
+        let (inbox, receiver) = inbox(INBOX_MAX, waker);
         let drain = Arc::new(AtomicBool::new(false));
         Ok((Self { inbox, drain: drain.clone() }, Prepared { poll, receiver, drain }))
     }
@@ -105,9 +95,13 @@ impl Prepared {
     ///
     /// # Errors
     /// The thread, or the first session, cannot be started.
-    pub(super) fn start(self, parts: Parts, first: Option<First>) -> Result<(JoinHandle<()>, Option<Summary>), String> {
+    pub(super) fn start(
+        self,
+        parts: Parts,
+        first: Option<Create>,
+    ) -> Result<(JoinHandle<()>, Option<Summary>), String> {
         let Self { poll, receiver, drain } = self;
-        let Parts { hub, launcher, mailers, shared, clock, grace_ms } = parts;
+        let Parts { hub, launcher, mailers, shared, grace_ms } = parts;
         let backlog = (0..mailers.len()).map(|_| Vec::new()).collect();
         let (processes, by_session) = (Slab::new(), HashMap::new());
         let mut desk = Desk {
@@ -118,7 +112,6 @@ impl Prepared {
             launcher,
             mailers,
             shared,
-            clock,
             grace_ms,
             processes,
             by_session,
@@ -129,7 +122,7 @@ impl Prepared {
             line: Vec::new(),
             draining: false,
         };
-        let created = first.map(|first| desk.first(first)).transpose()?;
+        let created = first.map(|create| desk.first(create)).transpose()?;
         let thread = thread::Builder::new().name("supervisor".into()).spawn(move || desk.run());
         let thread = thread.map_err(|error| format!("the supervisor thread cannot be started: {error}"))?;
         Ok((thread, created))
@@ -152,7 +145,6 @@ struct Desk {
     launcher: Launcher,
     mailers: Mailers,
     shared: Arc<Shared>,
-    clock: Clock,
     grace_ms: u64,
     processes: Slab<Running>,
     by_session: HashMap<Text, usize>,
@@ -170,7 +162,7 @@ impl Desk {
     fn run(&mut self) {
         let mut events = Events::with_capacity(256);
         loop {
-            let now = self.clock.now();
+            let now = reactor::now();
             let wait = self.wait(now);
             let sleeps = wait.is_none_or(|wait| !wait.is_zero()) && self.receiver.sleep_begin();
             let polled = self.poll.poll(&mut events, if sleeps { wait } else { Some(Duration::ZERO) });
@@ -181,7 +173,7 @@ impl Desk {
                 log::error!(error:% = error; "the supervisor cannot wait for events");
                 return;
             }
-            let now = self.clock.now();
+            let now = reactor::now();
             self.inbox(now);
             self.pipes(&events, now);
             if self.drain.load(Ordering::Acquire) && !self.draining {
@@ -194,7 +186,7 @@ impl Desk {
             self.carry_out(now);
             self.flush();
             self.count();
-            if self.draining && self.processes.is_empty() && self.hub.is_drained() {
+            if self.draining && self.processes.is_empty() && self.hub.drained() {
                 return;
             }
         }
@@ -260,7 +252,9 @@ impl Desk {
             ProcessEvent::Line(line) => translator.line(line, events),
             ProcessEvent::LineTooLong => log::warn!(session = &**session; "a line of the CLI was too long and is lost"),
             ProcessEvent::StderrLine(line) => log::info!(session = &**session, line; "the CLI says"),
-            ProcessEvent::Exited { code, signal, stderr_tail } => exit = Some(Exit { code, signal, stderr_tail }),
+            ProcessEvent::Exited { code, signal, stderr_tail } => {
+                exit = Some(ExitInfo { code, signal, stderr: stderr_tail })
+            }
         });
         for event in self.events.drain(..) {
             self.hub.agent(session, *number, event, now);
@@ -269,7 +263,7 @@ impl Desk {
             log::info!(session = &**session, code:? = exit.code, signal:? = exit.signal; "the CLI has ended");
             let Running { session, number, .. } = self.processes.remove(slot);
             self.by_session.remove(&session);
-            self.hub.exited(&session, number, exit, now);
+            self.hub.exited(&session, number, &exit, now);
         } else if more {
             self.ready.push(token);
         }
@@ -369,31 +363,19 @@ impl Desk {
     }
 
     fn count(&self) {
-        let core = &self.shared.core;
-        for (tally, count) in core.sessions.iter().zip(self.hub.count_by_state()) {
-            tally.set(count);
+        let (core, counts) = (&self.shared.core, self.hub.counts());
+        for (tally, count) in core.sessions.iter().zip(counts.states) {
+            tally.set(count as u64);
         }
-        core.restarts.set(self.hub.restarts());
-        core.events.set(self.hub.events());
-        core.log_bytes.set(self.hub.log_bytes());
+        core.restarts.set(counts.restarts);
     }
 
-    /// Creates the session that `up` starts with; its answer is read here instead of sent to a peer.
-    fn first(&mut self, first: First) -> Result<Summary, String> {
-        let now = self.clock.now();
-        debug_assert!(matches!(first.request.command, Command::Create { .. }));
-        self.hub.request(&first.caller, first.request, now);
+    /// Creates the session that `up` starts with.
+    fn first(&mut self, create: Create) -> Result<Summary, String> {
+        let now = reactor::now();
+        let summary = self.hub.create(create, now).map_err(|error| error.message.to_string())?;
         self.carry_out(now);
-        let answer = self.backlog.iter_mut().find_map(|outs| {
-            let at =
-                outs.iter().position(|out| matches!(out, Out::Answer { peer, .. } if *peer == first.caller.peer))?;
-            Some(outs.remove(at))
-        });
-        match answer {
-            Some(Out::Answer { result: Ok(Reply::Created(summary)), .. }) => Ok(summary),
-            Some(Out::Answer { result: Err(error), .. }) => Err(error.message.to_string()),
-            _ => Err("the session was not created".into()),
-        }
+        Ok(summary)
     }
 }
 

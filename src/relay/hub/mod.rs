@@ -1,0 +1,454 @@
+//! All sessions of a relay, and who may do what with them. Owns the sessions, the store, the memory of commands, the
+//! followers of the list. Must not do I/O, read a clock, or know a wire format.
+//!
+//! The shell on the supervisor thread calls the verbs and after each takes [`Hub::poll`] until it is empty.
+//! [`Hub::next_timeout`] may lie in the past: then a watcher is behind and [`Hub::timeout`] sends its next batch. A
+//! store that commits on another thread wakes the shell, which calls [`Hub::committed`].
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    base::{ConnToken, Now},
+    claude,
+    relay::{
+        Role,
+        api::{By, Caller, Code, Command, Error, Event, ExitInfo, Out, Reply, Request, State, Summary, Text},
+        ledger::{Ledger, Seen},
+        session::{Cx, Ids, Plan, Session, Settings, Verdict},
+    },
+    store::Store,
+};
+
+/// What the configuration allows to be started.
+pub trait Profiles {
+    /// Checks what was asked for against the profile and fills in what was left out.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` for the profile, `FORBIDDEN` or `BAD_REQUEST` for what it does not admit.
+    fn resolve(
+        &self,
+        profile: &str,
+        folder: Option<&Path>,
+        model: Option<&str>,
+        mode: Option<&str>,
+    ) -> Result<Resolved, Error>;
+}
+
+/// What a profile made of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Where the session runs.
+    pub folder: PathBuf,
+    /// The model to ask for.
+    pub model: Option<Text>,
+    /// The permission mode to ask for.
+    pub mode: Option<Text>,
+}
+
+/// A session to be made.
+#[derive(Clone, Debug, Default)]
+pub struct Create {
+    /// The profile's name.
+    pub profile: Text,
+    /// Where; the profile's first folder when left out.
+    pub folder: Option<PathBuf>,
+    /// A title for people.
+    pub title: Option<Text>,
+    /// A model the profile admits.
+    pub model: Option<Text>,
+    /// A permission mode the profile admits.
+    pub mode: Option<Text>,
+    /// The first prompt.
+    pub prompt: Option<Text>,
+}
+
+/// Figures for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Sessions by state, in the order of [`State::ALL`].
+    pub states: [usize; State::ALL.len()],
+    /// Processes started again since the relay began.
+    pub restarts: u64,
+    /// Devices that watch, one for each session they watch.
+    pub watchers: usize,
+    /// Commands whose answers are remembered.
+    pub remembered: usize,
+}
+
+/// All sessions. See the module.
+pub struct Hub {
+    settings: Arc<Settings>,
+    store: Box<dyn Store<Arc<Event>> + Send>,
+    profiles: Box<dyn Profiles + Send>,
+    ids: Box<dyn Ids + Send>,
+    sessions: Vec<Session>,
+    ledger: Ledger,
+    paused: HashSet<ConnToken>,
+    /// Who follows the list, and whether it missed a change while it was paused.
+    followers: BTreeMap<ConnToken, bool>,
+    out: VecDeque<Out>,
+    draining: bool,
+    /// Restarts of sessions that gave way.
+    restarts_gone: u64,
+}
+
+impl Hub {
+    /// A relay without sessions.
+    pub fn new(
+        settings: Settings,
+        store: Box<dyn Store<Arc<Event>> + Send>,
+        profiles: Box<dyn Profiles + Send>,
+        ids: Box<dyn Ids + Send>,
+    ) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            store,
+            profiles,
+            ids,
+            sessions: Vec::new(),
+            ledger: Ledger::default(),
+            paused: HashSet::new(),
+            followers: BTreeMap::new(),
+            out: VecDeque::new(),
+            draining: false,
+            restarts_gone: 0,
+        }
+    }
+
+    /// A peer asks for something. Every request gets one answer, maybe later.
+    pub fn request(&mut self, caller: &Caller, request: Request, now: Now) {
+        let Request { id, command } = request;
+        let refused = match self.admit(caller, &id, &command, now) {
+            Ok(false) => None,
+            Err(error) => Some((caller.peer, error)),
+            Ok(true) => self.run(caller, &id, command, now).err().map(|error| {
+                let result = Err(error.clone());
+                (self.ledger.answered(caller.peer, &id, &result), error)
+            }),
+        };
+        if let Some((peer, error)) = refused {
+            self.out.push_back(Out::Answer { peer, re: id, result: Err(error) });
+        }
+        self.settle(now);
+    }
+
+    /// Whether the command is to be run; its role and its id are checked before anything that it names.
+    fn admit(&mut self, caller: &Caller, id: &Text, command: &Command, now: Now) -> Result<bool, Error> {
+        let (needed, effect) = rights(command);
+        if caller.role == Role::Agent || !caller.role.allows(needed) {
+            let mut error =
+                Error::new(Code::Forbidden, format!("this needs the role {needed}; yours is {}", caller.role));
+            error.recoverable = false;
+            return Err(error);
+        }
+        let conflict = || Error::new(Code::Conflict, "this id was used for another command: take a new one");
+        if !effect {
+            return if self.ledger.awaits(caller.peer, id) { Err(conflict()) } else { Ok(true) };
+        }
+        match self.ledger.begin(caller, id, command, now) {
+            Seen::New => Ok(true),
+            Seen::InFlight => Ok(false),
+            Seen::Answered(result) => {
+                self.out.push_back(Out::Answer { peer: caller.peer, re: id.clone(), result });
+                Ok(false)
+            }
+            Seen::Conflict => Err(conflict()),
+        }
+    }
+
+    fn run(&mut self, caller: &Caller, re: &Text, command: Command, now: Now) -> Result<(), Error> {
+        match command {
+            Command::List { follow } => {
+                match follow {
+                    Some(true) => drop(self.followers.insert(caller.peer, false)),
+                    Some(false) => drop(self.followers.remove(&caller.peer)),
+                    None => {}
+                }
+                let result = Ok(Reply::Sessions(self.summaries()));
+                self.out.push_back(Out::Answer { peer: caller.peer, re: re.clone(), result });
+                Ok(())
+            }
+            Command::Create { profile, folder, title, model, mode, prompt } => {
+                let create = Create { profile, folder, title, model, mode, prompt };
+                let by = By { device: caller.name.clone(), principal: caller.principal.clone() };
+                let index = self.make(create, Some(by), now)?;
+                let summary = self.sessions[index].summary();
+                self.with(index, now, |session, cx| session.answer(cx, caller.peer, re, Reply::Created(summary)));
+                Ok(())
+            }
+            Command::Attach { session, from, tail_bytes } => {
+                self.at(&session, now, |session, cx| session.attach(cx, caller, re, from.as_ref(), tail_bytes))?
+            }
+            Command::Detach { session } => self.at(&session, now, |session, cx| session.detach(cx, caller.peer, re)),
+            Command::Prompt { session, text, when } => {
+                if self.draining {
+                    return Err(shutting_down());
+                }
+                self.at(&session, now, |session, cx| session.prompt(cx, caller, re, &text, when))?
+            }
+            Command::Interrupt { session, cancel_queued } => {
+                self.at(&session, now, |session, cx| session.interrupt(cx, caller, re, cancel_queued))?
+            }
+            Command::Decide { session, request, decision, message, input, answers } => {
+                let verdict = Verdict {
+                    request: &request,
+                    decision,
+                    message: message.as_ref(),
+                    input: input.as_ref(),
+                    answers: answers.as_ref(),
+                };
+                self.at(&session, now, |session, cx| session.decide(cx, caller, re, &verdict))?
+            }
+            Command::Stop { session, now: at_once } => {
+                self.at(&session, now, |session, cx| session.stop(cx, caller, re, at_once))?
+            }
+        }
+    }
+
+    /// Makes a session for the relay itself (`up`), without a peer that asked.
+    ///
+    /// # Errors
+    /// As [`Command::Create`]: `LIMIT`, `SHUTTING_DOWN`, and what the profile refuses.
+    pub fn create(&mut self, create: Create, now: Now) -> Result<Summary, Error> {
+        let index = self.make(create, None, now)?;
+        self.settle(now);
+        Ok(self.sessions[index].summary())
+    }
+
+    fn make(&mut self, create: Create, by: Option<By>, now: Now) -> Result<usize, Error> {
+        if self.draining {
+            return Err(shutting_down());
+        }
+        if let Some(prompt) = &create.prompt {
+            Session::check_text(prompt, self.settings.prompt_bytes_max)?;
+        }
+        let Create { profile, folder, title, model, mode, prompt } = create;
+        let resolved = self.profiles.resolve(&profile, folder.as_deref(), model.as_deref(), mode.as_deref())?;
+        self.make_room()?;
+        let Resolved { folder, model, mode } = resolved;
+        let plan = Plan { profile, folder, title, model, mode };
+        let settings = self.settings.clone();
+        let session = {
+            let mut cx =
+                Cx { now, store: &mut *self.store, ids: &mut *self.ids, paused: &self.paused, out: &mut self.out };
+            let mut session = Session::new(settings, plan, &mut cx);
+            if let Some(prompt) = prompt {
+                session.first_prompt(&mut cx, by, prompt);
+            }
+            session
+        };
+        self.sessions.push(session);
+        Ok(self.sessions.len() - 1)
+    }
+
+    /// At the limit the session that ended longest ago and that nobody watches gives way.
+    fn make_room(&mut self) -> Result<(), Error> {
+        if self.sessions.len() < self.settings.sessions_max {
+            return Ok(());
+        }
+        let idle = |session: &Session| session.ended() && session.devices() == 0 && session.settled();
+        let oldest = (0..self.sessions.len())
+            .filter(|index| idle(&self.sessions[*index]))
+            .min_by_key(|index| self.sessions[*index].summary().since);
+        let Some(index) = oldest else {
+            let message = format!("{} sessions run already; stop one", self.settings.sessions_max);
+            return Err(Error::new(Code::Limit, message));
+        };
+        let session = self.sessions.remove(index);
+        self.restarts_gone += session.restarts();
+        self.store.remove(session.log());
+        Ok(())
+    }
+
+    /// A connection is gone.
+    pub fn disconnected(&mut self, peer: ConnToken, now: Now) {
+        self.paused.remove(&peer);
+        self.followers.remove(&peer);
+        self.each(now, |session, cx| session.disconnected(cx, peer));
+    }
+
+    /// A peer's send queue is above its high mark: nothing but answers is sent to it until [`Self::resumed`].
+    pub fn paused(&mut self, peer: ConnToken) {
+        self.paused.insert(peer);
+        for session in &mut self.sessions {
+            session.paused(peer);
+        }
+    }
+
+    /// A peer takes more again.
+    pub fn resumed(&mut self, peer: ConnToken, now: Now) {
+        self.paused.remove(&peer);
+        if let Some(missed) = self.followers.get_mut(&peer).filter(|missed| **missed) {
+            *missed = false;
+            for summary in self.summaries() {
+                self.out.push_back(Out::Changed { peers: vec![peer], summary });
+            }
+        }
+        self.each(now, |session, cx| session.resumed(cx, peer));
+    }
+
+    /// A session's process said something.
+    pub fn agent(&mut self, session: &str, process: u64, event: claude::Event, now: Now) {
+        if let Some(index) = self.find(session) {
+            self.with(index, now, |session, cx| session.agent(cx, process, event));
+            self.settle(now);
+        }
+    }
+
+    /// A session's process has ended and everything it said was handed in.
+    pub fn exited(&mut self, session: &str, process: u64, exit: &ExitInfo, now: Now) {
+        if let Some(index) = self.find(session) {
+            self.with(index, now, |session, cx| session.exited(cx, process, exit));
+            self.settle(now);
+        }
+    }
+
+    /// A session's process could not be started.
+    pub fn spawn_failed(&mut self, session: &str, process: u64, why: &str, now: Now) {
+        if let Some(index) = self.find(session) {
+            self.with(index, now, |session, cx| session.spawn_failed(cx, process, why));
+            self.settle(now);
+        }
+    }
+
+    /// The store may have news.
+    pub fn committed(&mut self, now: Now) {
+        self.settle(now);
+    }
+
+    /// The clock has moved: timers, and the next batch for every watcher that is behind.
+    pub fn timeout(&mut self, now: Now) {
+        self.each(now, |session, cx| {
+            if session.next_timeout().is_some_and(|at| at <= cx.now.mono_ms) {
+                session.timeout(cx);
+            }
+            if session.lagging() {
+                session.pump(cx);
+            }
+        });
+    }
+
+    /// When [`Self::timeout`] is to be called next, on the monotonic clock in milliseconds; 0 when at once.
+    pub fn next_timeout(&self) -> Option<u64> {
+        let due = |session: &Session| if session.lagging() { Some(0) } else { session.next_timeout() };
+        self.sessions.iter().filter_map(due).min()
+    }
+
+    /// The relay ends: every session's process is ended with a quarter of the grace for each step, and new prompts and
+    /// sessions are refused.
+    pub fn drain(&mut self, now: Now, grace_ms: u64) {
+        self.draining = true;
+        self.each(now, |session, cx| session.drain(cx, grace_ms));
+    }
+
+    /// Whether no process is left.
+    pub fn drained(&self) -> bool {
+        self.sessions.iter().all(Session::ended)
+    }
+
+    /// The next thing to be done.
+    pub fn poll(&mut self) -> Option<Out> {
+        self.out.pop_front()
+    }
+
+    /// Every session in a line, the oldest first.
+    pub fn summaries(&self) -> Vec<Summary> {
+        self.sessions.iter().map(Session::summary).collect()
+    }
+
+    /// Figures for metrics.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { restarts: self.restarts_gone, remembered: self.ledger.len(), ..Counts::default() };
+        for session in &self.sessions {
+            let index = State::ALL.iter().position(|state| *state == session.state());
+            counts.states[index.unwrap_or_default()] += 1;
+            counts.restarts += session.restarts();
+            counts.watchers += session.devices();
+        }
+        counts
+    }
+
+    fn find(&self, session: &str) -> Option<usize> {
+        self.sessions.iter().position(|known| **known.id() == *session)
+    }
+
+    fn at<T>(
+        &mut self,
+        session: &str,
+        now: Now,
+        verb: impl FnOnce(&mut Session, &mut Cx<'_>) -> T,
+    ) -> Result<T, Error> {
+        let index = self.find(session).ok_or_else(|| Error::new(Code::NotFound, "no such session"))?;
+        Ok(self.with(index, now, verb))
+    }
+
+    fn with<T>(&mut self, index: usize, now: Now, verb: impl FnOnce(&mut Session, &mut Cx<'_>) -> T) -> T {
+        let mut cx = Cx { now, store: &mut *self.store, ids: &mut *self.ids, paused: &self.paused, out: &mut self.out };
+        let said = cx.out.len();
+        let result = verb(&mut self.sessions[index], &mut cx);
+        self.note_answers(said);
+        result
+    }
+
+    /// Takes down the answers that sessions gave since the queue had `from` entries, and turns each to the newest
+    /// connection that asked.
+    fn note_answers(&mut self, from: usize) {
+        for out in self.out.range_mut(from..) {
+            if let Out::Answer { peer, re, result } = out
+                && !matches!(result, Ok(Reply::Attached { .. }))
+            {
+                *peer = self.ledger.answered(*peer, re, result);
+            }
+        }
+    }
+
+    fn each(&mut self, now: Now, verb: impl Fn(&mut Session, &mut Cx<'_>)) {
+        for index in 0..self.sessions.len() {
+            self.with(index, now, &verb);
+        }
+        self.settle(now);
+    }
+
+    /// Takes in what the store has safe, and tells those who follow the list what has changed.
+    fn settle(&mut self, now: Now) {
+        while let Some(news) = self.store.poll() {
+            if let Some(index) = self.sessions.iter().position(|session| session.log() == news.log) {
+                self.with(index, now, |session, cx| session.committed(cx, news.next));
+            }
+        }
+        for session in &mut self.sessions {
+            if !session.take_changed() || self.followers.is_empty() {
+                continue;
+            }
+            let mut peers = Vec::new();
+            for (peer, missed) in &mut self.followers {
+                if self.paused.contains(peer) {
+                    *missed = true;
+                } else {
+                    peers.push(*peer);
+                }
+            }
+            if !peers.is_empty() {
+                self.out.push_back(Out::Changed { peers, summary: session.summary() });
+            }
+        }
+    }
+}
+
+/// The least role for a command, and whether it has an effect that must not happen twice.
+fn rights(command: &Command) -> (Role, bool) {
+    match command {
+        Command::List { .. } | Command::Attach { .. } | Command::Detach { .. } => (Role::Watch, false),
+        Command::Prompt { .. } | Command::Interrupt { .. } => (Role::Drive, true),
+        Command::Decide { .. } => (Role::Approve, true),
+        Command::Create { .. } | Command::Stop { .. } => (Role::Spawn, true),
+    }
+}
+
+fn shutting_down() -> Error {
+    Error::new(Code::ShuttingDown, "the relay is shutting down")
+}

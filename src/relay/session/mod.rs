@@ -1,0 +1,389 @@
+//! One session: a Claude Code conversation under supervision, as a state machine. Owns its prompts, its permission
+//! requests, its log and its watchers, and decides when the process is started, probed and ended. Must not do I/O,
+//! read a clock, or know a wire format.
+//!
+//! Verbs: commands of people (`prompt`, `interrupt`, `decide`, `attach`, ...), word from the process ([`Session::agent`],
+//! [`Session::exited`], [`Session::spawn_failed`]), word from the store ([`Session::committed`]), the clock
+//! ([`Session::timeout`], [`Session::next_timeout`]). What is to be done is pushed to [`Cx::out`], in order. Events are
+//! shown, and answers given, and prompts and decisions written to the process, only once the log has them safe.
+//!
+//! A prompt is settled by the result that names it, or by the CLI's own `completed` in the process that ran it. After a
+//! death the process is started again on the same conversation and told to run the broken turn again; the unsettled
+//! prompt is sent once more with its old uuid, so that the CLI runs it if it never saw it and knows it otherwise.
+
+mod clip;
+mod feed;
+mod permissions;
+mod process;
+mod prompts;
+mod turn;
+
+use std::{
+    collections::{HashSet, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use feed::{Feed, Wanted};
+use permissions::Permissions;
+pub use permissions::Verdict;
+use process::Process;
+use prompts::Prompts;
+use turn::Activity;
+
+use crate::{
+    base::{ConnToken, Now},
+    claude,
+    relay::api::{By, Caller, Code, Error, Event, Kind, Out, Position, Reply, Snapshot, State, Summary, Text},
+    store::{LogId, Store},
+};
+
+/// Where new names come from. The shell's are random; a simulation's are counted.
+pub trait Ids {
+    /// A random UUID, lower case with hyphens: sessions and prompts.
+    fn uuid(&mut self) -> Text;
+    /// A new log's epoch.
+    fn epoch(&mut self) -> Text;
+    /// A new session's DID.
+    fn did(&mut self) -> Text;
+}
+
+/// Limits and times of sessions. Times in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// From the start of a process to its answer to `initialize`.
+    pub start_ms: u64,
+    /// Silence in a turn, with no tool running and nobody asked, before the process is probed.
+    pub stuck_ms: u64,
+    /// For the answer to the probe; then the process is killed and started again.
+    pub probe_ms: u64,
+    /// After the first death; doubles with each.
+    pub backoff_ms: u64,
+    /// The longest wait after a death.
+    pub backoff_ms_max: u64,
+    /// Deaths in a row without a finished turn before the session has failed.
+    pub deaths_max: u32,
+    /// One step of the stop ladder.
+    pub stop_step_ms: u64,
+    /// One step of the stop ladder when the turn is not waited for.
+    pub stop_now_step_ms: u64,
+    /// Prompts that wait or run in a session.
+    pub prompts_max: usize,
+    /// Bytes of their texts.
+    pub prompt_bytes_max: usize,
+    /// Devices that watch one session.
+    pub watchers_max: usize,
+    /// Sessions of a relay; at the limit the oldest that has ended and that nobody watches gives way.
+    pub sessions_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            start_ms: 60_000,
+            stuck_ms: 600_000,
+            probe_ms: 10_000,
+            backoff_ms: 500,
+            backoff_ms_max: 30_000,
+            deaths_max: 5,
+            stop_step_ms: 5_000,
+            stop_now_step_ms: 1_000,
+            prompts_max: 64,
+            prompt_bytes_max: 1 << 20,
+            watchers_max: 256,
+            sessions_max: 64,
+        }
+    }
+}
+
+/// What every verb is given: the time, the store, names, and where to say what is to be done.
+pub struct Cx<'a> {
+    /// The time.
+    pub now: Now,
+    /// The logs.
+    pub store: &'a mut dyn Store<Arc<Event>>,
+    /// New names.
+    pub ids: &'a mut dyn Ids,
+    /// Peers whose send queue is above its high mark.
+    pub paused: &'a HashSet<ConnToken>,
+    /// What is to be done, in order.
+    pub out: &'a mut VecDeque<Out>,
+}
+
+/// What a session is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The profile's name.
+    pub profile: Text,
+    /// Where it runs.
+    pub folder: PathBuf,
+    /// A title; the folder's name when left out.
+    pub title: Option<Text>,
+    /// The model asked for.
+    pub model: Option<Text>,
+    /// The permission mode asked for.
+    pub mode: Option<Text>,
+}
+
+/// One session. See the module.
+pub struct Session {
+    settings: Arc<Settings>,
+    id: Text,
+    did: Text,
+    title: Text,
+    plan: Plan,
+    created_at: u64,
+    state: State,
+    why: Option<Text>,
+    since: u64,
+    model: Option<Text>,
+    mode: Option<Text>,
+    cost_usd: f64,
+    notice: Option<Text>,
+    login_missing: bool,
+    changed: bool,
+    feed: Feed,
+    prompts: Prompts,
+    permissions: Permissions,
+    process: Process,
+    activity: Activity,
+}
+
+impl Session {
+    /// Makes a session and starts its process.
+    pub fn new(settings: Arc<Settings>, plan: Plan, cx: &mut Cx<'_>) -> Self {
+        let id = cx.ids.uuid();
+        let title = plan.title.clone().unwrap_or_else(|| {
+            plan.folder.file_name().map_or_else(|| plan.profile.clone(), |name| name.to_string_lossy().into())
+        });
+        let epoch = cx.ids.epoch();
+        let mut session = Self {
+            did: cx.ids.did(),
+            title: clip::prefix(&title, 256).into(),
+            created_at: cx.now.unix_ms,
+            state: State::Starting,
+            why: None,
+            since: cx.now.unix_ms,
+            model: plan.model.clone(),
+            mode: plan.mode.clone(),
+            plan,
+            cost_usd: 0.0,
+            notice: None,
+            login_missing: false,
+            changed: true,
+            feed: Feed::new(id.clone(), epoch, settings.watchers_max, cx),
+            prompts: Prompts::default(),
+            permissions: Permissions::default(),
+            process: Process::new(id.clone()),
+            activity: Activity::default(),
+            settings,
+            id,
+        };
+        session.event(cx, Kind::State { state: State::Starting, why: None });
+        session.launch(cx);
+        session
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &Text {
+        &self.id
+    }
+
+    /// Its log in the store.
+    pub fn log(&self) -> LogId {
+        self.feed.log()
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether it has ended and will not start again.
+    pub fn ended(&self) -> bool {
+        matches!(self.state, State::Stopped | State::Failed)
+    }
+
+    /// How often its process was started again after a death.
+    pub fn restarts(&self) -> u64 {
+        self.process.restarts()
+    }
+
+    /// How many devices watch.
+    pub fn devices(&self) -> usize {
+        self.feed.devices()
+    }
+
+    /// Whether everything said is safe and shown.
+    pub fn settled(&self) -> bool {
+        self.feed.settled()
+    }
+
+    /// Whether the summary has changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The session in a line.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            session: self.id.clone(),
+            did: self.did.clone(),
+            title: self.title.clone(),
+            profile: self.plan.profile.clone(),
+            folder: self.plan.folder.clone(),
+            state: self.state,
+            since: self.since,
+            why: self.why.clone(),
+            waiting: self.permissions.waiting(),
+            model: self.model.clone(),
+            mode: self.mode.clone(),
+            created_at: self.created_at,
+            active_at: self.feed.active_at(),
+            cost_usd: self.cost_usd,
+            devices: self.feed.devices(),
+            next: self.feed.next(),
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let running = self.prompts.running().map(|prompt| prompt.id.clone());
+        let turn = (running.is_some() || self.activity.turn_runs())
+            .then(|| self.feed.turn(running.into_iter().collect(), self.activity.since(self.since)));
+        Snapshot {
+            summary: self.summary(),
+            turn,
+            queue: self.prompts.list(),
+            permissions: self.permissions.open(),
+            devices: Vec::new(),
+            notice: self.notice.clone(),
+        }
+    }
+
+    /// Watches. Answered once everything in the snapshot is safe.
+    ///
+    /// # Errors
+    /// `CANNOT_RESUME` with the range that can be served, `LIMIT`.
+    pub fn attach(
+        &mut self,
+        cx: &mut Cx<'_>,
+        caller: &Caller,
+        re: &Text,
+        from: Option<&Position>,
+        tail_bytes: Option<u64>,
+    ) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        self.feed.attach(cx, caller, re, snapshot, Wanted { from, tail_bytes })?;
+        self.refresh(cx);
+        Ok(())
+    }
+
+    /// Watches no more.
+    pub fn detach(&mut self, cx: &mut Cx<'_>, peer: ConnToken, re: &Text) {
+        self.feed.detach(cx, peer, re);
+        self.refresh(cx);
+    }
+
+    /// A connection is gone.
+    pub fn disconnected(&mut self, cx: &mut Cx<'_>, peer: ConnToken) {
+        self.feed.disconnected(peer);
+        self.refresh(cx);
+    }
+
+    /// A peer's send queue is above its high mark: nothing is sent to it until [`Self::resumed`].
+    pub fn paused(&mut self, peer: ConnToken) {
+        self.feed.pause(peer);
+    }
+
+    /// A peer takes more again. What it missed is read from the log, a batch with each [`Self::pump`].
+    pub fn resumed(&mut self, cx: &mut Cx<'_>, peer: ConnToken) {
+        self.feed.resume(cx, peer);
+    }
+
+    /// Whether [`Self::pump`] has something to send.
+    pub fn lagging(&self) -> bool {
+        self.feed.lagging()
+    }
+
+    /// Sends the next batch of the log to every watcher that is behind.
+    pub fn pump(&mut self, cx: &mut Cx<'_>) {
+        self.feed.pump(cx);
+        self.refresh(cx);
+    }
+
+    /// The store has everything below `next` safe.
+    pub fn committed(&mut self, cx: &mut Cx<'_>, next: u64) {
+        self.feed.committed(cx, next);
+        self.refresh(cx);
+    }
+
+    /// Answers a command once everything said so far is safe.
+    pub fn answer(&mut self, cx: &mut Cx<'_>, peer: ConnToken, re: &Text, reply: Reply) {
+        self.feed.hold(cx, Out::Answer { peer, re: re.clone(), result: Ok(reply) });
+    }
+
+    /// Makes a fact of this session an event.
+    fn event(&mut self, cx: &mut Cx<'_>, kind: Kind) -> Position {
+        self.feed.append(cx, None, kind)
+    }
+
+    fn event_by(&mut self, cx: &mut Cx<'_>, by: &By, kind: Kind) -> Position {
+        self.feed.append(cx, Some(by.clone()), kind)
+    }
+
+    /// Tells the process something, once everything said so far is safe.
+    fn write(&mut self, cx: &mut Cx<'_>, command: claude::Command) {
+        let write = Out::Write { session: self.id.clone(), process: self.process.number(), command };
+        self.feed.hold(cx, write);
+    }
+
+    /// After every verb: sends the next prompt if it can go, and says what has changed.
+    fn refresh(&mut self, cx: &mut Cx<'_>) {
+        self.advance(cx);
+        let (state, why) = self.derive();
+        if state != self.state {
+            self.state = state;
+            self.why = why.clone();
+            self.since = cx.now.unix_ms;
+            self.changed = true;
+            self.event(cx, Kind::State { state, why });
+        }
+        self.changed |= self.permissions.take_changed();
+        self.changed |= self.feed.flush_presence(cx);
+    }
+
+    fn derive(&self) -> (State, Option<Text>) {
+        if let Some((state, why)) = self.process.state() {
+            return (state, why);
+        }
+        if self.permissions.waiting() > 0 {
+            (State::Waiting, None)
+        } else if self.process.stuck() {
+            (State::Stuck, Some("no sign of life in this turn: interrupt it, or wait".into()))
+        } else if let Some(error) = self.activity.retrying() {
+            (State::Retrying, Some(error))
+        } else if self.prompts.running().is_some() || self.activity.turn_runs() {
+            (State::Busy, None)
+        } else {
+            (State::Ready, None)
+        }
+    }
+
+    /// Why nothing can be asked of the session, if so.
+    fn refuse_if_ended(&self) -> Result<(), Error> {
+        let message = match self.state {
+            State::Stopped => "the session was stopped",
+            State::Failed => "the session has failed and will not start again; the state event says why",
+            _ if self.process.stopping() => "the session is being stopped",
+            _ => return Ok(()),
+        };
+        let mut error = Error::new(Code::AgentUnavailable, message);
+        error.recoverable = false;
+        Err(error)
+    }
+}
+
+/// Who a caller is, in an event.
+fn by(caller: &Caller) -> By {
+    By { device: caller.name.clone(), principal: caller.principal.clone() }
+}

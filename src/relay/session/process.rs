@@ -1,0 +1,450 @@
+//! The life of a session's process: start, readiness, silence, death and restart, the stop ladder.
+
+use super::{Cx, Session};
+use crate::{
+    base::{ConnToken, Now},
+    claude,
+    relay::api::{Caller, End, Error, ExitInfo, Launch, Out, PromptState, Reply, State, Text},
+};
+
+/// How long the CLI may be silent after it said it knows a prompt from before, until that prompt counts as ended: a
+/// broken turn that runs again has begun before the process is even ready.
+const KNOWN_MS: u64 = 5_000;
+/// How long a CLI without lifecycle lines may be silent after a prompt was sent again, until it is asked for a sign.
+const UNACKED_MS: u64 = 30_000;
+/// An idle process that lived this long before it died is not one of several deaths in a row.
+const STEADY_MS: u64 = 600_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Started, not ready.
+    Starting {
+        deadline: u64,
+    },
+    Up {
+        since: u64,
+    },
+    /// Dead, to be started again.
+    Backoff {
+        at: u64,
+    },
+    Stopped,
+    Failed,
+}
+
+/// What is due when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timer {
+    Start,
+    Restart,
+    Ladder,
+    Probe,
+    Known,
+    Silence,
+}
+
+struct Ladder {
+    terminated: bool,
+    deadline: Option<u64>,
+    step_ms: u64,
+}
+
+/// The process of a session.
+pub(super) struct Process {
+    number: u64,
+    phase: Phase,
+    conversation: Text,
+    /// The conversation may have a transcript.
+    touched: bool,
+    /// How the present process was started, and how the next one is to be.
+    resume: bool,
+    no_conversation: bool,
+    /// Its end is wanted in order to start it again.
+    planned: bool,
+    /// It was told to die for this; nothing else is awaited.
+    killed: Option<&'static str>,
+    deaths: u32,
+    restarts: u64,
+    why: Option<Text>,
+    last_line: u64,
+    stuck: bool,
+    probe: Option<(u64, Text)>,
+    ladder: Option<Ladder>,
+    waiters: Vec<(ConnToken, Text)>,
+    controls: u64,
+}
+
+impl Process {
+    pub(super) fn new(conversation: Text) -> Self {
+        Self {
+            number: 0,
+            phase: Phase::Backoff { at: 0 },
+            conversation,
+            touched: false,
+            resume: false,
+            no_conversation: false,
+            planned: false,
+            killed: None,
+            deaths: 0,
+            restarts: 0,
+            why: None,
+            last_line: 0,
+            stuck: false,
+            probe: None,
+            ladder: None,
+            waiters: Vec::new(),
+            controls: 0,
+        }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    fn alive(&self) -> bool {
+        matches!(self.phase, Phase::Starting { .. } | Phase::Up { .. })
+    }
+
+    pub(super) fn is(&self, process: u64) -> bool {
+        self.number == process && self.alive()
+    }
+
+    pub(super) fn up(&self) -> bool {
+        matches!(self.phase, Phase::Up { .. })
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.ladder.is_some()
+    }
+
+    pub(super) fn takes_prompts(&self) -> bool {
+        self.up() && self.ladder.is_none() && self.killed.is_none()
+    }
+
+    pub(super) fn stuck(&self) -> bool {
+        self.stuck
+    }
+
+    /// The session's state as far as the process alone decides it.
+    pub(super) fn state(&self) -> Option<(State, Option<Text>)> {
+        let state = match self.phase {
+            Phase::Starting { .. } => State::Starting,
+            Phase::Backoff { .. } => State::Retrying,
+            Phase::Stopped => State::Stopped,
+            Phase::Failed => State::Failed,
+            Phase::Up { .. } => return None,
+        };
+        Some((state, self.why.clone()))
+    }
+
+    pub(super) fn control_id(&mut self, what: &str) -> Text {
+        self.controls += 1;
+        format!("{what}-{}-{}", self.number, self.controls).into()
+    }
+
+    /// A line came: a sign of life. An answer to us says nothing about the turn.
+    pub(super) fn heard(&mut self, now: Now, control: bool) {
+        self.last_line = now.mono_ms;
+        if !control {
+            self.stuck = false;
+            self.probe = None;
+        }
+    }
+
+    /// We told it something that it will act on.
+    pub(super) fn spoken(&mut self, now: Now) {
+        self.last_line = now.mono_ms;
+    }
+
+    pub(super) fn touched(&mut self) {
+        self.touched = true;
+    }
+
+    pub(super) fn conversation_is(&mut self, id: Text) {
+        self.conversation = id;
+    }
+
+    pub(super) fn no_conversation(&mut self) {
+        self.no_conversation = true;
+    }
+
+    pub(super) fn has_no_conversation(&self) -> bool {
+        self.no_conversation
+    }
+
+    pub(super) fn turn_finished(&mut self) {
+        self.deaths = 0;
+    }
+
+    /// It answered `initialize`; false if it was ready already.
+    pub(super) fn ready(&mut self, now: Now) -> bool {
+        let first = matches!(self.phase, Phase::Starting { .. });
+        if first {
+            self.phase = Phase::Up { since: now.mono_ms };
+            self.why = None;
+        }
+        first
+    }
+}
+
+impl Session {
+    /// Starts the process.
+    pub(super) fn launch(&mut self, cx: &mut Cx<'_>) {
+        let process = &mut self.process;
+        process.number += 1;
+        process.restarts += u64::from(process.number > 1);
+        process.phase = Phase::Starting { deadline: cx.now.mono_ms + self.settings.start_ms };
+        (process.no_conversation, process.planned, process.killed, process.stuck) = (false, false, None, false);
+        process.probe = None;
+        process.last_line = cx.now.mono_ms;
+        let (number, resume) = (process.number, process.resume);
+        let launch = Launch {
+            session: self.id.clone(),
+            process: number,
+            profile: self.plan.profile.clone(),
+            folder: self.plan.folder.clone(),
+            conversation: process.conversation.clone(),
+            resume,
+            rerun: self.prompts.running().is_some(),
+            model: self.plan.model.clone(),
+            mode: self.plan.mode.clone(),
+        };
+        let id = process.control_id("initialize");
+        cx.out.push_back(Out::Launch(launch));
+        self.write(cx, claude::Command::Initialize { id });
+    }
+
+    /// The process has ended.
+    pub fn exited(&mut self, cx: &mut Cx<'_>, process: u64, exit: &ExitInfo) {
+        if self.process.is(process) {
+            self.died(cx, &describe(exit));
+        }
+    }
+
+    /// The process could not be started.
+    pub fn spawn_failed(&mut self, cx: &mut Cx<'_>, process: u64, why: &str) {
+        if self.process.is(process) {
+            self.died(cx, &format!("Claude Code could not be started: {why}"));
+        }
+    }
+
+    fn died(&mut self, cx: &mut Cx<'_>, why: &str) {
+        let steady = self.died_steady(cx.now);
+        self.nothing_runs(cx);
+        let process = &mut self.process;
+        let was_up = process.up();
+        if process.no_conversation {
+            (process.resume, process.touched) = (false, false);
+        } else {
+            // A first start that came to nothing may have met a transcript of that id; then it can be resumed.
+            process.resume = process.touched || (!was_up && !process.resume && process.number > 1);
+        }
+        process.stuck = false;
+        if process.ladder.is_some() {
+            self.stopped(cx);
+        } else if process.no_conversation || process.planned {
+            self.launch(cx);
+        } else {
+            process.deaths = if steady { 1 } else { process.deaths + 1 };
+            let why = self.process.killed.unwrap_or(why);
+            self.back_off(cx, why);
+        }
+        self.refresh(cx);
+    }
+
+    fn died_steady(&self, now: Now) -> bool {
+        let long = matches!(self.process.phase, Phase::Up { since } if now.mono_ms >= since + STEADY_MS);
+        long && self.prompts.running().is_none()
+    }
+
+    fn back_off(&mut self, cx: &mut Cx<'_>, why: &str) {
+        let (settings, process) = (&self.settings, &mut self.process);
+        if process.deaths >= settings.deaths_max {
+            let why: Text = format!("{} deaths in a row; the last: {why}", process.deaths).into();
+            process.phase = Phase::Failed;
+            process.why = Some(why.clone());
+            self.settle_running(cx, PromptState::Failed, Some(why.clone()));
+            self.drop_queue(cx, None, PromptState::Failed, &why);
+            return;
+        }
+        let doublings = process.deaths.saturating_sub(1).min(16);
+        let wait = (settings.backoff_ms << doublings).min(settings.backoff_ms_max);
+        process.phase = Phase::Backoff { at: cx.now.mono_ms + wait };
+        process.why = Some(format!("{why}; it is started again in {wait} ms").into());
+    }
+
+    /// A broken turn was settled while no process could be interrupted: the next process must not run it again.
+    pub(super) fn restart_without_turn(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.process.phase, Phase::Starting { .. }) && !self.process.planned {
+            self.process.planned = true;
+            self.end(cx, End::Terminate);
+        }
+    }
+
+    fn end(&mut self, cx: &mut Cx<'_>, how: End) {
+        cx.out.push_back(Out::End { session: self.id.clone(), process: self.process.number, how });
+    }
+
+    fn kill(&mut self, cx: &mut Cx<'_>, why: &'static str) {
+        self.process.probe = None;
+        self.process.killed = Some(why);
+        self.end(cx, End::Kill);
+    }
+
+    /// Ends the session. Answered when its process is gone.
+    ///
+    /// # Errors
+    /// None yet.
+    pub fn stop(&mut self, cx: &mut Cx<'_>, caller: &Caller, re: &Text, now: bool) -> Result<(), Error> {
+        if self.ended() {
+            let reply = Reply::State(self.state);
+            self.answer(cx, caller.peer, re, reply);
+            return Ok(());
+        }
+        self.process.waiters.push((caller.peer, re.clone()));
+        let step_ms = if now { self.settings.stop_now_step_ms } else { self.settings.stop_step_ms };
+        self.begin_stop(cx, now, step_ms);
+        self.refresh(cx);
+        Ok(())
+    }
+
+    /// The relay ends: the stop ladder with a quarter of the grace for each step.
+    pub fn drain(&mut self, cx: &mut Cx<'_>, grace_ms: u64) {
+        if !self.ended() {
+            self.begin_stop(cx, true, grace_ms / 4);
+        }
+        self.refresh(cx);
+    }
+
+    fn begin_stop(&mut self, cx: &mut Cx<'_>, abort: bool, step_ms: u64) {
+        self.drop_queue(cx, None, PromptState::Cancelled, "the session is stopped");
+        if !self.process.alive() {
+            self.process.ladder = None;
+            self.stopped(cx);
+            return;
+        }
+        let deadline = cx.now.mono_ms + step_ms;
+        if let Some(ladder) = &mut self.process.ladder {
+            ladder.step_ms = ladder.step_ms.min(step_ms);
+            ladder.deadline = ladder.deadline.map(|old| old.min(deadline));
+            if !abort || ladder.terminated {
+                return;
+            }
+        } else {
+            self.process.ladder = Some(Ladder { terminated: false, deadline: Some(deadline), step_ms });
+        }
+        if abort && self.process.up() {
+            let id = self.process.control_id("end");
+            self.write(cx, claude::Command::EndSession { id });
+        } else {
+            self.end(cx, End::CloseStdin);
+        }
+    }
+
+    fn stopped(&mut self, cx: &mut Cx<'_>) {
+        self.settle_running(cx, PromptState::Cancelled, Some("the session was stopped".into()));
+        self.process.phase = Phase::Stopped;
+        self.process.ladder = None;
+        self.process.why = None;
+        self.refresh(cx);
+        for (peer, re) in std::mem::take(&mut self.process.waiters) {
+            self.answer_state(cx, peer, &re);
+        }
+    }
+
+    /// When [`Self::timeout`] is to be called next, on the monotonic clock in milliseconds.
+    pub fn next_timeout(&self) -> Option<u64> {
+        self.due().map(|(at, _)| at)
+    }
+
+    fn due(&self) -> Option<(u64, Timer)> {
+        let (settings, process) = (&self.settings, &self.process);
+        let ladder = process.ladder.as_ref().and_then(|ladder| ladder.deadline).map(|at| (at, Timer::Ladder));
+        if let Phase::Backoff { at } = process.phase {
+            return Some((at, Timer::Restart));
+        }
+        if ladder.is_some() || process.killed.is_some() || !process.alive() {
+            return ladder;
+        }
+        if let Phase::Starting { deadline } = process.phase {
+            return Some((deadline, Timer::Start));
+        }
+        if let Some((at, _)) = process.probe {
+            return Some((at, Timer::Probe));
+        }
+        let run = &self.prompts.run;
+        let running = self.prompts.running().is_some();
+        if running && run.resent && !self.activity.turn_runs() && run.known {
+            return Some((process.last_line + KNOWN_MS, Timer::Known));
+        }
+        if running && run.resent && !self.activity.turn_runs() && !run.acked {
+            return Some((process.last_line + UNACKED_MS, Timer::Silence));
+        }
+        let awaited = running || self.activity.turn_runs();
+        let explained = self.permissions.waiting() > 0 || self.activity.tool_runs();
+        (awaited && !explained).then_some((process.last_line + settings.stuck_ms, Timer::Silence))
+    }
+
+    /// The clock has moved.
+    pub fn timeout(&mut self, cx: &mut Cx<'_>) {
+        while let Some((_, timer)) = self.due().filter(|(at, _)| *at <= cx.now.mono_ms) {
+            self.fire(cx, timer);
+        }
+        self.refresh(cx);
+    }
+
+    fn fire(&mut self, cx: &mut Cx<'_>, timer: Timer) {
+        let now = cx.now.mono_ms;
+        match timer {
+            Timer::Restart => self.launch(cx),
+            Timer::Start => self.kill(cx, "Claude Code did not become ready in time and was killed"),
+            Timer::Probe => self.kill(cx, "Claude Code gave no sign of life and was killed"),
+            Timer::Known => {
+                let why = "its turn had ended before Claude Code was started again";
+                self.settle_running(cx, PromptState::Done, Some(why.into()));
+            }
+            Timer::Silence => {
+                // A prompt that was sent again and shows no sign is no sickness yet: the CLI may simply know it.
+                let run = &self.prompts.run;
+                let resent = run.resent && !run.acked && !self.activity.turn_runs();
+                self.process.stuck |= !resent;
+                let id = self.process.control_id("probe");
+                self.process.probe = Some((now + self.settings.probe_ms, id.clone()));
+                self.write(cx, claude::Command::Probe { id });
+            }
+            Timer::Ladder => {
+                let Some(ladder) = &mut self.process.ladder else { return };
+                let how = if ladder.terminated { End::Kill } else { End::Terminate };
+                ladder.deadline = (!ladder.terminated).then_some(now + ladder.step_ms);
+                ladder.terminated = true;
+                self.end(cx, how);
+            }
+        }
+    }
+
+    /// An answer to a control request of ours.
+    pub(super) fn control_answered(&mut self, id: &str) {
+        if self.process.probe.as_ref().is_some_and(|(_, probe)| **probe == *id) {
+            self.process.probe = None;
+            // It reads its input in order, so it has read the prompt that was sent again, and began no turn.
+            let run = &mut self.prompts.run;
+            run.known |= run.resent && !run.acked && !self.activity.turn_runs();
+        }
+    }
+}
+
+fn describe(exit: &ExitInfo) -> String {
+    let how = match (exit.code, exit.signal) {
+        (_, Some(signal)) => format!("Claude Code was ended by signal {signal}"),
+        (Some(code), None) => format!("Claude Code ended with exit code {code}"),
+        (None, None) => "Claude Code ended".to_owned(),
+    };
+    match exit.stderr.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!("{how}: {}", super::clip::prefix(line.trim(), 512)),
+        None => how,
+    }
+}

@@ -1,0 +1,255 @@
+//! Prompts: recorded, queued, written to the process one at a time, settled exactly once.
+
+use std::collections::VecDeque;
+
+use super::{Cx, Session, by};
+use crate::{
+    base::ConnToken,
+    claude,
+    relay::api::{By, Caller, Code, Error, Kind, Out, Position, PromptState, QueuedPrompt, Reply, Text, When},
+};
+
+/// A prompt that has not ended.
+pub(super) struct Prompt {
+    pub(super) id: Text,
+    text: Text,
+    by: Option<By>,
+}
+
+/// What the present process made of the running prompt.
+#[derive(Default)]
+pub(super) struct Run {
+    /// It was written to the present process.
+    pub(super) sent: bool,
+    /// It was sent again after a death, and its own turn has not begun in this process: `completed` then means that
+    /// the CLI knows it, not that it ran.
+    pub(super) resent: bool,
+    /// The CLI acknowledged it.
+    pub(super) acked: bool,
+    /// The CLI knows it from before.
+    pub(super) known: bool,
+}
+
+/// The prompts of a session.
+#[derive(Default)]
+pub(super) struct Prompts {
+    queue: VecDeque<Prompt>,
+    running: Option<Prompt>,
+    pub(super) run: Run,
+    bytes: usize,
+}
+
+impl Prompts {
+    pub(super) fn running(&self) -> Option<&Prompt> {
+        self.running.as_ref()
+    }
+
+    pub(super) fn runs(&self, id: &str) -> bool {
+        self.running.as_ref().is_some_and(|prompt| *prompt.id == *id)
+    }
+
+    pub(super) fn list(&self) -> Vec<QueuedPrompt> {
+        let show = |prompt: &Prompt, state| QueuedPrompt {
+            prompt: prompt.id.clone(),
+            text: prompt.text.clone(),
+            by: prompt.by.clone(),
+            state,
+        };
+        let running = self.running.iter().map(|prompt| show(prompt, PromptState::Running));
+        running.chain(self.queue.iter().map(|prompt| show(prompt, PromptState::Queued))).collect()
+    }
+
+    fn take_running(&mut self) -> Option<Prompt> {
+        let prompt = self.running.take()?;
+        self.bytes -= prompt.text.len();
+        self.run = Run::default();
+        Some(prompt)
+    }
+
+    fn take_queue(&mut self) -> VecDeque<Prompt> {
+        let queue = std::mem::take(&mut self.queue);
+        self.bytes -= queue.iter().map(|prompt| prompt.text.len()).sum::<usize>();
+        queue
+    }
+}
+
+impl Session {
+    /// Says something. Answered once the prompt is safe, written to the process when its turn has come.
+    ///
+    /// # Errors
+    /// `BAD_REQUEST` for an empty text, `TOO_LARGE`, `LIMIT`, `AGENT_UNAVAILABLE`, `AGENT_LOGIN_NEEDED`.
+    pub fn prompt(
+        &mut self,
+        cx: &mut Cx<'_>,
+        caller: &Caller,
+        re: &Text,
+        text: &Text,
+        when: When,
+    ) -> Result<(), Error> {
+        self.admit(text)?;
+        let (prompt, position) = self.enqueue(cx, Some(by(caller)), text.clone(), when);
+        let answer =
+            Out::Answer { peer: caller.peer, re: re.clone(), result: Ok(Reply::Prompted { prompt, position }) };
+        self.feed.hold(cx, answer);
+        self.refresh(cx);
+        Ok(())
+    }
+
+    /// Checks a first prompt before the session is there.
+    pub(crate) fn check_text(text: &str, bytes_max: usize) -> Result<(), Error> {
+        if text.trim().is_empty() {
+            return Err(Error::new(Code::BadRequest, "a prompt needs a text"));
+        }
+        if text.len() > bytes_max {
+            return Err(Error::new(Code::TooLarge, format!("a prompt may have {bytes_max} bytes")));
+        }
+        Ok(())
+    }
+
+    /// Queues the first prompt of a new session.
+    pub(crate) fn first_prompt(&mut self, cx: &mut Cx<'_>, by: Option<By>, text: Text) {
+        self.enqueue(cx, by, text, When::Next);
+        self.refresh(cx);
+    }
+
+    fn admit(&self, text: &str) -> Result<(), Error> {
+        let settings = &self.settings;
+        Self::check_text(text, settings.prompt_bytes_max)?;
+        self.refuse_if_ended()?;
+        if self.login_missing {
+            let message = "Claude Code has no account on the relay's host: log in there, then start a new session";
+            return Err(Error::new(Code::AgentLoginNeeded, message));
+        }
+        let count = self.prompts.queue.len() + usize::from(self.prompts.running.is_some());
+        if count >= settings.prompts_max || self.prompts.bytes + text.len() > settings.prompt_bytes_max {
+            let (prompts, bytes) = (settings.prompts_max, settings.prompt_bytes_max);
+            let message = format!("{prompts} prompts or {bytes} bytes of prompts wait already; send it later");
+            return Err(Error::new(Code::Limit, message));
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, cx: &mut Cx<'_>, by: Option<By>, text: Text, when: When) -> (Text, Position) {
+        let id = cx.ids.uuid();
+        let position = self.feed.append(cx, by.clone(), Kind::Prompt { prompt: id.clone(), text: text.clone() });
+        self.prompt_state(cx, None, id.clone(), PromptState::Queued, None);
+        self.prompts.bytes += text.len();
+        let prompt = Prompt { id: id.clone(), text, by: by.clone() };
+        match when {
+            When::Next => self.prompts.queue.push_back(prompt),
+            When::Now => {
+                self.prompts.queue.push_front(prompt);
+                self.break_turn(cx, by.as_ref(), false);
+            }
+        }
+        (id, position)
+    }
+
+    /// Stops the running turn; drops the prompts that wait if asked. Harmless when nothing runs.
+    ///
+    /// # Errors
+    /// `AGENT_UNAVAILABLE` when the session has ended.
+    pub fn interrupt(&mut self, cx: &mut Cx<'_>, caller: &Caller, re: &Text, cancel_queued: bool) -> Result<(), Error> {
+        self.refuse_if_ended()?;
+        let by = by(caller);
+        if cancel_queued {
+            self.drop_queue(cx, Some(&by), PromptState::Cancelled, "dropped");
+        }
+        self.break_turn(cx, Some(&by), cancel_queued);
+        self.answer(cx, caller.peer, re, Reply::Done);
+        self.refresh(cx);
+        Ok(())
+    }
+
+    fn break_turn(&mut self, cx: &mut Cx<'_>, by: Option<&By>, cancel_queued: bool) {
+        if self.process.up() {
+            if self.prompts.running.is_some() || self.activity.turn_runs() {
+                let id = self.process.control_id("interrupt");
+                self.write(cx, claude::Command::Interrupt { id, cancel_queued });
+            }
+            return;
+        }
+        // The process that ran it is dead and the next one is not ready: there is nobody to interrupt, so the prompt is
+        // settled here. A process that was already told to run the broken turn again is started once more without.
+        if let Some(prompt) = self.prompts.take_running() {
+            self.prompt_state(cx, by, prompt.id, PromptState::Cancelled, Some("interrupted".into()));
+            self.restart_without_turn(cx);
+        }
+    }
+
+    /// Sends the next prompt when the process can take one.
+    pub(super) fn advance(&mut self, cx: &mut Cx<'_>) {
+        if !self.process.takes_prompts() || self.prompts.running.is_some() || self.activity.turn_runs() {
+            return;
+        }
+        let Some(prompt) = self.prompts.queue.pop_front() else { return };
+        let id = prompt.id.clone();
+        self.prompts.running = Some(prompt);
+        self.prompts.run = Run::default();
+        self.activity.begin(cx.now);
+        self.prompt_state(cx, None, id, PromptState::Running, None);
+        self.send_running(cx);
+    }
+
+    /// Writes the running prompt to the process, the first time or again.
+    pub(super) fn send_running(&mut self, cx: &mut Cx<'_>) {
+        let Some(prompt) = &self.prompts.running else { return };
+        let content = vec![claude::ContentPart::Text(prompt.text.clone())];
+        let command = claude::Command::Prompt { prompt: prompt.id.clone(), content, now: false };
+        self.prompts.run.sent = true;
+        self.process.spoken(cx.now);
+        self.process.touched();
+        self.write(cx, command);
+    }
+
+    /// The running prompt has ended.
+    pub(super) fn settle_running(&mut self, cx: &mut Cx<'_>, state: PromptState, why: Option<Text>) {
+        if let Some(prompt) = self.prompts.take_running() {
+            self.prompt_state(cx, None, prompt.id, state, why);
+        }
+    }
+
+    /// Ends every prompt that waits.
+    pub(super) fn drop_queue(&mut self, cx: &mut Cx<'_>, by: Option<&By>, state: PromptState, why: &str) {
+        for prompt in self.prompts.take_queue() {
+            self.prompt_state(cx, by, prompt.id, state, Some(why.into()));
+        }
+    }
+
+    fn prompt_state(&mut self, cx: &mut Cx<'_>, by: Option<&By>, prompt: Text, state: PromptState, why: Option<Text>) {
+        self.feed.append(cx, by.cloned(), Kind::PromptState { prompt, state, why });
+    }
+
+    /// How far the CLI says a prompt has come.
+    pub(super) fn lifecycle(&mut self, cx: &mut Cx<'_>, prompt: &str, state: claude::Lifecycle) {
+        let ours = self.prompts.runs(prompt);
+        match state {
+            claude::Lifecycle::Queued if ours => self.prompts.run.acked = true,
+            claude::Lifecycle::Queued => {}
+            claude::Lifecycle::Started => {
+                self.activity.turn_started(cx.now, Some(prompt.into()));
+                if ours {
+                    self.prompts.run = Run { sent: true, acked: true, ..Run::default() };
+                }
+            }
+            claude::Lifecycle::Completed if ours && self.prompts.run.resent => {
+                self.prompts.run.acked = true;
+                self.prompts.run.known = true;
+            }
+            claude::Lifecycle::Completed | claude::Lifecycle::Cancelled => {
+                self.activity.turn_of_ended(prompt);
+                if ours && state == claude::Lifecycle::Completed {
+                    self.settle_running(cx, PromptState::Done, None);
+                } else if ours {
+                    self.settle_running(cx, PromptState::Cancelled, Some("interrupted".into()));
+                }
+            }
+        }
+    }
+
+    /// Who waits for the answer to a `stop`.
+    pub(super) fn answer_state(&mut self, cx: &mut Cx<'_>, peer: ConnToken, re: &Text) {
+        let state = self.state;
+        self.answer(cx, peer, re, Reply::State(state));
+    }
+}
