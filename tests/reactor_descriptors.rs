@@ -48,7 +48,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn a_thousand_vanish_in_mid_handshake() {
     const MANY: u64 = 1_000;
     let listeners = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())];
-    let bound = Reactor::<Ws<Nobody>>::bind(Options { workers: 2, listeners, ..Options::default() }).unwrap();
+    let bound = Reactor::bind::<Ws<Nobody>>(Options { workers: 2, listeners, ..Options::default() }).unwrap();
     let BoundAddr::Tcp(address) = bound.local_addrs()[0] else { panic!("not TCP") };
     let address: SocketAddr = address;
     let counters = bound.counters();

@@ -13,21 +13,10 @@ static START: OnceLock<Instant> = OnceLock::new();
 /// that time.
 const CALENDAR: Duration = Duration::from_secs(1);
 
-/// Reads the time for threads that have no turn to take it from. All threads of a process share the same fixed point
-/// of `mono_ms`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Clock;
-
-impl Clock {
-    /// The clock.
-    pub fn new() -> Self {
-        Self
-    }
-
-    /// Reads both clocks.
-    pub fn now(&self) -> Now {
-        TurnClock::default().at(Instant::now())
-    }
+/// Reads both clocks, for threads that have no turn to take the time from. All threads of a process share the same fixed
+/// point of `mono_ms`.
+pub fn now() -> Now {
+    TurnClock::default().at(Instant::now())
 }
 
 /// A worker's clock: reads the calendar about once a second and carries it forward in between.

@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -86,14 +85,14 @@ impl<M: Send> Mailer<M> {
 
 /// The loop's entry.
 #[derive(Debug)]
-pub struct Reactor<P>(PhantomData<fn() -> P>);
+pub struct Reactor;
 
-impl<P: Protocol> Reactor<P> {
+impl Reactor {
     /// Opens the listeners. Connections queue up from here on; they are served from [`Bound::start`] on.
     ///
     /// # Errors
     /// An address cannot be listened on (the error says which), or the system has no more descriptors.
-    pub fn bind(options: Options) -> io::Result<Bound<P>> {
+    pub fn bind<P: Protocol>(options: Options) -> io::Result<Bound<P>> {
         let workers = options.worker_count();
         let (listeners, addrs) = listen::bind_all(&options, workers)?;
         let mut polls = Vec::with_capacity(workers);
@@ -153,8 +152,8 @@ impl<P: Protocol> Bound<P> {
     }
 
     /// Drain and stop from anywhere.
-    pub fn drainer(&self) -> Drainer {
-        Drainer { shared: self.shared.clone() }
+    pub fn control(&self) -> Control {
+        Control { shared: self.shared.clone() }
     }
 
     /// The workers themselves, for a host with threads or a loop of its own.
@@ -196,7 +195,7 @@ impl<P: Protocol> Bound<P> {
                 }
             }
         }
-        Ok(Handle { threads, drainer: Drainer { shared }, counters })
+        Ok(Handle { threads, control: Control { shared }, counters })
     }
 }
 
@@ -243,11 +242,11 @@ pub enum Ended {
 
 /// Drain and stop, from any thread. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Drainer {
+pub struct Control {
     shared: Arc<Shared>,
 }
 
-impl Drainer {
+impl Control {
     /// Stops accepting, lets the protocol say goodbye, flushes, and ends when every connection is gone or the grace
     /// time is over. Returns at once.
     pub fn drain(&self) {
@@ -269,14 +268,14 @@ impl Drainer {
 #[derive(Debug)]
 pub struct Handle {
     threads: Vec<JoinHandle<Result<(), Ended>>>,
-    drainer: Drainer,
+    control: Control,
     counters: Arc<[Arc<WorkerCounters>]>,
 }
 
 impl Handle {
     /// Drain and stop, to give to other threads.
-    pub fn drainer(&self) -> Drainer {
-        self.drainer.clone()
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// The counters of each worker, by its number.
@@ -284,19 +283,19 @@ impl Handle {
         self.counters.clone()
     }
 
-    /// See [`Drainer::drain`].
+    /// See [`Control::drain`].
     pub fn drain(&self) {
-        self.drainer.drain();
+        self.control.drain();
     }
 
-    /// See [`Drainer::stop_now`].
+    /// See [`Control::stop_now`].
     pub fn stop_now(&self) {
-        self.drainer.stop_now();
+        self.control.stop_now();
     }
 
-    /// See [`Drainer::is_draining`].
+    /// See [`Control::is_draining`].
     pub fn is_draining(&self) -> bool {
-        self.drainer.is_draining()
+        self.control.is_draining()
     }
 
     /// Waits for the end of all workers.

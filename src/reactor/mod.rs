@@ -35,7 +35,7 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     // One worker is one room; rooms across workers send each other mail.
 //!     let listeners = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
-//!     let bound = Reactor::<Ws<Room>>::bind(Options { workers: 1, listeners, ..Options::default() })?;
+//!     let bound = Reactor::bind::<Ws<Room>>(Options { workers: 1, listeners, ..Options::default() })?;
 //!     println!("ws://{}/chat/NAME", bound.local_addrs()[0]);
 //!     let handle = bound.start(|_worker, _mailers| Ws::new(Room, WsOptions::default()))?;
 //!     handle.drain(); // here a program would wait for its signal
@@ -71,9 +71,9 @@ mod wheel;
 mod worker;
 pub mod ws;
 
-pub use clock::Clock;
+pub use clock::now;
 pub use counters::{CLOSE_KINDS, CLOSE_LABELS, Counter, Snapshot, TURN_BUCKETS, WorkerCounters, close_kind};
-pub use handle::{Bound, Drainer, Ended, Handle, Mailer, Reactor};
+pub use handle::{Bound, Control, Ended, Handle, Mailer, Reactor};
 pub use inbox::{Receiver, Sender, inbox};
 pub use io::{Io, Sent};
 pub use options::{BoundAddr, Listen, Options, Peer, PeerAddr};

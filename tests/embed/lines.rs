@@ -443,16 +443,16 @@ fn accepting_stops_at_the_maximum_and_goes_on_below_it() {
 
 #[test]
 fn a_host_turns_a_worker_itself() {
-    let bound = Reactor::<Lines>::bind(options(1)).unwrap();
+    let bound = Reactor::bind::<Lines>(options(1)).unwrap();
     let BoundAddr::Tcp(address) = bound.local_addrs()[0] else { panic!("not TCP") };
-    let drainer = bound.drainer();
+    let control = bound.control();
     let mut worker = bound.into_workers(|_, _| Lines::default()).unwrap().remove(0);
     let client = std::thread::spawn(move || {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let mut client = Client(BufReader::new(stream));
         assert_eq!(client.ask("echo hello"), "hello");
-        drainer.drain();
+        control.drain();
         assert_eq!(client.rest(), b"closed: Drain\n");
     });
     while worker.turn(Some(Duration::from_millis(100))).unwrap() == Turn::Running {}
