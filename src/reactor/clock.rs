@@ -13,18 +13,19 @@ static START: OnceLock<Instant> = OnceLock::new();
 /// that time.
 const CALENDAR: Duration = Duration::from_secs(1);
 
-/// Reads both clocks. All threads of a process share the same fixed point of `mono_ms`.
+/// Reads both clocks, for threads that have no turn to take the time from. All threads of a process share the same fixed
+/// point of `mono_ms`.
 pub fn now() -> Now {
-    Clock::default().at(Instant::now())
+    TurnClock::default().at(Instant::now())
 }
 
-/// A thread's clock: reads the calendar about once a second and carries it forward in between.
+/// A worker's clock: reads the calendar about once a second and carries it forward in between.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(super) struct TurnClock {
     calendar: Option<(Instant, u64)>,
 }
 
-impl Clock {
+impl TurnClock {
     /// The time as a value at this instant.
     pub(super) fn at(&mut self, instant: Instant) -> Now {
         let start = *START.get_or_init(|| instant);

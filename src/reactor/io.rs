@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     counters::WorkerCounters,
-    options::{Options, Peer},
+    options::Options,
     protocol::Protocol,
     sendq::{ARENA, OUT, Piece, Range, SendQueue},
     slots::Slots,
@@ -45,31 +45,29 @@ pub(super) struct Flags(u16);
 
 impl Flags {
     /// On the ready list.
-    pub(super) const READY: u16 = 1;
+    pub(super) const READY: u16 = 1 << 0;
     /// On the list of touched queues.
     pub(super) const TOUCHED: u16 = 1 << 1;
     /// The protocol wants no input.
     pub(super) const PAUSED: u16 = 1 << 2;
-    /// Input may wait in the kernel, seen while paused.
-    pub(super) const PENDING: u16 = 1 << 3;
     /// Kept bytes are to be delivered even if nothing new comes.
-    pub(super) const RESUMED: u16 = 1 << 4;
+    pub(super) const RESUMED: u16 = 1 << 3;
     /// The kernel takes no more bytes.
-    pub(super) const BLOCKED: u16 = 1 << 5;
+    pub(super) const BLOCKED: u16 = 1 << 4;
     /// The peer has shut its side: read to the end of file.
-    pub(super) const HUP: u16 = 1 << 6;
+    pub(super) const HUP: u16 = 1 << 5;
     /// The end of file was read.
-    pub(super) const EOF: u16 = 1 << 7;
+    pub(super) const EOF: u16 = 1 << 6;
     /// The queue was above its high mark and has not been reported drained.
-    pub(super) const HIGH: u16 = 1 << 8;
+    pub(super) const HIGH: u16 = 1 << 7;
     /// Somebody asked to close.
-    pub(super) const CLOSING: u16 = 1 << 9;
+    pub(super) const CLOSING: u16 = 1 << 8;
     /// The protocol was told; only flushing and lingering is left.
-    pub(super) const CLOSED: u16 = 1 << 10;
+    pub(super) const CLOSED: u16 = 1 << 9;
     /// Our side is shut.
-    pub(super) const SHUT: u16 = 1 << 11;
+    pub(super) const SHUT: u16 = 1 << 10;
     /// No byte can be read or written any more.
-    pub(super) const DEAD: u16 = 1 << 12;
+    pub(super) const DEAD: u16 = 1 << 11;
 
     pub(super) fn has(self, bits: u16) -> bool {
         self.0 & bits != 0
@@ -417,9 +415,10 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.slots.get(token).is_some_and(|slot| !slot.flags.has(Flags::CLOSING))
     }
 
-    /// The connections of this worker that are not closing, in slab order, the current one included.
-    pub fn tokens(&self) -> impl Iterator<Item = ConnToken> {
-        self.core.slots.iter().filter(|(_, slot)| !slot.flags.has(Flags::CLOSING)).map(|(token, _)| token)
+    /// The connections of this worker that are not closing, in slab order, the current one included. A list of its
+    /// own, so that something can be done with each.
+    pub fn tokens(&self) -> impl Iterator<Item = ConnToken> + use<P> {
+        self.open_where(|_, _| true).collect::<Vec<_>>().into_iter()
     }
 
     /// The other connections of this worker with their state, in slab order.
@@ -446,7 +445,7 @@ impl<'a, P: Protocol> Io<'a, P> {
         if let Some(slot) = self.core.slots.get_mut(token)
             && slot.flags.has(Flags::PAUSED)
         {
-            slot.flags.clear(Flags::PAUSED | Flags::PENDING);
+            slot.flags.clear(Flags::PAUSED);
             slot.flags.set(Flags::RESUMED);
             self.core.make_ready(token);
         }
@@ -490,8 +489,3 @@ impl<'a, P: Protocol> Io<'a, P> {
 }
 
 pub(super) const LENT_ARENA: u32 = ARENA;
-
-/// The peer of a new connection, as accept callbacks learn it.
-pub(super) fn peer(token: ConnToken, addr: super::options::PeerAddr, listener: usize) -> Peer {
-    Peer { token, addr, listener }
-}

@@ -1,16 +1,20 @@
 //! Accepting: until nothing is left, as long as there is room; handing Unix streams to the workers in turn.
 
-use std::{io, panic::AssertUnwindSafe, panic::catch_unwind};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use mio::Token;
 
 use super::Worker;
 use crate::{
-    base::{Close, ConnToken},
+    base::{Close, CloseCode, ConnToken},
     reactor::{
         handle::Envelope,
-        io::{Flags, Io, Lent, Slot, peer},
+        io::{Flags, Io, Lent, Slot},
         listen::is_exhausted,
+        options::{Peer, PeerAddr},
         protocol::Protocol,
         sendq::SendQueue,
         stream::Accepted,
@@ -141,8 +145,8 @@ impl<P: Protocol> Worker<P> {
         self.introduce(token, addr, listener);
     }
 
-    fn introduce(&mut self, token: ConnToken, addr: crate::reactor::PeerAddr, listener: usize) {
-        let peer = peer(token, addr, listener);
+    fn introduce(&mut self, token: ConnToken, addr: PeerAddr, listener: usize) {
+        let peer = Peer { token, addr, listener };
         let Self { protocol, core, .. } = self;
         let answer =
             catch_unwind(AssertUnwindSafe(|| protocol.accept(&mut Io::new(core, token, Lent::default()), &peer)));
@@ -152,7 +156,7 @@ impl<P: Protocol> Worker<P> {
             Ok(Err(refuse)) => {
                 self.core.counters.refused.add(1);
                 self.core.send_last(token, refuse.say);
-                self.core.close(token, Close::Local(crate::base::CloseCode::POLICY));
+                self.core.close(token, Close::Local(CloseCode::POLICY));
             }
             Err(_) => {
                 self.core.counters.panics.add(1);

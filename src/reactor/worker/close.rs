@@ -18,7 +18,8 @@ use crate::{
 impl<P: Protocol> Worker<P> {
     /// Handles what was asked to close.
     pub(super) fn close_asked(&mut self) {
-        while let Some(token) = self.core.closes.pop() {
+        let mut closes = std::mem::take(&mut self.core.closes);
+        for token in closes.drain(..) {
             self.tell_closed(token);
             let Some(slot) = self.core.slots.get_mut(token) else { continue };
             if slot.flags.has(Flags::DEAD) {
@@ -29,6 +30,8 @@ impl<P: Protocol> Worker<P> {
             self.core.touch(token);
             self.core.make_ready(token);
         }
+        // A protocol that is told of a close has no hands to close others: nothing was added meanwhile.
+        self.core.closes = closes;
     }
 
     /// Last words and the `closed` callback, once.

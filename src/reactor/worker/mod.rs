@@ -20,7 +20,7 @@ use std::{
 use mio::{Events, Poll, Token};
 
 use super::{
-    clock::Clock,
+    clock::TurnClock,
     counters::{TURN_BUCKETS, WorkerCounters},
     handle::{Envelope, Shared},
     inbox::{Receiver, Sender},
@@ -81,7 +81,7 @@ pub struct Worker<P: Protocol> {
     emptied: Vec<ConnToken>,
     freed: Vec<ConnToken>,
     gate: accept::Gate,
-    clock: Clock,
+    clock: TurnClock,
     saturation: Saturation,
     kept_bytes: usize,
     kept_max: usize,
@@ -114,7 +114,7 @@ impl<P: Protocol> Worker<P> {
         for (index, listener) in listeners.iter_mut().enumerate() {
             listener.register(poll.registry(), Token(LISTENERS - index))?;
         }
-        let mut clock = Clock::default();
+        let mut clock = TurnClock::default();
         let now = clock.at(Instant::now());
         let share = options.connections_max.div_ceil(inboxes.len().max(1));
         Ok(Self {

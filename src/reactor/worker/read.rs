@@ -46,8 +46,8 @@ impl<P: Protocol> Worker<P> {
             return Reading::More;
         }
         if flags.has(Flags::PAUSED) && !flags.has(Flags::CLOSED) {
+            // Whatever waits in the kernel is read when it resumes.
             flags.clear(Flags::READY);
-            flags.set(Flags::PENDING);
             return Reading::More;
         }
         let Memory { arena, used, .. } = &mut self.memory;

@@ -172,3 +172,16 @@ impl<C> WsConn<C> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::reactor::io::Slot;
+
+    #[test]
+    fn an_idle_websocket_is_small() {
+        // The slot is all that an idle connection costs here: queue, kept bytes and decoder own nothing then.
+        let bytes = size_of::<Slot<WsConn<()>>>();
+        assert!(bytes <= 320, "{bytes} bytes");
+    }
+}

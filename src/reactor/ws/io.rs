@@ -140,8 +140,8 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
 
     /// Sends a message to every open WebSocket of this worker but `except`. Says how many took it.
     pub fn broadcast(&mut self, framed: &Framed, except: Option<ConnToken>) -> usize {
-        let tokens: Vec<ConnToken> = self.tokens().filter(|&token| Some(token) != except).collect();
-        tokens.into_iter().filter(|&token| self.framed_to(token, framed) != Sent::Closed).count()
+        let others = self.tokens().filter(|&token| Some(token) != except);
+        others.filter(|&token| self.framed_to(token, framed) != Sent::Closed).count()
     }
 
     /// Sends the message that is being handled, or a part of it, on. If it came in one frame its bytes are not
@@ -178,13 +178,15 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         self.io.conn(token).filter(|conn| conn.phase == Phase::Open)?.app.as_mut()
     }
 
-    /// The open WebSockets of this worker, in slab order, the current one included.
-    pub fn tokens(&self) -> impl Iterator<Item = ConnToken> {
+    /// The open WebSockets of this worker, in slab order, the current one included. A list of its own, so that
+    /// something can be done with each.
+    pub fn tokens(&self) -> impl Iterator<Item = ConnToken> + use<H> {
         let current = self.open.then(|| self.io.token());
-        self.io.open_where(move |token, conn: Option<&WsConn<H::Conn>>| match conn {
+        let open = self.io.open_where(move |token, conn: Option<&WsConn<H::Conn>>| match conn {
             Some(conn) => conn.phase == Phase::Open,
             None => Some(token) == current,
-        })
+        });
+        open.collect::<Vec<_>>().into_iter()
     }
 
     /// Sets the handler's one timeout of a connection to so many milliseconds from now, or to never.
