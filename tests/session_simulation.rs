@@ -29,7 +29,7 @@ use amp_relay::{
         Role,
         api::{
             Closed, Code, Command, Decision, Details, Error, Event, Kind, Out, Position, PromptState, Reply, Request,
-            State, Text, When,
+            State, Summary, Text, When,
         },
         hub::{Hub, Profiles, Resolved},
         session::{Ids, Settings},
@@ -410,7 +410,7 @@ impl Simulation {
             }
             self.drain();
         }
-        let mut idle = 0;
+        let (mut idle, mut interrupted) = (0, BTreeSet::new());
         for _ in 0..200_000 {
             let mut moved = self.process();
             self.drain();
@@ -425,7 +425,9 @@ impl Simulation {
                 continue;
             }
             let summaries = self.hub.summaries();
-            if let Some(stuck) = summaries.iter().find(|summary| summary.state == State::Stuck) {
+            let stuck = |summary: &&Summary| summary.state == State::Stuck && !interrupted.contains(&summary.since);
+            if let Some(stuck) = summaries.iter().find(stuck) {
+                interrupted.insert(stuck.since);
                 self.as_admin(Command::Interrupt { session: stuck.session.clone(), cancel_queued: false });
                 continue;
             }

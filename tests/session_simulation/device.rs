@@ -211,6 +211,7 @@ impl Device {
             Ok(Reply::Attached { snapshot, events, earliest, next }) => {
                 let view = self.views.entry(session.clone()).or_default();
                 view.admitted(from.as_ref(), snapshot, events, earliest, next, &truths[&session]);
+                view.lossy |= self.paused;
             }
             Ok(other) => panic!("{other:?} to attach"),
             Err(error) => assert!(
