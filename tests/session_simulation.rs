@@ -279,14 +279,14 @@ impl Simulation {
             if let Some(event) = process.output.pop_front() {
                 let launch = &process.launch;
                 if self.trace {
-                    eprintln!("{} {} {event:?}", self.now.mono_ms, launch.process);
+                    eprintln!("{} {} {} {event:?}", self.now.mono_ms, launch.session, launch.process);
                 }
                 self.hub.agent(&launch.session, launch.process, event, self.now);
                 return true;
             }
             if let Some(exit) = process.exit.clone() {
                 if self.trace {
-                    eprintln!("{} {} exit", self.now.mono_ms, process.launch.process);
+                    eprintln!("{} {} {} exit", self.now.mono_ms, process.launch.session, process.launch.process);
                 }
                 let gone = self.processes.remove(index).launch;
                 self.hub.exited(&gone.session, gone.process, &exit, self.now);
@@ -421,13 +421,15 @@ impl Simulation {
                 moved = true;
             }
             idle = if moved { 0 } else { idle + 1 };
-            if idle < 20 {
+            if idle < 60 {
                 continue;
             }
             let summaries = self.hub.summaries();
-            let stuck = |summary: &&Summary| summary.state == State::Stuck && !interrupted.contains(&summary.since);
+            let stuck = |summary: &&Summary| {
+                summary.state == State::Stuck && !interrupted.contains(&(summary.session.clone(), summary.since))
+            };
             if let Some(stuck) = summaries.iter().find(stuck) {
-                interrupted.insert(stuck.since);
+                interrupted.insert((stuck.session.clone(), stuck.since));
                 self.as_admin(Command::Interrupt { session: stuck.session.clone(), cancel_queued: false });
                 continue;
             }

@@ -48,10 +48,14 @@ impl World {
 
 enum Step {
     Say(Block, u32),
-    Tool { ask: bool },
+    Tool {
+        ask: bool,
+    },
     Retry,
     /// Silent until interrupted; answers probes unless `dead`.
-    Hang { dead: bool },
+    Hang {
+        dead: bool,
+    },
 }
 
 struct Running {
