@@ -141,14 +141,13 @@ impl<R: Record + Clone> Store<R> for MemoryStore<R> {
         }
         let Some(log) = self.logs.get(&id) else { return Ok(Vec::new()) };
         let skip = (from - range.earliest) as usize;
-        let mut room = bytes;
+        let mut taken = 0;
         let mut records = Vec::new();
         for record in log.records.iter().take(log.committed).skip(skip) {
-            let size = record.size();
-            if size > room && !records.is_empty() {
+            taken += record.size();
+            if taken > bytes && !records.is_empty() {
                 break;
             }
-            room = room.saturating_sub(size);
             records.push(record.clone());
         }
         Ok(records)

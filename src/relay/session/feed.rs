@@ -227,6 +227,14 @@ impl Feed {
 
     fn admit(&mut self, cx: &mut Cx<'_>, attach: Attach) {
         let Attach { caller, re, mut snapshot, from, tail_bytes, next } = attach;
+        let range = cx.store.range(self.log);
+        if let Some(offset) = from
+            && let Err(error) = self.check(range, &self.position(offset))
+        {
+            // The log has moved on while this waited for a commit.
+            cx.out.push_back(Out::Answer { peer: caller.peer, re, result: Err(error) });
+            return;
+        }
         self.watchers.retain(|watcher| watcher.peer != caller.peer);
         let info = DeviceInfo {
             device: caller.device,
@@ -249,7 +257,8 @@ impl Feed {
         }
         snapshot.devices = self.watchers.iter().map(|watcher| watcher.info.clone()).collect();
         snapshot.summary.devices = self.watchers.len();
-        let earliest = self.position(cx.store.range(self.log).earliest);
+        // One commit may drop what came right before `next`; from `next` on everything follows in any case.
+        let earliest = self.position(range.earliest.min(cursor));
         let reply = Reply::Attached { snapshot: Box::new(snapshot), events, earliest, next: self.position(cursor) };
         cx.out.push_back(Out::Answer { peer: caller.peer, re, result: Ok(reply) });
         self.caught_up(cx);

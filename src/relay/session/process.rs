@@ -39,6 +39,7 @@ enum Timer {
     Restart,
     Ladder,
     Probe,
+    Planned,
     Known,
     Silence,
 }
@@ -59,8 +60,10 @@ pub(super) struct Process {
     /// How the present process was started, and how the next one is to be.
     resume: bool,
     no_conversation: bool,
-    /// Its end is wanted in order to start it again.
-    planned: bool,
+    /// The present process was told to run the broken turn again.
+    rerun: bool,
+    /// Its end is wanted in order to start it again; it is killed at this time if it has not ended by then.
+    planned: Option<u64>,
     /// It was told to die for this; nothing else is awaited.
     killed: Option<&'static str>,
     deaths: u32,
@@ -83,7 +86,8 @@ impl Process {
             touched: false,
             resume: false,
             no_conversation: false,
-            planned: false,
+            rerun: false,
+            planned: None,
             killed: None,
             deaths: 0,
             restarts: 0,
@@ -122,7 +126,7 @@ impl Process {
     }
 
     pub(super) fn takes_prompts(&self) -> bool {
-        self.up() && self.ladder.is_none() && self.killed.is_none()
+        self.up() && self.ladder.is_none() && self.killed.is_none() && self.planned.is_none()
     }
 
     pub(super) fn stuck(&self) -> bool {
@@ -198,10 +202,13 @@ impl Session {
         process.number += 1;
         process.restarts += u64::from(process.number > 1);
         process.phase = Phase::Starting { deadline: cx.now.mono_ms + self.settings.start_ms };
-        (process.no_conversation, process.planned, process.killed, process.stuck) = (false, false, None, false);
+        (process.no_conversation, process.planned, process.killed, process.stuck) = (false, None, None, false);
         process.probe = None;
         process.last_line = cx.now.mono_ms;
-        let (number, resume) = (process.number, process.resume);
+        // Only a prompt whose turn is known to have begun is run again by the CLI itself. Without a sign the transcript
+        // may end with an older broken turn, one that was interrupted while no process was there: that must not run.
+        process.rerun = self.prompts.running().is_some() && self.prompts.begun;
+        let (number, resume, rerun) = (process.number, process.resume, process.rerun);
         let launch = Launch {
             session: self.id.clone(),
             process: number,
@@ -209,7 +216,7 @@ impl Session {
             folder: self.plan.folder.clone(),
             conversation: process.conversation.clone(),
             resume,
-            rerun: self.prompts.running().is_some(),
+            rerun,
             model: self.plan.model.clone(),
             mode: self.plan.mode.clone(),
         };
@@ -246,7 +253,7 @@ impl Session {
         process.stuck = false;
         if process.ladder.is_some() {
             self.stopped(cx);
-        } else if process.no_conversation || process.planned {
+        } else if process.no_conversation || process.planned.is_some() {
             self.launch(cx);
         } else {
             process.deaths = if steady { 1 } else { process.deaths + 1 };
@@ -279,8 +286,14 @@ impl Session {
 
     /// A broken turn was settled while no process could be interrupted: the next process must not run it again.
     pub(super) fn restart_without_turn(&mut self, cx: &mut Cx<'_>) {
-        if matches!(self.process.phase, Phase::Starting { .. }) && !self.process.planned {
-            self.process.planned = true;
+        if matches!(self.process.phase, Phase::Starting { .. }) {
+            self.start_again(cx);
+        }
+    }
+
+    fn start_again(&mut self, cx: &mut Cx<'_>) {
+        if self.process.planned.is_none() {
+            self.process.planned = Some(cx.now.mono_ms + self.settings.stop_step_ms);
             self.end(cx, End::Terminate);
         }
     }
@@ -370,6 +383,9 @@ impl Session {
         if ladder.is_some() || process.killed.is_some() || !process.alive() {
             return ladder;
         }
+        if let Some(at) = process.planned {
+            return Some((at, Timer::Planned));
+        }
         if let Phase::Starting { deadline } = process.phase {
             return Some((deadline, Timer::Start));
         }
@@ -403,6 +419,12 @@ impl Session {
             Timer::Restart => self.launch(cx),
             Timer::Start => self.kill(cx, "Claude Code did not become ready in time and was killed"),
             Timer::Probe => self.kill(cx, "Claude Code gave no sign of life and was killed"),
+            Timer::Planned => self.kill(cx, "Claude Code did not end when it was told to"),
+            // It is in the transcript after all, maybe broken: only a process that was told to would run it again.
+            Timer::Known if !self.process.rerun => {
+                self.prompts.begun = true;
+                self.start_again(cx);
+            }
             Timer::Known => {
                 let why = "its turn had ended before Claude Code was started again";
                 self.settle_running(cx, PromptState::Done, Some(why.into()));

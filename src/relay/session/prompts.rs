@@ -36,6 +36,8 @@ pub(super) struct Prompts {
     queue: VecDeque<Prompt>,
     running: Option<Prompt>,
     pub(super) run: Run,
+    /// Some process gave a sign that the running prompt's turn had begun, so the transcript ends with it.
+    pub(super) begun: bool,
     bytes: usize,
 }
 
@@ -63,6 +65,7 @@ impl Prompts {
         let prompt = self.running.take()?;
         self.bytes -= prompt.text.len();
         self.run = Run::default();
+        self.begun = false;
         Some(prompt)
     }
 
@@ -227,7 +230,7 @@ impl Session {
             claude::Lifecycle::Queued if ours => self.prompts.run.acked = true,
             claude::Lifecycle::Queued => {}
             claude::Lifecycle::Started => {
-                self.activity.turn_started(cx.now, Some(prompt.into()));
+                self.turn_started(cx, Some(prompt.into()));
                 if ours {
                     self.prompts.run = Run { sent: true, acked: true, ..Run::default() };
                 }
@@ -245,6 +248,12 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// A turn has begun in the process: that of the running prompt, if it was sent.
+    pub(super) fn turn_started(&mut self, cx: &mut Cx<'_>, uuid: Option<Text>) {
+        self.activity.turn_started(cx.now, uuid);
+        self.prompts.begun |= self.prompts.run.sent;
     }
 
     /// Who waits for the answer to a `stop`.

@@ -87,7 +87,7 @@ impl Session {
             Event::NoConversation => self.process.no_conversation(),
             Event::ConversationId(id) => self.process.conversation_is(id),
             Event::Init { model, mode } => {
-                self.activity.turn_started(cx.now, None);
+                self.turn_started(cx, None);
                 self.process.touched();
                 self.settings_are(cx, model, mode);
             }
