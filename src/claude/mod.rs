@@ -3,6 +3,7 @@
 
 pub mod arguments;
 pub mod codec;
+pub mod demo;
 pub mod environment;
 mod event;
 pub mod guard;

@@ -71,10 +71,6 @@ pub struct Facts {
     pub sessions: [u64; State::ALL.len()],
     /// Processes that were started again after a death.
     pub restarts: u64,
-    /// Events that were committed to logs.
-    pub events: u64,
-    /// Bytes in logs now.
-    pub log_bytes: u64,
 }
 
 /// The answer to a GET of `path`, if this dialect serves it.
@@ -122,8 +118,6 @@ fn stats(facts: &Facts) -> Response {
         connections: u64,
         sessions: std::collections::BTreeMap<&'static str, u64>,
         restarts: u64,
-        events: u64,
-        log_bytes: u64,
         sign_in_failures: u64,
         workers: &'a [WorkerFacts],
     }
@@ -135,8 +129,6 @@ fn stats(facts: &Facts) -> Response {
         connections: facts.workers.iter().map(|worker| worker.open).sum(),
         sessions: State::ALL.iter().map(|state| state.name()).zip(facts.sessions).collect(),
         restarts: facts.restarts,
-        events: facts.events,
-        log_bytes: facts.log_bytes,
         sign_in_failures: facts.workers.iter().map(|worker| worker.sign_in_failures).sum(),
         workers: &facts.workers,
     };
@@ -167,14 +159,10 @@ struct Scrape(Facts);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.workers(&mut encoder)?;
-        let Facts { sessions, restarts, events, log_bytes, .. } = &self.0;
+        let Facts { sessions, restarts, .. } = &self.0;
         let states = State::ALL.iter().zip(sessions).map(|(state, count)| ([("state", state.name())], *count));
         gauges(&mut encoder, "sessions", "Sessions by state", None, states)?;
-        counter(&mut encoder, "session_restarts", "Processes started again after a death", *restarts)?;
-        counter(&mut encoder, "log_events", "Events committed to session logs", *events)?;
-        let family =
-            encoder.encode_descriptor("log", "Bytes in session logs", Some(&Unit::Bytes), MetricType::Gauge)?;
-        ConstGauge::new(*log_bytes).encode(family)
+        counter(&mut encoder, "session_restarts", "Processes started again after a death", *restarts)
     }
 }
 

@@ -14,7 +14,10 @@ use super::{
     stream::Stream,
     wheel::Wheel,
 };
-use crate::base::{Close, ConnToken, Fault, Now};
+use crate::{
+    base::{Close, ConnToken, Fault, Now},
+    wire::copy,
+};
 
 /// What became of bytes that were to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,7 +256,7 @@ impl<P: Protocol> Core<P> {
         if len > OUT_PIECE_MAX || self.out.len() + len > OUT_MAX {
             let Some((queue, sent)) = self.admit(token, len) else { return Sent::Closed };
             let mut bytes = Vec::with_capacity(len);
-            parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            parts.iter().for_each(|part| copy::append(&mut bytes, part));
             queue.push(bytes.into());
             return sent;
         }
@@ -264,10 +267,21 @@ impl<P: Protocol> Core<P> {
         sent
     }
 
-    fn forward(&mut self, token: ConnToken, range: Range) -> Sent {
-        let len = (range.end - range.start) as usize;
+    /// Queues a head and, behind it, a range of the lent buffer: both or neither.
+    fn forward(&mut self, token: ConnToken, head: &[u8], range: Range) -> Sent {
+        let len = head.len() + (range.end - range.start) as usize;
+        let start = self.out.len();
+        let fits = start + head.len() <= OUT_MAX;
         let Some((queue, sent)) = self.admit(token, len) else { return Sent::Closed };
+        if fits {
+            queue.push_range(Range { buffer: OUT, start: start as u32, end: (start + head.len()) as u32 });
+        } else {
+            queue.push(Bytes::copy_from_slice(head));
+        }
         queue.push_range(range);
+        if fits {
+            self.out.extend_from_slice(head);
+        }
         self.forwards += 1;
         sent
     }
@@ -350,10 +364,42 @@ impl<'a, P: Protocol> Io<'a, P> {
     /// # Panics
     /// The range is not within the bytes lent.
     pub fn forward(&mut self, token: ConnToken, range: StdRange<usize>) -> Sent {
+        self.forward_behind(token, &[], range)
+    }
+
+    /// [`forward`](Self::forward) with a copied head in front of the range: both are queued, or neither.
+    ///
+    /// # Panics
+    /// The range is not within the bytes lent.
+    pub fn forward_behind(&mut self, token: ConnToken, head: &[u8], range: StdRange<usize>) -> Sent {
         assert!(range.start <= range.end && range.end <= self.lent.len as usize, "range outside of the bytes lent");
         let start = self.lent.start + range.start as u32;
         let end = self.lent.start + range.end as u32;
-        self.core.forward(token, Range { buffer: self.lent.buffer, start, end })
+        self.core.forward(token, head, Range { buffer: self.lent.buffer, start, end })
+    }
+
+    /// Queues what the marks have nothing to say about: a goodbye. Nothing is queued on a connection that closes.
+    pub(super) fn last(&mut self, token: ConnToken, bytes: Bytes) {
+        if self.is_open(token) {
+            self.core.send_last(token, bytes);
+            self.core.touch(token);
+        }
+    }
+
+    /// Runs `callback` with the bytes lent beginning at `from`.
+    pub(super) fn within<R>(&mut self, from: usize, callback: impl FnOnce(&mut Io<'_, P>) -> R) -> R {
+        let from = (from as u32).min(self.lent.len);
+        let lent = Lent { start: self.lent.start + from, len: self.lent.len - from, ..self.lent };
+        callback(&mut Io { core: &mut *self.core, token: self.token, lent })
+    }
+
+    /// The connections that are not closing and for which `wanted` says so; the state of the current one is absent.
+    pub(super) fn open_where(
+        &self,
+        wanted: impl Fn(ConnToken, Option<&P::Conn>) -> bool,
+    ) -> impl Iterator<Item = ConnToken> {
+        let open = self.core.slots.iter().filter(|(_, slot)| !slot.flags.has(Flags::CLOSING));
+        open.filter(move |(token, slot)| wanted(*token, slot.conn.as_ref())).map(|(token, _)| token)
     }
 
     /// Another connection of this worker. None for the current one (its state is in the callback's hands), for stale

@@ -17,6 +17,7 @@ mod slots;
 mod stream;
 mod wheel;
 mod worker;
+pub mod ws;
 
 pub use clock::now;
 pub use counters::{CLOSE_KINDS, CLOSE_LABELS, Counter, Snapshot, TURN_BUCKETS, WorkerCounters, close_kind};

@@ -2,9 +2,9 @@
 //! reads no clock.
 
 pub mod api;
-mod ledger;
 pub mod hub;
 pub mod keys;
+mod ledger;
 pub mod profile;
 mod role;
 pub mod session;

@@ -151,8 +151,9 @@ impl Desk {
     fn sign_in(&self, job: &VerifyJob) -> Result<SignedIn, Error> {
         let failed = |message: String| Error::new(Code::AuthFailed, message);
         let sign_in = &job.sign_in;
-        let key = PublicKey::from_openssh(&sign_in.key)
-            .map_err(|error| Error::new(Code::BadRequest, format!("`key` is not an OpenSSH public key line: {error}")))?;
+        let key = PublicKey::from_openssh(&sign_in.key).map_err(|error| {
+            Error::new(Code::BadRequest, format!("`key` is not an OpenSSH public key line: {error}"))
+        })?;
         let fingerprint = sign_in::fingerprint(&key);
         let transcript = Transcript {
             relay: &self.did,

@@ -74,7 +74,7 @@ impl DataFolder {
         let mut file = options.open(&lock).map_err(io_error(&lock, "cannot be opened"))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
-            let _ = file.by_ref().take(32).read_to_string(&mut pid);
+            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
             return Err(DataError::InUse { folder: path.to_owned(), pid: pid.trim().to_owned() });
         }
         let write = |file: &mut File| {
@@ -137,7 +137,8 @@ fn ensure_key(path: &Path, comment: &str) -> Result<PrivateKey, DataError> {
     let bad = |why: String| DataError::Key { path: path.to_owned(), why };
     match fs::read_to_string(path) {
         Ok(text) => {
-            let key = PrivateKey::from_openssh(&text).map_err(|error| bad(format!("not an OpenSSH private key: {error}")))?;
+            let key =
+                PrivateKey::from_openssh(&text).map_err(|error| bad(format!("not an OpenSSH private key: {error}")))?;
             if key.is_encrypted() {
                 return Err(bad("the key is encrypted, and the relay cannot ask for a passphrase".into()));
             }
@@ -146,8 +147,8 @@ fn ensure_key(path: &Path, comment: &str) -> Result<PrivateKey, DataError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io_error(path, "cannot be read")(error)),
     }
-    let mut key =
-        PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(|error| bad(format!("no key could be made: {error}")))?;
+    let mut key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519)
+        .map_err(|error| bad(format!("no key could be made: {error}")))?;
     key.set_comment(comment);
     let text = key.to_openssh(LineEnding::LF).map_err(|error| bad(format!("no key could be written: {error}")))?;
     let public = key.public_key().to_openssh().map_err(|error| bad(format!("no key could be written: {error}")))?;

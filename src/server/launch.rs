@@ -14,8 +14,8 @@ use crate::{
         arguments::{Arguments, arguments},
         environment::{Changes, environment},
         guard::GuardProgram,
-        locate::locate,
         is_program,
+        locate::locate,
         process::Spawn,
     },
     relay::{
@@ -30,7 +30,9 @@ use crate::{
 /// Why a launch is impossible.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LaunchError {
-    #[error("Claude Code is not installed here, or not on PATH. Install it with `npm install -g @anthropic-ai/claude-code`, or name it with --claude PATH")]
+    #[error(
+        "Claude Code is not installed here, or not on PATH. Install it with `npm install -g @anthropic-ai/claude-code`, or name it with --claude PATH"
+    )]
     NoCli,
 }
 
@@ -86,10 +88,11 @@ impl Profiles for ConfigProfiles {
             let message = format!("there is no profile {profile:?}; there is: {}", known.join(", "));
             return Err(Error::new(Code::NotFound, message));
         };
-        profile.model(model)?;
-        profile.mode(mode)?;
+        let (model, mode) = (model.map(Text::from), mode.map(Text::from));
+        profile.model(model.as_ref())?;
+        profile.mode(mode.as_ref())?;
         let folder = profile.folder(folder, &SystemFolders)?;
-        Ok(Resolved { folder, model: model.cloned(), mode: mode.cloned() })
+        Ok(Resolved { folder, model, mode })
     }
 }
 

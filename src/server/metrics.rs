@@ -52,8 +52,6 @@ pub(super) struct WorkerTallies {
 pub(super) struct CoreTallies {
     pub(super) sessions: [Tally; State::ALL.len()],
     pub(super) restarts: Tally,
-    pub(super) events: Tally,
-    pub(super) log_bytes: Tally,
 }
 
 /// All figures of a relay.
@@ -77,8 +75,6 @@ impl Shared {
             workers: workers.collect(),
             sessions: std::array::from_fn(|index| self.core.sessions[index].get()),
             restarts: self.core.restarts.get(),
-            events: self.core.events.get(),
-            log_bytes: self.core.log_bytes.get(),
         }
     }
 }

@@ -22,7 +22,7 @@ use std::{
 
 pub use data::{DataError, DataFolder};
 use launch::{ConfigProfiles, Launcher, RandomIds};
-use mail::{Mail, Mailers};
+use mail::Mailers;
 use metrics::{CoreTallies, Shared, WorkerTallies};
 use ssh_key::PrivateKey;
 use supervisor::{Parts, Supervisor};
@@ -134,7 +134,7 @@ impl Server {
         let mut loop_options = reactor::Options { workers: options.workers, ..reactor::Options::default() };
         loop_options.listeners.clone_from(&options.listen);
         loop_options.grace_ms = options.grace_ms;
-        let bound = Reactor::<Ws<Worker>>::bind(loop_options)?;
+        let bound = Reactor::bind::<Ws<Worker>>(loop_options)?;
         let addresses = bound.local_addrs().to_vec();
         let loops = bound.counters().to_vec();
         let mailers = Mailers(bound.mailers().into());
@@ -163,7 +163,7 @@ impl Server {
         let ws = WsOptions { hosts, message_max: MESSAGE_MAX, ..WsOptions::default() };
         let (core, crypto_of, shared_of) = (supervisor.inbox.clone(), crypto.clone(), shared.clone());
         let handle = bound.start(move |index, _| {
-            let tallies = shared_of.workers[index].clone();
+            let tallies = shared_of.workers[usize::from(index)].clone();
             Ws::new(
                 Worker {
                     greeting: greeting.clone(),

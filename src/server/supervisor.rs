@@ -95,7 +95,11 @@ impl Prepared {
     ///
     /// # Errors
     /// The thread, or the first session, cannot be started.
-    pub(super) fn start(self, parts: Parts, first: Option<Create>) -> Result<(JoinHandle<()>, Option<Summary>), String> {
+    pub(super) fn start(
+        self,
+        parts: Parts,
+        first: Option<Create>,
+    ) -> Result<(JoinHandle<()>, Option<Summary>), String> {
         let Self { poll, receiver, drain } = self;
         let Parts { hub, launcher, mailers, shared, grace_ms } = parts;
         let backlog = (0..mailers.len()).map(|_| Vec::new()).collect();
@@ -248,7 +252,9 @@ impl Desk {
             ProcessEvent::Line(line) => translator.line(line, events),
             ProcessEvent::LineTooLong => log::warn!(session = &**session; "a line of the CLI was too long and is lost"),
             ProcessEvent::StderrLine(line) => log::info!(session = &**session, line; "the CLI says"),
-            ProcessEvent::Exited { code, signal, stderr_tail } => exit = Some(ExitInfo { code, signal, stderr: stderr_tail }),
+            ProcessEvent::Exited { code, signal, stderr_tail } => {
+                exit = Some(ExitInfo { code, signal, stderr: stderr_tail })
+            }
         });
         for event in self.events.drain(..) {
             self.hub.agent(session, *number, event, now);
@@ -309,9 +315,10 @@ impl Desk {
         let entry = self.processes.vacant_entry();
         let slot = entry.key();
         let tokens = std::array::from_fn(|index| Token(slot * TOKENS_EACH + index));
-        let spawned = self.launcher.spawn(launch).map_err(|error| error.to_string()).and_then(|spawn| {
-            Process::spawn(&spawn, self.poll.registry(), tokens).map_err(|error| error.to_string())
-        });
+        let spawned =
+            self.launcher.spawn(launch).map_err(|error| error.to_string()).and_then(|spawn| {
+                Process::spawn(&spawn, self.poll.registry(), tokens).map_err(|error| error.to_string())
+            });
         match spawned {
             Ok(process) => {
                 log::info!(session = &*launch.session, pid:? = process.pid(), resume = launch.resume; "the CLI was started");

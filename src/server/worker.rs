@@ -288,7 +288,8 @@ impl Worker {
     }
 
     fn keys_changed(&mut self, keys: &KeySet, io: &mut Io<'_>) {
-        for peer in io.tokens() {
+        let peers: Vec<ConnToken> = io.tokens().collect();
+        for peer in peers {
             let principal: Option<Text> =
                 io.conn(peer).and_then(|device| device.connection.caller()).map(|caller| caller.principal.clone());
             let Some(principal) = principal else { continue };

@@ -16,7 +16,7 @@ pub(crate) use value::{LogFormat, Millis};
 
 /// The flags that `up`, `serve` and `config` share.
 #[derive(Args, Debug, Clone, Default)]
-pub struct RelayArgs {
+pub(crate) struct RelayArgs {
     /// The config file [default: $XDG_CONFIG_HOME/amp-relay/config.toml, if it is there]
     #[arg(long, value_name = "FILE", env = "AMP_RELAY_CONFIG")]
     config: Option<PathBuf>,

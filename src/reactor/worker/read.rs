@@ -10,6 +10,7 @@ use crate::{
         protocol::Protocol,
         sendq::LARGE,
     },
+    wire::copy,
 };
 
 /// The smallest shared buffer.
@@ -104,7 +105,7 @@ impl<P: Protocol> Worker<P> {
         let new = start + front..start + front + read;
         let enough = before + read >= slot.need;
         if apart || !enough {
-            slot.kept.extend_from_slice(&self.memory.arena[new]);
+            copy::append(&mut slot.kept, &self.memory.arena[new]);
             self.kept_bytes += read;
             if before + read > self.kept_max {
                 let fault = Fault::new(CloseCode::TOO_BIG, "more bytes than a message may have");
@@ -176,7 +177,7 @@ impl<P: Protocol> Worker<P> {
                     return;
                 }
                 spare.clear();
-                spare.extend_from_slice(&bytes(&self.memory)[n..]);
+                copy::append(&mut spare, &bytes(&self.memory)[n..]);
                 if let Some(slot) = self.core.slots.get_mut(token) {
                     self.kept_bytes += spare.len();
                     slot.kept = spare;
