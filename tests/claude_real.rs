@@ -218,8 +218,7 @@ fn real_cli_killed_in_mid_turn_goes_on_with_its_history() {
     let requests = stage.api.requests();
     let resumed = requests.last().expect("a request").to_string();
     assert!(resumed.contains("api:say the first answer, marigold"), "the history came along: {resumed:.2000}");
-    let done = |event: &&Value| event["prompt"] == prompt.as_str() && event["state"] == "done";
-    assert_eq!(stage.phone.events_of(&session, "prompt_state").iter().filter(done).count(), 1);
+    assert_eq!(stage.phone.settled(&session, &prompt), "done");
     let said: String = stage.phone.recorded(&session).into_values().collect();
     assert_eq!(said.matches("after the gate").count(), 1, "one whole answer: {said}");
     let last = stage.phone.prompt(&session, "api:say still here");
@@ -233,9 +232,7 @@ fn real_cli_is_interrupted_by_any_device() {
     let prompt = stage.laptop.prompt(&session, "api:gate never");
     stage.phone.wait("the answer has begun", |message| message["type"] == "delta");
     stage.phone.ok("interrupt", json!({"session": session}));
-    stage.laptop.event(&session, "the prompt is cancelled", |event| {
-        event["kind"] == "prompt_state" && event["prompt"] == prompt.as_str() && event["state"] == "cancelled"
-    });
+    assert_eq!(stage.laptop.settled(&session, &prompt), "cancelled");
     let next = stage.laptop.prompt(&session, "api:say and on it goes");
     assert_eq!(stage.laptop.turn(&session, &next)["ok"], true);
 }
