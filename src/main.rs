@@ -2,9 +2,16 @@
 
 use std::process::ExitCode;
 
+use amp_relay::{claude, cli};
+
 fn main() -> ExitCode {
-    if let Some(code) = amp_relay::claude::guard::run_if_asked() {
+    if let Some(code) = claude::guard::run_if_asked() {
         return code;
     }
-    amp_relay::cli::main()
+    // The demo agent takes the CLI's own flags, which are not this program's.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|verb| verb == "demo-agent") {
+        return claude::demo::main(arguments);
+    }
+    cli::main()
 }

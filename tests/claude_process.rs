@@ -2,98 +2,24 @@
 //! comes about.
 #![cfg(all(target_os = "linux", feature = "cli"))]
 
+mod claude_support;
+
 use std::{
-    collections::VecDeque,
     ffi::OsString,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use amp_relay::claude::{
     guard::GuardProgram,
-    process::{Full, Process, ProcessEvent, Spawn, SpawnError},
+    process::{Full, Process, Spawn, SpawnError},
 };
-use mio::{Events, Poll, Token};
-use rustix::process::{Pid, Signal, kill_process};
+use claude_support::{Driver, Exit, LIMIT, MARK, alive, kill, mark, until_gone};
+use rustix::process::Signal;
 
-const MARK: &str = "AMP_RELAY_TEST_MARK";
-const TOKENS: [Token; 4] = [Token(10), Token(11), Token(12), Token(13)];
-/// No wait here is meant to be this long; it ends a test that would hang.
-const LIMIT: Duration = Duration::from_secs(60);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Exit {
-    code: Option<i32>,
-    signal: Option<i32>,
-    stderr_tail: String,
-}
-
-/// A loop around one process, as the supervisor has one around many.
-struct Driver {
-    poll: Poll,
-    process: Process,
-    scratch: Vec<u8>,
-    lines: Vec<String>,
-    too_long: usize,
-    stderr: Vec<String>,
-    exit: Option<Exit>,
-}
-
-impl Driver {
-    fn start(mark: &str, script: &str, portable: bool) -> Self {
-        Self::spawn(&shell(mark, script, portable)).expect("started")
-    }
-
-    fn spawn(spawn: &Spawn) -> Result<Self, SpawnError> {
-        let poll = Poll::new().expect("a poll");
-        let process = Process::spawn(spawn, poll.registry(), TOKENS)?;
-        let scratch = vec![0; 4096];
-        Ok(Self { poll, process, scratch, lines: vec![], too_long: 0, stderr: vec![], exit: None })
-    }
-
-    /// Runs the loop until the condition holds.
-    fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        let end = Instant::now() + LIMIT;
-        let mut events = Events::with_capacity(16);
-        let mut ready: VecDeque<Token> = VecDeque::new();
-        while !holds(self) {
-            let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {what}: {:?} {:?} {:?}", self.lines, self.stderr, self.exit);
-            // Conditions may also lie outside of the loop, hence the short wait.
-            let wait = if ready.is_empty() { left.min(Duration::from_millis(10)) } else { Duration::ZERO };
-            self.poll.poll(&mut events, Some(wait)).expect("polled");
-            ready.extend(events.iter().map(mio::event::Event::token));
-            for _ in 0..ready.len() {
-                let token = ready.pop_front().expect("counted");
-                if self.turn(token) {
-                    ready.push_back(token);
-                }
-            }
-        }
-    }
-
-    fn turn(&mut self, token: Token) -> bool {
-        let Self { process, scratch, lines, too_long, stderr, exit, .. } = self;
-        process.event(token, scratch, &mut |event| {
-            assert!(exit.is_none(), "{event:?} came after the exit");
-            match event {
-                ProcessEvent::Line(line) => lines.push(String::from_utf8_lossy(line).into_owned()),
-                ProcessEvent::LineTooLong => *too_long += 1,
-                ProcessEvent::StderrLine(line) => stderr.push(line.to_owned()),
-                ProcessEvent::Exited { code, signal, stderr_tail } => *exit = Some(Exit { code, signal, stderr_tail }),
-            }
-        })
-    }
-
-    fn until_exit(&mut self) -> Exit {
-        self.until("exit", |driver| driver.exit.is_some());
-        self.exit.clone().expect("just seen")
-    }
-
-    fn until_line(&mut self, line: &str) {
-        self.until(line, |driver| driver.lines.iter().any(|said| said == line));
-    }
+fn start(mark: &str, script: &str, portable: bool) -> Driver {
+    Driver::spawn(&shell(mark, script, portable)).expect("started")
 }
 
 fn shell(mark: &str, script: &str, portable: bool) -> Spawn {
@@ -105,37 +31,6 @@ fn shell(mark: &str, script: &str, portable: bool) -> Spawn {
         folder: std::env::temp_dir(),
         guard: if portable { guard.portable() } else { guard },
     }
-}
-
-/// The living processes that carry the mark in their environment, guards included.
-fn alive(mark: &str) -> Vec<i32> {
-    let needle = format!("{MARK}={mark}\0");
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environ.windows(needle.len()).any(|window| window == needle.as_bytes()) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-fn until_gone(mark: &str) {
-    let end = Instant::now() + LIMIT;
-    while !alive(mark).is_empty() {
-        assert!(Instant::now() < end, "survivors: {:?}", alive(mark));
-        std::thread::yield_now();
-    }
-}
-
-fn kill(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
-    kill_process(pid, signal).expect("sent");
-}
-
-fn mark(name: &str) -> String {
-    format!("{name}-{}", std::process::id())
 }
 
 /// Children that nothing but SIGKILL ends: in sessions of their own, twice forked, with children themselves; one holds
@@ -151,7 +46,7 @@ const HOSTILE: &str = r#"
 
 fn hostile(name: &str) -> (String, Driver) {
     let mark = mark(name);
-    let mut driver = Driver::start(&mark, HOSTILE, false);
+    let mut driver = start(&mark, HOSTILE, false);
     driver.until_line("ready");
     driver.until("whole tree", |_| alive(&mark).len() >= 9);
     (mark, driver)
@@ -168,7 +63,8 @@ fn a_hostile_tree_is_gone_when_its_exit_is_reported() {
 #[test]
 fn a_hostile_tree_does_not_outlive_a_killed_cli() {
     let (mark, mut driver) = hostile("cli-killed");
-    kill(driver.process.cli_pid().expect("told by now"), Signal::KILL);
+    driver.until("pid", |driver| driver.process.cli_pid().is_some());
+    kill(driver.process.cli_pid().expect("just told"), Signal::KILL);
     assert_eq!(driver.until_exit().signal, Some(9));
     assert_eq!(alive(&mark), Vec::<i32>::new());
 }
@@ -185,7 +81,7 @@ fn a_hostile_tree_does_not_outlive_a_dropped_process() {
 #[ignore = "is a helper of another test"]
 fn helper_relay() {
     let Some(mark) = std::env::var_os("AMP_RELAY_TEST_HELPER") else { return };
-    let mut driver = Driver::start(mark.to_str().expect("text"), HOSTILE, false);
+    let mut driver = start(mark.to_str().expect("text"), HOSTILE, false);
     driver.until("end", |_| false);
 }
 
@@ -212,7 +108,7 @@ fn a_hostile_tree_does_not_outlive_a_killed_relay() {
 #[test]
 fn signals_of_the_terminal_do_not_reach_the_guard() {
     let mark = mark("signals");
-    let mut driver = Driver::start(&mark, "echo ready; cat", false);
+    let mut driver = start(&mark, "echo ready; cat", false);
     driver.until_line("ready");
     let guard = driver.process.pid().expect("running");
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
@@ -228,7 +124,7 @@ fn signals_of_the_terminal_do_not_reach_the_guard() {
 #[test]
 fn a_killed_guard_takes_the_cli_along() {
     let mark = mark("guard-killed");
-    let mut driver = Driver::start(&mark, "trap '' TERM; echo ready; exec cat", false);
+    let mut driver = start(&mark, "trap '' TERM; echo ready; exec cat", false);
     driver.until_line("ready");
     driver.until("pid", |driver| driver.process.cli_pid().is_some());
     kill(driver.process.pid().expect("running"), Signal::KILL);
@@ -239,7 +135,7 @@ fn a_killed_guard_takes_the_cli_along() {
 #[test]
 fn exit_codes_signals_and_the_last_words_come_through() {
     for portable in [false, true] {
-        let run = |script| Driver::start(&mark("exit"), script, portable).until_exit();
+        let run = |script| start(&mark("exit"), script, portable).until_exit();
         let exit = run("echo one >&2; echo two >&2; printf three >&2; exit 42");
         assert_eq!(exit, Exit { code: Some(42), signal: None, stderr_tail: "one\ntwo\nthree".into() });
         assert_eq!(run("kill -SEGV $$").signal, Some(11));
@@ -250,7 +146,7 @@ fn exit_codes_signals_and_the_last_words_come_through() {
 #[test]
 fn output_written_right_before_the_exit_is_read_whole() {
     for portable in [false, true] {
-        let mut driver = Driver::start(&mark("drain"), "seq 1 200000; printf last", portable);
+        let mut driver = start(&mark("drain"), "seq 1 200000; printf last", portable);
         assert_eq!(driver.until_exit().code, Some(0));
         assert_eq!(driver.lines.len(), 200_001, "portable: {portable}");
         assert_eq!(driver.lines.iter().map(String::as_str).next_back(), Some("last"));
@@ -263,13 +159,12 @@ fn terminate_asks_and_kill_does_not_also_without_the_help_of_the_system() {
     for portable in [false, true] {
         let mark = mark("terminate");
         let mut driver =
-            Driver::start(&mark, "trap 'exit 143' TERM; echo ready; while :; do sleep 1000 & wait; done", portable);
+            start(&mark, "trap 'exit 143' TERM; echo ready; while :; do sleep 1000 & wait; done", portable);
         driver.until_line("ready");
         driver.process.terminate();
         assert_eq!(driver.until_exit().code, Some(143));
         until_gone(&mark);
-        let mut driver =
-            Driver::start(&mark, "trap '' TERM; sleep 1000 & echo ready; while :; do sleep 1000; done", portable);
+        let mut driver = start(&mark, "trap '' TERM; sleep 1000 & echo ready; while :; do sleep 1000; done", portable);
         driver.until_line("ready");
         driver.process.kill();
         assert_eq!(driver.until_exit().signal, Some(9));
@@ -280,7 +175,7 @@ fn terminate_asks_and_kill_does_not_also_without_the_help_of_the_system() {
 #[test]
 fn without_the_help_of_the_system_the_end_of_the_relay_still_ends_the_group() {
     let mark = mark("portable-dropped");
-    let mut driver = Driver::start(&mark, "trap '' TERM; sleep 1000 & echo ready; while :; do sleep 1000; done", true);
+    let mut driver = start(&mark, "trap '' TERM; sleep 1000 & echo ready; while :; do sleep 1000; done", true);
     driver.until_line("ready");
     drop(driver);
     until_gone(&mark);
@@ -288,7 +183,7 @@ fn without_the_help_of_the_system_the_end_of_the_relay_still_ends_the_group() {
 
 #[test]
 fn stdin_takes_more_than_a_pipe_holds_and_no_more_than_its_bound() {
-    let mut driver = Driver::start(&mark("stdin"), "read go; echo going; exec cat", false);
+    let mut driver = start(&mark("stdin"), "read go; echo going; exec cat", false);
     let line = vec![b'x'; 1 << 20];
     let mut taken = 0;
     while driver.process.write_line(&line) == Ok(()) {
@@ -331,7 +226,7 @@ fn what_cannot_be_started_is_said_at_once() {
 
 #[test]
 fn the_cli_inherits_nothing_of_ours_but_its_three_pipes_and_its_environment() {
-    let mut driver = Driver::start(&mark("inherit"), "ls /proc/self/fd; echo; env | sort", false);
+    let mut driver = start(&mark("inherit"), "ls /proc/self/fd; echo; env | sort", false);
     assert_eq!(driver.until_exit().code, Some(0));
     // What this program itself was started with may hold descriptors that pass on to every child.
     let bare = Command::new("ls").arg("/proc/self/fd").stdin(Stdio::null()).output().expect("ls");

@@ -179,7 +179,10 @@ impl Translator {
             unasked: prompts.is_empty() && kind.is_some_and(|kind| &*kind != "user" && &*kind != "human"),
             prompts,
             ok,
-            stop: fields.text("terminal_reason").unwrap_or(subtype),
+            // Slash commands that need no API end without a reason.
+            stop: fields
+                .text("terminal_reason")
+                .unwrap_or_else(|| if ok { "completed".into() } else { subtype.clone() }),
             text: fields.str("result").map_or_else(|| errors().into(), Arc::from),
             cost_usd: fields.float("total_cost_usd").unwrap_or(0.0),
             usage: fields.json("usage"),

@@ -167,8 +167,12 @@ impl Process {
                 registry.register(pipe, token, Interest::READABLE)?;
             }
         }
-        let exit_source = self.descriptor.as_ref().map_or(self.control.as_raw_fd(), AsRawFd::as_raw_fd);
-        registry.register(&mut SourceFd(&exit_source), exit, Interest::READABLE)
+        // The guard tells the CLI's id over the control socket, at times after the CLI's first words.
+        registry.register(&mut SourceFd(&self.control.as_raw_fd()), exit, Interest::READABLE)?;
+        if let Some(descriptor) = &self.descriptor {
+            registry.register(&mut SourceFd(&descriptor.as_raw_fd()), exit, Interest::READABLE)?;
+        }
+        Ok(())
     }
 
     /// The guard's process id.
@@ -226,9 +230,6 @@ impl Process {
     pub fn event(&mut self, token: Token, scratch: &mut [u8], on: &mut dyn FnMut(ProcessEvent<'_>)) -> bool {
         if self.reported {
             return false;
-        }
-        if self.cli.is_none() {
-            self.hear();
         }
         let [stdin, stdout, stderr, exit] = self.tokens;
         let mut more = false;
