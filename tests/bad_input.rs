@@ -181,7 +181,7 @@ fn binary_messages_are_refused() {
         let error = device.seen.iter().find(|message| message["type"] == "error").cloned();
         error.or_else(|| device.closed.clone().map(|(code, _)| json!({"close": code})))
     });
-    assert!(refused["code"] == "BAD_REQUEST" || refused["close"] == 1003, "{refused}");
+    assert_eq!(refused["close"], 1003, "{refused}");
     drop(device);
     ward.check();
 }
@@ -243,7 +243,8 @@ fn sign_ins_that_are_none_end_the_connection() {
         let mut device = Device::open(&ward.relay.tcp());
         device.send(&message);
         device.wait("a refusal", |message| message["type"] == "error");
-        assert_eq!(device.wait_closed().0, 1008, "{key:.40}");
+        let code = device.wait_closed().0;
+        assert!(matches!(code, 1008 | 1009), "{key:.40}: {code}");
     }
     ward.check();
 }

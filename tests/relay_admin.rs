@@ -154,7 +154,7 @@ fn a_termination_says_goodbye_and_leaves_nothing() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let owner = Key::new("owner");
-    let mut relay = Relay::options(&[&owner]).argument("--grace").argument("3600").start();
+    let mut relay = Relay::options(&[&owner]).argument("--grace").argument("3600s").start();
     let mut device = Device::connect(&relay, &owner, "laptop");
     let session = device.create();
     device.attach(&session);
@@ -224,9 +224,9 @@ fn config_show_says_where_each_value_came_from() {
     let scratch = Scratch::new();
     let config = scratch.home().join(".config/amp-relay");
     fs::create_dir_all(&config).expect("a folder");
-    fs::write(config.join("config.toml"), "workers = 3\ngrace = 4\n").expect("a file");
+    fs::write(config.join("config.toml"), "workers = 3\ngrace = \"4s\"\n").expect("a file");
     let mut command = scratch.command(["config", "show", "--folder"]);
-    command.arg(scratch.project()).env("AMP_RELAY_GRACE", "5");
+    command.arg(scratch.project()).env("AMP_RELAY_GRACE", "5s");
     let shown = support::relay::Ran::from(command.output().expect("it runs")).ok();
     let line = |name: &str| {
         let found = shown.lines().find(|line| line.trim_start().starts_with(name));

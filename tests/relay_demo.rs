@@ -116,9 +116,7 @@ fn a_session_goes_on_when_its_agent_is_killed() {
     let last = laptop.prompt(&session, "still there?");
     laptop.turn(&session, &last);
     for one in [&first, &prompt, &last] {
-        let done = |event: &&Value| event["prompt"] == one.as_str() && event["state"] == "done";
-        let settled = laptop.events_of(&session, "prompt_state").iter().filter(done).count();
-        assert_eq!(settled, 1, "no prompt is lost and none is settled twice");
+        assert_eq!(laptop.settled(&session, one), "done", "no prompt is lost and none is settled twice");
     }
     laptop.gapless(&session);
 }
@@ -252,9 +250,7 @@ fn a_running_turn_can_be_interrupted() {
     laptop.ok("interrupt", json!({"session": session}));
     let closed = laptop.event(&session, "the request is over", |event| event["kind"] == "permission_closed");
     assert_eq!(text(&closed["how"]), "withdrawn", "{closed}");
-    laptop.event(&session, "the prompt is settled", |event| {
-        event["prompt"] == prompt.as_str() && ["cancelled", "done"].contains(&text(&event["state"]))
-    });
+    assert_eq!(laptop.settled(&session, &prompt), "cancelled");
     let next = laptop.prompt(&session, "go on with this");
     let turn = laptop.turn(&session, &next);
     assert_eq!(turn["ok"], true, "{turn}");

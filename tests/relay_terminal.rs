@@ -23,7 +23,8 @@ use support::{
 fn up() -> Relay {
     let scratch = Scratch::new();
     let mut command = scratch.command(["up", "--listen", "127.0.0.1:0"]);
-    command.env("PATH", "/usr/bin:/bin");
+    // Nothing is on this PATH: no CLI is found, whatever the machine has.
+    command.env("PATH", scratch.root().join("no-programs"));
     Relay::spawn(scratch, command, 2)
 }
 
@@ -227,7 +228,7 @@ fn keys_are_managed_from_the_command_line() {
 #[test]
 fn every_verb_explains_itself() {
     let scratch = Scratch::new();
-    let verbs: [&[&str]; 10] = [
+    let verbs: [&[&str]; 9] = [
         &["up"],
         &["serve"],
         &["attach"],
@@ -237,7 +238,6 @@ fn every_verb_explains_itself() {
         &["keys", "remove"],
         &["config", "show"],
         &["config", "check"],
-        &["demo-agent"],
     ];
     for verb in verbs {
         let mut arguments = verb.to_vec();

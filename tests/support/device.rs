@@ -271,6 +271,22 @@ impl Device {
         })
     }
 
+    /// Waits until a prompt is settled: gives the state it ended in, which has to be its only end.
+    #[track_caller]
+    pub fn settled(&mut self, session: &str, prompt: &str) -> String {
+        let ends = |event: &Value| {
+            event["kind"] == "prompt_state"
+                && event["prompt"] == prompt
+                && ["done", "cancelled", "failed"].contains(&text(&event["state"]))
+        };
+        let end = self.event(session, &format!("{prompt} is settled"), ends);
+        // Whatever was sent before this answer has been seen after it.
+        self.ping();
+        let all: Vec<_> = self.events(session).into_iter().filter(ends).collect();
+        assert_eq!(all.len(), 1, "settled once: {all:?}");
+        text(&end["state"]).to_owned()
+    }
+
     /// Waits for the first message, seen already or to come, that fits.
     #[track_caller]
     pub fn wait(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
