@@ -48,10 +48,18 @@ impl ReachArgs {
     /// The URL cannot be read.
     pub fn target(&self) -> Result<Target, String> {
         match &self.url {
-            Some(url) => Target::parse(url).map_err(|error| error.to_string()),
-            None => Ok(Target::Unix(self.data()?.join("relay.sock"))),
+            Some(url) => match Target::parse(url).map_err(|error| error.to_string())? {
+                Target::Unix(path) => absolute(path),
+                ws => Ok(ws),
+            },
+            None => absolute(self.data()?.join("relay.sock")),
         }
     }
+}
+
+/// A socket is pinned by its path, which must not depend on where the program was started.
+fn absolute(path: PathBuf) -> Result<Target, String> {
+    std::path::absolute(&path).map(Target::Unix).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// `$XDG_STATE_HOME/amp-relay`, or `$HOME/.local/state/amp-relay`.
