@@ -398,7 +398,10 @@ impl Shell {
                     return self
                         .say(&format!("the prompt is too large: the relay takes {} bytes", self.message_bytes_max));
                 }
-                self.command(json!({"type": "prompt", "text": text}));
+                let taken = self.command(json!({"type": "prompt", "text": text})).is_some();
+                if taken && self.offline {
+                    self.say("kept; it is sent when the relay is back");
+                }
             }
             Action::Answer(allow) => {
                 let Some(request) = self.screen.asks().map(|open| open.request.clone()) else { return };
