@@ -179,17 +179,18 @@ fn attach_resumes_where_a_device_stood() {
     let (relay, owner, mut laptop, session) = session();
     let prompt = laptop.prompt(&session, "one");
     laptop.turn(&session, &prompt);
-    laptop.ping();
+    laptop.idle(&session);
     let all = laptop.gapless(&session);
     let from = json!({"epoch": all[1]["epoch"], "offset": all[1]["offset"]});
     let mut phone = Device::connect(&relay, &owner, "phone");
-    let reply = phone.ok("attach", json!({"session": session, "from": from}));
+    let reply = phone.ok("attach", json!({"session": session, "from": from.clone()}));
     assert!(reply["events"].as_array().is_none_or(Vec::is_empty), "with `from` the events follow: {reply}");
     phone.wait("caught_up", |message| message["type"] == "caught_up" && message["session"] == session.as_str());
     let seen = phone.gapless(&session);
     assert_eq!(seen.first(), all.get(1), "it starts with the event that was asked for");
-    assert!(seen.len() >= all.len() - 1, "and goes on to the end");
-    let next = json!({"epoch": reply["next"]["epoch"], "offset": reply["next"]["offset"]});
+    assert_eq!(seen.len(), all.len() - 1, "and goes on to the end");
+    assert_eq!(reply["next"], from, "`next` is the first event that follows the reply");
+    let next = reply["snapshot"]["next"].clone();
     let mut tablet = Device::connect(&relay, &owner, "tablet");
     tablet.ok("attach", json!({"session": session, "from": next}));
     tablet.wait("caught_up at once", |message| message["type"] == "caught_up");
@@ -325,8 +326,8 @@ fn a_detached_device_hears_nothing_more() {
     phone.ok("detach", json!({"session": session}));
     phone.seen.clear();
     let prompt = laptop.prompt(&session, "to those who listen");
-    laptop.turn(&session, &prompt);
-    phone.ping();
+    laptop.idle(&session);
+    phone.sync();
     assert_eq!(phone.events(&session), Vec::<Value>::new());
 }
 

@@ -280,8 +280,7 @@ impl Device {
                 && ["done", "cancelled", "failed"].contains(&text(&event["state"]))
         };
         let end = self.event(session, &format!("{prompt} is settled"), ends);
-        // Whatever was sent before this answer has been seen after it.
-        self.ping();
+        self.sync();
         let all: Vec<_> = self.events(session).into_iter().filter(ends).collect();
         assert_eq!(all.len(), 1, "settled once: {all:?}");
         text(&end["state"]).to_owned()
@@ -352,10 +351,25 @@ impl Device {
         }
     }
 
-    /// A round trip: whatever the relay sent before its answer has been seen after it.
+    /// Asks for a sign of life.
     #[track_caller]
     pub fn ping(&mut self) {
         self.ok("ping", json!({"t": 1}));
+    }
+
+    /// A round trip through the core: what it had said to this device before has been seen after it.
+    #[track_caller]
+    pub fn sync(&mut self) {
+        self.ok("list", json!({}));
+    }
+
+    /// Waits until a session has nothing to do: the last event says that it is ready.
+    #[track_caller]
+    pub fn idle(&mut self, session: &str) {
+        self.wait_for("the session is ready", |device| {
+            let last = device.events(session).pop()?;
+            (last["kind"] == "state" && last["state"] == "ready").then_some(())
+        });
     }
 
     /// Every event of a session in the order of arrival, those that came with `attach` included.

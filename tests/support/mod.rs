@@ -27,7 +27,7 @@ pub use self::{
 
 /// How long anything may take before a test gives up. Nothing is asserted about time: this only turns a hang into a
 /// failure, so it is generous enough for a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(15);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Looks at a condition until it holds and gives what it found.
 ///
