@@ -1,6 +1,15 @@
 //! Claude Code as a program: the lines it speaks (sans-io), and the processes that speak them. Knows nothing of
 //! peers, permissions policy or roles.
 
+pub mod arguments;
+pub mod codec;
+pub mod demo;
+pub mod environment;
 mod event;
+pub mod guard;
+pub mod locate;
+mod platform;
+pub mod process;
 
 pub use event::{Block, Command, ContentPart, Event, Lifecycle, LoginState, Permission, Turn};
+pub use platform::is_program;

@@ -1,8 +1,97 @@
-//! The verbs of the `amp-relay` program.
+//! The verbs of the `amp-relay` program. Owns flags, what is printed, and exit codes: 0 well, 1 failed, 2 wrong usage.
 
-use std::process::ExitCode;
+mod attach;
+mod keys;
+mod log;
+mod run;
+mod sessions;
+mod settings;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::claude::demo;
+use settings::{RelayArgs, World};
+
+/// One live Claude Code session on all of your devices.
+#[derive(Parser, Debug)]
+#[command(name = "amp-relay", version, about, max_term_width = 100)]
+#[command(after_help = "Examples:
+  amp-relay up                 start a session here, and the relay it is shared by
+  amp-relay attach             join it from another terminal
+  amp-relay keys add ID.pub    let another key sign in")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Start a relay and a session in the current folder
+    Up(RelayArgs),
+    /// Start a relay without a session, for services
+    Serve(RelayArgs),
+    /// Join a session: stream it, prompt it, decide what it asks
+    Attach(attach::AttachArgs),
+    /// List the relay's sessions
+    Sessions(sessions::SessionsArgs),
+    /// Who may sign in
+    Keys(keys::KeysArgs),
+    /// The settings in force
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// The scripted agent that stands in for Claude Code
+    #[command(name = "demo-agent", disable_help_flag = true)]
+    DemoAgent {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigVerb {
+    /// Print every setting and where it comes from
+    Show(RelayArgs),
+    /// Say whether the settings can be used
+    Check(RelayArgs),
+}
 
 /// Runs the program and gives its exit code.
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    // A verb's own matches know where each of its values came from.
+    let of_verb = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    match cli.verb {
+        Verb::Up(args) => run::up(&args, of_verb),
+        Verb::Serve(args) => run::serve(&args, of_verb),
+        Verb::Attach(args) => attach::run(&args),
+        Verb::Sessions(args) => sessions::run(&args),
+        Verb::Keys(args) => keys::run(&args),
+        Verb::Config { verb } => config(&verb, of_verb),
+        Verb::DemoAgent { arguments } => demo::main(arguments.into_iter()),
+    }
+}
+
+fn config(verb: &ConfigVerb, matches: &ArgMatches) -> ExitCode {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    let (ConfigVerb::Show(args) | ConfigVerb::Check(args)) = verb;
+    match (World::of_process().and_then(|world| settings::resolve(args, matches, &world)), verb) {
+        (Ok(settings), ConfigVerb::Show(_)) => print!("{}", settings::show(&settings)),
+        (Ok(_), ConfigVerb::Check(_)) => println!("the settings can be used"),
+        (Err(why), _) => return fail(&why),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Says why on stderr.
+fn fail(why: &str) -> ExitCode {
+    eprintln!("amp-relay: {why}");
+    ExitCode::FAILURE
 }

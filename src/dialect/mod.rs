@@ -1,1 +1,5 @@
-//! (to be built)
+//! How peers speak: frames to core commands, core answers and events to frames. Keeps no state that the core should
+//! own.
+
+pub mod admin;
+pub mod session;

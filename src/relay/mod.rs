@@ -3,7 +3,9 @@
 
 pub mod api;
 pub mod hub;
+pub mod keys;
 mod ledger;
+pub mod profile;
 mod role;
 pub mod session;
 

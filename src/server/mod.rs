@@ -1,1 +1,264 @@
-//! (to be built)
+//! The relay on its threads: workers, the supervisor, the crypto thread. Owns their start and their end; it must hold
+//! no logic of its own.
+
+mod crypto;
+mod data;
+mod launch;
+mod mail;
+mod metrics;
+mod supervisor;
+mod worker;
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+
+pub use data::{DataError, DataFolder};
+use launch::{ConfigProfiles, Launcher, RandomIds};
+use mail::Mailers;
+use metrics::{CoreTallies, Shared, WorkerTallies};
+use ssh_key::PrivateKey;
+use supervisor::{Parts, Supervisor};
+use worker::Worker;
+
+use crate::{
+    claude::guard::GuardProgram,
+    dialect::session::{Greeting, TICK_MS},
+    reactor::{
+        self, BoundAddr, Control, Handle, Listen, Reactor,
+        ws::{Ws, WsOptions},
+    },
+    relay::{
+        api::Summary,
+        hub::{Create, Hub},
+        profile::{Profile, SystemFolders},
+        session,
+    },
+    store::{self, MemoryStore},
+    wire::{
+        http::HostPolicy,
+        sign_in::{Limits, ProfileInfo, RelayInfo, did_of},
+    },
+};
+
+/// The one profile there is without a config of profiles.
+pub const DEFAULT_PROFILE: &str = "default";
+/// Largest message of a device in bytes.
+pub const MESSAGE_MAX: usize = 1 << 20;
+
+/// Which agent sessions run.
+#[derive(Clone, Debug)]
+pub enum Agent {
+    /// Claude Code: this program, or the one that is found at each start.
+    Claude(Option<PathBuf>),
+    /// The demo agent of this binary.
+    Demo,
+}
+
+impl Agent {
+    /// Where Claude Code is, if it is there.
+    pub fn find_claude(&self) -> Option<PathBuf> {
+        match self {
+            Self::Claude(named) => launch::find_claude(named.as_deref()),
+            Self::Demo => None,
+        }
+    }
+}
+
+/// How a relay is to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Event-loop threads.
+    pub workers: usize,
+    /// Where to listen, in the order that [`Server::addresses`] keeps.
+    pub listen: Vec<Listen>,
+    /// Names, besides loopback names, that requests may carry in Host.
+    pub hosts: Vec<String>,
+    /// The keys file.
+    pub keys: PathBuf,
+    /// What the profile `default` runs.
+    pub agent: Agent,
+    /// Where the profile `default` may run sessions; the first is where they run unless they say otherwise.
+    pub folders: Vec<PathBuf>,
+    /// How long a stop may take, in milliseconds.
+    pub grace_ms: u64,
+    /// Create a session in the first folder at once.
+    pub first_session: bool,
+}
+
+/// Why a relay did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener, a poll or a thread was refused.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// An option cannot be used.
+    #[error("{0}")]
+    Option(String),
+    /// The first session was refused.
+    #[error("the session cannot be created: {0}")]
+    FirstSession(String),
+}
+
+/// A relay that runs. Dropping it without [`Server::drain`] leaves it running.
+pub struct Server {
+    handle: Handle,
+    addresses: Vec<BoundAddr>,
+    first: Option<Summary>,
+    supervisor: Supervisor,
+    supervisor_thread: JoinHandle<()>,
+    crypto: crypto::Crypto,
+    crypto_thread: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// Starts every thread. When this returns the relay serves.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub fn start(options: &Options, host_key: PrivateKey) -> Result<Self, StartError> {
+        let did = did_of(host_key.public_key()).ok_or_else(|| option("the host key must be an Ed25519 key"))?;
+        let hosts = HostPolicy::new(&options.hosts).map_err(|error| option(error.to_string()))?;
+        let mut profile = default_profile(&options.folders);
+        profile.resolve(&SystemFolders).map_err(StartError::Option)?;
+        let greeting = Arc::new(greeting(&host_key, &did, &profile)?);
+
+        let mut loop_options = reactor::Options { workers: options.workers, ..reactor::Options::default() };
+        loop_options.listeners.clone_from(&options.listen);
+        loop_options.grace_ms = options.grace_ms;
+        let bound = Reactor::bind::<Ws<Worker>>(loop_options)?;
+        let addresses = bound.local_addrs().to_vec();
+        let loops = bound.counters().to_vec();
+        let mailers = Mailers(bound.mailers().into());
+        let workers = loops.iter().map(|_| Arc::<WorkerTallies>::default()).collect();
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            loops,
+            workers,
+            core: CoreTallies::default(),
+        });
+
+        let (crypto, crypto_thread) =
+            crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone())?;
+        let (supervisor, prepared) = Supervisor::prepare()?;
+        let store = Box::new(MemoryStore::new(store::Limits::default()));
+        let profiles = Box::new(ConfigProfiles(vec![profile]));
+        let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds));
+        let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
+        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms };
+        let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
+        let first = options.first_session.then_some(create);
+        let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
+
+        let ws = WsOptions { hosts, message_max: MESSAGE_MAX, ..WsOptions::default() };
+        let (core, crypto_of, shared_of) = (supervisor.inbox.clone(), crypto.clone(), shared.clone());
+        let handle = bound.start(move |index, _| {
+            let tallies = shared_of.workers[usize::from(index)].clone();
+            Ws::new(
+                Worker {
+                    greeting: greeting.clone(),
+                    crypto: crypto_of.clone(),
+                    core: core.clone(),
+                    shared: shared_of.clone(),
+                    tallies,
+                    to_core: Vec::new(),
+                    stuck: VecDeque::new(),
+                    acts: Vec::new(),
+                },
+                ws.clone(),
+            )
+        })?;
+        shared.ready.store(true, Ordering::Relaxed);
+        Ok(Self { handle, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared })
+    }
+
+    /// Where it listens, in the order of the options.
+    pub fn addresses(&self) -> &[BoundAddr] {
+        &self.addresses
+    }
+
+    /// The session that was created at the start.
+    pub fn first_session(&self) -> Option<&Summary> {
+        self.first.as_ref()
+    }
+
+    /// What can begin the end from another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { control: self.handle.control(), supervisor: self.supervisor.clone(), shared: self.shared.clone() }
+    }
+
+    /// Waits until the relay has ended: after a drain, or because one of its threads failed.
+    ///
+    /// # Errors
+    /// A thread failed; the others were drained.
+    pub fn join(self) -> Result<(), String> {
+        let loops = self.handle.join();
+        // A worker that failed takes the rest down in order.
+        self.supervisor.drain();
+        let supervisor = self.supervisor_thread.join();
+        self.crypto.end();
+        let crypto = self.crypto_thread.join();
+        match (loops, supervisor, crypto) {
+            (Ok(()), Ok(()), Ok(())) => Ok(()),
+            (Err(error), ..) => Err(format!("a worker failed: {error}")),
+            (_, Err(_), _) => Err("the supervisor thread failed".into()),
+            (.., Err(_)) => Err("the crypto thread failed".into()),
+        }
+    }
+}
+
+/// Begins the end of a relay from any thread.
+#[derive(Clone)]
+pub struct Stopper {
+    control: Control,
+    supervisor: Supervisor,
+    shared: Arc<Shared>,
+}
+
+impl Stopper {
+    /// Takes no more connections, tells every peer (1001), ends every session, all within the grace.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.supervisor.drain();
+        self.control.drain();
+    }
+}
+
+fn option(message: impl Into<String>) -> StartError {
+    StartError::Option(message.into())
+}
+
+fn default_profile(folders: &[PathBuf]) -> Profile {
+    let modes = ["default", "acceptEdits", "plan"];
+    Profile {
+        name: DEFAULT_PROFILE.into(),
+        about: "Claude Code where the relay was started".into(),
+        folders: folders.to_vec(),
+        modes: modes.into_iter().map(Into::into).collect(),
+        models: Vec::new(),
+    }
+}
+
+fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greeting, StartError> {
+    let key = host_key.public_key().to_openssh().map_err(|error| option(format!("the host key: {error}")))?;
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let relay = RelayInfo { did: did.to_owned(), key, name, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let limits = Limits { message_bytes: MESSAGE_MAX as u64, blob_bytes: 0, tick_ms: TICK_MS };
+    let profiles = vec![ProfileInfo {
+        name: profile.name.to_string(),
+        about: profile.about.to_string(),
+        folders: profile.folders.iter().map(|folder| folder.display().to_string()).collect(),
+        modes: profile.modes.iter().map(ToString::to_string).collect(),
+    }];
+    Ok(Greeting { relay, limits, profiles })
+}

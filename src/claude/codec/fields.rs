@@ -1,0 +1,131 @@
+//! A JSON object as its keys and the unread text of its values, borrowed from the line. A field of an unexpected
+//! type reads as absent, so that a new release of the CLI costs one field and not the line.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::base::Json;
+
+/// The fields of one object, in the order they came.
+#[derive(Debug, Default)]
+pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Fields<'a> {
+    pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
+
+    /// The value of a key; of a repeated key the last one, as the CLI's own parser reads it.
+    pub(super) fn raw(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.iter().rfind(|(name, _)| name == key).map(|(_, value)| *value)
+    }
+
+    fn read<T: Deserialize<'a>>(&self, key: &str) -> Option<T> {
+        serde_json::from_str(self.raw(key)?.get()).ok()
+    }
+
+    pub(super) fn str(&self, key: &str) -> Option<Cow<'a, str>> {
+        self.read::<Key<'a>>(key).map(|key| key.0)
+    }
+
+    /// A text that is neither absent, null nor empty.
+    pub(super) fn text(&self, key: &str) -> Option<Arc<str>> {
+        self.str(key).filter(|text| !text.is_empty()).map(Arc::from)
+    }
+
+    pub(super) fn is(&self, key: &str, value: &str) -> bool {
+        self.str(key).is_some_and(|text| text == value)
+    }
+
+    pub(super) fn fields(&self, key: &str) -> Option<Self> {
+        self.read(key)
+    }
+
+    pub(super) fn list(&self, key: &str) -> Option<Vec<&'a RawValue>> {
+        self.read(key)
+    }
+
+    /// The texts of a list; other elements are left out.
+    pub(super) fn texts(&self, key: &str) -> Vec<Arc<str>> {
+        let list = self.list(key).unwrap_or_default();
+        list.into_iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect()
+    }
+
+    pub(super) fn truth(&self, key: &str) -> bool {
+        self.read(key).unwrap_or(false)
+    }
+
+    /// A number of any form as a count; negative ones are 0, fractions are cut off.
+    pub(super) fn count(&self, key: &str) -> Option<u64> {
+        self.read(key).or_else(|| self.float(key).map(|number| number as u64))
+    }
+
+    pub(super) fn float(&self, key: &str) -> Option<f64> {
+        self.read(key)
+    }
+
+    pub(super) fn json(&self, key: &str) -> Option<Json> {
+        json(self.raw(key)?)
+    }
+}
+
+/// The value as shared text; `null` counts as absent.
+pub(super) fn json(raw: &RawValue) -> Option<Json> {
+    if raw.get() == "null" { None } else { Json::parse(raw.get()).ok() }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut fields = Vec::with_capacity(16);
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    fields.push((key, value));
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Object).map(Fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_another_type_reads_as_absent() {
+        let fields = Fields::parse(br#"{"a":5,"b":"te\"xt","c":{"d":null},"e":[1,"x"],"f":617.8,"b\u0061":true}"#);
+        let fields = fields.expect("an object");
+        assert_eq!(fields.str("a"), None);
+        assert_eq!(fields.str("b").as_deref(), Some("te\"xt"));
+        assert!(fields.truth("ba") && !fields.truth("a"));
+        assert_eq!(fields.fields("c").map(|inner| inner.json("d").is_none()), Some(true));
+        assert!(fields.fields("a").is_none() && fields.list("c").is_none());
+        assert_eq!(fields.texts("e"), [Arc::from("x")]);
+        assert_eq!((fields.count("a"), fields.count("f"), fields.count("b")), (Some(5), Some(617), None));
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_refused() {
+        for text in ["", "[]", "5", "null", "{", "{\"a\":}", "{} x", "\u{feff}{}"] {
+            assert!(Fields::parse(text.as_bytes()).is_none(), "{text}");
+        }
+        assert!(Fields::parse(b"{\"a\":\"\xff\"}").is_none());
+    }
+}

@@ -1,0 +1,217 @@
+//! `up` and `serve`: makes what a first run needs, starts the relay, and stays until a signal ends it.
+
+use std::{
+    fs,
+    io::{self, BufRead, IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+};
+
+use clap::ArgMatches;
+use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
+use ssh_key::{PrivateKey, PublicKey};
+
+use super::{
+    fail, log as logging,
+    settings::{self, RelayArgs, Settings, World},
+};
+use crate::{
+    reactor::{BoundAddr, Listen},
+    relay::{Role, keys},
+    server::{Agent, DataFolder, Options, Server, Stopper},
+};
+
+/// `serve`: a relay for services.
+pub(super) fn serve(args: &RelayArgs, matches: &ArgMatches) -> ExitCode {
+    run(args, matches, false)
+}
+
+/// `up`: a relay with a session in the current folder.
+pub(super) fn up(args: &RelayArgs, matches: &ArgMatches) -> ExitCode {
+    run(args, matches, true)
+}
+
+fn run(args: &RelayArgs, matches: &ArgMatches, session: bool) -> ExitCode {
+    let settings = match World::of_process().and_then(|world| settings::resolve(args, matches, &world)) {
+        Ok(settings) => settings,
+        Err(why) => return fail(&why),
+    };
+    logging::start(settings.log.value, settings.log_format.value);
+    raise_descriptor_limit();
+    match start(&settings, session) {
+        Ok((server, folder)) => stay(server, folder),
+        Err(why) => fail(&why),
+    }
+}
+
+/// Every connection is a descriptor, so that the soft limit is no limit of ours.
+fn raise_descriptor_limit() {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        log::warn!(error:% = error; "the limit of open files cannot be raised");
+    }
+}
+
+fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), String> {
+    let data = DataFolder::open(&settings.data.value).map_err(|error| error.to_string())?;
+    let host_key = data.host_key().map_err(|error| error.to_string())?;
+    let client_key = data.client_key().map_err(|error| error.to_string())?;
+    keys_file(&data, settings, &client_key, session)?;
+    let agent = agent(settings, session);
+    let mut listen = settings.listen.value.clone();
+    listen.push(Listen::Unix(data.socket()));
+    let options = Options {
+        workers: settings.workers.value,
+        listen,
+        hosts: settings.host.value.clone(),
+        keys: settings.keys.value.clone(),
+        agent,
+        folders: settings.folder.value.clone(),
+        grace_ms: settings.grace.value.0,
+        first_session: session,
+    };
+    let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string(), &options.listen))?;
+    announce(&server).map_err(|error| format!("stdout cannot be written: {error}"))?;
+    if session {
+        explain(&server, settings);
+    }
+    Ok((server, data))
+}
+
+/// What to do about a port that is taken is worth a line.
+fn with_advice(why: &str, listen: &[Listen]) -> String {
+    if why.contains("in use") {
+        let places: Vec<String> = listen.iter().map(|place| format!("{place:?}")).collect();
+        return format!("{why} ({}). Another program listens there; choose with --listen ADDR:PORT", places.join(", "));
+    }
+    why.to_owned()
+}
+
+/// Makes the keys file on the first run; on a terminal, `up` offers the person's own keys.
+fn keys_file(data: &DataFolder, settings: &Settings, client: &PrivateKey, session: bool) -> Result<(), String> {
+    let path = &settings.keys.value;
+    if path.exists() {
+        return Ok(());
+    }
+    let own = client.public_key().to_openssh().map_err(|error| format!("the client key: {error}"))?;
+    let mut lines = vec![line(&own, Role::Admin)?];
+    if session && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        for (file, key) in public_keys_of_home() {
+            if asked(&format!("Let the key {} sign in to this relay as admin? [y/N] ", file.display())) {
+                lines.push(line(&key, Role::Admin)?);
+            }
+        }
+    }
+    data.ensure_keys_file(path, &lines).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+fn line(public: &str, role: Role) -> Result<String, String> {
+    keys::line_for(public, role).map(|(line, _)| line.trim_end().to_owned()).map_err(|error| error.to_string())
+}
+
+/// `~/.ssh/*.pub`, those that can be read.
+fn public_keys_of_home() -> Vec<(PathBuf, String)> {
+    let Some(home) = std::env::var_os("HOME") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(Path::new(&home).join(".ssh")) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
+    paths.sort();
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).ok()?;
+        let text = text.trim().to_owned();
+        PublicKey::from_openssh(&text).ok()?;
+        Some((path, text))
+    };
+    paths.into_iter().filter_map(read).collect()
+}
+
+fn asked(question: &str) -> bool {
+    eprint!("{question}");
+    let _ = io::stderr().flush();
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+/// Claude Code, or the demo agent where it was asked for or where `up` finds nothing else.
+fn agent(settings: &Settings, session: bool) -> Agent {
+    if settings.demo.value {
+        return Agent::Demo;
+    }
+    let agent = Agent::Claude(settings.claude.value.clone());
+    if session && settings.claude.value.is_none() && agent.find_claude().is_none() {
+        eprintln!(
+            "\n  Claude Code was not found, so this is the DEMO AGENT: it answers with made-up text.\n  \
+             To talk to Claude Code: npm install -g @anthropic-ai/claude-code, run `claude` once to log in,\n  \
+             and start `amp-relay up` again (or name the program with --claude PATH).\n"
+        );
+        return Agent::Demo;
+    }
+    agent
+}
+
+/// One line for each listener on stdout, in the order given, the data folder's socket last.
+fn announce(server: &Server) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for address in server.addresses() {
+        match address {
+            BoundAddr::Tcp(address) => writeln!(stdout, "listening ws://{address}")?,
+            BoundAddr::Unix(path) => writeln!(stdout, "listening unix:{}", path.display())?,
+        }
+    }
+    stdout.flush()
+}
+
+fn explain(server: &Server, settings: &Settings) {
+    let Some(session) = server.first_session() else { return };
+    let data = match settings.data.origin {
+        settings::Origin::Default => String::new(),
+        _ => format!(" --data {}", settings.data.value.display()),
+    };
+    eprintln!(
+        "\n  session {} in {}\n\n  Attach from another terminal:   amp-relay attach{data}\n  \
+         From another machine:           ssh -L 5711:{} HOST, then amp-relay attach --url ws://127.0.0.1:5711\n  \
+         Let another key sign in:        amp-relay keys add FILE.pub{data}\n\n  Ctrl-C ends the relay and its sessions.\n",
+        session.session,
+        session.folder.display(),
+        tunnel(server),
+    );
+}
+
+/// Where a tunnel ends: the first TCP listener.
+fn tunnel(server: &Server) -> String {
+    let tcp = server.addresses().iter().find_map(|address| match address {
+        BoundAddr::Tcp(address) => Some(address.to_string()),
+        BoundAddr::Unix(_) => None,
+    });
+    tcp.unwrap_or_else(|| "RELAY.SOCK".into())
+}
+
+/// Waits for the end; the first signal drains, the second ends at once.
+fn stay(server: Server, folder: DataFolder) -> ExitCode {
+    if let Err(error) = on_signals(server.stopper()) {
+        return fail(&format!("signals cannot be handled: {error}"));
+    }
+    let ended = server.join();
+    drop(folder);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fail(&why),
+    }
+}
+
+fn on_signals(stopper: Stopper) -> io::Result<()> {
+    let mut signals = Signals::new(TERM_SIGNALS)?;
+    let handle = move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                // The guards end what still runs as soon as this process is gone.
+                std::process::exit(128 + signal);
+            }
+            log::info!(signal; "ending; a second signal ends at once");
+            stopper.drain();
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(handle)?;
+    Ok(())
+}

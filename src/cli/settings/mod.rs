@@ -1,0 +1,276 @@
+//! Settings: flag, then `AMP_RELAY_*`, then the config file, then the default. Owns their names, their parsing and
+//! where each value came from; it must not act on them.
+
+mod file;
+mod show;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+use clap::{ArgMatches, Args, parser::ValueSource};
+
+use crate::reactor::Listen;
+
+pub(crate) use show::show;
+pub(crate) use value::{LogFormat, Millis};
+
+/// The flags that `up`, `serve` and `config` share.
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct RelayArgs {
+    /// The config file [default: $XDG_CONFIG_HOME/amp-relay/config.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "AMP_RELAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// The data folder: keys, lock, socket [default: $XDG_STATE_HOME/amp-relay]
+    #[arg(long, value_name = "DIR", env = "AMP_RELAY_DATA")]
+    data: Option<PathBuf>,
+    /// Where to listen: ADDR:PORT (port 0 picks one) or unix:PATH; several times [default: 127.0.0.1:5711]
+    #[arg(long, value_name = "WHERE", env = "AMP_RELAY_LISTEN", value_delimiter = ',')]
+    listen: Vec<String>,
+    /// Who may sign in: a file in authorized_keys form [default: DATA/authorized_keys]
+    #[arg(long, value_name = "FILE", env = "AMP_RELAY_KEYS")]
+    keys: Option<PathBuf>,
+    /// The Claude Code program [default: `claude` on PATH or where its installers put it]
+    #[arg(long, value_name = "PATH", env = "AMP_RELAY_CLAUDE")]
+    claude: Option<PathBuf>,
+    /// Run the built-in demo agent instead of Claude Code
+    #[arg(long, env = "AMP_RELAY_DEMO")]
+    demo: bool,
+    /// Folders that sessions may run in, sub-folders included; several times [default: the current folder]
+    #[arg(long, value_name = "DIR", env = "AMP_RELAY_FOLDER", value_delimiter = ',')]
+    folder: Vec<PathBuf>,
+    /// Event-loop threads [default: one per core]
+    #[arg(long, value_name = "N", env = "AMP_RELAY_WORKERS")]
+    workers: Option<usize>,
+    /// A name, besides loopback names, that requests may carry in Host; several times
+    #[arg(long, value_name = "NAME", env = "AMP_RELAY_HOST", value_delimiter = ',')]
+    host: Vec<String>,
+    /// How long a stop may take: 10s, 500ms [default: 10s]
+    #[arg(long, value_name = "TIME", env = "AMP_RELAY_GRACE")]
+    grace: Option<String>,
+    /// What to log: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", env = "AMP_RELAY_LOG")]
+    log: Option<String>,
+    /// How to log: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", env = "AMP_RELAY_LOG_FORMAT")]
+    log_format: Option<String>,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This flag.
+    Flag(&'static str),
+    /// This environment variable.
+    Environment(String),
+    /// This line of the config file.
+    File(PathBuf, usize),
+    /// Nobody said anything.
+    Default,
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Sourced<T> {
+    pub(crate) value: T,
+    pub(crate) origin: Origin,
+}
+
+/// Everything that can be set, resolved.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) data: Sourced<PathBuf>,
+    pub(crate) listen: Sourced<Vec<Listen>>,
+    pub(crate) keys: Sourced<PathBuf>,
+    pub(crate) claude: Sourced<Option<PathBuf>>,
+    pub(crate) demo: Sourced<bool>,
+    pub(crate) folder: Sourced<Vec<PathBuf>>,
+    pub(crate) workers: Sourced<usize>,
+    pub(crate) host: Sourced<Vec<String>>,
+    pub(crate) grace: Sourced<Millis>,
+    pub(crate) log: Sourced<log::LevelFilter>,
+    pub(crate) log_format: Sourced<LogFormat>,
+}
+
+/// The names that a config file may hold, in the order `config show` prints them.
+pub(crate) const NAMES: [&str; 11] =
+    ["data", "listen", "keys", "claude", "demo", "folder", "workers", "host", "grace", "log", "log_format"];
+
+/// What resolving needs from the world, passed in so that it can be tested.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    /// `$HOME`.
+    pub(crate) home: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`.
+    pub(crate) config_home: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`.
+    pub(crate) state_home: Option<PathBuf>,
+    /// The current folder.
+    pub(crate) here: PathBuf,
+    /// How many cores may be used.
+    pub(crate) cores: usize,
+}
+
+impl World {
+    /// The world of this process.
+    ///
+    /// # Errors
+    /// There is no current folder.
+    pub(crate) fn of_process() -> Result<Self, String> {
+        let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let here = std::env::current_dir().map_err(|error| format!("the current folder cannot be used: {error}"))?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let home = folder("HOME");
+        Ok(Self { home, config_home: folder("XDG_CONFIG_HOME"), state_home: folder("XDG_STATE_HOME"), here, cores })
+    }
+
+    /// The data folder where none is set.
+    pub(crate) fn data(&self) -> Result<PathBuf, String> {
+        match (&self.state_home, &self.home) {
+            (Some(state), _) => Ok(state.join("amp-relay")),
+            (None, Some(home)) => Ok(home.join(".local/state/amp-relay")),
+            (None, None) => Err("neither HOME nor XDG_STATE_HOME is set; name a data folder with --data DIR".into()),
+        }
+    }
+
+    fn config(&self) -> Option<PathBuf> {
+        let folder = match (&self.config_home, &self.home) {
+            (Some(config), _) => config.clone(),
+            (None, home) => home.as_ref()?.join(".config"),
+        };
+        Some(folder.join("amp-relay/config.toml"))
+    }
+
+    fn absolute(&self, path: &Path) -> PathBuf {
+        self.here.join(path)
+    }
+}
+
+/// Resolves every setting.
+///
+/// # Errors
+/// The first value that cannot be used, with where it came from and what to do.
+pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> Result<Settings, String> {
+    let file = match &args.config {
+        Some(path) => file::read(&world.absolute(path))?,
+        None => match world.config().filter(|path| path.exists()) {
+            Some(path) => file::read(&path)?,
+            None => file::File::default(),
+        },
+    };
+    let layers = Layers { matches, file };
+    let data = match layers.text("data", args.data.as_deref().and_then(Path::to_str))? {
+        Some(found) => Sourced { value: world.absolute(Path::new(&found.value)), origin: found.origin },
+        None => Sourced { value: world.data()?, origin: Origin::Default },
+    };
+    let keys = layers.path("keys", args.keys.as_deref(), world)?;
+    let keys = keys.unwrap_or(Sourced { value: data.value.join("authorized_keys"), origin: Origin::Default });
+    let claude = match layers.path("claude", args.claude.as_deref(), world)? {
+        Some(Sourced { value, origin }) => Sourced { value: Some(value), origin },
+        None => Sourced { value: None, origin: Origin::Default },
+    };
+    let listen = layers.each("listen", &args.listen, value::listen)?;
+    let listen = listen.unwrap_or_else(|| default(vec![value::default_listen()]));
+    let folders: Vec<String> = args.folder.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let folder = layers.each("folder", &folders, |text| value::folder(&world.absolute(Path::new(text))))?;
+    let host = layers.each("host", &args.host, value::host)?;
+    let workers = args.workers.map(|workers| workers.to_string());
+    let workers = layers.parsed("workers", workers.as_deref(), value::workers)?;
+    let settings = Settings {
+        demo: layers.flag("demo", args.demo)?,
+        folder: folder.unwrap_or_else(|| default(vec![world.here.clone()])),
+        workers: workers.unwrap_or_else(|| default(world.cores)),
+        host: host.unwrap_or_else(|| default(Vec::new())),
+        grace: layers.parsed("grace", args.grace.as_deref(), value::millis)?.unwrap_or(default(Millis(10_000))),
+        log: layers.parsed("log", args.log.as_deref(), value::level)?.unwrap_or(default(log::LevelFilter::Info)),
+        log_format: layers
+            .parsed("log_format", args.log_format.as_deref(), value::format)?
+            .unwrap_or(default(LogFormat::Text)),
+        data,
+        listen,
+        keys,
+        claude,
+    };
+    Ok(settings)
+}
+
+fn default<T>(value: T) -> Sourced<T> {
+    Sourced { value, origin: Origin::Default }
+}
+
+/// The three sources, asked in order.
+struct Layers<'a> {
+    matches: &'a ArgMatches,
+    file: file::File,
+}
+
+impl Layers<'_> {
+    /// Where clap has a value from, if it has one that somebody set.
+    fn given(&self, name: &'static str) -> Option<Origin> {
+        match self.matches.value_source(name)? {
+            ValueSource::CommandLine => Some(Origin::Flag(name)),
+            ValueSource::EnvVariable => Some(Origin::Environment(format!("AMP_RELAY_{}", name.to_uppercase()))),
+            _ => None,
+        }
+    }
+
+    fn text(&self, name: &'static str, given: Option<&str>) -> Result<Option<Sourced<String>>, String> {
+        if let (Some(origin), Some(value)) = (self.given(name), given) {
+            return Ok(Some(Sourced { value: value.to_owned(), origin }));
+        }
+        self.file.text(name)
+    }
+
+    fn path(
+        &self,
+        name: &'static str,
+        given: Option<&Path>,
+        world: &World,
+    ) -> Result<Option<Sourced<PathBuf>>, String> {
+        if let (Some(origin), Some(path)) = (self.given(name), given) {
+            return Ok(Some(Sourced { value: world.absolute(path), origin }));
+        }
+        let found = self.file.text(name)?;
+        Ok(found.map(|Sourced { value, origin }| Sourced { value: world.absolute(Path::new(&value)), origin }))
+    }
+
+    fn parsed<T>(
+        &self,
+        name: &'static str,
+        given: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<Sourced<T>>, String> {
+        let Some(Sourced { value, origin }) = self.text(name, given)? else { return Ok(None) };
+        match parse(&value) {
+            Ok(value) => Ok(Some(Sourced { value, origin })),
+            Err(why) => Err(format!("{origin}: {why}")),
+        }
+    }
+
+    fn each<T>(
+        &self,
+        name: &'static str,
+        given: &[String],
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<Sourced<Vec<T>>>, String> {
+        let found = match self.given(name) {
+            Some(origin) => Some(Sourced { value: given.to_vec(), origin }),
+            None => self.file.list(name)?,
+        };
+        let Some(Sourced { value, origin }) = found else { return Ok(None) };
+        let parsed: Result<Vec<T>, String> = value.iter().map(|text| parse(text)).collect();
+        match parsed {
+            Ok(value) => Ok(Some(Sourced { value, origin })),
+            Err(why) => Err(format!("{origin}: {why}")),
+        }
+    }
+
+    fn flag(&self, name: &'static str, given: bool) -> Result<Sourced<bool>, String> {
+        if let Some(origin) = self.given(name) {
+            return Ok(Sourced { value: given, origin });
+        }
+        Ok(self.file.flag(name)?.unwrap_or(default(false)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! Goal: each layer beats the next, and every refusal says where the value stands. Method: clap matches made of
+//! argument lists, files made of text, no process environment.
+
+use clap::{Command, FromArgMatches};
+
+use super::*;
+
+fn world() -> World {
+    World { home: Some("/home/u".into()), config_home: None, state_home: None, here: std::env::temp_dir(), cores: 3 }
+}
+
+fn resolved(arguments: &[&str], file: &str) -> Result<Settings, String> {
+    let command = RelayArgs::augment_args(Command::new("test").mut_args(|arg| arg.env(None::<&str>)));
+    let command = command.mut_args(|arg| arg.env(None::<&str>));
+    let matches = command.try_get_matches_from([&["test"], arguments].concat()).expect("known flags");
+    let mut args = RelayArgs::from_arg_matches(&matches).expect("known flags");
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, file).expect("a scratch file");
+    args.config = Some(path);
+    resolve(&args, &matches, &world())
+}
+
+#[test]
+fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+    let settings = resolved(&["--workers", "7"], "workers = 5\ngrace = \"500ms\"\n").expect("good settings");
+    assert_eq!((settings.workers.value, settings.workers.origin), (7, Origin::Flag("workers")));
+    assert_eq!(settings.grace.value, Millis(500));
+    assert!(matches!(settings.grace.origin, Origin::File(_, 2)));
+    assert_eq!(settings.data.value, PathBuf::from("/home/u/.local/state/amp-relay"));
+    assert_eq!(settings.keys.value, settings.data.value.join("authorized_keys"));
+    assert_eq!(settings.log.origin, Origin::Default);
+}
+
+#[test]
+fn an_unknown_name_is_an_error_with_a_suggestion_and_its_line() {
+    let error = resolved(&[], "\nworker = 5\n").expect_err("an unknown name");
+    assert!(error.contains("config.toml:2") && error.contains("did you mean `workers`?"), "{error}");
+    let error = resolved(&[], "log-format = \"json\"\n").expect_err("an unknown name");
+    assert!(error.contains("did you mean `log_format`?"), "{error}");
+    let error = resolved(&[], "zzzzzzzzzz = 5\n").expect_err("an unknown name");
+    assert!(error.contains("known are: data, listen"), "{error}");
+}
+
+#[test]
+fn values_that_cannot_be_used_say_where_they_stand_and_what_is_wanted() {
+    for (arguments, file, parts) in [
+        (&["--listen", "0.0.0.0:1"][..], "", &["--listen", "other machines"][..]),
+        (&["--listen", "nowhere"], "", &["--listen", "unix:PATH"]),
+        (&[], "listen = [\"[::]:1\"]", &["config.toml:1", "other machines"]),
+        (&["--workers", "0"], "", &["--workers", "from 1 to"]),
+        (&["--grace", "soon"], "", &["--grace", "10s"]),
+        (&["--log", "loud"], "", &["--log", "info"]),
+        (&["--log-format", "xml"], "", &["--log-format", "json"]),
+        (&["--folder", "/no/such/folder"], "", &["--folder", "/no/such/folder"]),
+        (&[], "demo = \"yes\"", &["config.toml:1", "true or false"]),
+        (&[], "workers = [", &["config.toml"]),
+    ] {
+        let error = resolved(arguments, file).expect_err("a value that cannot be used");
+        assert!(parts.iter().all(|part| error.contains(part)), "{arguments:?} {file}: {error}");
+    }
+}
+
+#[test]
+fn what_is_shown_is_a_config_file_that_gives_the_same_settings() {
+    let settings = resolved(&["--listen", "127.0.0.1:0", "--listen", "unix:/tmp/a \"b", "--demo"], "").expect("good");
+    let shown = show(&settings);
+    assert!(shown.contains("# --listen") && shown.contains("# default"), "{shown}");
+    let again = resolved(&[], &shown).expect("what is shown can be read");
+    let values =
+        |text: String| text.lines().map(|line| line.split("  #").next().map(str::to_owned)).collect::<Vec<_>>();
+    assert_eq!(values(show(&again)), values(shown));
+}

@@ -1,0 +1,101 @@
+//! How each setting is written. Every refusal says what the value should look like.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use crate::{base::ConnToken, reactor::Listen};
+
+/// A time span in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Millis(pub(crate) u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_multiple_of(1000) { write!(f, "{}s", self.0 / 1000) } else { write!(f, "{}ms", self.0) }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+pub(super) fn default_listen() -> Listen {
+    Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5711)))
+}
+
+pub(super) fn listen(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        if path.is_empty() {
+            return Err("`unix:` wants a path behind it".into());
+        }
+        return Ok(Listen::Unix(PathBuf::from(path)));
+    }
+    let named = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let address: SocketAddr = named
+        .as_deref()
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| format!("{text:?} is neither ADDR:PORT (127.0.0.1:5711, [::1]:0) nor unix:PATH"))?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "{address} can be reached from other machines, and this relay has no TLS yet: what people and agents say \
+             would cross the network in the clear. Listen on a loopback address or unix:PATH, and reach it from \
+             elsewhere through `ssh -L 5711:127.0.0.1:5711 HOST`"
+        ));
+    }
+    Ok(Listen::Tcp(address))
+}
+
+pub(super) fn folder(path: &Path) -> Result<PathBuf, String> {
+    match std::fs::canonicalize(path) {
+        Ok(folder) if folder.is_dir() => Ok(folder),
+        Ok(_) => Err(format!("{} is not a folder", path.display())),
+        Err(error) => Err(format!("the folder {} cannot be used: {error}", path.display())),
+    }
+}
+
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let fine = !text.is_empty()
+        && text.len() <= 255
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']'));
+    if fine { Ok(text.to_ascii_lowercase()) } else { Err(format!("{text:?} is not a host name")) }
+}
+
+pub(super) fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(workers) if (1..=ConnToken::WORKERS_MAX).contains(&workers) => Ok(workers),
+        _ => Err(format!("{text:?} is not a number of workers from 1 to {}", ConnToken::WORKERS_MAX)),
+    }
+}
+
+pub(super) fn millis(text: &str) -> Result<Millis, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s').unwrap_or(text), 1000),
+    };
+    let parsed = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match parsed {
+        Some(millis) if millis <= 3_600_000 => Ok(Millis(millis)),
+        _ => Err(format!("{text:?} is not a time up to an hour, like 10s or 500ms")),
+    }
+}
+
+pub(super) fn level(text: &str) -> Result<log::LevelFilter, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a level: off, error, warn, info, debug or trace"))
+}
+
+pub(super) fn format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is neither text nor json")),
+    }
+}

@@ -1,0 +1,161 @@
+//! The client's half of the WebSocket handshake (RFC 6455 section 4.1), sans-io. What follows the answer's head stays
+//! with the caller, because a relay sends its challenge right behind it.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use tungstenite::handshake::derive_accept_key;
+
+use crate::wire::sign_in::SUBPROTOCOL;
+
+/// Most bytes of an answer's head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+/// Most bytes of a refusal's body that are shown.
+const BODY_BYTES_SHOWN: usize = 300;
+
+/// Why a WebSocket was not opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandshakeError {
+    /// The other side answers something else.
+    #[error("the other side is no relay: {0}")]
+    NoRelay(&'static str),
+    /// It answers with a status of its own.
+    #[error("the relay refused the connection: {status} {text}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Reason and the first part of the body, without control characters.
+        text: String,
+    },
+}
+
+/// What the first bytes of an answer say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// More must come.
+    Partial,
+    /// The WebSocket is open; its frames begin after so many bytes.
+    Open(usize),
+}
+
+/// One attempt to open a WebSocket.
+pub(super) struct Handshake {
+    key: String,
+}
+
+impl Handshake {
+    /// Begins one with 16 random bytes.
+    pub(super) fn new(random: [u8; 16]) -> Self {
+        Self { key: STANDARD.encode(random) }
+    }
+
+    /// The request.
+    pub(super) fn request(&self, host: &str) -> String {
+        format!(
+            "GET /session HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n",
+            self.key
+        )
+    }
+
+    /// Reads the answer from its beginning. `ended`: nothing more will come.
+    pub(super) fn answer(&self, bytes: &[u8], ended: bool) -> Result<Answer, HandshakeError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut head = httparse::Response::new(&mut headers);
+        let consumed = match head.parse(bytes) {
+            Ok(httparse::Status::Complete(consumed)) => consumed,
+            Ok(httparse::Status::Partial) if ended => {
+                return Err(HandshakeError::NoRelay("it closed the connection without an answer"));
+            }
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(Answer::Partial),
+            Ok(httparse::Status::Partial) => return Err(HandshakeError::NoRelay("its answer has no end")),
+            Err(_) => return Err(HandshakeError::NoRelay("its answer is not HTTP")),
+        };
+        let status = head.code.unwrap_or_default();
+        if status != 101 {
+            let body = &bytes[consumed..];
+            if !ended && body.len() < BODY_BYTES_SHOWN {
+                return Ok(Answer::Partial);
+            }
+            return Err(refused(status, head.reason.unwrap_or_default(), body));
+        }
+        let has = |name: &str, value: &str| {
+            let mut found = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+            found.next().is_some_and(|header| header.value.eq_ignore_ascii_case(value.as_bytes()))
+                && found.next().is_none()
+        };
+        let accept = derive_accept_key(self.key.as_bytes());
+        let accepted = head.headers.iter().any(|header| {
+            header.name.eq_ignore_ascii_case("sec-websocket-accept") && header.value == accept.as_bytes()
+        });
+        if !accepted || !has("upgrade", "websocket") || !has("connection", "upgrade") {
+            return Err(HandshakeError::NoRelay("its upgrade does not answer ours"));
+        }
+        if !has("sec-websocket-protocol", SUBPROTOCOL) {
+            return Err(HandshakeError::NoRelay("it does not speak amp-session.v1"));
+        }
+        Ok(Answer::Open(consumed))
+    }
+}
+
+fn refused(status: u16, reason: &str, body: &[u8]) -> HandshakeError {
+    let body = String::from_utf8_lossy(&body[..body.len().min(BODY_BYTES_SHOWN)]);
+    let text = format!("{reason}: {body}");
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    HandshakeError::Refused { status, text: text.trim_end_matches([' ', ':']).to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn open(handshake: &Handshake) -> String {
+        let accept = derive_accept_key(handshake.key.as_bytes());
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: amp-session.v1\r\n\r\n"
+        )
+    }
+
+    #[test]
+    fn frames_behind_the_head_are_left_alone() {
+        let handshake = Handshake::new([1; 16]);
+        let head = open(&handshake);
+        for cut in 0..head.len() {
+            assert_eq!(handshake.answer(&head.as_bytes()[..cut], false), Ok(Answer::Partial));
+            assert!(handshake.answer(&head.as_bytes()[..cut], true).is_err());
+        }
+        let more = format!("{head}\u{1}frame");
+        assert_eq!(handshake.answer(more.as_bytes(), false), Ok(Answer::Open(head.len())));
+    }
+
+    #[test]
+    fn wrong_answers_are_told_apart() {
+        let handshake = Handshake::new([1; 16]);
+        let other = open(&Handshake::new([2; 16]));
+        assert_eq!(
+            handshake.answer(other.as_bytes(), false),
+            Err(HandshakeError::NoRelay("its upgrade does not answer ours"))
+        );
+        let mute = open(&handshake).replace("amp-session.v1", "chat");
+        assert_eq!(
+            handshake.answer(mute.as_bytes(), false),
+            Err(HandshakeError::NoRelay("it does not speak amp-session.v1"))
+        );
+        let refusal = b"HTTP/1.1 421 Misdirected Request\r\nContent-Length: 9\r\n\r\nno\x1b[2Jhost";
+        assert_eq!(handshake.answer(refusal, false), Ok(Answer::Partial));
+        assert_eq!(
+            handshake.answer(refusal, true),
+            Err(HandshakeError::Refused { status: 421, text: "Misdirected Request: no [2Jhost".into() })
+        );
+        assert!(handshake.answer(b"SSH-2.0-x\r\n", false).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_judged(bytes: Vec<u8>, ended: bool) {
+            let _ = Handshake::new([0; 16]).answer(&bytes, ended);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The key that signs in: a file, or one that ssh-agent holds.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use ssh_key::{Algorithm, PrivateKey, PublicKey};
+
+use super::agent::{Agent, AgentError, AgentKey};
+use crate::wire::sign_in::{self, SignError};
+
+/// Largest key file that is read.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A key that can sign.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// A private key in memory.
+    Key {
+        /// The key, decrypted.
+        key: Box<PrivateKey>,
+        /// Where it came from, for people.
+        origin: String,
+    },
+    /// A key in ssh-agent.
+    Agent {
+        /// The agent.
+        agent: Agent,
+        /// The key.
+        key: AgentKey,
+    },
+}
+
+/// Why a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file cannot be read.
+    #[error("key file {path}: {error}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Others may read it.
+    #[error("key file {path} can be read by others (mode {mode:03o}): `chmod 600 {path}`")]
+    TooOpen {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// No private key in OpenSSH's format.
+    #[error(
+        "key file {path} is not an OpenSSH private key that can be used here ({error}); ssh-agent may hold it: `ssh-add {path}`"
+    )]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the reader says.
+        error: ssh_key::Error,
+    },
+    /// Encrypted, and no passphrase opened it.
+    #[error("key file {path} is encrypted and was not opened: give its passphrase, or load it with `ssh-add {path}`")]
+    Locked {
+        /// Which.
+        path: PathBuf,
+    },
+    /// It cannot sign.
+    #[error("key file {path}: {error}")]
+    Sign {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: SignError,
+    },
+    /// The agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+impl Identity {
+    /// Reads a private key file. `passphrase` is asked for an encrypted one until it gives up with `None`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is open to others, stays locked, or holds a key that cannot sign (RSA, security keys:
+    /// through ssh-agent only).
+    pub fn from_file(path: &Path, passphrase: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Self, IdentityError> {
+        let io_error = |error| IdentityError::Io { path: path.to_owned(), error };
+        let metadata = fs::metadata(path).map_err(io_error)?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(IdentityError::TooOpen { path: path.to_owned(), mode });
+        }
+        if metadata.len() > FILE_BYTES_MAX {
+            return Err(io_error(io::Error::new(io::ErrorKind::InvalidData, "too large for a key")));
+        }
+        let text = fs::read(path).map_err(io_error)?;
+        let unreadable = |error| IdentityError::Unreadable { path: path.to_owned(), error };
+        let mut key = PrivateKey::from_openssh(&text).map_err(unreadable)?;
+        while key.is_encrypted() {
+            let given = passphrase(path).ok_or_else(|| IdentityError::Locked { path: path.to_owned() })?;
+            if let Ok(open) = key.decrypt(given) {
+                key = open;
+            }
+        }
+        let cannot = match key.algorithm() {
+            Algorithm::Rsa { .. } => Some(SignError::Rsa),
+            Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256 => Some(SignError::SecurityKey),
+            _ => None,
+        };
+        match cannot {
+            Some(error) => Err(IdentityError::Sign { path: path.to_owned(), error }),
+            None => Ok(Self::Key { key: Box::new(key), origin: path.display().to_string() }),
+        }
+    }
+
+    /// A key at hand.
+    pub fn from_key(key: PrivateKey, origin: &str) -> Self {
+        Self::Key { key: Box::new(key), origin: origin.to_owned() }
+    }
+
+    /// Every key that an agent holds, Ed25519 first: it is the cheapest to check.
+    ///
+    /// # Errors
+    /// The agent cannot be asked.
+    pub fn all_of(agent: &Agent) -> Result<Vec<Self>, IdentityError> {
+        let mut keys = agent.keys()?;
+        keys.sort_by_key(|key| !key.key.key_data().is_ed25519());
+        Ok(keys.into_iter().map(|key| Self::Agent { agent: agent.clone(), key }).collect())
+    }
+
+    /// The public key.
+    pub fn public(&self) -> &PublicKey {
+        match self {
+            Self::Key { key, .. } => key.public_key(),
+            Self::Agent { key, .. } => &key.key,
+        }
+    }
+
+    /// The public key as a line without a comment, which would tell more than it needs to.
+    ///
+    /// # Errors
+    /// The key has no such form.
+    pub fn public_line(&self) -> Result<String, ssh_key::Error> {
+        PublicKey::from(self.public().key_data().clone()).to_openssh().map(|line| line.trim().to_owned())
+    }
+
+    /// Where it comes from, for people.
+    pub fn origin(&self) -> String {
+        match self {
+            Self::Key { origin, .. } => origin.clone(),
+            Self::Agent { key, .. } => format!("ssh-agent ({})", key.comment),
+        }
+    }
+
+    /// An armored SSHSIG.
+    ///
+    /// # Errors
+    /// The key cannot sign, or the agent declines.
+    pub fn sign(&self, namespace: &str, text: &str) -> Result<String, IdentityError> {
+        match self {
+            Self::Key { key, origin } => {
+                sign_in::sign(key, namespace, text).map_err(|error| IdentityError::Sign { path: origin.into(), error })
+            }
+            Self::Agent { agent, key } => Ok(agent.sign(key, namespace, text)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use ssh_key::{
+        LineEnding,
+        private::{Ed25519Keypair, KeypairData},
+        rand_core::OsRng,
+    };
+
+    use super::*;
+
+    fn write(path: &Path, text: &str, mode: u32) {
+        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(path).unwrap();
+        io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn files_are_read_with_care() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("key");
+        let key = PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(&[7; 32])), "c").unwrap();
+        let plain = key.to_openssh(LineEnding::LF).unwrap();
+        let never = &mut |_: &Path| -> Option<String> { panic!("asked for a passphrase") };
+        assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::Io { .. })));
+        write(&path, &plain, 0o640);
+        assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::TooOpen { mode: 0o640, .. })));
+        write(&path, "nonsense", 0o600);
+        assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::Unreadable { .. })));
+        write(&path, &plain, 0o600);
+        let identity = Identity::from_file(&path, never).unwrap();
+        let signature = identity.sign("n", "text").unwrap();
+        assert_eq!(sign_in::verify_in("n", key.public_key(), "text", &signature), Ok(()));
+        assert!(
+            !identity.public_line().unwrap().ends_with('c') || identity.public_line().unwrap().split(' ').count() == 2
+        );
+
+        let locked = key.encrypt(&mut OsRng, "open").unwrap().to_openssh(LineEnding::LF).unwrap();
+        write(&path, &locked, 0o600);
+        let mut answers = vec![None, Some("open".to_owned()), Some("wrong".to_owned())];
+        assert!(Identity::from_file(&path, &mut |_| answers.pop().unwrap()).is_ok());
+        assert!(matches!(Identity::from_file(&path, &mut |_| None), Err(IdentityError::Locked { .. })));
+    }
+}

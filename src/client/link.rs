@@ -1,0 +1,317 @@
+//! Staying attached to a session across breaks, sans-io: when to connect again, from where to go on, which commands to
+//! send again. Told the time and what came; says what to do.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+use super::{
+    connection::Ended,
+    message::{ErrorMessage, Incoming, Position},
+};
+use crate::base::{CloseCode, Now};
+
+/// A client that sees nothing for so long connects again.
+pub const NOTHING_SEEN_MS: u64 = 60_000;
+/// Longest pause between two attempts.
+pub const RETRY_MS_MAX: u64 = 30_000;
+const RETRY_MS_FIRST: u64 = 250;
+/// Commands without an answer; more are refused.
+const UNANSWERED_MAX: usize = 64;
+
+/// What the caller is to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Do {
+    /// Connect; then call [`Link::connected`] or [`Link::failed`].
+    Connect,
+    /// Send this.
+    Send(String),
+    /// Abandon the connection there is.
+    Abandon,
+    /// Nothing can be done any more.
+    GiveUp(String),
+    /// Connected again, after so many events that were missed and have come now.
+    Resumed {
+        /// How many.
+        missed: u64,
+    },
+    /// Connected again, but the log was not continued: what comes is the newest part.
+    Restarted {
+        /// Why.
+        why: String,
+    },
+    /// The first, or a restarted, attachment: the reply with snapshot and tail.
+    Attached(Value),
+    /// The connection was lost; the next attempt is after so many milliseconds.
+    Lost {
+        /// Why.
+        why: String,
+        /// When again.
+        retry_ms: u64,
+    },
+}
+
+/// More commands wait for their answer than are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the relay has not answered the last {UNANSWERED_MAX} commands; wait for the connection")]
+pub struct LinkFull;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connecting,
+    /// The `attach` is under way.
+    Attaching,
+    /// Events that were missed come.
+    CatchingUp,
+    Live,
+    Waiting {
+        until_ms: u64,
+    },
+    Over,
+}
+
+/// A link to one session.
+#[derive(Debug)]
+pub struct Link {
+    session: String,
+    /// Before every id, so that two programs of one installation do not use the same.
+    prefix: String,
+    ids: u64,
+    state: State,
+    attempt: u32,
+    next: Option<Position>,
+    attach_id: String,
+    missed: u64,
+    seen_ms: u64,
+    /// The relay said when to come back.
+    retry_after_ms: Option<u64>,
+    /// The error that came before a close with 1008.
+    refused: Option<ErrorMessage>,
+    unanswered: VecDeque<(String, String)>,
+    random: u64,
+}
+
+impl Link {
+    /// A link that is not yet connected. `prefix` begins every command's id; `seed` spreads the attempts of many
+    /// clients.
+    pub fn new(session: &str, prefix: &str, seed: u64) -> Self {
+        Self {
+            session: session.into(),
+            prefix: prefix.into(),
+            ids: 0,
+            state: State::Connecting,
+            attempt: 0,
+            next: None,
+            attach_id: String::new(),
+            missed: 0,
+            seen_ms: 0,
+            retry_after_ms: None,
+            refused: None,
+            unanswered: VecDeque::new(),
+            random: seed | 1,
+        }
+    }
+
+    /// Whether messages flow.
+    pub fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    /// Commands that wait for their answer.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    /// An id for a command.
+    pub fn next_id(&mut self) -> String {
+        self.ids += 1;
+        format!("{}-{}", self.prefix, self.ids)
+    }
+
+    /// The connection is there and signed in.
+    pub fn connected(&mut self, now: Now) -> Vec<Do> {
+        self.seen_ms = now.mono_ms;
+        self.refused = None;
+        vec![self.attach()]
+    }
+
+    fn attach(&mut self) -> Do {
+        self.state = State::Attaching;
+        self.missed = 0;
+        self.attach_id = self.next_id();
+        let mut command = json!({"type": "attach", "id": self.attach_id, "session": self.session});
+        if let Some(from) = &self.next {
+            command["from"] = json!(from);
+        }
+        Do::Send(command.to_string())
+    }
+
+    /// Sends a command now, or when the connection is there again; it is sent again until it is answered. `fields` gets
+    /// `id`, and `session` unless it has one. Gives the id.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub fn command(&mut self, mut fields: Value) -> Result<(String, Vec<Do>), LinkFull> {
+        if self.unanswered.len() >= UNANSWERED_MAX {
+            return Err(LinkFull);
+        }
+        let id = self.next_id();
+        fields["id"] = json!(id);
+        if fields.get("session").is_none() {
+            fields["session"] = json!(self.session);
+        }
+        let text = fields.to_string();
+        self.unanswered.push_back((id.clone(), text.clone()));
+        let send = matches!(self.state, State::Live | State::CatchingUp);
+        Ok((id, if send { vec![Do::Send(text)] } else { Vec::new() }))
+    }
+
+    /// Anything came, a ping too.
+    pub fn alive(&mut self, now: Now) {
+        self.seen_ms = now.mono_ms;
+    }
+
+    /// A message came. False with it: it repeats what came before and is not to be shown.
+    pub fn received(&mut self, now: Now, incoming: &Incoming) -> (bool, Vec<Do>) {
+        self.alive(now);
+        match incoming {
+            Incoming::Reply(reply) if reply.re == self.attach_id => (false, self.attached(incoming)),
+            Incoming::Reply(reply) => {
+                self.unanswered.retain(|(id, _)| *id != reply.re);
+                (true, Vec::new())
+            }
+            Incoming::Error(error) => self.error(error),
+            Incoming::Event(event) if event.session == self.session => self.event(&event.position),
+            Incoming::CaughtUp { session } if *session == self.session && self.state == State::CatchingUp => {
+                self.state = State::Live;
+                (false, vec![Do::Resumed { missed: self.missed }])
+            }
+            Incoming::Reset { session, why } if *session == self.session => {
+                self.next = None;
+                (false, vec![Do::Restarted { why: why.clone() }, self.attach()])
+            }
+            Incoming::Unknown | Incoming::CaughtUp { .. } => (false, Vec::new()),
+            _ => (true, Vec::new()),
+        }
+    }
+
+    fn attached(&mut self, incoming: &Incoming) -> Vec<Do> {
+        let Incoming::Reply(reply) = incoming else { return Vec::new() };
+        self.attempt = 0;
+        self.retry_after_ms = None;
+        let mut todo = Vec::new();
+        if self.next.is_some() {
+            self.state = State::CatchingUp;
+        } else {
+            self.next = reply.field("next");
+            self.state = State::Live;
+            todo.push(Do::Attached(Value::Object(reply.fields.clone())));
+        }
+        // What was not answered is sent again; the relay knows it by its id.
+        todo.extend(self.unanswered.iter().map(|(_, text)| Do::Send(text.clone())));
+        todo
+    }
+
+    fn error(&mut self, error: &ErrorMessage) -> (bool, Vec<Do>) {
+        self.retry_after_ms = error.retry_after_ms;
+        let Some(re) = &error.re else {
+            self.refused = Some(error.clone());
+            return (true, Vec::new());
+        };
+        if *re != self.attach_id {
+            self.unanswered.retain(|(id, _)| id != re);
+            return (true, Vec::new());
+        }
+        if error.code == "CANNOT_RESUME" && self.next.take().is_some() {
+            return (false, vec![Do::Restarted { why: error.message.clone() }, self.attach()]);
+        }
+        self.state = State::Over;
+        (false, vec![Do::GiveUp(format!("{} ({})", error.message, error.code))])
+    }
+
+    fn event(&mut self, position: &Position) -> (bool, Vec<Do>) {
+        let Some(next) = &mut self.next else { return (false, Vec::new()) };
+        if position.epoch != next.epoch || position.offset > next.offset {
+            // Something is missing in between: ask for it rather than go on without.
+            return if self.state == State::Live { (false, vec![self.attach()]) } else { (false, Vec::new()) };
+        }
+        if position.offset < next.offset {
+            return (false, Vec::new());
+        }
+        next.offset += 1;
+        self.missed += u64::from(matches!(self.state, State::Attaching | State::CatchingUp));
+        (true, Vec::new())
+    }
+
+    /// The connection ended.
+    pub fn ended(&mut self, now: Now, ended: &Ended) -> Vec<Do> {
+        if matches!(self.state, State::Over | State::Waiting { .. }) {
+            return Vec::new();
+        }
+        if let Ended::Closed { code: Some(code), .. } = ended {
+            let refused = self.refused.take();
+            let end = match *code {
+                CloseCode::KEY_REVOKED => Some("this key was revoked or has expired".to_owned()),
+                CloseCode::POLICY => match &refused {
+                    Some(error) if error.recoverable => None,
+                    Some(error) => Some(format!("{} ({})", error.message, error.code)),
+                    None => Some(ended.to_string()),
+                },
+                CloseCode::NORMAL | CloseCode::TOO_BIG => Some(ended.to_string()),
+                _ => None,
+            };
+            if let Some(why) = end {
+                self.state = State::Over;
+                return vec![Do::GiveUp(why)];
+            }
+        }
+        self.wait(now, ended.to_string())
+    }
+
+    /// An attempt to connect failed; `passing`: trying again may help.
+    pub fn failed(&mut self, now: Now, why: &str, passing: bool) -> Vec<Do> {
+        if !passing {
+            self.state = State::Over;
+            return vec![Do::GiveUp(why.to_owned())];
+        }
+        self.wait(now, why.to_owned())
+    }
+
+    fn wait(&mut self, now: Now, why: String) -> Vec<Do> {
+        let backoff = (RETRY_MS_FIRST << self.attempt.min(16)).min(RETRY_MS_MAX);
+        self.attempt += 1;
+        // Half of it is random, so that a restarted relay is not met by everybody at once.
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let spread = backoff / 2 + (self.random >> 33) % (backoff / 2 + 1);
+        let retry_ms = self.retry_after_ms.take().map_or(spread, |said| said.clamp(spread, RETRY_MS_MAX));
+        self.state = State::Waiting { until_ms: now.mono_ms + retry_ms };
+        vec![Do::Lost { why, retry_ms }]
+    }
+
+    /// When [`Self::tick`] wants to be called, on the monotonic clock.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        match self.state {
+            State::Waiting { until_ms } => Some(until_ms),
+            State::Attaching | State::CatchingUp | State::Live => Some(self.seen_ms + NOTHING_SEEN_MS),
+            State::Connecting | State::Over => None,
+        }
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Now) -> Vec<Do> {
+        if self.deadline_ms().is_none_or(|deadline_ms| now.mono_ms < deadline_ms) {
+            return Vec::new();
+        }
+        if let State::Waiting { .. } = self.state {
+            self.state = State::Connecting;
+            return vec![Do::Connect];
+        }
+        let mut todo = vec![Do::Abandon];
+        todo.extend(self.wait(now, "nothing was heard for a minute".into()));
+        todo
+    }
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -1,0 +1,174 @@
+//! Tests of staying attached.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::client::message::Reply;
+
+fn at(mono_ms: u64) -> Now {
+    Now { mono_ms, unix_ms: 0 }
+}
+
+fn event(offset: u64) -> Incoming {
+    let text =
+        format!(r#"{{"type":"event","session":"s","epoch":"e","offset":{offset},"kind":"notice","text":"{offset}"}}"#);
+    Incoming::parse(&text).unwrap()
+}
+
+fn sent(todo: &[Do]) -> Vec<Value> {
+    let texts = todo.iter().filter_map(|item| if let Do::Send(text) = item { Some(text) } else { None });
+    texts.map(|text| serde_json::from_str(text).unwrap()).collect()
+}
+
+/// Answers the attach that was sent last; `next` as the relay says it.
+fn attached(link: &mut Link, next: u64) -> Vec<Do> {
+    let fields = json!({"snapshot": {}, "events": [], "next": {"epoch": "e", "offset": next}});
+    let Value::Object(fields) = fields else { unreachable!() };
+    let reply = Incoming::Reply(Reply { re: link.attach_id.clone(), fields });
+    link.received(at(0), &reply).1
+}
+
+fn live(next: u64) -> Link {
+    let mut link = Link::new("s", "p", 1);
+    assert_eq!(sent(&link.connected(at(0)))[0]["type"], "attach");
+    assert!(matches!(attached(&mut link, next)[..], [Do::Attached(_)]));
+    link
+}
+
+fn lost() -> Ended {
+    Ended::Broken("gone".into())
+}
+
+#[test]
+fn a_break_is_resumed_where_it_happened() {
+    let mut link = live(5);
+    assert!(link.received(at(1), &event(5)).0);
+    let todo = link.ended(at(10), &lost());
+    let [Do::Lost { retry_ms, .. }] = todo[..] else { panic!("{todo:?}") };
+    assert!((125..=250).contains(&retry_ms));
+    let (_, todo) = link.command(json!({"type": "prompt", "text": "hi"})).unwrap();
+    assert_eq!(todo, []);
+    assert_eq!(link.tick(at(10 + retry_ms - 1)), []);
+    assert_eq!(link.tick(at(10 + retry_ms)), [Do::Connect]);
+    let attach = &sent(&link.connected(at(20)))[0];
+    assert_eq!(attach["from"], json!({"epoch": "e", "offset": 6}));
+    // The prompt goes out behind the attach, with the id it had.
+    let prompt = &sent(&attached(&mut link, 8))[0];
+    assert_eq!((&prompt["type"], &prompt["session"]), (&json!("prompt"), &json!("s")));
+    assert!(link.received(at(21), &event(6)).0 && link.received(at(21), &event(7)).0);
+    let caught_up = Incoming::CaughtUp { session: "s".into() };
+    assert_eq!(link.received(at(22), &caught_up).1, [Do::Resumed { missed: 2 }]);
+    assert!(link.is_live());
+    assert_eq!(link.unanswered(), 1);
+    let answer = Incoming::Reply(Reply { re: prompt["id"].as_str().unwrap().into(), ..Reply::default() });
+    assert!(link.received(at(23), &answer).0);
+    assert_eq!(link.unanswered(), 0);
+}
+
+#[test]
+fn what_cannot_be_resumed_is_started_anew_and_said() {
+    let mut link = live(5);
+    link.ended(at(0), &lost());
+    link.tick(at(1_000));
+    link.connected(at(1_000));
+    let error = ErrorMessage {
+        re: Some(link.attach_id.clone()),
+        code: "CANNOT_RESUME".into(),
+        message: "too old".into(),
+        ..ErrorMessage::default()
+    };
+    let (_, todo) = link.received(at(1_001), &Incoming::Error(error));
+    assert_eq!(todo[0], Do::Restarted { why: "too old".into() });
+    assert_eq!(sent(&todo)[0].get("from"), None);
+    assert!(matches!(attached(&mut link, 90)[..], [Do::Attached(_)]));
+    let reset = Incoming::Reset { session: "s".into(), why: "slow".into() };
+    assert_eq!(sent(&link.received(at(1_002), &reset).1).len(), 1);
+}
+
+#[test]
+fn closes_mean_what_the_protocol_says() {
+    let close = |code| Ended::Closed { code: Some(code), reason: String::new() };
+    for (code, again) in [
+        (CloseCode::GOING_AWAY, true),
+        (CloseCode(1012), true),
+        (CloseCode::INTERNAL, true),
+        (CloseCode::TRY_AGAIN, true),
+        (CloseCode::NORMAL, false),
+        (CloseCode::POLICY, false),
+        (CloseCode::TOO_BIG, false),
+        (CloseCode::KEY_REVOKED, false),
+    ] {
+        let todo = live(0).ended(at(0), &close(code));
+        assert_eq!(matches!(todo[..], [Do::Lost { .. }]), again, "{code}");
+        assert_eq!(matches!(todo[..], [Do::GiveUp(_)]), !again, "{code}");
+    }
+    let mut link = live(0);
+    let error =
+        ErrorMessage { code: "LIMIT".into(), recoverable: true, retry_after_ms: Some(9_000), ..Default::default() };
+    link.received(at(0), &Incoming::Error(error));
+    assert_eq!(
+        link.ended(at(0), &close(CloseCode::POLICY)),
+        [Do::Lost { why: "closed (1008)".into(), retry_ms: 9_000 }]
+    );
+}
+
+#[test]
+fn silence_is_a_break() {
+    let mut link = live(0);
+    link.alive(at(5));
+    assert_eq!(link.tick(at(4 + NOTHING_SEEN_MS)), []);
+    assert!(matches!(link.tick(at(5 + NOTHING_SEEN_MS))[..], [Do::Abandon, Do::Lost { .. }]));
+}
+
+#[test]
+fn attempts_become_rarer_and_commands_are_bounded() {
+    let mut link = Link::new("s", "p", 7);
+    let mut now = 0;
+    for attempt in 0..20 {
+        let todo = link.failed(at(now), "refused", true);
+        let [Do::Lost { retry_ms, .. }] = todo[..] else { panic!() };
+        let most = (RETRY_MS_FIRST << attempt.min(16)).min(RETRY_MS_MAX);
+        assert!((most / 2..=most).contains(&retry_ms), "{attempt}: {retry_ms}");
+        now += retry_ms;
+        assert_eq!(link.tick(at(now)), [Do::Connect]);
+    }
+    for _ in 0..UNANSWERED_MAX {
+        link.command(json!({"type": "interrupt"})).unwrap();
+    }
+    assert_eq!(link.command(json!({"type": "interrupt"})), Err(LinkFull));
+    assert_eq!(link.failed(at(now), "revoked", false), [Do::GiveUp("revoked".into())]);
+}
+
+proptest! {
+    /// Whatever breaks when, every event is shown once and in order.
+    #[test]
+    fn nothing_is_missed_or_doubled(breaks in prop::collection::vec((0u64..6, 0u64..4), 1..12)) {
+        let mut link = live(0);
+        let (mut log, mut shown, mut now) = (0u64, Vec::new(), 0u64);
+        for (before, during) in breaks {
+            for _ in 0..before {
+                let (fresh, todo) = link.received(at(now), &event(log));
+                prop_assert!(fresh && todo.is_empty());
+                shown.push(log);
+                log += 1;
+            }
+            // The newest event may come twice: it was under way when the connection broke.
+            if log > 0 {
+                prop_assert!(!link.received(at(now), &event(log - 1)).0);
+            }
+            link.ended(at(now), &lost());
+            log += during;
+            now = link.deadline_ms().unwrap();
+            link.tick(at(now));
+            let from = sent(&link.connected(at(now)))[0]["from"]["offset"].as_u64().unwrap();
+            attached(&mut link, log);
+            for offset in from..log {
+                prop_assert!(link.received(at(now), &event(offset)).0);
+                shown.push(offset);
+            }
+            let (_, todo) = link.received(at(now), &Incoming::CaughtUp { session: "s".into() });
+            prop_assert_eq!(todo, vec![Do::Resumed { missed: during }]);
+        }
+        prop_assert_eq!(shown, (0..log).collect::<Vec<_>>());
+    }
+}

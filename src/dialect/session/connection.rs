@@ -1,0 +1,379 @@
+//! One connection of the session dialect, sans-io: challenge, sign-in, then commands. Owns the nonce and who signed
+//! in; it must not verify a signature (that is the crypto thread's) nor answer a command of the core.
+
+use crate::{
+    base::{CloseCode, ConnToken, Json, Now},
+    relay::{
+        Role,
+        api::{Caller, Code, Error, Request, Text},
+    },
+    wire::sign_in::{Authority, BINDING_NONE, Challenge, Limits, ProfileInfo, RelayInfo, SignIn, Welcome, is_id},
+};
+
+use super::{Incoming, SIGN_IN_BYTES_MAX, SIGN_IN_MS, TICK_MS, VERSION};
+
+/// What the relay says of itself to everybody.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// Who it is.
+    pub relay: RelayInfo,
+    /// Limits that `welcome` names.
+    pub limits: Limits,
+    /// Profiles that `welcome` lists.
+    pub profiles: Vec<ProfileInfo>,
+}
+
+/// A sign-in that the crypto thread is to check.
+#[derive(Clone, Debug)]
+pub struct VerifyJob {
+    /// Whose.
+    pub peer: ConnToken,
+    /// What the client sent.
+    pub sign_in: Box<SignIn>,
+    /// The server nonce it had to sign.
+    pub server_nonce: String,
+}
+
+/// A sign-in that was checked and admitted.
+#[derive(Clone, Debug)]
+pub struct SignedIn {
+    /// `SHA256:...` of the key.
+    pub principal: Text,
+    /// The granted role.
+    pub role: Role,
+    /// The relay's SSHSIG over the transcript.
+    pub proof: String,
+}
+
+/// What the connection wants done, in order.
+#[derive(Debug)]
+pub enum Act {
+    /// Send a text message.
+    Send(String),
+    /// Send this `welcome`: somebody has signed in.
+    Welcome(String),
+    /// Have this checked; the answer comes back by [`Connection::signed_in`] or [`Connection::refused`].
+    Verify(VerifyJob),
+    /// Give the core this command.
+    Submit(Box<Caller>, Request),
+    /// Read the keys file again and answer this command.
+    ReloadKeys(Text),
+    /// Close with this code and reason; nothing follows.
+    Close(CloseCode, &'static str),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Waits for `sign_in`.
+    Challenged,
+    /// The crypto thread has it.
+    Verifying(Box<SignIn>),
+    /// Signed in.
+    Open(Box<Caller>),
+    /// A close was asked for: whatever still comes is dropped.
+    Closing,
+}
+
+/// How a connection came to us.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// What the upgrade's Host header said.
+    pub host: String,
+    /// Over the Unix socket. A tunnel may end there, so that the Host counts too.
+    pub unix: bool,
+}
+
+impl Reached {
+    /// Whether this is the authority that a client dialled; loopback names are equal on any port.
+    fn by(&self, dialled: &str) -> bool {
+        match (Authority::parse(dialled), Authority::parse(&self.host)) {
+            (Ok(Authority::Unix), _) => self.unix,
+            (Ok(dialled), Ok(reached)) => dialled == reached,
+            _ => false,
+        }
+    }
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Connection {
+    peer: ConnToken,
+    reached: Reached,
+    nonce: String,
+    phase: Phase,
+    deadline: u64,
+}
+
+impl Connection {
+    /// A connection that was just upgraded; `nonce` is fresh. Gives the challenge to send.
+    pub fn open(peer: ConnToken, reached: Reached, nonce: String, greeting: &Greeting, now: Now) -> (Self, String) {
+        let expires_at = now.unix_ms + SIGN_IN_MS;
+        let challenge = super::sign_in_message(&Challenge {
+            version: VERSION,
+            relay: greeting.relay.clone(),
+            nonce: nonce.clone(),
+            expires_at,
+            bindings: vec![BINDING_NONE.into()],
+        });
+        let deadline = now.mono_ms + SIGN_IN_MS;
+        (Self { peer, reached, nonce, phase: Phase::Challenged, deadline }, challenge)
+    }
+
+    /// Who signed in, once somebody has.
+    pub fn caller(&self) -> Option<&Caller> {
+        match &self.phase {
+            Phase::Open(caller) => Some(caller),
+            _ => None,
+        }
+    }
+
+    /// When [`Connection::timeout`] is to be called, on the monotonic clock in milliseconds.
+    pub fn deadline(&self) -> Option<u64> {
+        (!matches!(self.phase, Phase::Closing)).then_some(self.deadline)
+    }
+
+    /// A message was sent: the next `tick` moves back.
+    pub fn sent(&mut self, now: Now) {
+        if matches!(self.phase, Phase::Open(_)) {
+            self.deadline = now.mono_ms + TICK_MS;
+        }
+    }
+
+    /// A text message came.
+    pub fn text(&mut self, text: &str, now: Now, acts: &mut Vec<Act>) {
+        match &self.phase {
+            Phase::Closing => {}
+            Phase::Open(_) => self.command(text, now, acts),
+            Phase::Challenged if text.len() > SIGN_IN_BYTES_MAX => {
+                let message = format!("a message before sign-in may have {SIGN_IN_BYTES_MAX} bytes");
+                self.refuse(None, &Error::new(Code::TooLarge, message), acts);
+            }
+            Phase::Challenged => match super::decode(text) {
+                Ok(Incoming::SignIn(sign_in)) => self.sign_in(sign_in, acts),
+                Ok(_) => {
+                    let message = "sign in first: answer the challenge with `sign_in`";
+                    self.refuse(id_of(text).as_deref(), &Error::new(Code::AuthRequired, message), acts);
+                }
+                Err((re, error)) => self.refuse(re.as_deref(), &error, acts),
+            },
+            Phase::Verifying(_) => {
+                let error = Error::new(Code::AuthRequired, "wait for the answer to `sign_in`");
+                self.refuse(id_of(text).as_deref(), &error, acts);
+            }
+        }
+    }
+
+    fn command(&mut self, text: &str, now: Now, acts: &mut Vec<Act>) {
+        let Phase::Open(caller) = &self.phase else { return };
+        match super::decode(text) {
+            Ok(Incoming::Request(request)) => acts.push(Act::Submit(caller.clone(), request)),
+            Ok(Incoming::Ping { id, t }) => acts.push(Act::Send(super::pong(&id, t.as_ref(), now.unix_ms))),
+            Ok(Incoming::KeysReload { id }) if caller.role.allows(Role::Admin) => acts.push(Act::ReloadKeys(id)),
+            Ok(Incoming::KeysReload { id }) => {
+                acts.push(Act::Send(super::error(Some(&id), &needs(Role::Admin, caller.role))));
+            }
+            Ok(Incoming::SignIn(sign_in)) => {
+                let error = Error::new(Code::BadRequest, "this connection has signed in already");
+                acts.push(Act::Send(super::error(Some(&sign_in.id), &error)));
+            }
+            Err((re, error)) => acts.push(Act::Send(super::error(re.as_deref(), &error))),
+        }
+    }
+
+    fn sign_in(&mut self, sign_in: Box<SignIn>, acts: &mut Vec<Act>) {
+        if sign_in.binding != BINDING_NONE {
+            let message = "`binding` must be \"none\": this listener offers no TLS exporter";
+            return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
+        }
+        if !self.reached.by(&sign_in.authority) {
+            let message = format!(
+                "the signed authority {:?} is not what this connection was made to ({:?}): somebody may stand in between",
+                sign_in.authority, self.reached.host
+            );
+            return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
+        }
+        let server_nonce = self.nonce.clone();
+        acts.push(Act::Verify(VerifyJob { peer: self.peer, sign_in: sign_in.clone(), server_nonce }));
+        self.phase = Phase::Verifying(sign_in);
+    }
+
+    /// The crypto thread admitted the sign-in.
+    pub fn signed_in(&mut self, signed: &SignedIn, greeting: &Greeting, now: Now, acts: &mut Vec<Act>) {
+        let Phase::Verifying(sign_in) = &self.phase else { return };
+        acts.push(Act::Welcome(super::sign_in_message(&Welcome {
+            re: sign_in.id.clone(),
+            principal: signed.principal.to_string(),
+            fingerprint: signed.principal.to_string(),
+            role: signed.role.name().into(),
+            proof: signed.proof.clone(),
+            now: now.unix_ms,
+            limits: greeting.limits,
+            profiles: greeting.profiles.clone(),
+            features: Vec::new(),
+        })));
+        self.phase = Phase::Open(Box::new(Caller {
+            peer: self.peer,
+            principal: signed.principal.clone(),
+            role: signed.role,
+            client: sign_in.client.as_str().into(),
+            device: device_id(self.peer),
+            name: sign_in.device.name.as_str().into(),
+            kind: sign_in.device.kind.as_str().into(),
+        }));
+        self.deadline = now.mono_ms + TICK_MS;
+    }
+
+    /// The crypto thread refused the sign-in.
+    pub fn refused(&mut self, error: &Error, acts: &mut Vec<Act>) {
+        let Phase::Verifying(sign_in) = &self.phase else { return };
+        let id = sign_in.id.clone();
+        self.refuse(Some(&id), error, acts);
+    }
+
+    /// The deadline has passed.
+    pub fn timeout(&mut self, now: Now, acts: &mut Vec<Act>) {
+        if now.mono_ms < self.deadline {
+            return;
+        }
+        match self.phase {
+            Phase::Closing => {}
+            Phase::Open(_) => {
+                acts.push(Act::Send(super::tick(now.unix_ms)));
+                self.deadline = now.mono_ms + TICK_MS;
+            }
+            Phase::Challenged | Phase::Verifying(_) => {
+                let message = format!("no sign-in within {} s", SIGN_IN_MS / 1000);
+                self.refuse(None, &Error::new(Code::AuthTimeout, message), acts);
+            }
+        }
+    }
+
+    /// The principal's key is gone from the keys file.
+    pub fn revoked(&mut self, acts: &mut Vec<Act>) {
+        let message = "this key is no longer in the relay's keys file";
+        acts.push(Act::Send(super::error(None, &final_error(Code::KeyNotAuthorized, message))));
+        acts.push(Act::Close(CloseCode::KEY_REVOKED, "key revoked"));
+        self.phase = Phase::Closing;
+    }
+
+    /// The principal's role is now this one at the most.
+    pub fn limit_role(&mut self, role: Role) {
+        if let Phase::Open(caller) = &mut self.phase {
+            caller.role = caller.role.min(role);
+        }
+    }
+
+    fn refuse(&mut self, re: Option<&str>, error: &Error, acts: &mut Vec<Act>) {
+        acts.push(Act::Send(super::error(re, error)));
+        let (code, reason) = match error.code {
+            Code::TooLarge => (CloseCode::TOO_BIG, "message too large"),
+            Code::RateLimited | Code::ShuttingDown => (CloseCode::TRY_AGAIN, "try again later"),
+            _ => (CloseCode::POLICY, "not signed in"),
+        };
+        acts.push(Act::Close(code, reason));
+        self.phase = Phase::Closing;
+    }
+}
+
+/// `FORBIDDEN`, saying what was needed and what the key has.
+pub(crate) fn needs(needed: Role, has: Role) -> Error {
+    Error::new(Code::Forbidden, format!("this needs the role {needed}, and this connection has {has}"))
+}
+
+fn final_error(code: Code, message: &str) -> Error {
+    Error { recoverable: false, ..Error::new(code, message) }
+}
+
+/// The device's id: the connection's name does, for it is unique for ever in this process.
+fn device_id(peer: ConnToken) -> Text {
+    format!("d{peer}").into()
+}
+
+/// The id of a message that is otherwise of no interest.
+fn id_of(text: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        id: Option<Json>,
+    }
+    let id: String = serde_json::from_str::<Id>(text).ok()?.id?.read().ok()?;
+    is_id(&id).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn greeting() -> Greeting {
+        Greeting {
+            relay: RelayInfo {
+                did: "did:key:z6Mk".into(),
+                key: "ssh-ed25519 AAAA".into(),
+                name: "relay".into(),
+                version: "0".into(),
+            },
+            limits: Limits::default(),
+            profiles: Vec::new(),
+        }
+    }
+
+    fn opened() -> Connection {
+        let peer = ConnToken::new(0, 1, 2);
+        let reached = Reached { host: "localhost:1".into(), unix: false };
+        Connection::open(peer, reached, "n".into(), &greeting(), Now::default()).0
+    }
+
+    const SIGN_IN: &str = r#"{"type":"sign_in","id":"1","client":"c","key":"k","nonce":"n","authority":"localhost:1",
+        "binding":"none","device":{"name":"d","kind":"test"},"signature":"s"}"#;
+
+    fn drive(connection: &mut Connection, text: &str) -> Vec<Act> {
+        let mut acts = Vec::new();
+        connection.text(text, Now::default(), &mut acts);
+        acts
+    }
+
+    #[test]
+    fn nothing_but_sign_in_is_heard_before_welcome() {
+        let mut connection = opened();
+        let acts = drive(&mut connection, r#"{"type":"list","id":"9"}"#);
+        assert!(matches!(&acts[0], Act::Send(text) if text.contains("AUTH_REQUIRED") && text.contains(r#""re":"9""#)));
+        assert!(matches!(acts[1], Act::Close(CloseCode::POLICY, _)));
+        assert!(drive(&mut connection, SIGN_IN).is_empty(), "a closing connection hears nothing");
+    }
+
+    #[test]
+    fn a_sign_in_is_verified_once_and_then_commands_pass_with_the_granted_role() {
+        let mut connection = opened();
+        assert!(matches!(&drive(&mut connection, SIGN_IN)[..], [Act::Verify(job)] if job.server_nonce == "n"));
+        let signed = SignedIn { principal: "SHA256:x".into(), role: Role::Drive, proof: "p".into() };
+        let mut acts = Vec::new();
+        connection.signed_in(&signed, &greeting(), Now::default(), &mut acts);
+        assert!(matches!(&acts[..], [Act::Welcome(text)] if text.contains(r#""type":"welcome""#)));
+        let acts = drive(&mut connection, r#"{"type":"list","id":"9"}"#);
+        assert!(matches!(&acts[..], [Act::Submit(caller, _)] if caller.role == Role::Drive));
+        let acts = drive(&mut connection, r#"{"type":"keys","id":"9","op":"reload"}"#);
+        assert!(matches!(&acts[..], [Act::Send(text)] if text.contains("FORBIDDEN")));
+    }
+
+    #[test]
+    fn another_authority_is_refused() {
+        let mut connection = opened();
+        let acts = drive(&mut connection, &SIGN_IN.replace("localhost:1", "elsewhere:1"));
+        assert!(matches!(&acts[0], Act::Send(text) if text.contains("AUTH_FAILED")));
+    }
+
+    #[test]
+    fn silence_is_ended_before_sign_in_and_ticked_after_it() {
+        let mut connection = opened();
+        let mut acts = Vec::new();
+        connection.timeout(Now::default().plus_ms(SIGN_IN_MS), &mut acts);
+        assert!(matches!(&acts[0], Act::Send(text) if text.contains("AUTH_TIMEOUT")));
+        let mut connection = opened();
+        drive(&mut connection, SIGN_IN);
+        let signed = SignedIn { principal: "SHA256:x".into(), role: Role::Watch, proof: "p".into() };
+        acts.clear();
+        connection.signed_in(&signed, &greeting(), Now::default(), &mut acts);
+        acts.clear();
+        connection.timeout(Now::default().plus_ms(TICK_MS), &mut acts);
+        assert!(matches!(&acts[..], [Act::Send(text)] if text.contains("tick")));
+    }
+}

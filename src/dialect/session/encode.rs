@@ -1,0 +1,669 @@
+//! Messages of the relay as JSON text. Field names are session-protocol's; what is absent is left out.
+
+use serde::Serialize;
+
+use crate::{
+    base::Json,
+    claude::Block,
+    relay::api::{
+        By, Closed, Decision, Details, DeviceInfo, Error, Event, How, Kind, OpenPermission, Outcome, Position,
+        PromptState, QueuedPrompt, Reply, Snapshot, State, Summary, Text, TurnBlock,
+    },
+};
+
+/// Serializing our own borrowed structs cannot fail: no map has keys other than strings.
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| {
+        log::error!(error:% = error; "a message could not be written as JSON");
+        String::from(r#"{"type":"error","code":"INTERNAL","message":"unwritable message","recoverable":true}"#)
+    })
+}
+
+/// `challenge` or `welcome`, which the sign-in format defines.
+pub fn sign_in_message(message: &impl Serialize) -> String {
+    text(message)
+}
+
+/// `error`, in answer to the command `re` or on its own.
+pub fn error(re: Option<&str>, error: &Error) -> String {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        re: Option<&'a str>,
+        code: &'static str,
+        message: &'a str,
+        recoverable: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        details: Option<WireDetails<'a>>,
+    }
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum WireDetails<'a> {
+        Decided {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            by: Option<WireBy<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            decision: Option<&'static str>,
+            at: u64,
+        },
+        Range {
+            epoch: &'a str,
+            earliest: WirePosition<'a>,
+            next: WirePosition<'a>,
+        },
+    }
+    let details = error.details.as_ref().map(|details| match details {
+        Details::Decided { by, decision, at } => {
+            WireDetails::Decided { by: by.as_ref().map(WireBy::from), decision: decision.map(decision_name), at: *at }
+        }
+        Details::Range { earliest, next } => WireDetails::Range {
+            epoch: &next.epoch,
+            earliest: WirePosition::from(earliest),
+            next: WirePosition::from(next),
+        },
+    });
+    text(&Wire {
+        r#type: "error",
+        re,
+        code: error.code.name(),
+        message: &error.message,
+        recoverable: error.recoverable,
+        retry_after_ms: error.retry_after_ms,
+        details,
+    })
+}
+
+/// `pong`: the answer to `ping`.
+pub fn pong(re: &str, t: Option<&Json>, now: u64) -> String {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        re: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        t: Option<&'a Json>,
+        now: u64,
+    }
+    text(&Wire { r#type: "pong", re, t, now })
+}
+
+/// `tick`: nothing happened for a while.
+pub fn tick(now: u64) -> String {
+    #[derive(Serialize)]
+    struct Wire {
+        r#type: &'static str,
+        now: u64,
+    }
+    text(&Wire { r#type: "tick", now })
+}
+
+/// The reply to `keys` with `op` `reload`.
+pub fn keys_reply(re: &str, entries: usize, refused: usize) -> String {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        re: &'a str,
+        entries: usize,
+        refused: usize,
+    }
+    text(&Wire { r#type: "reply", re, entries, refused })
+}
+
+/// `reply` to a command of the core.
+pub fn reply(re: &str, reply: &Reply) -> String {
+    #[derive(Serialize, Default)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        re: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sessions: Option<Vec<WireSummary<'a>>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        session: Option<WireSummary<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        snapshot: Option<WireSnapshot<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        events: Option<Vec<WireEvent<'a>>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        earliest: Option<WirePosition<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<WirePosition<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        position: Option<WirePosition<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        state: Option<&'static str>,
+    }
+    let mut wire = Wire { r#type: "reply", re, ..Wire::default() };
+    match reply {
+        Reply::Done => {}
+        Reply::Sessions(sessions) => wire.sessions = Some(sessions.iter().map(WireSummary::from).collect()),
+        Reply::Created(summary) => wire.session = Some(summary.into()),
+        Reply::Attached { snapshot, events, earliest, next } => {
+            wire.snapshot = Some(WireSnapshot::from(&**snapshot));
+            wire.events = Some(events.iter().map(|event| WireEvent::from(&**event)).collect());
+            wire.earliest = Some(earliest.into());
+            wire.next = Some(next.into());
+        }
+        Reply::Prompted { prompt, position } => {
+            wire.prompt = Some(prompt);
+            wire.position = Some(position.into());
+        }
+        Reply::Decided { position } => wire.position = Some(position.into()),
+        Reply::State(state) => wire.state = Some(state.name()),
+    }
+    text(&wire)
+}
+
+/// `event`.
+pub fn event(event: &Event) -> String {
+    text(&WireEvent::from(event))
+}
+
+/// `delta`.
+pub fn delta(session: &str, message: &str, block: u32, at: u64, piece: &str) -> String {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        session: &'a str,
+        message: &'a str,
+        block: u32,
+        at: u64,
+        text: &'a str,
+    }
+    text(&Wire { r#type: "delta", session, message, block, at, text: piece })
+}
+
+/// `presence`.
+pub fn presence(session: &str, devices: &[DeviceInfo]) -> String {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        session: &'a str,
+        devices: Vec<WireDevice<'a>>,
+    }
+    text(&Wire { r#type: "presence", session, devices: devices.iter().map(WireDevice::from).collect() })
+}
+
+/// `session`: a summary changed, for those who follow the list.
+pub fn summary_changed(summary: &Summary) -> String {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        summary: WireSummary<'a>,
+    }
+    text(&Wire { r#type: "session", summary: summary.into() })
+}
+
+/// `caught_up`.
+pub fn caught_up(session: &str) -> String {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        session: &'a str,
+    }
+    text(&Wire { r#type: "caught_up", session })
+}
+
+/// `reset`.
+pub fn reset(session: &str, why: &str, earliest: &Position) -> String {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        r#type: &'static str,
+        session: &'a str,
+        why: &'a str,
+        epoch: &'a str,
+        earliest: WirePosition<'a>,
+    }
+    text(&Wire { r#type: "reset", session, why, epoch: &earliest.epoch, earliest: earliest.into() })
+}
+
+#[derive(Serialize)]
+struct WirePosition<'a> {
+    epoch: &'a str,
+    offset: u64,
+}
+
+impl<'a> From<&'a Position> for WirePosition<'a> {
+    fn from(position: &'a Position) -> Self {
+        Self { epoch: &position.epoch, offset: position.offset }
+    }
+}
+
+#[derive(Serialize)]
+struct WireBy<'a> {
+    device: &'a str,
+    principal: &'a str,
+}
+
+impl<'a> From<&'a By> for WireBy<'a> {
+    fn from(by: &'a By) -> Self {
+        Self { device: &by.device, principal: &by.principal }
+    }
+}
+
+#[derive(Serialize)]
+struct WireDevice<'a> {
+    device: &'a str,
+    name: &'a str,
+    kind: &'a str,
+    role: &'static str,
+    since: u64,
+}
+
+impl<'a> From<&'a DeviceInfo> for WireDevice<'a> {
+    fn from(device: &'a DeviceInfo) -> Self {
+        let DeviceInfo { device: id, name, kind, role, since } = device;
+        Self { device: id, name, kind, role: role.name(), since: *since }
+    }
+}
+
+#[derive(Serialize)]
+struct WireSummary<'a> {
+    session: &'a str,
+    did: &'a str,
+    title: &'a str,
+    profile: &'a str,
+    folder: std::borrow::Cow<'a, str>,
+    state: &'static str,
+    since: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+    waiting: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'a str>,
+    created_at: u64,
+    active_at: u64,
+    cost_usd: f64,
+    /// Left out in a snapshot, which names the devices instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<usize>,
+    epoch: &'a str,
+    next: WirePosition<'a>,
+}
+
+impl<'a> From<&'a Summary> for WireSummary<'a> {
+    fn from(summary: &'a Summary) -> Self {
+        Self {
+            session: &summary.session,
+            did: &summary.did,
+            title: &summary.title,
+            profile: &summary.profile,
+            folder: summary.folder.to_string_lossy(),
+            state: summary.state.name(),
+            since: summary.since,
+            why: summary.why.as_deref(),
+            waiting: summary.waiting,
+            model: summary.model.as_deref(),
+            mode: summary.mode.as_deref(),
+            created_at: summary.created_at,
+            active_at: summary.active_at,
+            cost_usd: summary.cost_usd,
+            devices: Some(summary.devices),
+            epoch: &summary.next.epoch,
+            next: WirePosition::from(&summary.next),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WireSnapshot<'a> {
+    #[serde(flatten)]
+    summary: WireSummary<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turn: Option<WireTurn<'a>>,
+    queue: Vec<WireQueued<'a>>,
+    permissions: Vec<WirePermission<'a>>,
+    devices: Vec<WireDevice<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notice: Option<&'a str>,
+}
+
+impl<'a> From<&'a Snapshot> for WireSnapshot<'a> {
+    fn from(snapshot: &'a Snapshot) -> Self {
+        let turn = snapshot.turn.as_ref().map(|turn| WireTurn {
+            prompts: turn.prompts.iter().map(|prompt| &**prompt).collect(),
+            since: turn.since,
+            blocks: turn.blocks.iter().map(WireBlock::from).collect(),
+        });
+        Self {
+            summary: WireSummary { devices: None, ..(&snapshot.summary).into() },
+            turn,
+            queue: snapshot.queue.iter().map(WireQueued::from).collect(),
+            permissions: snapshot.permissions.iter().map(WirePermission::from).collect(),
+            devices: snapshot.devices.iter().map(WireDevice::from).collect(),
+            notice: snapshot.notice.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WireTurn<'a> {
+    prompts: Vec<&'a str>,
+    since: u64,
+    blocks: Vec<WireBlock<'a>>,
+}
+
+#[derive(Serialize)]
+struct WireBlock<'a> {
+    message: &'a str,
+    block: u32,
+    kind: &'static str,
+    text: &'a str,
+}
+
+impl<'a> From<&'a TurnBlock> for WireBlock<'a> {
+    fn from(block: &'a TurnBlock) -> Self {
+        Self { message: &block.message, block: block.block, kind: block_name(block.kind), text: &block.text }
+    }
+}
+
+#[derive(Serialize)]
+struct WireQueued<'a> {
+    prompt: &'a str,
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<WireBy<'a>>,
+    state: &'static str,
+}
+
+impl<'a> From<&'a QueuedPrompt> for WireQueued<'a> {
+    fn from(queued: &'a QueuedPrompt) -> Self {
+        let state = prompt_state_name(queued.state);
+        Self { prompt: &queued.prompt, text: &queued.text, by: queued.by.as_ref().map(WireBy::from), state }
+    }
+}
+
+#[derive(Serialize)]
+struct WirePermission<'a> {
+    request: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<&'a str>,
+    tool: &'a str,
+    input: &'a Json,
+    about: &'a str,
+    #[serde(serialize_with = "or_empty")]
+    suggestions: Option<&'a Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    questions: Option<&'a Json>,
+}
+
+impl<'a> From<&'a OpenPermission> for WirePermission<'a> {
+    fn from(open: &'a OpenPermission) -> Self {
+        Self {
+            request: &open.request,
+            call: open.call.as_deref(),
+            tool: &open.tool,
+            input: &open.input,
+            about: &open.about,
+            suggestions: open.suggestions.as_ref(),
+            questions: open.questions.as_ref(),
+        }
+    }
+}
+
+/// An absent list is an empty one.
+fn or_empty<S: serde::Serializer>(list: &Option<&Json>, serializer: S) -> Result<S::Ok, S::Error> {
+    match list {
+        Some(list) => list.serialize(serializer),
+        None => serializer.collect_seq(std::iter::empty::<()>()),
+    }
+}
+
+#[derive(Serialize)]
+struct WireEvent<'a> {
+    r#type: &'static str,
+    session: &'a str,
+    epoch: &'a str,
+    offset: u64,
+    at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<WireBy<'a>>,
+    #[serde(flatten)]
+    kind: WireKind<'a>,
+}
+
+impl<'a> From<&'a Event> for WireEvent<'a> {
+    fn from(event: &'a Event) -> Self {
+        Self {
+            r#type: "event",
+            session: &event.session,
+            epoch: &event.position.epoch,
+            offset: event.position.offset,
+            at: event.at,
+            by: event.by.as_ref().map(WireBy::from),
+            kind: WireKind::from(&event.kind),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum WireKind<'a> {
+    Prompt {
+        prompt: &'a str,
+        text: &'a str,
+    },
+    PromptState {
+        prompt: &'a str,
+        state: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<&'a str>,
+    },
+    Text(WireText<'a>),
+    Thinking(WireText<'a>),
+    ToolCall {
+        call: &'a str,
+        tool: &'a str,
+        input: &'a Json,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        parent: Option<&'a str>,
+    },
+    ToolResult {
+        call: &'a str,
+        outcome: &'static str,
+        preview: &'a str,
+        bytes: u64,
+    },
+    Permission(WirePermission<'a>),
+    Decision {
+        request: &'a str,
+        decision: &'static str,
+        how: &'static str,
+    },
+    PermissionClosed {
+        request: &'a str,
+        how: &'static str,
+    },
+    State {
+        state: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<&'a str>,
+    },
+    Turn {
+        prompts: &'a [Text],
+        ok: bool,
+        stop: &'a str,
+        cost_usd: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        usage: Option<&'a Json>,
+        duration_ms: u64,
+    },
+    Settings {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        title: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        model: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mode: Option<&'a str>,
+    },
+    Retry {
+        attempt: u32,
+        of: u32,
+        delay_ms: u64,
+        error: &'a str,
+    },
+    Notice {
+        level: &'static str,
+        text: &'a str,
+    },
+    Raw {
+        line: &'a Json,
+    },
+}
+
+#[derive(Serialize)]
+struct WireText<'a> {
+    message: &'a str,
+    block: u32,
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<&'a str>,
+}
+
+impl<'a> From<&'a Kind> for WireKind<'a> {
+    fn from(kind: &'a Kind) -> Self {
+        match kind {
+            Kind::Prompt { prompt, text } => Self::Prompt { prompt, text },
+            Kind::PromptState { prompt, state, why } => {
+                Self::PromptState { prompt, state: prompt_state_name(*state), why: why.as_deref() }
+            }
+            Kind::Text { block_kind, message, block, text, parent } => {
+                let text = WireText { message, block: *block, text, parent: parent.as_deref() };
+                match block_kind {
+                    Block::Text => Self::Text(text),
+                    Block::Thinking => Self::Thinking(text),
+                }
+            }
+            Kind::ToolCall { call, tool, input, parent } => {
+                Self::ToolCall { call, tool, input, parent: parent.as_deref() }
+            }
+            Kind::ToolResult { call, outcome, preview, bytes } => {
+                Self::ToolResult { call, outcome: outcome_name(*outcome), preview, bytes: *bytes }
+            }
+            Kind::Permission(open) => Self::Permission(open.into()),
+            Kind::Decision { request, decision, how } => {
+                Self::Decision { request, decision: decision_name(*decision), how: how_name(*how) }
+            }
+            Kind::PermissionClosed { request, how } => Self::PermissionClosed { request, how: closed_name(*how) },
+            Kind::State { state, why } => Self::State { state: State::name(*state), why: why.as_deref() },
+            Kind::Turn { prompts, ok, stop, cost_usd, usage, duration_ms } => Self::Turn {
+                prompts,
+                ok: *ok,
+                stop,
+                cost_usd: *cost_usd,
+                usage: usage.as_ref(),
+                duration_ms: *duration_ms,
+            },
+            Kind::Settings { title, model, mode } => {
+                Self::Settings { title: title.as_deref(), model: model.as_deref(), mode: mode.as_deref() }
+            }
+            Kind::Retry { attempt, of, delay_ms, error } => {
+                Self::Retry { attempt: *attempt, of: *of, delay_ms: *delay_ms, error }
+            }
+            Kind::Notice { level, text } => Self::Notice { level, text },
+            Kind::Raw { line } => Self::Raw { line },
+        }
+    }
+}
+
+fn block_name(block: Block) -> &'static str {
+    match block {
+        Block::Text => "text",
+        Block::Thinking => "thinking",
+    }
+}
+
+fn prompt_state_name(state: PromptState) -> &'static str {
+    match state {
+        PromptState::Queued => "queued",
+        PromptState::Running => "running",
+        PromptState::Done => "done",
+        PromptState::Cancelled => "cancelled",
+        PromptState::Failed => "failed",
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Error => "error",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+fn decision_name(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Allow => "allow",
+        Decision::Deny => "deny",
+    }
+}
+
+fn how_name(how: How) -> &'static str {
+    match how {
+        How::Person => "person",
+        How::Rule => "rule",
+        How::Timeout => "timeout",
+    }
+}
+
+fn closed_name(how: Closed) -> &'static str {
+    match how {
+        Closed::Applied => "applied",
+        Closed::Withdrawn => "withdrawn",
+        Closed::Void => "void",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_flat_object_and_carries_json_through_untouched() {
+        let input = Json::parse(r#"{"command": "echo 1e2"}"#).expect("JSON");
+        let kind = Kind::ToolCall { call: "c".into(), tool: "Bash".into(), input, parent: None };
+        let position = Position { epoch: "e".into(), offset: 7 };
+        let by = Some(By { device: "d".into(), principal: "p".into() });
+        let written = event(&Event { session: "s".into(), position, at: 5, by, kind });
+        assert_eq!(
+            written,
+            r#"{"type":"event","session":"s","epoch":"e","offset":7,"at":5,"by":{"device":"d","principal":"p"},"kind":"tool_call","call":"c","tool":"Bash","input":{"command": "echo 1e2"}}"#
+        );
+    }
+
+    #[test]
+    fn a_snapshot_names_its_devices_once() {
+        let next = Position { epoch: "e".into(), offset: 0 };
+        let summary = Summary {
+            session: "s".into(),
+            did: "did".into(),
+            title: "t".into(),
+            profile: "default".into(),
+            folder: "/f".into(),
+            state: State::Ready,
+            since: 1,
+            why: None,
+            waiting: 0,
+            model: None,
+            mode: None,
+            created_at: 1,
+            active_at: 1,
+            cost_usd: 0.0,
+            devices: 3,
+            next: next.clone(),
+        };
+        let (queue, permissions, devices) = (Vec::new(), Vec::new(), Vec::new());
+        let snapshot = Box::new(Snapshot { summary, turn: None, queue, permissions, devices, notice: None });
+        let written =
+            reply("r", &Reply::Attached { snapshot, events: Vec::<Arc<Event>>::new(), earliest: next.clone(), next });
+        assert_eq!(written.matches(r#""devices""#).count(), 1, "{written}");
+        assert!(written.contains(r#""devices":[]"#), "{written}");
+    }
+}

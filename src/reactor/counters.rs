@@ -1,0 +1,172 @@
+//! Counters of a worker: plain atomics that one thread writes (relaxed) and anybody reads. Owns no policy.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::Close;
+
+/// One number, written by one thread and read by all.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning thread may.
+    pub fn add(&self, n: u64) {
+        // One writer: a load and a store are enough, and cheaper than a locked addition.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Sets a level; only the owning thread may.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// Reads.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Kinds of close that are counted apart; [`close_kind`] names them.
+pub const CLOSE_KINDS: usize = 8;
+/// Buckets of the turn histogram: bucket `i` counts turns of `2^i <= ns < 2^(i+1)`, the last one everything longer.
+pub const TURN_BUCKETS: usize = 32;
+
+/// The index and the label of a kind of close.
+pub fn close_kind(close: &Close) -> (usize, &'static str) {
+    let index = match close {
+        Close::Peer(_) => 0,
+        Close::Broken => 1,
+        Close::Fault(_) => 2,
+        Close::Local(_) => 3,
+        Close::TimedOut => 4,
+        Close::TooSlow => 5,
+        Close::Drain => 6,
+        Close::Panicked => 7,
+    };
+    (index, CLOSE_LABELS[index])
+}
+
+/// Labels of the kinds of close, in their order.
+pub const CLOSE_LABELS: [&str; CLOSE_KINDS] =
+    ["peer", "broken", "fault", "local", "timed_out", "too_slow", "drain", "panicked"];
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one worker, on cache lines of their own.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct WorkerCounters {
+            $($(#[$doc])* pub $name: Counter,)*
+            /// Connections closed, by kind (see [`CLOSE_LABELS`]).
+            pub closed: [Counter; CLOSE_KINDS],
+            /// Turns by their time outside of the poll (see [`TURN_BUCKETS`]).
+            pub turn_ns: [Counter; TURN_BUCKETS],
+        }
+
+        /// What the counters of a worker said at one moment.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Snapshot {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Connections closed, by kind (see [`CLOSE_LABELS`]).
+            pub closed: [u64; CLOSE_KINDS],
+            /// Turns by their time outside of the poll (see [`TURN_BUCKETS`]).
+            pub turn_ns: [u64; TURN_BUCKETS],
+        }
+
+        impl WorkerCounters {
+            /// Reads all of them. Each number is right; together they are not one moment.
+            pub fn snapshot(&self) -> Snapshot {
+                Snapshot {
+                    $($name: self.$name.get(),)*
+                    closed: std::array::from_fn(|i| self.closed[i].get()),
+                    turn_ns: std::array::from_fn(|i| self.turn_ns[i].get()),
+                }
+            }
+        }
+
+        impl Snapshot {
+            /// Adds another worker's numbers.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+                for (mine, theirs) in self.closed.iter_mut().zip(other.closed) {
+                    *mine += theirs;
+                }
+                for (mine, theirs) in self.turn_ns.iter_mut().zip(other.turn_ns) {
+                    *mine += theirs;
+                }
+            }
+
+            /// The scalar numbers with their names, for an exposition.
+            pub fn fields(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted.
+    accepted,
+    /// Connections refused: by the protocol, or for want of room.
+    refused,
+    /// Connections open now (those that only finish closing included).
+    open,
+    /// Times that accepting paused because descriptors or memory ran out.
+    accept_pauses,
+    /// Bytes read.
+    bytes_in,
+    /// Bytes the kernel took.
+    bytes_out,
+    /// Read calls.
+    reads,
+    /// Write calls.
+    writes,
+    /// Frames received (counted by the protocol).
+    frames_in,
+    /// Frames sent (counted by the protocol).
+    frames_out,
+    /// Messages received (counted by the protocol).
+    messages_in,
+    /// Messages sent (counted by the protocol).
+    messages_out,
+    /// Bytes that wait in send queues now.
+    queue_bytes,
+    /// Bytes of incomplete messages that connections hold now.
+    kept_bytes,
+    /// Events for connections that were gone.
+    stale_events,
+    /// Sends and mail for connections that were gone.
+    stale_mail,
+    /// Panics caught in callbacks.
+    panics,
+    /// Mail that found the inbox full.
+    inbox_full,
+    /// Mail taken from the inbox.
+    mail,
+    /// Turns of the loop.
+    turns,
+    /// Wakes that senders of mail paid for.
+    wakes,
+    /// Nanoseconds spent outside of the poll.
+    busy_ns,
+    /// Seconds in which the worker was busy for at least 95 of 100 parts.
+    saturated_s,
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_adds_up() {
+        let counters = WorkerCounters::default();
+        counters.reads.add(2);
+        counters.closed[close_kind(&Close::TooSlow).0].add(1);
+        counters.turn_ns[3].add(4);
+        let mut sum = counters.snapshot();
+        sum.add(&counters.snapshot());
+        assert_eq!((sum.reads, sum.closed[5], sum.turn_ns[3]), (4, 2, 8));
+        assert!(sum.fields().any(|field| field == ("reads", 4)));
+        assert_eq!(close_kind(&Close::TooSlow).1, "too_slow");
+    }
+}

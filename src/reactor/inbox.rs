@@ -1,0 +1,185 @@
+//! The bounded channel into a thread that sleeps in a poll, with its gated waker. Owns the queue and the gate; what a
+//! full inbox means is the sender's policy.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::gate::Gate;
+
+#[derive(Debug)]
+struct Shared {
+    gate: Gate,
+    waker: Arc<mio::Waker>,
+    wakes: AtomicU64,
+    full: AtomicU64,
+}
+
+/// Makes the inbox of a thread that polls `waker`'s poll. `capacity` is in messages; senders are told when it is full.
+pub fn inbox<T: Send>(capacity: usize, waker: Arc<mio::Waker>) -> (Sender<T>, Receiver<T>) {
+    let (sender, receiver) = crossbeam_channel::bounded(capacity.max(1));
+    let shared = Arc::new(Shared { gate: Gate::new(), waker, wakes: AtomicU64::new(0), full: AtomicU64::new(0) });
+    (Sender { queue: sender, shared: shared.clone() }, Receiver { queue: receiver, shared })
+}
+
+/// The sending side. Cloning is cheap.
+#[derive(Debug)]
+pub struct Sender<T> {
+    queue: crossbeam_channel::Sender<T>,
+    shared: Arc<Shared>,
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<T> Sender<T> {
+    /// Pushes, and wakes the receiver if it sleeps.
+    ///
+    /// # Errors
+    /// The inbox is full or its receiver is gone: the message comes back.
+    pub fn try_send(&self, message: T) -> Result<(), T> {
+        match self.queue.try_send(message) {
+            Ok(()) => {
+                if self.shared.gate.pushed() {
+                    self.wake();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.full.fetch_add(1, Ordering::Relaxed);
+                Err(error.into_inner())
+            }
+        }
+    }
+
+    /// Wakes the receiver whether it sleeps or not: for news that do not travel in the queue.
+    pub fn wake(&self) {
+        self.shared.wakes.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = self.shared.waker.wake() {
+            // The descriptor is ours and stays open as long as this sender; the receiver also wakes by its timers.
+            log::error!(error:%; "cannot wake a thread");
+        }
+    }
+
+    /// Messages that wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+/// The receiving side, of one thread.
+#[derive(Debug)]
+pub struct Receiver<T> {
+    queue: crossbeam_channel::Receiver<T>,
+    shared: Arc<Shared>,
+}
+
+impl<T> Receiver<T> {
+    /// Says that the thread is about to sleep. False: something came meanwhile, do not sleep. Call
+    /// [`sleep_end`](Self::sleep_end) after the poll in both cases.
+    pub fn sleep_begin(&self) -> bool {
+        self.shared.gate.shut();
+        self.queue.is_empty()
+    }
+
+    /// Says that the thread is awake.
+    pub fn sleep_end(&self) {
+        self.shared.gate.open();
+    }
+
+    /// The next message, or none now.
+    pub fn try_recv(&self) -> Option<T> {
+        self.queue.try_recv().ok()
+    }
+
+    /// Messages that wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How often a sender paid for a wake.
+    pub fn wakes(&self) -> u64 {
+        self.shared.wakes.load(Ordering::Relaxed)
+    }
+
+    /// How often a sender found the inbox full.
+    pub fn full(&self) -> u64 {
+        self.shared.full.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleeper_is_woken_once_and_a_full_inbox_gives_back() {
+        let mut poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(7)).unwrap());
+        let (sender, receiver) = inbox::<u32>(2, waker);
+        sender.try_send(1).unwrap();
+        assert_eq!(receiver.wakes(), 0, "nobody sleeps, nobody wakes");
+        assert!(!receiver.sleep_begin(), "something is there");
+        receiver.sleep_end();
+        assert_eq!(receiver.try_recv(), Some(1));
+        assert!(receiver.sleep_begin());
+        sender.try_send(2).unwrap();
+        sender.try_send(3).unwrap();
+        assert_eq!(receiver.wakes(), 1);
+        assert_eq!(sender.try_send(4), Err(4));
+        assert_eq!(receiver.full(), 1);
+        let mut events = mio::Events::with_capacity(4);
+        poll.poll(&mut events, None).unwrap();
+        receiver.sleep_end();
+        assert_eq!(events.iter().map(|event| event.token().0).collect::<Vec<_>>(), [7]);
+        assert_eq!((receiver.try_recv(), receiver.try_recv(), receiver.try_recv()), (Some(2), Some(3), None));
+    }
+
+    #[test]
+    fn threads_lose_no_message_and_no_wake() {
+        const EACH: u32 = 20_000;
+        let mut poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let (sender, receiver) = inbox::<u32>(64, waker);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        let mut n = n;
+                        while let Err(back) = sender.try_send(n) {
+                            n = back;
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let mut events = mio::Events::with_capacity(4);
+            let mut got = 0;
+            while got < 2 * EACH {
+                while receiver.try_recv().is_some() {
+                    got += 1;
+                }
+                if got < 2 * EACH && receiver.sleep_begin() {
+                    poll.poll(&mut events, None).unwrap();
+                }
+                receiver.sleep_end();
+            }
+            assert_eq!(got, 2 * EACH);
+        });
+    }
+}

@@ -1,0 +1,491 @@
+//! What a protocol's callback can do: send, forward, pause, time, close. Owns the worker's connections ([`Core`]) apart
+//! from the protocol, so that both can be borrowed at once. Makes no system call: a turn's phases do.
+
+use std::{collections::VecDeque, ops::Range as StdRange, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    counters::WorkerCounters,
+    options::Options,
+    protocol::Protocol,
+    sendq::{ARENA, OUT, Piece, Range, SendQueue},
+    slots::Slots,
+    stream::Stream,
+    wheel::Wheel,
+};
+use crate::{
+    base::{Close, ConnToken, Fault, Now},
+    wire::copy,
+};
+
+/// What became of bytes that were to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "High asks for less until `drained`; Closed means that nothing was taken"]
+pub enum Sent {
+    /// Queued; it is written at the end of the turn.
+    Queued,
+    /// Queued, and the queue is above its high mark: produce less until `drained`.
+    High,
+    /// Nothing was taken: the token is stale, the connection is closing, or its queue passed its maximum just now
+    /// (which closes it as too slow).
+    Closed,
+}
+
+/// Messages above this size are not copied into the worker's out arena but into memory of their own.
+const OUT_PIECE_MAX: usize = 16 * 1024;
+/// The out arena of one turn.
+const OUT_MAX: usize = 1024 * 1024;
+/// Spare containers that a worker keeps.
+const POOL_MAX: usize = 1_024;
+
+/// Facts about a connection, as bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flags(u16);
+
+impl Flags {
+    /// On the ready list.
+    pub(super) const READY: u16 = 1 << 0;
+    /// On the list of touched queues.
+    pub(super) const TOUCHED: u16 = 1 << 1;
+    /// The protocol wants no input.
+    pub(super) const PAUSED: u16 = 1 << 2;
+    /// Kept bytes are to be delivered even if nothing new comes.
+    pub(super) const RESUMED: u16 = 1 << 3;
+    /// The kernel takes no more bytes.
+    pub(super) const BLOCKED: u16 = 1 << 4;
+    /// The peer has shut its side: read to the end of file.
+    pub(super) const HUP: u16 = 1 << 5;
+    /// The end of file was read.
+    pub(super) const EOF: u16 = 1 << 6;
+    /// The queue was above its high mark and has not been reported drained.
+    pub(super) const HIGH: u16 = 1 << 7;
+    /// Somebody asked to close.
+    pub(super) const CLOSING: u16 = 1 << 8;
+    /// The protocol was told; only flushing and lingering is left.
+    pub(super) const CLOSED: u16 = 1 << 9;
+    /// Our side is shut.
+    pub(super) const SHUT: u16 = 1 << 10;
+    /// No byte can be read or written any more.
+    pub(super) const DEAD: u16 = 1 << 11;
+
+    pub(super) fn has(self, bits: u16) -> bool {
+        self.0 & bits != 0
+    }
+
+    pub(super) fn set(&mut self, bits: u16) {
+        self.0 |= bits;
+    }
+
+    /// Sets the bits; true if they were not all set before.
+    pub(super) fn newly(&mut self, bits: u16) -> bool {
+        let newly = self.0 & bits != bits;
+        self.0 |= bits;
+        newly
+    }
+
+    pub(super) fn clear(&mut self, bits: u16) {
+        self.0 &= !bits;
+    }
+}
+
+/// A connection.
+pub(super) struct Slot<C> {
+    pub(super) stream: Stream,
+    /// None while a callback has it, and after the protocol gave it up.
+    pub(super) conn: Option<C>,
+    pub(super) queue: SendQueue,
+    /// Bytes that the protocol has not consumed.
+    pub(super) kept: Vec<u8>,
+    /// Bytes that must be there before input is worth a call.
+    pub(super) need: usize,
+    pub(super) flags: Flags,
+    pub(super) why: Option<Close>,
+}
+
+/// The bytes lent to the input callback that is running.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lent {
+    pub(super) buffer: u32,
+    pub(super) start: u32,
+    pub(super) len: u32,
+}
+
+/// The connections of a worker and everything about them that a callback may change.
+pub(super) struct Core<P: Protocol> {
+    pub(super) worker: u16,
+    pub(super) now: Now,
+    pub(super) slots: Slots<Slot<P::Conn>>,
+    pub(super) wheel: Wheel,
+    /// Queues with something new to write.
+    pub(super) touched: Vec<ConnToken>,
+    /// Connections that may have more to read.
+    pub(super) ready: VecDeque<ConnToken>,
+    /// Connections that somebody asked to close.
+    pub(super) closes: Vec<ConnToken>,
+    /// Small messages of this turn, one after the other.
+    pub(super) out: Vec<u8>,
+    /// Ranges of the lent buffer that were forwarded since the worker began.
+    pub(super) forwards: u64,
+    pub(super) queue_bytes: usize,
+    pub(super) counters: Arc<WorkerCounters>,
+    pub(super) draining: bool,
+    pub(super) pool: Vec<VecDeque<Piece>>,
+    high: usize,
+    pub(super) low: usize,
+    max: usize,
+}
+
+impl<P: Protocol> Core<P> {
+    pub(super) fn new(worker: u16, now: Now, options: &Options, counters: Arc<WorkerCounters>) -> Self {
+        Self {
+            worker,
+            now,
+            slots: Slots::new(worker),
+            wheel: Wheel::new(now.mono_ms),
+            touched: Vec::new(),
+            ready: VecDeque::new(),
+            closes: Vec::new(),
+            out: Vec::new(),
+            forwards: 0,
+            queue_bytes: 0,
+            counters,
+            draining: false,
+            pool: Vec::new(),
+            high: options.queue_high,
+            low: options.queue_low,
+            max: options.queue_max,
+        }
+    }
+
+    /// Puts the connection on the list of those to write at the end of the turn.
+    pub(super) fn touch(&mut self, token: ConnToken) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && slot.flags.newly(Flags::TOUCHED)
+        {
+            self.touched.push(token);
+        }
+    }
+
+    /// Puts the connection on the list of those to read.
+    pub(super) fn make_ready(&mut self, token: ConnToken) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && slot.flags.newly(Flags::READY)
+        {
+            self.ready.push_back(token);
+        }
+    }
+
+    /// Asks for a close. The first reason counts.
+    pub(super) fn close(&mut self, token: ConnToken, why: Close) -> bool {
+        let Some(slot) = self.slots.get_mut(token) else {
+            self.counters.stale_mail.add(1);
+            return false;
+        };
+        if slot.flags.newly(Flags::CLOSING) {
+            slot.why = Some(why);
+            self.closes.push(token);
+        }
+        true
+    }
+
+    /// Asks for a close of a connection on which nothing can be written any more.
+    pub(super) fn break_off(&mut self, token: ConnToken, why: Close) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.flags.set(Flags::DEAD);
+            if slot.flags.has(Flags::CLOSED) {
+                self.closes.push(token);
+            } else {
+                self.close(token, why);
+            }
+        }
+    }
+
+    /// Makes room for `len` more bytes in a queue: the marks are checked here. None: nothing may be queued.
+    fn admit(&mut self, token: ConnToken, len: usize) -> Option<(&mut SendQueue, Sent)> {
+        let Some(slot) = self.slots.get_mut(token) else {
+            self.counters.stale_mail.add(1);
+            return None;
+        };
+        if slot.flags.has(Flags::CLOSING) {
+            return None;
+        }
+        let queued = slot.queue.len() + len;
+        if queued > self.max {
+            slot.flags.set(Flags::CLOSING);
+            slot.why = Some(Close::TooSlow);
+            self.closes.push(token);
+            return None;
+        }
+        let sent = if queued > self.high {
+            slot.flags.set(Flags::HIGH);
+            Sent::High
+        } else {
+            Sent::Queued
+        };
+        if slot.flags.newly(Flags::TOUCHED) {
+            self.touched.push(token);
+        }
+        if slot.queue.wants_container()
+            && let Some(container) = self.pool.pop()
+        {
+            slot.queue.give_container(container);
+        }
+        self.queue_bytes += len;
+        Some((&mut slot.queue, sent))
+    }
+
+    pub(super) fn send(&mut self, token: ConnToken, bytes: Bytes) -> Sent {
+        let Some((queue, sent)) = self.admit(token, bytes.len()) else { return Sent::Closed };
+        queue.push(bytes);
+        sent
+    }
+
+    /// Queues what the marks have nothing to say about: last words.
+    pub(super) fn send_last(&mut self, token: ConnToken, bytes: Bytes) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            self.queue_bytes += bytes.len();
+            slot.queue.push(bytes);
+        }
+    }
+
+    fn send_copy(&mut self, token: ConnToken, parts: &[&[u8]]) -> Sent {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        if len > OUT_PIECE_MAX || self.out.len() + len > OUT_MAX {
+            let Some((queue, sent)) = self.admit(token, len) else { return Sent::Closed };
+            let mut bytes = Vec::with_capacity(len);
+            parts.iter().for_each(|part| copy::append(&mut bytes, part));
+            queue.push(bytes.into());
+            return sent;
+        }
+        let start = self.out.len() as u32;
+        let Some((queue, sent)) = self.admit(token, len) else { return Sent::Closed };
+        queue.push_range(Range { buffer: OUT, start, end: start + len as u32 });
+        parts.iter().for_each(|part| self.out.extend_from_slice(part));
+        sent
+    }
+
+    /// Queues a head and, behind it, a range of the lent buffer: both or neither.
+    fn forward(&mut self, token: ConnToken, head: &[u8], range: Range) -> Sent {
+        let len = head.len() + (range.end - range.start) as usize;
+        let start = self.out.len();
+        let fits = start + head.len() <= OUT_MAX;
+        let Some((queue, sent)) = self.admit(token, len) else { return Sent::Closed };
+        if fits {
+            queue.push_range(Range { buffer: OUT, start: start as u32, end: (start + head.len()) as u32 });
+        } else {
+            queue.push(Bytes::copy_from_slice(head));
+        }
+        queue.push_range(range);
+        if fits {
+            self.out.extend_from_slice(head);
+        }
+        self.forwards += 1;
+        sent
+    }
+
+    /// Takes an empty queue's memory back for the next one.
+    pub(super) fn recycle(pool: &mut Vec<VecDeque<Piece>>, queue: &mut SendQueue) {
+        if let Some(container) = queue.take_container()
+            && pool.len() < POOL_MAX
+            && container.capacity() <= 64
+        {
+            pool.push(container);
+        }
+    }
+}
+
+/// A callback's hands. One value lives as long as one callback.
+pub struct Io<'a, P: Protocol> {
+    pub(super) core: &'a mut Core<P>,
+    token: ConnToken,
+    lent: Lent,
+}
+
+/// Names nobody: the current connection of a callback that has none.
+pub(super) const NOBODY: u64 = u64::MAX;
+
+impl<'a, P: Protocol> Io<'a, P> {
+    pub(super) fn new(core: &'a mut Core<P>, token: ConnToken, lent: Lent) -> Self {
+        Self { core, token, lent }
+    }
+
+    /// The same hands for a shorter time.
+    pub(super) fn reborrow(&mut self) -> Io<'_, P> {
+        Io { core: &mut *self.core, token: self.token, lent: self.lent }
+    }
+
+    /// The current connection. In callbacks without one, a token that names nobody.
+    pub fn token(&self) -> ConnToken {
+        self.token
+    }
+
+    /// The time, read once a turn.
+    pub fn now(&self) -> Now {
+        self.core.now
+    }
+
+    /// This worker's number.
+    pub fn worker(&self) -> u16 {
+        self.core.worker
+    }
+
+    /// This worker's counters.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.core.counters
+    }
+
+    /// Whether the loop drains.
+    pub fn is_draining(&self) -> bool {
+        self.core.draining
+    }
+
+    /// Sends to the current connection.
+    pub fn send(&mut self, bytes: Bytes) -> Sent {
+        self.core.send(self.token, bytes)
+    }
+
+    /// Sends to a connection of this worker. `Bytes` are shared, not copied.
+    pub fn send_to(&mut self, token: ConnToken, bytes: Bytes) -> Sent {
+        self.core.send(token, bytes)
+    }
+
+    /// Sends a copy of these parts, one after the other. For small messages this is the cheapest way: it does not
+    /// allocate.
+    pub fn write_to(&mut self, token: ConnToken, parts: &[&[u8]]) -> Sent {
+        self.core.send_copy(token, parts)
+    }
+
+    /// Sends a range of the bytes lent to this input call to a connection of this worker, without a copy: the range
+    /// stays valid to the end of the turn, when it is written. Bytes changed after this call are sent as changed.
+    ///
+    /// # Panics
+    /// The range is not within the bytes lent.
+    pub fn forward(&mut self, token: ConnToken, range: StdRange<usize>) -> Sent {
+        self.forward_behind(token, &[], range)
+    }
+
+    /// [`forward`](Self::forward) with a copied head in front of the range: both are queued, or neither.
+    ///
+    /// # Panics
+    /// The range is not within the bytes lent.
+    pub fn forward_behind(&mut self, token: ConnToken, head: &[u8], range: StdRange<usize>) -> Sent {
+        assert!(range.start <= range.end && range.end <= self.lent.len as usize, "range outside of the bytes lent");
+        let start = self.lent.start + range.start as u32;
+        let end = self.lent.start + range.end as u32;
+        self.core.forward(token, head, Range { buffer: self.lent.buffer, start, end })
+    }
+
+    /// Queues what the marks have nothing to say about: a goodbye. Nothing is queued on a connection that closes.
+    pub(super) fn last(&mut self, token: ConnToken, bytes: Bytes) {
+        if self.is_open(token) {
+            self.core.send_last(token, bytes);
+            self.core.touch(token);
+        }
+    }
+
+    /// Runs `callback` with the bytes lent beginning at `from`.
+    pub(super) fn within<R>(&mut self, from: usize, callback: impl FnOnce(&mut Io<'_, P>) -> R) -> R {
+        let from = (from as u32).min(self.lent.len);
+        let lent = Lent { start: self.lent.start + from, len: self.lent.len - from, ..self.lent };
+        callback(&mut Io { core: &mut *self.core, token: self.token, lent })
+    }
+
+    /// The connections that are not closing and for which `wanted` says so; the state of the current one is absent.
+    pub(super) fn open_where(
+        &self,
+        wanted: impl Fn(ConnToken, Option<&P::Conn>) -> bool,
+    ) -> impl Iterator<Item = ConnToken> {
+        let open = self.core.slots.iter().filter(|(_, slot)| !slot.flags.has(Flags::CLOSING));
+        open.filter(move |(token, slot)| wanted(*token, slot.conn.as_ref())).map(|(token, _)| token)
+    }
+
+    /// Another connection of this worker. None for the current one (its state is in the callback's hands), for stale
+    /// tokens, for other workers' tokens, and for connections that are closing.
+    pub fn conn(&mut self, token: ConnToken) -> Option<&mut P::Conn> {
+        let Some(slot) = self.core.slots.get_mut(token) else {
+            self.core.counters.stale_mail.add(1);
+            return None;
+        };
+        if slot.flags.has(Flags::CLOSING) { None } else { slot.conn.as_mut() }
+    }
+
+    /// Whether the token names a connection of this worker that is not closing.
+    pub fn is_open(&self, token: ConnToken) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| !slot.flags.has(Flags::CLOSING))
+    }
+
+    /// The connections of this worker that are not closing, in slab order, the current one included. A list of its
+    /// own, so that something can be done with each.
+    pub fn tokens(&self) -> impl Iterator<Item = ConnToken> + use<P> {
+        self.open_where(|_, _| true).collect::<Vec<_>>().into_iter()
+    }
+
+    /// The other connections of this worker with their state, in slab order.
+    pub fn conns(&self) -> impl Iterator<Item = (ConnToken, &P::Conn)> {
+        let open = self.core.slots.iter().filter(|(_, slot)| !slot.flags.has(Flags::CLOSING));
+        open.filter_map(|(token, slot)| Some((token, slot.conn.as_ref()?)))
+    }
+
+    /// Bytes that wait to be written to the connection; 0 for stale tokens.
+    pub fn queued(&self, token: ConnToken) -> usize {
+        self.core.slots.get(token).map_or(0, |slot| slot.queue.len())
+    }
+
+    /// Reads no more from the connection until [`resume`](Self::resume). An input callback that pauses its own
+    /// connection should return what it consumed so far.
+    pub fn pause(&mut self, token: ConnToken) {
+        if let Some(slot) = self.core.slots.get_mut(token) {
+            slot.flags.set(Flags::PAUSED);
+        }
+    }
+
+    /// Reads again from a paused connection; what it kept is delivered first.
+    pub fn resume(&mut self, token: ConnToken) {
+        if let Some(slot) = self.core.slots.get_mut(token)
+            && slot.flags.has(Flags::PAUSED)
+        {
+            slot.flags.clear(Flags::PAUSED);
+            slot.flags.set(Flags::RESUMED);
+            self.core.make_ready(token);
+        }
+    }
+
+    /// Whether the connection is paused.
+    pub fn is_paused(&self, token: ConnToken) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::PAUSED))
+    }
+
+    /// Sets the one timeout of the connection to so many milliseconds from now, or to never. It fires once, not early
+    /// and at most 16 ms late.
+    pub fn set_timeout(&mut self, token: ConnToken, after_ms: Option<u64>) {
+        match self.core.slots.get(token) {
+            None => self.core.counters.stale_mail.add(1),
+            Some(slot) if slot.flags.has(Flags::CLOSED) => {}
+            Some(_) => match after_ms {
+                Some(ms) => self.core.wheel.set(token.slot(), self.core.now.mono_ms.saturating_add(ms)),
+                None => self.core.wheel.cancel(token.slot()),
+            },
+        }
+    }
+
+    /// Says that input is not worth a call before so many unconsumed bytes are there. Holds for the next call only.
+    pub fn need(&mut self, bytes: usize) {
+        if let Some(slot) = self.core.slots.get_mut(self.token) {
+            slot.need = bytes;
+        }
+    }
+
+    /// Closes a connection of this worker: no callback but `closed` comes for it any more, what is queued is flushed
+    /// within the linger time. The first reason counts.
+    pub fn close(&mut self, token: ConnToken, why: Close) {
+        self.core.close(token, why);
+    }
+
+    /// Closes for a peer's fault.
+    pub fn fault(&mut self, token: ConnToken, fault: Fault) {
+        self.core.close(token, Close::Fault(fault));
+    }
+}
+
+pub(super) const LENT_ARENA: u32 = ARENA;

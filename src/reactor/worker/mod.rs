@@ -1,0 +1,422 @@
+//! One worker: a thread's poll, connections and protocol, and the order of a turn's phases. Owns every system call of
+//! its connections; knows nothing of what the bytes mean.
+//!
+//! A turn: poll; inbox; readable sockets, one read each; timers; the protocol's [`turn`](Protocol::turn); one vectored
+//! write for each touched queue; accept; closed slots are freed last. Each phase is bounded, and what it leaves makes
+//! the next poll return at once.
+
+mod accept;
+mod close;
+mod read;
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Poll, Token};
+
+use super::{
+    clock::TurnClock,
+    counters::{TURN_BUCKETS, WorkerCounters},
+    handle::{Envelope, Shared},
+    inbox::{Receiver, Sender},
+    io::{Core, Flags, Io, Lent, NOBODY},
+    listen::Listener,
+    options::Options,
+    protocol::Protocol,
+    sendq::{Scratch, TurnBuffers},
+};
+use crate::base::{Close, ConnToken};
+
+/// Events of one poll.
+const EVENTS_MAX: usize = 1_024;
+/// Mail handled in one turn.
+const MAIL_MAX: usize = 1_024;
+/// The poll token of the inbox's waker.
+pub(super) const WAKER: Token = Token(usize::MAX);
+/// Listener `i` has the token `LISTENERS - i`. No connection has such a token: the last worker number is not used.
+const LISTENERS: usize = usize::MAX - 1;
+const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a poll token carries a connection token");
+
+/// Whether a worker has more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Call again.
+    Running,
+    /// Drained or stopped: every connection is gone.
+    Done,
+}
+
+/// Memory that connections share within a turn.
+struct Memory {
+    arena: Box<[u8]>,
+    /// The arena is in use up to here.
+    used: usize,
+    /// Messages that were larger than the arena allows, kept to the end of the turn because they were forwarded.
+    large: Vec<Vec<u8>>,
+    scratch: Scratch,
+}
+
+/// One worker of the loop. [`Bound::start`](super::Bound::start) runs workers on threads of their own; a host with a
+/// loop of its own calls [`turn`](Self::turn) instead, and may watch the descriptor ([`AsFd`]) to know when.
+pub struct Worker<P: Protocol> {
+    protocol: P,
+    core: Core<P>,
+    poll: Poll,
+    events: Events,
+    listeners: Vec<Listener>,
+    inbox: Receiver<Envelope<P::Mail>>,
+    /// All workers' inboxes, to hand streams over.
+    inboxes: Vec<Sender<Envelope<P::Mail>>>,
+    next_inbox: usize,
+    shared: Arc<Shared>,
+    memory: Memory,
+    fired: Vec<u32>,
+    drained: Vec<ConnToken>,
+    /// Closed connections whose queue is empty now.
+    emptied: Vec<ConnToken>,
+    freed: Vec<ConnToken>,
+    gate: accept::Gate,
+    clock: TurnClock,
+    saturation: Saturation,
+    kept_bytes: usize,
+    kept_max: usize,
+    linger_ms: u64,
+    grace_ms: u64,
+    drain_ends_ms: u64,
+}
+
+/// What a worker is made of before its protocol is there.
+pub(super) struct Parts<M> {
+    pub(super) poll: Poll,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) inbox: Receiver<Envelope<M>>,
+    pub(super) inboxes: Vec<Sender<Envelope<M>>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) counters: Arc<WorkerCounters>,
+    pub(super) worker: u16,
+}
+
+/// Busy time by the second.
+#[derive(Default)]
+struct Saturation {
+    window: Option<Instant>,
+    busy: Duration,
+}
+
+impl<P: Protocol> Worker<P> {
+    pub(super) fn new(parts: Parts<P::Mail>, options: &Options, protocol: P) -> io::Result<Self> {
+        let Parts { poll, mut listeners, inbox, inboxes, shared, counters, worker } = parts;
+        for (index, listener) in listeners.iter_mut().enumerate() {
+            listener.register(poll.registry(), Token(LISTENERS - index))?;
+        }
+        let mut clock = TurnClock::default();
+        let now = clock.at(Instant::now());
+        let share = options.connections_max.div_ceil(inboxes.len().max(1));
+        Ok(Self {
+            protocol,
+            core: Core::new(worker, now, options, counters),
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            listeners,
+            inbox,
+            next_inbox: 0,
+            inboxes,
+            shared,
+            memory: Memory {
+                arena: vec![0; options.read_buffer.clamp(read::ARENA_MIN, u32::MAX as usize)].into_boxed_slice(),
+                used: 0,
+                large: Vec::new(),
+                scratch: Scratch::default(),
+            },
+            fired: Vec::new(),
+            drained: Vec::new(),
+            emptied: Vec::new(),
+            freed: Vec::new(),
+            gate: accept::Gate::new(share),
+            clock,
+            saturation: Saturation::default(),
+            kept_bytes: 0,
+            kept_max: options.kept_max,
+            linger_ms: options.linger_ms,
+            grace_ms: options.grace_ms,
+            drain_ends_ms: u64::MAX,
+        })
+    }
+
+    /// The protocol, to look at between turns.
+    pub fn protocol(&mut self) -> &mut P {
+        &mut self.protocol
+    }
+
+    /// One turn of the loop; sleeps at most `max_wait` (for ever without) when there is nothing to do.
+    ///
+    /// # Errors
+    /// The poll fails, which only a broken system does.
+    pub fn turn(&mut self, max_wait: Option<Duration>) -> io::Result<Turn> {
+        self.sleep(max_wait)?;
+        let began = Instant::now();
+        self.core.now = self.clock.at(began);
+        if self.shared.stop.load(Ordering::Acquire) {
+            return Ok(self.cut_off());
+        }
+        if self.shared.drain.load(Ordering::Acquire) && !self.core.draining {
+            self.begin_drain();
+        }
+        self.take_events();
+        self.take_mail();
+        self.read_ready();
+        self.run_timers();
+        self.close_asked();
+        self.protocol.turn(&mut Io::new(&mut self.core, ConnToken::from_bits(NOBODY), Lent::default()));
+        self.close_asked();
+        self.flush();
+        self.report_drained();
+        self.accept();
+        self.close_asked();
+        self.flush();
+        self.free_closed();
+        self.memory.used = 0;
+        self.memory.large.clear();
+        self.core.out.clear();
+        self.measure(began);
+        if self.core.draining {
+            if self.core.slots.len() == 0 {
+                return Ok(Turn::Done);
+            }
+            if self.core.now.mono_ms >= self.drain_ends_ms {
+                return Ok(self.cut_off());
+            }
+        }
+        Ok(Turn::Running)
+    }
+
+    /// Polls, and sleeps only if nothing is left to do and nobody has sent mail meanwhile.
+    fn sleep(&mut self, max_wait: Option<Duration>) -> io::Result<()> {
+        let wait = if self.has_work() { Some(Duration::ZERO) } else { self.shorten(max_wait) };
+        let wait = match wait {
+            Some(Duration::ZERO) => Some(Duration::ZERO),
+            wait if self.inbox.sleep_begin() => wait,
+            _ => Some(Duration::ZERO),
+        };
+        let polled = self.poll.poll(&mut self.events, wait);
+        self.inbox.sleep_end();
+        match polled {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.core.ready.is_empty()
+            || !self.core.closes.is_empty()
+            || !self.core.touched.is_empty()
+            || !self.drained.is_empty()
+            || !self.inbox.is_empty()
+            || self.can_accept()
+    }
+
+    /// The longest sleep that misses no deadline.
+    fn shorten(&self, max_wait: Option<Duration>) -> Option<Duration> {
+        let now_ms = self.core.now.mono_ms;
+        let timers = self.core.wheel.wait_ms(now_ms);
+        let drain = self.core.draining.then(|| self.drain_ends_ms.saturating_sub(now_ms));
+        let waits = [timers, drain, self.gate.wait_ms(now_ms)].into_iter().flatten();
+        waits.map(Duration::from_millis).chain(max_wait).min()
+    }
+
+    fn take_events(&mut self) {
+        for event in &self.events {
+            let token = event.token();
+            if token == WAKER {
+                continue;
+            }
+            if LISTENERS - token.0 < self.listeners.len() {
+                self.listeners[LISTENERS - token.0].pending = true;
+                continue;
+            }
+            let token = ConnToken::from_bits(token.0 as u64);
+            let Some(slot) = self.core.slots.get_mut(token) else {
+                self.core.counters.stale_events.add(1);
+                continue;
+            };
+            if event.is_read_closed() || event.is_error() {
+                slot.flags.set(Flags::HUP);
+            }
+            let gone = event.is_error() || (event.is_read_closed() && event.is_write_closed());
+            if event.is_writable() && slot.flags.has(Flags::BLOCKED) {
+                slot.flags.clear(Flags::BLOCKED);
+                self.core.touch(token);
+            } else if gone && slot.flags.has(Flags::PAUSED) {
+                // Nobody reads a paused connection, so nobody would find out.
+                self.core.break_off(token, Close::Broken);
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.core.make_ready(token);
+            }
+        }
+    }
+
+    fn take_mail(&mut self) {
+        for _ in 0..MAIL_MAX {
+            match self.inbox.try_recv() {
+                None => break,
+                Some(Envelope::Mail(mail)) => {
+                    self.core.counters.mail.add(1);
+                    let mut io = Io::new(&mut self.core, ConnToken::from_bits(NOBODY), Lent::default());
+                    self.protocol.mail(&mut io, mail);
+                }
+                Some(Envelope::Stream(accepted)) => self.adopt(accepted),
+            }
+        }
+    }
+
+    fn run_timers(&mut self) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.core.wheel.advance(self.core.now.mono_ms, &mut fired);
+        for key in fired.drain(..) {
+            let Some(token) = self.core.slots.token_at(key) else { continue };
+            let Some(slot) = self.core.slots.get_mut(token) else { continue };
+            if slot.flags.has(Flags::CLOSED) {
+                // The linger time is over.
+                self.core.break_off(token, Close::TimedOut);
+                continue;
+            }
+            let called =
+                call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.timeout(conn, io));
+            if let Some(Err(fault)) = called {
+                self.core.close(token, Close::Fault(fault));
+            }
+        }
+        self.fired = fired;
+    }
+
+    /// Writes every touched queue once. What the kernel refuses becomes owned.
+    fn flush(&mut self) {
+        let mut touched = std::mem::take(&mut self.core.touched);
+        let Memory { arena, large, scratch, .. } = &mut self.memory;
+        for token in touched.drain(..) {
+            let core = &mut self.core;
+            let turn = TurnBuffers { arena, out: &core.out, large };
+            let Some(slot) = core.slots.get_mut(token) else { continue };
+            slot.flags.clear(Flags::TOUCHED);
+            if slot.flags.has(Flags::DEAD) {
+                continue;
+            }
+            if slot.flags.has(Flags::BLOCKED) {
+                slot.queue.own(&turn);
+                continue;
+            }
+            match slot.queue.write(&mut slot.stream, &turn, scratch) {
+                Ok(wrote) => {
+                    core.counters.bytes_out.add(wrote.bytes as u64);
+                    core.counters.writes.add(wrote.calls);
+                    core.queue_bytes -= wrote.bytes;
+                    if wrote.blocked {
+                        slot.flags.set(Flags::BLOCKED);
+                        slot.queue.own(&turn);
+                    } else {
+                        Core::<P>::recycle(&mut core.pool, &mut slot.queue);
+                    }
+                    if slot.flags.has(Flags::HIGH) && slot.queue.len() <= core.low {
+                        slot.flags.clear(Flags::HIGH);
+                        self.drained.push(token);
+                    }
+                    if slot.flags.has(Flags::CLOSED) && slot.queue.is_empty() {
+                        self.emptied.push(token);
+                    }
+                }
+                Err(_) => {
+                    core.queue_bytes -= slot.queue.len();
+                    slot.queue.clear();
+                    core.break_off(token, Close::Broken);
+                }
+            }
+        }
+        while let Some(token) = self.emptied.pop() {
+            self.flushed(token);
+        }
+        // Closes that the loop above asked for may have touched nothing; the container is given back either way.
+        if self.core.touched.is_empty() {
+            self.core.touched = touched;
+        }
+    }
+
+    fn report_drained(&mut self) {
+        let mut drained = std::mem::take(&mut self.drained);
+        for token in drained.drain(..) {
+            call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.drained(conn, io));
+        }
+        if self.drained.is_empty() {
+            self.drained = drained;
+        }
+    }
+
+    /// The second and last clock reading of a turn: what it cost.
+    fn measure(&mut self, began: Instant) {
+        let ended = Instant::now();
+        let busy = ended.duration_since(began);
+        let counters = &self.core.counters;
+        let ns = busy.as_nanos() as u64;
+        let bucket = (63 - u64::leading_zeros(ns | 1) as usize).min(TURN_BUCKETS - 1);
+        counters.turn_ns[bucket].add(1);
+        counters.turns.add(1);
+        counters.busy_ns.add(ns);
+        counters.open.set(self.core.slots.len() as u64);
+        counters.queue_bytes.set(self.core.queue_bytes as u64);
+        counters.kept_bytes.set(self.kept_bytes as u64);
+        counters.wakes.set(self.inbox.wakes());
+        counters.inbox_full.set(self.inbox.full());
+        let window = *self.saturation.window.get_or_insert(began);
+        self.saturation.busy += busy;
+        let span = ended.duration_since(window);
+        if span >= Duration::from_secs(1) {
+            if self.saturation.busy >= span.mul_f64(0.95) {
+                counters.saturated_s.add(span.as_secs());
+            }
+            self.saturation = Saturation { window: Some(ended), busy: Duration::ZERO };
+        }
+    }
+}
+
+impl<P: Protocol> AsFd for Worker<P> {
+    /// The poll's descriptor: readable when [`turn`](Worker::turn) has something to do. Timers do not make it so.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+}
+
+/// Runs a callback of an open connection. A panic closes that connection and nothing else.
+fn call<P: Protocol, R>(
+    protocol: &mut P,
+    core: &mut Core<P>,
+    token: ConnToken,
+    lent: Lent,
+    callback: impl FnOnce(&mut P, &mut P::Conn, &mut Io<'_, P>) -> R,
+) -> Option<R> {
+    let slot = core.slots.get_mut(token)?;
+    if slot.flags.has(Flags::CLOSING) {
+        return None;
+    }
+    let mut conn = slot.conn.take()?;
+    let result = catch_unwind(AssertUnwindSafe(|| callback(protocol, &mut conn, &mut Io::new(core, token, lent))));
+    if let Some(slot) = core.slots.get_mut(token) {
+        slot.conn = Some(conn);
+    }
+    match result {
+        Ok(value) => Some(value),
+        Err(_) => {
+            core.counters.panics.add(1);
+            log::error!(conn:% = token; "a callback panicked; its connection is closed");
+            core.close(token, Close::Panicked);
+            None
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Reading: one read for each ready connection and turn, into the worker's shared buffer.
+
+use std::io::{self, Read};
+
+use super::{Memory, Worker, call};
+use crate::{
+    base::{Close, CloseCode, ConnToken, Fault},
+    reactor::{
+        io::{Flags, LENT_ARENA, Lent},
+        protocol::Protocol,
+        sendq::LARGE,
+    },
+    wire::copy,
+};
+
+/// The smallest shared buffer.
+pub(super) const ARENA_MIN: usize = 16 * 1024;
+/// A read is not worth a call with less room than this.
+const ROOM_MIN: usize = 4 * 1024;
+
+/// Whether the turn's reading goes on.
+#[derive(PartialEq, Eq)]
+enum Reading {
+    More,
+    /// The shared buffer is in use: its bytes are forwarded and wait for the flush.
+    Full,
+}
+
+impl<P: Protocol> Worker<P> {
+    /// Reads from every connection that was ready when the phase began.
+    pub(super) fn read_ready(&mut self) {
+        for _ in 0..self.core.ready.len() {
+            let Some(token) = self.core.ready.pop_front() else { break };
+            if self.read(token) == Reading::Full {
+                self.core.ready.push_front(token);
+                break;
+            }
+        }
+    }
+
+    fn read(&mut self, token: ConnToken) -> Reading {
+        let Some(slot) = self.core.slots.get_mut(token) else { return Reading::More };
+        let flags = &mut slot.flags;
+        if flags.has(Flags::EOF | Flags::DEAD) || (flags.has(Flags::CLOSING) && !flags.has(Flags::CLOSED)) {
+            flags.clear(Flags::READY);
+            return Reading::More;
+        }
+        if flags.has(Flags::PAUSED) && !flags.has(Flags::CLOSED) {
+            // Whatever waits in the kernel is read when it resumes.
+            flags.clear(Flags::READY);
+            return Reading::More;
+        }
+        let Memory { arena, used, .. } = &mut self.memory;
+        let most = arena.len() / 4;
+        // What an incomplete message has so far goes in front, unless the message is large: then it grows apart.
+        let apart = slot.kept.len().max(slot.need) > most;
+        let front = if apart { 0 } else { slot.kept.len() };
+        let room = arena.len() - *used;
+        if room < front + ROOM_MIN {
+            return Reading::Full;
+        }
+        flags.clear(Flags::READY);
+        let at = *used + front;
+        let want = (room - front).min(most);
+        let result = slot.stream.read(&mut arena[at..at + want]);
+        self.core.counters.reads.add(1);
+        let read = match result {
+            Ok(0) => {
+                flags.set(Flags::EOF);
+                self.end_of_file(token);
+                return Reading::More;
+            }
+            Ok(n) => n,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock if flags.has(Flags::RESUMED) => 0,
+                io::ErrorKind::WouldBlock => return Reading::More,
+                io::ErrorKind::Interrupted => {
+                    self.core.make_ready(token);
+                    return Reading::More;
+                }
+                _ => {
+                    self.core.break_off(token, Close::Broken);
+                    return Reading::More;
+                }
+            },
+        };
+        self.core.counters.bytes_in.add(read as u64);
+        let again = read == want || flags.has(Flags::HUP);
+        let closed = flags.has(Flags::CLOSED);
+        if !closed {
+            self.received(token, apart, front, read);
+        }
+        if again && read > 0 {
+            self.core.make_ready(token);
+        }
+        Reading::More
+    }
+
+    /// Bytes came: delivers them if enough are there, and keeps what is not consumed.
+    fn received(&mut self, token: ConnToken, apart: bool, front: usize, read: usize) {
+        let Some(slot) = self.core.slots.get_mut(token) else { return };
+        slot.flags.clear(Flags::RESUMED);
+        let before = slot.kept.len();
+        let start = self.memory.used;
+        let new = start + front..start + front + read;
+        let enough = before + read >= slot.need;
+        if apart || !enough {
+            copy::append(&mut slot.kept, &self.memory.arena[new]);
+            self.kept_bytes += read;
+            if before + read > self.kept_max {
+                let fault = Fault::new(CloseCode::TOO_BIG, "more bytes than a message may have");
+                self.core.close(token, Close::Fault(fault));
+            } else if enough {
+                slot.need = 0;
+                let kept = std::mem::take(&mut slot.kept);
+                self.kept_bytes -= kept.len();
+                self.deliver_large(token, kept);
+            }
+            return;
+        }
+        slot.need = 0;
+        let kept = std::mem::take(&mut slot.kept);
+        self.kept_bytes -= kept.len();
+        let bytes = &mut self.memory.arena[start..start + front + read];
+        bytes[..front].copy_from_slice(&kept);
+        let lent = Lent { buffer: LENT_ARENA, start: start as u32, len: bytes.len() as u32 };
+        let forwards = self.core.forwards;
+        let called = call(&mut self.protocol, &mut self.core, token, lent, |p, conn, io| p.input(conn, io, bytes));
+        if self.core.forwards != forwards {
+            self.memory.used = start + front + read;
+        }
+        let len = front + read;
+        self.consumed(token, called, kept, |memory| &memory.arena[start..start + len], len);
+    }
+
+    /// A message larger than the shared buffer allows, in memory of its own.
+    fn deliver_large(&mut self, token: ConnToken, mut bytes: Vec<u8>) {
+        let buffer = LARGE + self.memory.large.len() as u32;
+        let lent = Lent { buffer, start: 0, len: bytes.len() as u32 };
+        let len = bytes.len();
+        let forwards = self.core.forwards;
+        let lend = bytes.as_mut_slice();
+        let called = call(&mut self.protocol, &mut self.core, token, lent, |p, conn, io| p.input(conn, io, lend));
+        if self.core.forwards == forwards && !matches!(called, Some(Ok(n)) if n > 0) {
+            // Nothing was consumed and nobody refers to it: it stays as it is, without a copy.
+            if let Some(slot) = self.core.slots.get_mut(token)
+                && matches!(called, Some(Ok(_)))
+            {
+                self.kept_bytes += bytes.len();
+                slot.kept = bytes;
+            } else if let Some(Err(fault)) = called {
+                self.core.close(token, Close::Fault(fault));
+            }
+            return;
+        }
+        self.memory.large.push(bytes);
+        let index = (buffer - LARGE) as usize;
+        self.consumed(token, called, Vec::new(), |memory| &memory.large[index], len);
+        if self.core.forwards == forwards {
+            self.memory.large.pop();
+        }
+    }
+
+    /// Keeps what an input callback left over, in `spare` if that has room.
+    fn consumed(
+        &mut self,
+        token: ConnToken,
+        called: Option<Result<usize, Fault>>,
+        mut spare: Vec<u8>,
+        bytes: impl Fn(&Memory) -> &[u8],
+        len: usize,
+    ) {
+        match called {
+            Some(Ok(n)) => {
+                debug_assert!(n <= len, "input consumed {n} of {len} bytes");
+                if n >= len {
+                    return;
+                }
+                spare.clear();
+                copy::append(&mut spare, &bytes(&self.memory)[n..]);
+                if let Some(slot) = self.core.slots.get_mut(token) {
+                    self.kept_bytes += spare.len();
+                    slot.kept = spare;
+                }
+            }
+            Some(Err(fault)) => {
+                self.core.close(token, Close::Fault(fault));
+            }
+            // It panicked, or the connection was closing: nothing is kept.
+            None => {}
+        }
+    }
+
+    fn end_of_file(&mut self, token: ConnToken) {
+        let Some(slot) = self.core.slots.get_mut(token) else { return };
+        if slot.flags.has(Flags::CLOSED) {
+            // We lingered for this.
+            if slot.flags.has(Flags::SHUT) {
+                self.core.break_off(token, Close::Peer(None));
+            }
+            return;
+        }
+        call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.eof(conn, io));
+    }
+}

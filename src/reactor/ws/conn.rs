@@ -1,0 +1,187 @@
+//! The state of one connection as HTTP and WebSocket know it, with its deadlines.
+
+use bytes::Bytes;
+
+use super::{Ws, WsHandler, WsOptions, io::Asked};
+use crate::{
+    base::{Close, CloseCode, Now},
+    reactor::{io::Io, options::Peer},
+    wire::{
+        http::Response,
+        ws::{Decoder, OpCode, Role, close_frame, frame},
+    },
+};
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// A request head is awaited.
+    Head,
+    /// A WebSocket.
+    Open,
+    /// Our close frame is on its way, the peer's is awaited.
+    Closing,
+    /// Everything is said.
+    Over,
+}
+
+/// A connection of the WebSocket layer; `C` is the handler's own state.
+#[derive(Debug)]
+pub struct WsConn<C> {
+    pub(super) app: Option<C>,
+    /// Until the request is answered.
+    pub(super) peer: Option<Box<Peer>>,
+    pub(super) decoder: Decoder,
+    pub(super) phase: Phase,
+    /// Why it will have been closed, once the close handshake is over.
+    pub(super) ending: Option<Close>,
+    /// The layer's own deadline: handshake, ping or close. `u64::MAX` is none.
+    pub(super) next_ms: u64,
+    /// The handler's deadline.
+    pub(super) app_ms: u64,
+    /// Something came since the last look.
+    pub(super) heard: bool,
+    /// Pings since something came.
+    missed: u8,
+}
+
+impl<C> WsConn<C> {
+    pub(super) fn new(peer: &Peer, now: Now, handshake_ms: u64) -> Self {
+        Self {
+            app: None,
+            peer: Some(Box::new(*peer)),
+            decoder: Decoder::new(Role::Server),
+            phase: Phase::Head,
+            ending: None,
+            next_ms: now.mono_ms.saturating_add(handshake_ms),
+            app_ms: u64::MAX,
+            heard: false,
+            missed: 0,
+        }
+    }
+
+    pub(super) fn watch_pings(&mut self, now: Now, options: &WsOptions) {
+        self.next_ms = match options.ping_every_ms {
+            0 => u64::MAX,
+            every => now.mono_ms.saturating_add(every),
+        };
+    }
+
+    /// The earlier of the two deadlines, in milliseconds from now.
+    pub(super) fn wait_ms(&self, now: Now) -> Option<u64> {
+        match self.next_ms.min(self.app_ms) {
+            u64::MAX => None,
+            at => Some(at.saturating_sub(now.mono_ms)),
+        }
+    }
+
+    /// Sets the connection's timeout.
+    pub(super) fn arm<H: WsHandler<Conn = C>>(&self, io: &mut Io<'_, Ws<H>>) {
+        let wait = self.wait_ms(io.now());
+        io.set_timeout(io.token(), wait);
+    }
+
+    /// The close frame is queued: waits for the peer's.
+    pub(super) fn begin_close(&mut self, why: Close, now: Now, options: &WsOptions) {
+        self.phase = Phase::Closing;
+        self.ending = Some(why);
+        self.next_ms = now.mono_ms.saturating_add(options.close_ms);
+        self.app_ms = u64::MAX;
+    }
+
+    /// Does what a callback asked for its own connection.
+    pub(super) fn apply<H: WsHandler<Conn = C>>(&mut self, asked: Asked, io: &mut Io<'_, Ws<H>>, options: &WsOptions) {
+        let Asked { close, timeout } = asked;
+        if let Some(timeout) = timeout {
+            self.app_ms = timeout.map_or(u64::MAX, |ms| io.now().mono_ms.saturating_add(ms));
+        }
+        if let Some(code) = close {
+            self.begin_close(Close::Local(code), io.now(), options);
+        }
+        if timeout.is_some() || close.is_some() {
+            self.arm(io);
+        }
+    }
+
+    /// The peer's close frame: an answer to ours, or the beginning. Either way the server closes TCP first
+    /// (RFC 6455 section 7.1.1).
+    pub(super) fn peer_closes<H: WsHandler<Conn = C>>(&mut self, io: &mut Io<'_, Ws<H>>, code: Option<CloseCode>) {
+        let why = match self.ending.take() {
+            Some(ours) => ours,
+            None => {
+                let answer = match code {
+                    Some(code) => close_frame(code, ""),
+                    None => frame(OpCode::Close, &[]),
+                };
+                io.last(io.token(), answer);
+                Close::Peer(code)
+            }
+        };
+        self.phase = Phase::Over;
+        io.close(io.token(), why);
+    }
+
+    /// The layer's own deadline has come.
+    pub(super) fn deadline<H: WsHandler<Conn = C>>(&mut self, io: &mut Io<'_, Ws<H>>, options: &WsOptions) {
+        self.next_ms = u64::MAX;
+        match self.phase {
+            Phase::Head => io.close(io.token(), Close::TimedOut),
+            Phase::Closing => {
+                self.phase = Phase::Over;
+                io.close(io.token(), self.ending.take().unwrap_or(Close::TimedOut));
+            }
+            Phase::Over => {}
+            Phase::Open => {
+                if std::mem::take(&mut self.heard) {
+                    self.missed = 0;
+                } else if self.missed >= options.pings_missed_max {
+                    io.close(io.token(), Close::TimedOut);
+                    return;
+                } else {
+                    self.missed += 1;
+                    let _ = io.send(frame(OpCode::Ping, &[]));
+                    io.counters().frames_out.add(1);
+                }
+                self.watch_pings(io.now(), options);
+            }
+        }
+    }
+
+    /// What the peer hears last when the loop closes the connection.
+    pub(super) fn last_words(&self, why: &Close) -> Bytes {
+        match self.phase {
+            Phase::Closing | Phase::Over => Bytes::new(),
+            Phase::Open => match why {
+                Close::Peer(_) | Close::Broken => Bytes::new(),
+                Close::Fault(fault) => close_frame(fault.code, &fault.reason),
+                Close::Local(code) => close_frame(*code, ""),
+                Close::TimedOut => close_frame(CloseCode::GOING_AWAY, "no sign of life"),
+                Close::TooSlow => close_frame(CloseCode::TRY_AGAIN, "reading too slowly"),
+                Close::Drain => close_frame(CloseCode::GOING_AWAY, "going away"),
+                Close::Panicked => close_frame(CloseCode::INTERNAL, "internal error"),
+            },
+            Phase::Head => {
+                let response = match why {
+                    Close::TimedOut => Response::text(408, "the request took too long"),
+                    Close::Drain => Response::text(503, "going away"),
+                    Close::Panicked => Response::text(500, "internal error"),
+                    _ => return Bytes::new(),
+                };
+                response.encode().into()
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::reactor::io::Slot;
+
+    #[test]
+    fn an_idle_websocket_is_small() {
+        // The slot is all that an idle connection costs here: queue, kept bytes and decoder own nothing then.
+        let bytes = size_of::<Slot<WsConn<()>>>();
+        assert!(bytes <= 320, "{bytes} bytes");
+    }
+}

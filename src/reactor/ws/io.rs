@@ -1,0 +1,242 @@
+//! What a WebSocket handler's callback can do.
+
+use bytes::Bytes;
+
+use super::{Data, Ws, WsConn, WsHandler, WsOptions, conn::Phase};
+use crate::{
+    base::{Close, CloseCode, ConnToken, Now},
+    reactor::{
+        WorkerCounters,
+        io::{Io, Sent},
+    },
+    wire::ws::{HEADER_MAX, OpCode, close_frame, encode_header, frame},
+};
+
+/// A message framed once, to be sent to many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Framed(Bytes);
+
+impl Framed {
+    /// A text message.
+    pub fn text(text: &str) -> Self {
+        Self(frame(OpCode::Text, text.as_bytes()))
+    }
+
+    /// A binary message.
+    pub fn binary(bytes: &[u8]) -> Self {
+        Self(frame(OpCode::Binary, bytes))
+    }
+
+    /// Bytes on the wire.
+    pub fn wire_len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// What a callback asked for its own connection, whose state is in its hands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked {
+    pub(super) close: Option<CloseCode>,
+    pub(super) timeout: Option<Option<u64>>,
+}
+
+/// A callback's hands. Tokens name open WebSockets of this worker: for all others sends say [`Sent::Closed`].
+pub struct WsIo<'a, H: WsHandler> {
+    io: Io<'a, Ws<H>>,
+    options: &'a WsOptions,
+    /// Whether the current connection is an open WebSocket.
+    open: bool,
+    /// Address and length of the bytes that messages are in.
+    lent: (usize, usize),
+    asked: Asked,
+}
+
+impl<'a, H: WsHandler> WsIo<'a, H> {
+    pub(super) fn new(io: Io<'a, Ws<H>>, options: &'a WsOptions, open: bool) -> Self {
+        Self { io, options, open, lent: (0, 0), asked: Asked::default() }
+    }
+
+    pub(super) fn lent(mut self, address: usize, len: usize) -> Self {
+        self.lent = (address, len);
+        self
+    }
+
+    pub(super) fn asked(self) -> Asked {
+        self.asked
+    }
+
+    /// The current connection. In callbacks without one, a token that names nobody.
+    pub fn token(&self) -> ConnToken {
+        self.io.token()
+    }
+
+    /// The time, read once a turn.
+    pub fn now(&self) -> Now {
+        self.io.now()
+    }
+
+    /// This worker's number.
+    pub fn worker(&self) -> u16 {
+        self.io.worker()
+    }
+
+    /// This worker's counters.
+    pub fn counters(&self) -> &WorkerCounters {
+        self.io.counters()
+    }
+
+    /// Whether the loop drains.
+    pub fn is_draining(&self) -> bool {
+        self.io.is_draining()
+    }
+
+    /// Whether the token names an open WebSocket of this worker.
+    pub fn is_open(&mut self, token: ConnToken) -> bool {
+        if token == self.io.token() {
+            self.open && self.io.is_open(token)
+        } else {
+            self.io.conn(token).is_some_and(|conn| conn.phase == Phase::Open)
+        }
+    }
+
+    /// Sends text to the current connection.
+    pub fn text(&mut self, text: &str) -> Sent {
+        self.text_to(self.io.token(), text)
+    }
+
+    /// Sends text.
+    pub fn text_to(&mut self, token: ConnToken, text: &str) -> Sent {
+        self.copy_to(token, OpCode::Text, text.as_bytes())
+    }
+
+    /// Sends bytes to the current connection.
+    pub fn binary(&mut self, bytes: &[u8]) -> Sent {
+        self.binary_to(self.io.token(), bytes)
+    }
+
+    /// Sends bytes.
+    pub fn binary_to(&mut self, token: ConnToken, bytes: &[u8]) -> Sent {
+        self.copy_to(token, OpCode::Binary, bytes)
+    }
+
+    fn copy_to(&mut self, token: ConnToken, opcode: OpCode, payload: &[u8]) -> Sent {
+        if !self.is_open(token) {
+            return Sent::Closed;
+        }
+        let mut header = [0; HEADER_MAX];
+        let len = encode_header(&mut header, opcode, true, payload.len() as u64, None);
+        let sent = self.io.write_to(token, &[&header[..len], payload]);
+        self.count(sent)
+    }
+
+    /// Sends a message that was framed before: shared, not copied.
+    pub fn framed_to(&mut self, token: ConnToken, framed: &Framed) -> Sent {
+        if !self.is_open(token) {
+            return Sent::Closed;
+        }
+        let sent = self.io.send_to(token, framed.0.clone());
+        self.count(sent)
+    }
+
+    /// Sends a message to every open WebSocket of this worker but `except`. Says how many took it.
+    pub fn broadcast(&mut self, framed: &Framed, except: Option<ConnToken>) -> usize {
+        let others = self.tokens().filter(|&token| Some(token) != except);
+        others.filter(|&token| self.framed_to(token, framed) != Sent::Closed).count()
+    }
+
+    /// Sends the message that is being handled, or a part of it, on. If it came in one frame its bytes are not
+    /// copied: they are written from the buffer they were read into.
+    pub fn forward_to(&mut self, token: ConnToken, data: Data<'_>) -> Sent {
+        let (opcode, payload) = match data {
+            Data::Text(text) => (OpCode::Text, text.as_bytes()),
+            Data::Binary(bytes) => (OpCode::Binary, bytes),
+        };
+        let (address, len) = self.lent;
+        let start = payload.as_ptr().addr().wrapping_sub(address);
+        if start.checked_add(payload.len()).is_none_or(|end| end > len) {
+            return self.copy_to(token, opcode, payload);
+        }
+        if !self.is_open(token) {
+            return Sent::Closed;
+        }
+        let mut header = [0; HEADER_MAX];
+        let written = encode_header(&mut header, opcode, true, payload.len() as u64, None);
+        let sent = self.io.forward_behind(token, &header[..written], start..start + payload.len());
+        self.count(sent)
+    }
+
+    fn count(&self, sent: Sent) -> Sent {
+        if sent != Sent::Closed {
+            self.io.counters().frames_out.add(1);
+            self.io.counters().messages_out.add(1);
+        }
+        sent
+    }
+
+    /// The handler's state of another open WebSocket of this worker. None for the current one.
+    pub fn conn(&mut self, token: ConnToken) -> Option<&mut H::Conn> {
+        self.io.conn(token).filter(|conn| conn.phase == Phase::Open)?.app.as_mut()
+    }
+
+    /// The open WebSockets of this worker, in slab order, the current one included. A list of its own, so that
+    /// something can be done with each.
+    pub fn tokens(&self) -> impl Iterator<Item = ConnToken> + use<H> {
+        let current = self.open.then(|| self.io.token());
+        let open = self.io.open_where(move |token, conn: Option<&WsConn<H::Conn>>| match conn {
+            Some(conn) => conn.phase == Phase::Open,
+            None => Some(token) == current,
+        });
+        open.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Sets the handler's one timeout of a connection to so many milliseconds from now, or to never.
+    pub fn set_timeout(&mut self, token: ConnToken, after_ms: Option<u64>) {
+        let now = self.io.now();
+        if token == self.io.token() {
+            self.asked.timeout = Some(after_ms);
+        } else if let Some(conn) = self.io.conn(token)
+            && conn.phase == Phase::Open
+        {
+            conn.app_ms = after_ms.map_or(u64::MAX, |ms| now.mono_ms.saturating_add(ms));
+            let wait = conn.wait_ms(now);
+            self.io.set_timeout(token, wait);
+        }
+    }
+
+    /// Sends a close frame, behind what is queued, and waits for the answer; messages that still come are not
+    /// delivered. Then TCP is closed.
+    pub fn close(&mut self, token: ConnToken, code: CloseCode, reason: &str) {
+        if !self.is_open(token) {
+            return;
+        }
+        self.io.last(token, close_frame(code, reason));
+        self.io.counters().frames_out.add(1);
+        // A peer that was paused must be read again, or its answer would never be seen.
+        self.io.resume(token);
+        let now = self.io.now();
+        if token == self.io.token() {
+            self.open = false;
+            self.asked.close = Some(code);
+        } else if let Some(conn) = self.io.conn(token) {
+            conn.begin_close(Close::Local(code), now, self.options);
+            let wait = conn.wait_ms(now);
+            self.io.set_timeout(token, wait);
+        }
+    }
+
+    /// Reads no more from the connection until [`resume`](Self::resume). Messages that came in the same read are held
+    /// back too.
+    pub fn pause(&mut self, token: ConnToken) {
+        self.io.pause(token);
+    }
+
+    /// Reads again from a paused connection.
+    pub fn resume(&mut self, token: ConnToken) {
+        self.io.resume(token);
+    }
+
+    /// Bytes that wait to be written to the connection; 0 for stale tokens.
+    pub fn queued(&self, token: ConnToken) -> usize {
+        self.io.queued(token)
+    }
+}

@@ -1,0 +1,410 @@
+//! WebSocket and plain HTTP answers on the loop: [`Ws`] makes a [`WsHandler`] a [`Protocol`].
+//!
+//! Owns a connection's life as HTTP and WebSocket know it: the request head with its Host and Origin checks, the
+//! upgrade, frames, pings both ways, the close handshake and their time limits. Must not know what messages mean.
+
+mod conn;
+mod io;
+
+use bytes::Bytes;
+
+use self::conn::Phase;
+pub use self::{
+    conn::WsConn,
+    io::{Framed, WsIo},
+};
+use super::{
+    io::Io,
+    options::Peer,
+    protocol::{Protocol, Refuse},
+};
+use crate::{
+    base::{Close, CloseCode, ConnToken, Fault},
+    wire::{
+        http::{self, Head, HostPolicy, Parsed, Response},
+        ws::{Limits, Message, OpCode, Step, close_frame, frame},
+    },
+};
+
+/// Pongs are left out while more than this many bytes wait: RFC 6455 section 5.5.3 asks only for the latest anyway.
+const PONG_QUEUE_MAX: usize = 64 * 1024;
+/// Below this size of an incomplete frame every read is decoded, so that text which is not UTF-8 is refused early.
+const EAGER_MAX: usize = 16 * 1024;
+
+/// A data message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data<'b> {
+    /// Text.
+    Text(&'b str),
+    /// Bytes.
+    Binary(&'b [u8]),
+}
+
+impl<'b> Data<'b> {
+    /// The payload, whichever kind it is.
+    pub fn as_bytes(self) -> &'b [u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Binary(bytes) => bytes,
+        }
+    }
+}
+
+/// What a request gets.
+pub enum Answer<C> {
+    /// The upgrade to WebSocket, if the request asks well for one (else 426 or 400).
+    Upgrade {
+        /// The new connection's state.
+        conn: C,
+        /// The subprotocol chosen from those offered.
+        subprotocol: Option<&'static str>,
+        /// Further headers of the 101.
+        headers: Vec<(&'static str, String)>,
+    },
+    /// A plain answer, after which the connection is closed.
+    Respond(Response),
+}
+
+impl<C> Answer<C> {
+    /// An upgrade without subprotocol.
+    pub fn upgrade(conn: C) -> Self {
+        Self::Upgrade { conn, subprotocol: None, headers: Vec::new() }
+    }
+}
+
+/// A WebSocket service: one value for each worker. The rules of [`Protocol`] hold: no blocking, panics close the
+/// connection they happen on (1011).
+pub trait WsHandler: Sized + Send + 'static {
+    /// State of an open WebSocket.
+    type Conn;
+    /// What other threads may send a worker.
+    type Mail: Send + 'static;
+
+    /// A request came, with a `Host` that is allowed and, if it asks for an upgrade, an `Origin` that may.
+    fn request(&mut self, head: &Head<'_>, peer: &Peer, io: &mut WsIo<'_, Self>) -> Answer<Self::Conn>;
+
+    /// The upgrade was answered.
+    ///
+    /// # Errors
+    /// The peer's fault, which closes the connection with its code.
+    fn open(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) -> Result<(), Fault> {
+        let _ = (conn, io);
+        Ok(())
+    }
+
+    /// A message came.
+    ///
+    /// # Errors
+    /// The peer's fault, which closes the connection with its code.
+    fn message(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>, message: Data<'_>) -> Result<(), Fault>;
+
+    /// Mail came from another thread. There is no current connection.
+    fn mail(&mut self, io: &mut WsIo<'_, Self>, mail: Self::Mail) {
+        let _ = (io, mail);
+    }
+
+    /// The time set with [`WsIo::set_timeout`] has come.
+    ///
+    /// # Errors
+    /// A fault closes the connection with its code.
+    fn timeout(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) -> Result<(), Fault> {
+        let _ = (conn, io);
+        Ok(())
+    }
+
+    /// The send queue, which was above the high mark, is at the low mark.
+    fn drained(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
+        let _ = (conn, io);
+    }
+
+    /// The loop begins to drain. If the connection is still open afterwards, it is closed with 1001.
+    fn drain(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
+        let _ = (conn, io);
+    }
+
+    /// The WebSocket is over. Called once for every connection that was upgraded.
+    fn closed(&mut self, conn: Self::Conn, token: ConnToken, why: Close) {
+        let _ = (conn, token, why);
+    }
+
+    /// The end of a turn, before what was queued in it is written. There is no current connection.
+    fn turn(&mut self, io: &mut WsIo<'_, Self>) {
+        let _ = io;
+    }
+}
+
+/// Settings of the WebSocket layer. Sizes are bytes, times milliseconds.
+#[derive(Clone, Debug)]
+pub struct WsOptions {
+    /// The names by which we may be asked.
+    pub hosts: HostPolicy,
+    /// Most bytes of a message.
+    pub message_max: usize,
+    /// Most bytes of a frame.
+    pub frame_max: usize,
+    /// How long a request head may take. Its size is limited by [`http::HEAD_MAX`].
+    pub handshake_ms: u64,
+    /// A peer that was silent for so long is pinged; 0 means never.
+    pub ping_every_ms: u64,
+    /// So many pings without a sign of life close the connection.
+    pub pings_missed_max: u8,
+    /// How long the peer's answer to our close frame may take.
+    pub close_ms: u64,
+}
+
+impl Default for WsOptions {
+    fn default() -> Self {
+        Self {
+            hosts: HostPolicy::default(),
+            message_max: 1 << 20,
+            frame_max: 1 << 20,
+            handshake_ms: 10_000,
+            ping_every_ms: 25_000,
+            pings_missed_max: 2,
+            close_ms: 5_000,
+        }
+    }
+}
+
+/// A [`WsHandler`] as a [`Protocol`].
+pub struct Ws<H> {
+    handler: H,
+    options: WsOptions,
+}
+
+impl<H: WsHandler> Ws<H> {
+    /// A protocol from a handler.
+    pub fn new(handler: H, options: WsOptions) -> Self {
+        Self { handler, options }
+    }
+
+    /// The handler, to look at between turns.
+    pub fn handler(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
+    /// Runs a callback of an open WebSocket and applies what it asked for its own connection.
+    fn call<R>(
+        &mut self,
+        conn: &mut WsConn<H::Conn>,
+        io: &mut Io<'_, Self>,
+        callback: impl FnOnce(&mut H, &mut H::Conn, &mut WsIo<'_, H>) -> R,
+    ) -> Option<R> {
+        if conn.phase != Phase::Open {
+            return None;
+        }
+        let app = conn.app.as_mut()?;
+        let mut hands = WsIo::new(io.reborrow(), &self.options, true);
+        let result = callback(&mut self.handler, app, &mut hands);
+        let asked = hands.asked();
+        conn.apply(asked, io, &self.options);
+        Some(result)
+    }
+
+    fn without_conn(&mut self, io: &mut Io<'_, Self>, callback: impl FnOnce(&mut H, &mut WsIo<'_, H>)) {
+        callback(&mut self.handler, &mut WsIo::new(io.reborrow(), &self.options, false));
+    }
+
+    /// The request head. Says how many bytes it took; 0 when it is incomplete.
+    fn head(&mut self, conn: &mut WsConn<H::Conn>, io: &mut Io<'_, Self>, bytes: &[u8]) -> Result<usize, Fault> {
+        let (consumed, head) = match http::parse(bytes) {
+            Ok(Parsed::Partial) => return Ok(0),
+            Ok(Parsed::Complete { consumed, head }) => (consumed, head),
+            Err(response) => return Ok(respond(conn, io, &response, false, bytes.len())),
+        };
+        let only_head = head.method == "HEAD";
+        let checked = self.options.hosts.check(&head).and_then(|()| match head.wants_upgrade() {
+            true => http::check_origin(&head, false),
+            false => Ok(()),
+        });
+        if let Err(response) = checked {
+            return Ok(respond(conn, io, &response, only_head, bytes.len()));
+        }
+        let Some(peer) = conn.peer.take() else { return Ok(bytes.len()) };
+        let answer = self.handler.request(&head, &peer, &mut WsIo::new(io.reborrow(), &self.options, false));
+        let (app, subprotocol, headers) = match answer {
+            Answer::Respond(response) => return Ok(respond(conn, io, &response, only_head, bytes.len())),
+            Answer::Upgrade { conn, subprotocol, headers } => (conn, subprotocol, headers),
+        };
+        match http::accept_with(&head, subprotocol, &headers) {
+            Err(response) => Ok(respond(conn, io, &response, only_head, bytes.len())),
+            Ok(answer) => {
+                let _ = io.send(answer.into());
+                conn.app = Some(app);
+                conn.phase = Phase::Open;
+                conn.watch_pings(io.now(), &self.options);
+                conn.arm(io);
+                match self.call(conn, io, |handler, app, hands| handler.open(app, hands)) {
+                    Some(Err(fault)) => Err(fault),
+                    _ => Ok(consumed),
+                }
+            }
+        }
+    }
+
+    /// Frames, until the bytes hold no whole one or the connection is not open any more.
+    fn frames(&mut self, conn: &mut WsConn<H::Conn>, io: &mut Io<'_, Self>, bytes: &mut [u8]) -> Result<usize, Fault> {
+        let lent = bytes.as_ptr().addr();
+        let mut at = 0;
+        let limits = Limits { message_max: self.options.message_max, frame_max: self.options.frame_max };
+        let mut messages = 0;
+        let mut frames = 0;
+        let result = loop {
+            if conn.phase == Phase::Over || io.is_paused(io.token()) {
+                conn.decoder.release();
+                break Ok(at);
+            }
+            let (consumed, message) = match conn.decoder.decode(&limits, &mut bytes[at..]) {
+                Err(fault) => break Err(fault),
+                Ok(Step::Need(n)) => {
+                    if n > EAGER_MAX {
+                        io.need(n);
+                    }
+                    break Ok(at);
+                }
+                Ok(Step::Took(n)) => {
+                    frames += 1;
+                    at += n;
+                    continue;
+                }
+                Ok(Step::Item { consumed, message }) => (consumed, message),
+            };
+            frames += 1;
+            at += consumed;
+            let data = match message {
+                Message::Text(text) => Data::Text(text),
+                Message::Binary(bytes) => Data::Binary(bytes),
+                Message::Ping(payload) => {
+                    if conn.phase == Phase::Open && io.queued(io.token()) <= PONG_QUEUE_MAX {
+                        let _ = io.send(frame(OpCode::Pong, payload));
+                        io.counters().frames_out.add(1);
+                    }
+                    continue;
+                }
+                Message::Pong(_) => continue,
+                Message::Close(close) => {
+                    let code = close.map(|(code, _)| code);
+                    conn.peer_closes(io, code);
+                    continue;
+                }
+            };
+            messages += 1;
+            if conn.phase != Phase::Open {
+                // We have said close: what still comes is not read.
+                continue;
+            }
+            let Some(app) = conn.app.as_mut() else { continue };
+            let mut hands = WsIo::new(io.reborrow(), &self.options, true).lent(lent, at);
+            let handled = self.handler.message(app, &mut hands, data);
+            let asked = hands.asked();
+            conn.apply(asked, io, &self.options);
+            if let Err(fault) = handled {
+                break Err(fault);
+            }
+            if !io.is_open(io.token()) {
+                break Ok(at);
+            }
+        };
+        io.counters().frames_in.add(frames);
+        io.counters().messages_in.add(messages);
+        result
+    }
+}
+
+/// A plain answer ends the connection.
+fn respond<H: WsHandler>(
+    conn: &mut WsConn<H::Conn>,
+    io: &mut Io<'_, Ws<H>>,
+    response: &Response,
+    only_head: bool,
+    len: usize,
+) -> usize {
+    let bytes = if only_head { response.encode_head() } else { response.encode() };
+    conn.phase = Phase::Over;
+    let _ = io.send(bytes.into());
+    io.close(io.token(), Close::Local(CloseCode::NORMAL));
+    len
+}
+
+impl<H: WsHandler> Protocol for Ws<H> {
+    type Conn = WsConn<H::Conn>;
+    type Mail = H::Mail;
+
+    fn accept(&mut self, io: &mut Io<'_, Self>, peer: &Peer) -> Result<Self::Conn, Refuse> {
+        let conn = WsConn::new(peer, io.now(), self.options.handshake_ms);
+        conn.arm(io);
+        Ok(conn)
+    }
+
+    fn input(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>, bytes: &mut [u8]) -> Result<usize, Fault> {
+        conn.heard = true;
+        let mut at = 0;
+        if conn.phase == Phase::Head {
+            at = self.head(conn, io, bytes)?;
+        }
+        if !matches!(conn.phase, Phase::Open | Phase::Closing) || !io.is_open(io.token()) {
+            return Ok(at);
+        }
+        let lent_from = at;
+        let rest = io.within(lent_from, |io| self.frames(conn, io, &mut bytes[at..]))?;
+        Ok(at + rest)
+    }
+
+    fn eof(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
+        // Without a close frame it is a broken connection, even if it ended in order.
+        let why = conn.ending.take().unwrap_or(Close::Broken);
+        conn.phase = Phase::Over;
+        io.close(io.token(), why);
+    }
+
+    fn mail(&mut self, io: &mut Io<'_, Self>, mail: Self::Mail) {
+        self.without_conn(io, |handler, hands| handler.mail(hands, mail));
+    }
+
+    fn timeout(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) -> Result<(), Fault> {
+        let now_ms = io.now().mono_ms;
+        if now_ms >= conn.next_ms {
+            conn.deadline(io, &self.options);
+        }
+        if now_ms >= conn.app_ms && io.is_open(io.token()) {
+            conn.app_ms = u64::MAX;
+            if let Some(Err(fault)) = self.call(conn, io, |handler, app, hands| handler.timeout(app, hands)) {
+                return Err(fault);
+            }
+        }
+        conn.arm(io);
+        Ok(())
+    }
+
+    fn drained(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
+        self.call(conn, io, |handler, app, hands| handler.drained(app, hands));
+    }
+
+    fn drain(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
+        self.call(conn, io, |handler, app, hands| handler.drain(app, hands));
+        match conn.phase {
+            Phase::Open => {
+                io.last(io.token(), close_frame(CloseCode::GOING_AWAY, "going away"));
+                conn.begin_close(Close::Drain, io.now(), &self.options);
+                conn.arm(io);
+            }
+            // The last words answer whoever was about to ask.
+            Phase::Head => io.close(io.token(), Close::Drain),
+            Phase::Closing | Phase::Over => {}
+        }
+    }
+
+    fn last_words(conn: &Self::Conn, why: &Close) -> Bytes {
+        conn.last_words(why)
+    }
+
+    fn closed(&mut self, conn: Self::Conn, token: ConnToken, why: Close) {
+        if let Some(app) = conn.app {
+            self.handler.closed(app, token, why);
+        }
+    }
+
+    fn turn(&mut self, io: &mut Io<'_, Self>) {
+        self.without_conn(io, |handler, hands| handler.turn(hands));
+    }
+}

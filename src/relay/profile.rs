@@ -1,0 +1,209 @@
+//! What may be started: profiles from the config, and the confinement of a session's folder. The wire picks a profile
+//! and a folder inside it, never a program.
+
+use std::{
+    io,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::relay::api::{Code, Error, Text};
+
+/// A profile as the core knows it; the program, its arguments and its environment are the shell's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its name.
+    pub name: Text,
+    /// What it is for, in a line.
+    pub about: Text,
+    /// Where sessions may run: absolute, resolved once by [`Profile::resolve`].
+    pub folders: Vec<PathBuf>,
+    /// Permission modes on offer; empty: none may be asked for.
+    pub modes: Vec<Text>,
+    /// Models on offer; empty: any, since the CLI and its account decide.
+    pub models: Vec<Text>,
+}
+
+/// The two questions that confinement asks a file system. A trait so that the rules are tested without one.
+pub trait Folders {
+    /// The path without symbolic links, `.` and `..`.
+    ///
+    /// # Errors
+    /// It does not exist or cannot be reached.
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf>;
+    /// Whether a resolved path is a directory.
+    fn is_folder(&self, path: &Path) -> bool;
+}
+
+/// The real file system. It stands here, against the rule that the core does no I/O, because confinement is worth
+/// nothing apart from the resolution it judges; the shell calls it on the supervisor thread, never on a worker.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemFolders;
+
+impl Folders for SystemFolders {
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        path.canonicalize()
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+}
+
+impl Profile {
+    /// Resolves the profile's own folders, at start and on reload.
+    ///
+    /// # Errors
+    /// One of them is relative, missing or no directory; the text names it.
+    pub fn resolve(&mut self, folders: &dyn Folders) -> Result<(), String> {
+        for folder in &mut self.folders {
+            if !folder.is_absolute() {
+                return Err(format!("folder {} is not an absolute path", folder.display()));
+            }
+            let real = folders.canonical(folder).map_err(|error| format!("folder {}: {error}", folder.display()))?;
+            if !folders.is_folder(&real) {
+                return Err(format!("{} is not a folder", folder.display()));
+            }
+            *folder = real;
+        }
+        Ok(())
+    }
+
+    /// The folder a session runs in: the one asked for, resolved, if it lies at or below one of the profile's; the
+    /// first of those if none was asked for. What lies outside is refused alike whether it exists or not.
+    ///
+    /// # Errors
+    /// `BAD_REQUEST` for a relative path, `FORBIDDEN` outside of the profile, `NOT_FOUND` for what is missing or no
+    /// folder inside of it.
+    pub fn folder(&self, asked: Option<&Path>, folders: &dyn Folders) -> Result<PathBuf, Error> {
+        let Some(asked) = asked else {
+            let first = self.folders.first().ok_or_else(|| {
+                Error::new(Code::Forbidden, format!("profile `{}` has no folder to run in", self.name))
+            })?;
+            return self.folder(Some(first), folders);
+        };
+        if !asked.is_absolute() || asked.as_os_str().as_encoded_bytes().contains(&0) {
+            return Err(Error::new(Code::BadRequest, "`folder` must be an absolute path"));
+        }
+        let Ok(real) = folders.canonical(asked) else {
+            // Only a path that is plainly inside may learn that it is missing.
+            let plain = asked.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            return Err(if plain && self.contains(asked) { missing(asked) } else { self.outside(asked) });
+        };
+        if !self.contains(&real) {
+            return Err(self.outside(asked));
+        }
+        if !folders.is_folder(&real) {
+            return Err(missing(asked));
+        }
+        Ok(real)
+    }
+
+    /// Whole components are compared: `/srv/app-old` is not below `/srv/app`.
+    fn contains(&self, path: &Path) -> bool {
+        self.folders.iter().any(|folder| path.starts_with(folder))
+    }
+
+    fn outside(&self, asked: &Path) -> Error {
+        let within: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
+        Error::new(
+            Code::Forbidden,
+            format!("{} is outside of profile `{}`, which runs in {}", asked.display(), self.name, within.join(", ")),
+        )
+    }
+
+    /// Checks a permission mode that was asked for.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`: the profile does not offer it.
+    pub fn mode(&self, asked: Option<&Text>) -> Result<(), Error> {
+        offered("mode", &self.name, asked, &self.modes)
+    }
+
+    /// Checks a model that was asked for.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`: the profile has a list and this is not on it.
+    pub fn model(&self, asked: Option<&Text>) -> Result<(), Error> {
+        if self.models.is_empty() { Ok(()) } else { offered("model", &self.name, asked, &self.models) }
+    }
+}
+
+fn missing(asked: &Path) -> Error {
+    Error::new(Code::NotFound, format!("{} is not a folder on the relay's host", asked.display()))
+}
+
+fn offered(what: &str, profile: &str, asked: Option<&Text>, offer: &[Text]) -> Result<(), Error> {
+    match asked {
+        Some(asked) if !offer.contains(asked) => {
+            let offer: Vec<&str> = offer.iter().map(Arc::as_ref).collect();
+            let offer = if offer.is_empty() { "none".to_owned() } else { offer.join(", ") };
+            Err(Error::new(
+                Code::Forbidden,
+                format!("profile `{profile}` does not offer this {what} (it offers: {offer})"),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn profile(folders: Vec<PathBuf>) -> Profile {
+        Profile { name: "default".into(), about: "".into(), folders, modes: vec!["plan".into()], models: Vec::new() }
+    }
+
+    fn code(result: Result<PathBuf, Error>) -> Code {
+        result.unwrap_err().code
+    }
+
+    #[test]
+    fn a_session_stays_below_the_profiles_folders() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path();
+        for folder in ["app/src", "app-old", "other"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        fs::write(root.join("app/file"), "").unwrap();
+        std::os::unix::fs::symlink(root.join("other"), root.join("app/escape")).unwrap();
+        std::os::unix::fs::symlink(root.join("app/src"), root.join("app/inside")).unwrap();
+        std::os::unix::fs::symlink(root.join("app"), root.join("alias")).unwrap();
+        // The profile names its folder through a symbolic link; sessions may use either name.
+        let mut profile = profile(vec![root.join("alias")]);
+        profile.resolve(&SystemFolders).unwrap();
+        let app = root.join("app").canonicalize().unwrap();
+        let ask = |path: &str| profile.folder(Some(&root.join(path)), &SystemFolders);
+
+        assert_eq!(profile.folder(None, &SystemFolders).unwrap(), app);
+        assert_eq!(ask("app").unwrap(), app);
+        assert_eq!(ask("alias/src").unwrap(), app.join("src"));
+        assert_eq!(ask("app/inside").unwrap(), app.join("src"));
+        assert_eq!(ask("app/src/..").unwrap(), app);
+        for outside in ["app-old", "app/escape", "app/../other", "app/../missing", "missing", "app/src/../../other"] {
+            assert_eq!(code(ask(outside)), Code::Forbidden, "{outside}");
+        }
+        assert_eq!(code(profile.folder(Some(&app.join("missing")), &SystemFolders)), Code::NotFound);
+        assert_eq!(code(ask("app/file")), Code::NotFound);
+        assert_eq!(code(profile.folder(Some(Path::new("src")), &SystemFolders)), Code::BadRequest);
+        assert_eq!(code(profile.folder(Some(Path::new("/")), &SystemFolders)), Code::Forbidden);
+    }
+
+    #[test]
+    fn a_profile_needs_real_folders() {
+        assert!(profile(vec!["src".into()]).resolve(&SystemFolders).unwrap_err().contains("absolute"));
+        assert!(profile(vec!["/definitely/not/here".into()]).resolve(&SystemFolders).is_err());
+        assert_eq!(code(profile(Vec::new()).folder(None, &SystemFolders)), Code::Forbidden);
+    }
+
+    #[test]
+    fn modes_are_those_on_offer() {
+        let profile = profile(Vec::new());
+        assert!(profile.mode(None).is_ok() && profile.mode(Some(&"plan".into())).is_ok());
+        assert_eq!(profile.mode(Some(&"bypassPermissions".into())).unwrap_err().code, Code::Forbidden);
+        assert!(profile.model(Some(&"any".into())).is_ok());
+    }
+}

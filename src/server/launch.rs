@@ -1,0 +1,116 @@
+//! From a launch the core asks for to a program with arguments and environment. Owns the profiles and the names of new
+//! sessions; it must not start anything.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use ssh_key::{Algorithm, PrivateKey, rand_core::OsRng};
+
+use super::Agent;
+use crate::{
+    claude::{
+        arguments::{Arguments, arguments},
+        environment::{Changes, environment},
+        guard::GuardProgram,
+        is_program,
+        locate::locate,
+        process::Spawn,
+    },
+    relay::{
+        api::{Code, Error, Launch, Text},
+        hub::{Profiles, Resolved},
+        profile::{Profile, SystemFolders},
+        session::Ids,
+    },
+    wire::sign_in::did_of,
+};
+
+/// Why a launch is impossible.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LaunchError {
+    #[error(
+        "Claude Code is not installed here, or not on PATH. Install it with `npm install -g @anthropic-ai/claude-code`, or name it with --claude PATH"
+    )]
+    NoCli,
+}
+
+/// Finds Claude Code as a launch would.
+pub(super) fn find_claude(named: Option<&Path>) -> Option<PathBuf> {
+    let (path, home) = (std::env::var_os("PATH"), std::env::var_os("HOME"));
+    locate(named, path.as_deref(), home.as_deref().map(Path::new), is_program).ok()
+}
+
+/// Turns launches into programs.
+#[derive(Clone, Debug)]
+pub(super) struct Launcher {
+    pub(super) agent: Agent,
+    pub(super) guard: GuardProgram,
+}
+
+impl Launcher {
+    pub(super) fn spawn(&self, launch: &Launch) -> Result<Spawn, LaunchError> {
+        let mut more: Vec<OsString> = Vec::new();
+        let program = match &self.agent {
+            Agent::Claude(named) => find_claude(named.as_deref()).ok_or(LaunchError::NoCli)?,
+            Agent::Demo => {
+                more.push("demo-agent".into());
+                self.guard.program().to_owned()
+            }
+        };
+        more.extend(arguments(&Arguments {
+            conversation: &launch.conversation,
+            resume: launch.resume,
+            model: launch.model.as_deref(),
+            mode: launch.mode.as_deref(),
+            more: &[],
+        }));
+        let environment = environment(std::env::vars_os(), &Changes::default(), launch.rerun);
+        Ok(Spawn { program, arguments: more, environment, folder: launch.folder.clone(), guard: self.guard.clone() })
+    }
+}
+
+/// The profiles of the config, as the core asks for them.
+#[derive(Debug)]
+pub(super) struct ConfigProfiles(pub(super) Vec<Profile>);
+
+impl Profiles for ConfigProfiles {
+    fn resolve(
+        &self,
+        profile: &str,
+        folder: Option<&Path>,
+        model: Option<&str>,
+        mode: Option<&str>,
+    ) -> Result<Resolved, Error> {
+        let Some(profile) = self.0.iter().find(|known| &*known.name == profile) else {
+            let known: Vec<&str> = self.0.iter().map(|known| &*known.name).collect();
+            let message = format!("there is no profile {profile:?}; there is: {}", known.join(", "));
+            return Err(Error::new(Code::NotFound, message));
+        };
+        let (model, mode) = (model.map(Text::from), mode.map(Text::from));
+        profile.model(model.as_ref())?;
+        profile.mode(mode.as_ref())?;
+        let folder = profile.folder(folder, &SystemFolders)?;
+        Ok(Resolved { folder, model, mode })
+    }
+}
+
+/// Names from the system's random source.
+#[derive(Debug, Default)]
+pub(super) struct RandomIds;
+
+impl Ids for RandomIds {
+    fn uuid(&mut self) -> Text {
+        uuid::Uuid::new_v4().to_string().into()
+    }
+
+    fn epoch(&mut self) -> Text {
+        uuid::Uuid::new_v4().simple().to_string().into()
+    }
+
+    fn did(&mut self) -> Text {
+        let did = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).ok().and_then(|key| did_of(key.public_key()));
+        did.unwrap_or_default().into()
+    }
+}

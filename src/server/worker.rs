@@ -1,0 +1,314 @@
+//! What a worker does with a connection: routes requests to dialects, commands to the supervisor, and what comes back
+//! to devices. Owns the workers' side of every session connection; it must not block.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{
+    crypto::Crypto,
+    mail::{Mail, ToCore},
+    metrics::{Shared, WorkerTallies},
+};
+use crate::{
+    base::{Close, CloseCode, ConnToken, Fault, Now},
+    dialect::{
+        admin,
+        session::{self, Act, Connection, Greeting, Reached},
+    },
+    reactor::{
+        Peer, PeerAddr, Sender, Sent,
+        ws::{Answer, Data, Framed, WsHandler, WsIo},
+    },
+    relay::{
+        api::{Code, Error, Out, Text},
+        keys::KeySet,
+    },
+    wire::{
+        http::{Head, Response},
+        sign_in::Nonce,
+    },
+};
+
+/// Commands that may wait for a full supervisor; more are answered with an error.
+const TO_CORE_MAX: usize = 16 * 1024;
+
+/// The handler of one worker.
+pub(super) struct Worker {
+    pub(super) greeting: Arc<Greeting>,
+    pub(super) crypto: Crypto,
+    pub(super) core: Sender<Vec<ToCore>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tallies: Arc<WorkerTallies>,
+    /// What goes to the supervisor at the end of this turn.
+    pub(super) to_core: Vec<ToCore>,
+    /// Batches that found its inbox full, oldest first.
+    pub(super) stuck: VecDeque<Vec<ToCore>>,
+    /// Kept between calls for its memory.
+    pub(super) acts: Vec<Act>,
+}
+
+/// A connection on `/session`.
+pub(super) struct Device {
+    connection: Connection,
+    /// Waits for the upgrade to be answered.
+    challenge: Option<String>,
+    /// The supervisor knows this peer: it must learn of its end.
+    known: bool,
+    paused: bool,
+}
+
+type Io<'a> = WsIo<'a, Worker>;
+
+impl WsHandler for Worker {
+    type Conn = Device;
+    type Mail = Mail;
+
+    fn request(&mut self, head: &Head<'_>, peer: &Peer, io: &mut Io<'_>) -> Answer<Device> {
+        if let Some(response) = admin::respond(head.method, head.path, || self.shared.facts()) {
+            return Answer::Respond(response);
+        }
+        if head.path != session::PATH {
+            return Answer::Respond(Response::text(404, "nothing is served here\n"));
+        }
+        if !head.wants_upgrade() {
+            let line = "/session speaks WebSocket, subprotocol amp-session.v1\n";
+            return Answer::Respond(Response::text(426, line).with("Upgrade", "websocket"));
+        }
+        if !head.subprotocols().any(|name| name == session::SUBPROTOCOL) {
+            let line = "the upgrade must offer the subprotocol amp-session.v1\n";
+            return Answer::Respond(Response::text(400, line));
+        }
+        let Some(nonce) = nonce() else {
+            return Answer::Respond(Response::text(500, "the system gives no random bytes\n"));
+        };
+        let host = head.header("host").unwrap_or_default().to_owned();
+        let reached = Reached { host, unix: matches!(peer.addr, PeerAddr::Unix { .. }) };
+        let (connection, challenge) = Connection::open(peer.token, reached, nonce, &self.greeting, io.now());
+        let device = Device { connection, challenge: Some(challenge), known: false, paused: false };
+        Answer::Upgrade { conn: device, subprotocol: Some(session::SUBPROTOCOL), headers: Vec::new() }
+    }
+
+    fn open(&mut self, device: &mut Device, io: &mut Io<'_>) -> Result<(), Fault> {
+        if let Some(challenge) = device.challenge.take() {
+            self.send(io.token(), io, &challenge);
+        }
+        rearm(device, io.token(), io);
+        Ok(())
+    }
+
+    fn message(&mut self, device: &mut Device, io: &mut Io<'_>, message: Data<'_>) -> Result<(), Fault> {
+        self.tallies.session_in.add(1);
+        let Data::Text(text) = message else {
+            return Err(Fault::new(CloseCode::UNSUPPORTED, "this protocol is JSON in text messages"));
+        };
+        let mut acts = std::mem::take(&mut self.acts);
+        device.connection.text(text, io.now(), &mut acts);
+        self.carry_out(device, io.token(), io, &mut acts);
+        self.acts = acts;
+        Ok(())
+    }
+
+    fn mail(&mut self, io: &mut Io<'_>, mail: Mail) {
+        match mail {
+            Mail::SignedIn { peer, result } => {
+                let (greeting, now) = (self.greeting.clone(), io.now());
+                if result.is_err() {
+                    self.tallies.sign_in_failures.add(1);
+                }
+                self.with(peer, io, |connection, acts| match &result {
+                    Ok(signed) => connection.signed_in(signed, &greeting, now, acts),
+                    Err(error) => connection.refused(error, acts),
+                });
+            }
+            Mail::Keys(keys) => self.keys_changed(&keys, io),
+            Mail::KeysRead { peer, id, entries, refused } => {
+                let reply = session::keys_reply(&id, entries, refused);
+                self.with(peer, io, |_, acts| acts.push(Act::Send(reply)));
+            }
+            Mail::Core(outs) => outs.into_iter().for_each(|out| self.deliver(out, io)),
+        }
+    }
+
+    fn timeout(&mut self, device: &mut Device, io: &mut Io<'_>) -> Result<(), Fault> {
+        let mut acts = std::mem::take(&mut self.acts);
+        device.connection.timeout(io.now(), &mut acts);
+        self.carry_out(device, io.token(), io, &mut acts);
+        self.acts = acts;
+        rearm(device, io.token(), io);
+        Ok(())
+    }
+
+    fn drained(&mut self, device: &mut Device, io: &mut Io<'_>) {
+        if std::mem::take(&mut device.paused) {
+            self.to_core.push(ToCore::Resumed(io.token()));
+        }
+    }
+
+    fn closed(&mut self, device: Device, token: ConnToken, why: Close) {
+        log::debug!(conn:% = token, why:? = why; "a device is gone");
+        if device.connection.caller().is_some() {
+            self.tallies.devices.sub(1);
+        }
+        if device.known {
+            self.to_core.push(ToCore::Gone(token));
+        }
+    }
+
+    fn turn(&mut self, _io: &mut Io<'_>) {
+        if !self.to_core.is_empty() {
+            self.stuck.push_back(std::mem::take(&mut self.to_core));
+        }
+        while let Some(batch) = self.stuck.pop_front() {
+            if let Err(batch) = self.core.try_send(batch) {
+                self.tallies.inbox_full.add(1);
+                self.stuck.push_front(batch);
+                return;
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Runs `act` on a device of this worker; a device that is gone is counted by the loop and nothing happens.
+    fn with(&mut self, peer: ConnToken, io: &mut Io<'_>, act: impl FnOnce(&mut Connection, &mut Vec<Act>)) {
+        let mut acts = std::mem::take(&mut self.acts);
+        if let Some(device) = io.conn(peer) {
+            act(&mut device.connection, &mut acts);
+        }
+        self.carry_out_for(peer, io, &mut acts);
+        self.acts = acts;
+    }
+
+    /// Carries out what a device other than the current one wants done.
+    fn carry_out_for(&mut self, peer: ConnToken, io: &mut Io<'_>, acts: &mut Vec<Act>) {
+        for act in acts.drain(..) {
+            if let Act::Submit(..) = &act
+                && let Some(device) = io.conn(peer)
+            {
+                device.known = true;
+            }
+            self.act(peer, io, act);
+        }
+        let now = io.now();
+        if let Some(device) = io.conn(peer) {
+            device.connection.sent(now);
+            let deadline = device.connection.deadline();
+            io.set_timeout(peer, deadline.map(|at| at.saturating_sub(now.mono_ms)));
+        }
+    }
+
+    fn carry_out(&mut self, device: &mut Device, peer: ConnToken, io: &mut Io<'_>, acts: &mut Vec<Act>) {
+        for act in acts.drain(..) {
+            device.known |= matches!(act, Act::Submit(..));
+            self.act(peer, io, act);
+        }
+    }
+
+    fn act(&mut self, peer: ConnToken, io: &mut Io<'_>, act: Act) {
+        match act {
+            Act::Send(text) => self.send(peer, io, &text),
+            Act::Welcome(text) => {
+                self.tallies.devices.add(1);
+                self.send(peer, io, &text);
+            }
+            Act::Close(code, reason) => io.close(peer, code, reason),
+            Act::Verify(job) => {
+                if let Err(error) = self.crypto.verify(job) {
+                    self.send(peer, io, &session::error(None, &error));
+                    io.close(peer, CloseCode::TRY_AGAIN, "try again later");
+                }
+            }
+            Act::ReloadKeys(id) => {
+                if let Err(error) = self.crypto.reload(peer, id.clone()) {
+                    self.send(peer, io, &session::error(Some(&id), &error));
+                }
+            }
+            Act::Submit(caller, request) => {
+                let waiting: usize = self.stuck.iter().map(Vec::len).sum::<usize>() + self.to_core.len();
+                if waiting < TO_CORE_MAX {
+                    self.to_core.push(ToCore::Request(caller, request));
+                } else {
+                    let error = Error::new(Code::RateLimited, "the relay is overloaded; the command was not run");
+                    let error = Error { retry_after_ms: Some(1000), ..error };
+                    self.send(peer, io, &session::error(Some(&request.id), &error));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, peer: ConnToken, io: &mut Io<'_>, text: &str) {
+        self.tallies.session_out.add(1);
+        // A peer that is above its maximum is closed by the loop; its end comes through `closed`.
+        let _ = io.text_to(peer, text);
+    }
+
+    /// What the core has for this worker's devices: framed once, shared by all who get it.
+    fn deliver(&mut self, out: Out, io: &mut Io<'_>) {
+        match out {
+            Out::Answer { peer, re, result } => {
+                let text = match &result {
+                    Ok(reply) => session::reply(&re, reply),
+                    Err(error) => session::error(Some(&re), error),
+                };
+                self.share(&[peer], &text, io);
+            }
+            Out::Event { peers, event } => self.share(&peers, &session::event(&event), io),
+            Out::Delta { peers, session, message, block, at, text } => {
+                self.share(&peers, &session::delta(&session, &message, block, at, &text), io);
+            }
+            Out::Presence { peers, session, devices } => {
+                self.share(&peers, &session::presence(&session, &devices), io);
+            }
+            Out::Changed { peers, summary } => self.share(&peers, &session::summary_changed(&summary), io),
+            Out::CaughtUp { peer, session } => self.share(&[peer], &session::caught_up(&session), io),
+            Out::Reset { peer, session, why, earliest } => {
+                self.share(&[peer], &session::reset(&session, why, &earliest), io);
+            }
+            Out::Launch(_) | Out::Write { .. } | Out::End { .. } => {
+                log::error!("the supervisor sent a worker what is its own to do");
+            }
+        }
+    }
+
+    fn share(&mut self, peers: &[ConnToken], text: &str, io: &mut Io<'_>) {
+        let framed = Framed::text(text);
+        let now: Now = io.now();
+        for &peer in peers {
+            let sent = io.framed_to(peer, &framed);
+            if sent == Sent::Closed {
+                continue;
+            }
+            self.tallies.session_out.add(1);
+            let Some(device) = io.conn(peer) else { continue };
+            device.connection.sent(now);
+            if sent == Sent::High && !device.paused {
+                device.paused = true;
+                self.to_core.push(ToCore::Paused(peer));
+            }
+        }
+    }
+
+    fn keys_changed(&mut self, keys: &KeySet, io: &mut Io<'_>) {
+        let peers: Vec<ConnToken> = io.tokens().collect();
+        for peer in peers {
+            let principal: Option<Text> =
+                io.conn(peer).and_then(|device| device.connection.caller()).map(|caller| caller.principal.clone());
+            let Some(principal) = principal else { continue };
+            match keys.principal(&principal) {
+                Some(entry) => self.with(peer, io, |connection, _| connection.limit_role(entry.role)),
+                None => self.with(peer, io, |connection, acts| connection.revoked(acts)),
+            }
+        }
+    }
+}
+
+/// Arms the one timer of a device anew.
+fn rearm(device: &Device, peer: ConnToken, io: &mut Io<'_>) {
+    let now = io.now().mono_ms;
+    io.set_timeout(peer, device.connection.deadline().map(|at| at.saturating_sub(now)));
+}
+
+fn nonce() -> Option<String> {
+    let mut bytes = [0; Nonce::BYTES];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(Nonce::from_bytes(bytes).to_string())
+}

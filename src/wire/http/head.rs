@@ -1,0 +1,156 @@
+//! Request heads.
+
+use std::fmt;
+
+use super::{HEAD_MAX, Response};
+
+/// Most headers of a request.
+pub const HEADERS_MAX: usize = 64;
+
+/// What the bytes hold.
+pub enum Parsed<'b> {
+    /// A head that goes on: more bytes are needed.
+    Partial,
+    /// A whole head.
+    Complete {
+        /// Bytes of the head, its empty line included. What follows it belongs to the next protocol.
+        consumed: usize,
+        /// The head.
+        head: Head<'b>,
+    },
+}
+
+/// A request head, borrowed from the bytes it came in.
+#[derive(Clone)]
+pub struct Head<'b> {
+    /// The method as it was sent: methods are case-sensitive.
+    pub method: &'b str,
+    /// Path and query as they were sent. Always begins with `/`, always ASCII.
+    pub target: &'b str,
+    /// The target up to `?`, not percent-decoded.
+    pub path: &'b str,
+    /// The target after `?`, not percent-decoded.
+    pub query: Option<&'b str>,
+    /// The minor version of HTTP/1: 0 or 1.
+    pub minor: u8,
+    headers: [httparse::Header<'b>; HEADERS_MAX],
+    count: usize,
+}
+
+/// Why the value of a header that must be single is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderFault {
+    /// The header came more than once.
+    #[error("repeated header")]
+    Repeated,
+    /// The value holds bytes that are not visible ASCII.
+    #[error("header is not ASCII")]
+    NotAscii,
+}
+
+impl From<HeaderFault> for Response {
+    fn from(fault: HeaderFault) -> Self {
+        Self::text(400, fault.to_string())
+    }
+}
+
+/// Reads the head at the front of `bytes`.
+///
+/// # Errors
+/// The answer to send before closing: 431 for a head above [`HEAD_MAX`] bytes or [`HEADERS_MAX`] headers, 505 for a
+/// version that is not HTTP/1, 400 for whatever is not a request for a path of ours (absolute and authority targets
+/// are for proxies).
+pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Response> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    // One byte above the limit is enough to know that a head is too long.
+    let window = &bytes[..bytes.len().min(HEAD_MAX + 1)];
+    let consumed = match request.parse(window) {
+        Ok(httparse::Status::Complete(consumed)) if consumed <= HEAD_MAX => consumed,
+        Ok(httparse::Status::Partial) if window.len() <= HEAD_MAX => return Ok(Parsed::Partial),
+        Ok(_) => return Err(Response::text(431, "request head above 16 KiB")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Response::text(431, "too many headers")),
+        Err(httparse::Error::Version) => return Err(Response::text(505, "only HTTP/1.0 and HTTP/1.1")),
+        Err(_) => return Err(Response::text(400, "not an HTTP request")),
+    };
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return Err(Response::text(400, "not an HTTP request"));
+    };
+    if !target.starts_with('/') || !target.bytes().all(|b| b.is_ascii_graphic()) || target.contains('#') {
+        return Err(Response::text(400, "the target must be a path"));
+    }
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    let count = request.headers.len();
+    Ok(Parsed::Complete { consumed, head: Head { method, target, path, query, minor, headers, count } })
+}
+
+impl<'b> Head<'b> {
+    /// All headers in their order, names as they were sent.
+    pub fn headers(&self) -> impl Iterator<Item = (&'b str, &'b [u8])> + '_ {
+        self.headers[..self.count].iter().map(|h| (h.name, h.value))
+    }
+
+    /// The first value of a header, names compared without case. `None` when it is absent or not visible ASCII. What
+    /// security depends on is read by [`single`](Self::single).
+    pub fn header(&self, name: &str) -> Option<&'b str> {
+        self.values(name).next().and_then(ascii)
+    }
+
+    /// The value of a header that may come once.
+    ///
+    /// # Errors
+    /// It came more than once, or is not visible ASCII.
+    pub fn single(&self, name: &str) -> Result<Option<&'b str>, HeaderFault> {
+        let mut values = self.values(name);
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(HeaderFault::Repeated);
+        }
+        ascii(value).map(Some).ok_or(HeaderFault::NotAscii)
+    }
+
+    /// The elements of a header that is a comma-separated list, over all of its lines, without the empty ones.
+    pub fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'b str> + 'a {
+        self.values(name)
+            .filter_map(ascii)
+            .flat_map(|value| value.split(',').map(|element| element.trim_matches([' ', '\t'])))
+            .filter(|element| !element.is_empty())
+    }
+
+    /// Whether the request asks for WebSocket: `Connection` lists `upgrade` and `Upgrade` lists `websocket`. Whether
+    /// it asks *well* is for [`accept`](super::accept).
+    pub fn wants_upgrade(&self) -> bool {
+        self.list("connection").any(|token| token.eq_ignore_ascii_case("upgrade"))
+            && self.list("upgrade").any(|token| token.eq_ignore_ascii_case("websocket"))
+    }
+
+    /// The subprotocols the client offers, its favourite first.
+    pub fn subprotocols(&self) -> impl Iterator<Item = &'b str> + '_ {
+        self.list("sec-websocket-protocol")
+    }
+
+    /// Whether a body is announced. Bodies are not read here.
+    pub fn has_body(&self) -> bool {
+        self.values("transfer-encoding").next().is_some() || self.values("content-length").any(|value| value != b"0")
+    }
+
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'b [u8]> + 'a {
+        self.headers().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+impl fmt::Debug for Head<'_> {
+    /// Method and path only: a query and headers may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({} headers)", self.method, self.path, self.count)
+    }
+}
+
+/// The value as text, if it is made of visible ASCII, space and tab.
+fn ascii(value: &[u8]) -> Option<&str> {
+    if value.iter().all(|&b| b.is_ascii_graphic() || b == b' ' || b == b'\t') {
+        str::from_utf8(value).ok()
+    } else {
+        None
+    }
+}

@@ -1,0 +1,330 @@
+//! Frames, read in the caller's buffer.
+//!
+//! The decoder is lent the bytes that are there, front first, and points into them. A frame is judged from its header
+//! before anything is kept for it, and unmasked once, in place, when it is complete. Only the fragments of an
+//! incomplete message are copied, so an idle connection owns no memory here.
+
+use std::io::Cursor;
+
+use tungstenite::{error::ProtocolError, protocol::frame::FrameHeader};
+
+use super::{CONTROL_MAX, Limits, OpCode, Role, close, utf8::Utf8};
+use crate::{
+    base::{CloseCode, Fault},
+    wire::{copy, mask},
+};
+
+/// A whole message, borrowed from the bytes it came in (or from the decoder, when it came in fragments).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'b> {
+    /// A text message.
+    Text(&'b str),
+    /// A binary message.
+    Binary(&'b [u8]),
+    /// Asks for a pong with this payload.
+    Ping(&'b [u8]),
+    /// Answers a ping, or comes unasked.
+    Pong(&'b [u8]),
+    /// The peer closes, with code and reason if it gave them.
+    Close(Option<(CloseCode, &'b str)>),
+}
+
+/// What one call of [`Decoder::decode`] made of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'b> {
+    /// The frame at the front is incomplete and nothing was consumed: so many bytes, counted from the front and more
+    /// than there are, make it worth to call again. To call earlier is allowed, and refuses text that is not UTF-8 as
+    /// soon as its first wrong byte is there.
+    Need(usize),
+    /// So many bytes at the front are done with: a fragment was kept, or what follows a close was discarded.
+    Took(usize),
+    /// A message.
+    Item {
+        /// Bytes at the front that are done with.
+        consumed: usize,
+        /// What they hold.
+        message: Message<'b>,
+    },
+}
+
+/// Reads one direction of one connection.
+#[derive(Debug)]
+pub struct Decoder {
+    /// The fragments of the message that is incomplete; or, when `delivered`, the message that was handed out last.
+    message: Vec<u8>,
+    /// Payload bytes of the incomplete frame at the front which `utf8` has seen.
+    checked: usize,
+    utf8: Utf8,
+    /// What the incomplete message is.
+    kind: Option<Kind>,
+    role: Role,
+    delivered: bool,
+    /// A close frame or a fault was the last thing to be read.
+    ended: bool,
+}
+
+const _: () = assert!(size_of::<Decoder>() <= 64, "paid by every idle connection");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Binary,
+}
+
+/// The front of the bytes as a frame, `start..end` being its payload, which need not be there yet.
+#[derive(Clone, Copy)]
+struct Frame {
+    opcode: OpCode,
+    fin: bool,
+    mask: Option<[u8; 4]>,
+    start: usize,
+    end: usize,
+}
+
+impl Decoder {
+    /// A decoder at the start of a stream.
+    pub fn new(role: Role) -> Self {
+        Self {
+            message: Vec::new(),
+            checked: 0,
+            utf8: Utf8::default(),
+            kind: None,
+            role,
+            delivered: false,
+            ended: false,
+        }
+    }
+
+    /// Reads the frame at the front of `bytes`, unmasking it in place.
+    ///
+    /// Call again behind the consumed bytes until it says [`Step::Need`]; bytes that were not consumed come again,
+    /// unchanged and with more behind them. A message that came in fragments stays in memory until the next call, or
+    /// until [`release`](Self::release). After a close frame, and after a fault, all that comes is discarded
+    /// (RFC 6455 section 1.4).
+    ///
+    /// # Errors
+    /// The peer broke the protocol (1002), sent text that is not UTF-8 (1007) or more than `limits` allow (1009).
+    pub fn decode<'b>(&'b mut self, limits: &Limits, bytes: &'b mut [u8]) -> Result<Step<'b>, Fault> {
+        if self.delivered {
+            self.release();
+        }
+        if self.ended {
+            return Ok(if bytes.is_empty() { Step::Need(1) } else { Step::Took(bytes.len()) });
+        }
+        let frame = match self.front(limits, bytes) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(Step::Need(header_len(bytes))),
+            Err(fault) => return Err(self.end(fault)),
+        };
+        if bytes.len() < frame.end {
+            return match self.look_ahead(&frame, &bytes[frame.start..]) {
+                Ok(()) => Ok(Step::Need(frame.end)),
+                Err(fault) => Err(self.end(fault)),
+            };
+        }
+        let payload = &mut bytes[frame.start..frame.end];
+        if let Some(key) = frame.mask {
+            mask::apply(key, payload);
+        }
+        let payload: &'b [u8] = payload;
+        let consumed = frame.end;
+        match frame.opcode {
+            OpCode::Ping => Ok(Step::Item { consumed, message: Message::Ping(payload) }),
+            OpCode::Pong => Ok(Step::Item { consumed, message: Message::Pong(payload) }),
+            OpCode::Close => match close::read(payload) {
+                Ok(close) => {
+                    self.ended = true;
+                    self.release();
+                    Ok(Step::Item { consumed, message: Message::Close(close) })
+                }
+                Err(fault) => Err(self.end(fault)),
+            },
+            OpCode::Binary if frame.fin => Ok(Step::Item { consumed, message: Message::Binary(payload) }),
+            OpCode::Text if frame.fin => {
+                self.checked = 0;
+                self.utf8 = Utf8::default();
+                match str::from_utf8(payload) {
+                    Ok(text) => Ok(Step::Item { consumed, message: Message::Text(text) }),
+                    Err(_) => Err(self.end(not_utf8())),
+                }
+            }
+            OpCode::Text | OpCode::Binary | OpCode::Continue => match self.keep(limits, &frame, payload) {
+                Err(fault) => Err(self.end(fault)),
+                Ok(None) => Ok(Step::Took(consumed)),
+                Ok(Some(kind)) => Ok(Step::Item { consumed, message: whole(kind, &self.message)? }),
+            },
+        }
+    }
+
+    /// Gives back the memory of the message that was handed out last, if it came in fragments. The next
+    /// [`decode`](Self::decode) does it too: this is for callers that wait for bytes before they call again.
+    pub fn release(&mut self) {
+        if self.delivered || self.ended {
+            self.message = Vec::new();
+            self.delivered = false;
+        }
+    }
+
+    /// Whether a message is incomplete: some, but not all of its fragments have come.
+    pub fn is_mid_message(&self) -> bool {
+        self.kind.is_some()
+    }
+
+    /// Whether nothing more will be decoded: a close frame came, or a fault was found.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Bytes this decoder has on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.message.capacity()
+    }
+
+    /// The header at the front, judged; `None` when it is incomplete.
+    fn front(&self, limits: &Limits, bytes: &[u8]) -> Result<Option<Frame>, Fault> {
+        let mut cursor = Cursor::new(bytes);
+        let (header, len) = match FrameHeader::parse(&mut cursor) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return Ok(None),
+            Err(tungstenite::Error::Protocol(ProtocolError::InvalidOpcode(_))) => {
+                return Err(protocol("reserved opcode"));
+            }
+            Err(_) => return Err(protocol("unreadable frame header")),
+        };
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(protocol("reserved bit without an extension"));
+        }
+        let Some(opcode) = OpCode::of(header.opcode) else { return Err(protocol("reserved opcode")) };
+        match (self.role, header.mask) {
+            (Role::Server, None) => return Err(protocol("frame of a client is not masked")),
+            (Role::Client, Some(_)) => return Err(protocol("frame of a server is masked")),
+            _ => {}
+        }
+        let start = cursor.position() as usize;
+        // Section 5.2: the shortest form of the length, and its top bit is zero.
+        if start != header.len(len) || len > u64::MAX >> 1 {
+            return Err(protocol("frame length in a wrong form"));
+        }
+        if opcode.is_control() {
+            if !header.is_final {
+                return Err(protocol("fragmented control frame"));
+            }
+            if len > CONTROL_MAX as u64 {
+                return Err(protocol("control frame above 125 bytes"));
+            }
+        } else {
+            self.admit(limits, opcode, len)?;
+        }
+        // The limits are `usize`, so what they admitted is too.
+        let Some(end) = usize::try_from(len).ok().and_then(|len| start.checked_add(len)) else {
+            return Err(too_big());
+        };
+        Ok(Some(Frame { opcode, fin: header.is_final, mask: header.mask, start, end }))
+    }
+
+    /// Judges the order and the size of a data frame.
+    fn admit(&self, limits: &Limits, opcode: OpCode, len: u64) -> Result<(), Fault> {
+        match (opcode, self.kind) {
+            (OpCode::Continue, None) => return Err(protocol("continuation of nothing")),
+            (OpCode::Text | OpCode::Binary, Some(_)) => {
+                return Err(protocol("new message before the last was complete"));
+            }
+            _ => {}
+        }
+        let total = (self.message.len() as u64).saturating_add(len);
+        if len > limits.frame_max as u64 || total > limits.message_max as u64 {
+            return Err(too_big());
+        }
+        Ok(())
+    }
+
+    /// Checks the text of an incomplete frame as far as it is there. The bytes stay as they are: a piece at a time is
+    /// unmasked on the side.
+    fn look_ahead(&mut self, frame: &Frame, there: &[u8]) -> Result<(), Fault> {
+        let is_text = match frame.opcode {
+            OpCode::Text => true,
+            OpCode::Continue => self.kind == Some(Kind::Text),
+            _ => false,
+        };
+        if !is_text {
+            return Ok(());
+        }
+        let mut side = [0; 512];
+        for piece in there.get(self.checked..).unwrap_or_default().chunks(side.len()) {
+            let side = &mut side[..piece.len()];
+            side.copy_from_slice(piece);
+            if let Some(key) = frame.mask {
+                mask::apply_at(key, self.checked, side);
+            }
+            self.utf8.feed(side).map_err(|_| not_utf8())?;
+            self.checked += piece.len();
+        }
+        Ok(())
+    }
+
+    /// Keeps a fragment. After the last one it says what the message is.
+    fn keep(&mut self, limits: &Limits, frame: &Frame, payload: &[u8]) -> Result<Option<Kind>, Fault> {
+        let kind = match frame.opcode {
+            OpCode::Text => Kind::Text,
+            OpCode::Binary => Kind::Binary,
+            _ => self.kind.unwrap_or(Kind::Binary),
+        };
+        if kind == Kind::Text {
+            self.utf8.feed(payload.get(self.checked..).unwrap_or_default()).map_err(|_| not_utf8())?;
+            self.checked = 0;
+            if frame.fin && !self.utf8.is_whole() {
+                return Err(not_utf8());
+            }
+        }
+        let len = self.message.len() + payload.len();
+        if len > self.message.capacity() {
+            // Grows by doubling, but never past the limit.
+            let room = self.message.capacity().saturating_mul(2).min(limits.message_max).max(len);
+            self.message.reserve_exact(room - self.message.len());
+        }
+        copy::append(&mut self.message, payload);
+        self.kind = if frame.fin { None } else { Some(kind) };
+        self.delivered = frame.fin;
+        Ok(frame.fin.then_some(kind))
+    }
+
+    /// Nothing is read after a fault.
+    fn end(&mut self, fault: Fault) -> Fault {
+        self.ended = true;
+        self.kind = None;
+        self.release();
+        fault
+    }
+}
+
+/// Bytes of the header that `bytes` begin, as far as can be told: at least one more than there are.
+fn header_len(bytes: &[u8]) -> usize {
+    let Some(second) = bytes.get(1) else { return 2 };
+    let length = match second & 0x7F {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let len = 2 + length + if second & 0x80 == 0 { 0 } else { 4 };
+    len.max(bytes.len() + 1)
+}
+
+fn whole(kind: Kind, bytes: &[u8]) -> Result<Message<'_>, Fault> {
+    Ok(match kind {
+        Kind::Binary => Message::Binary(bytes),
+        // The fragments were checked as they came: this cannot fail, and it is the safe way to a `str`.
+        Kind::Text => Message::Text(str::from_utf8(bytes).map_err(|_| not_utf8())?),
+    })
+}
+
+fn protocol(reason: &'static str) -> Fault {
+    Fault::new(CloseCode::PROTOCOL, reason)
+}
+
+fn not_utf8() -> Fault {
+    Fault::new(CloseCode::INVALID_DATA, "text is not UTF-8")
+}
+
+fn too_big() -> Fault {
+    Fault::new(CloseCode::TOO_BIG, "message above the limit")
+}

@@ -1,0 +1,90 @@
+//! WebSocket frames (RFC 6455): a decoder that works in the caller's buffer, and an encoder.
+//!
+//! Owns the rules of sections 5 to 8 that can be judged from the bytes of one direction: masking, reserved bits,
+//! opcodes, fragment order, sizes, UTF-8 and close payloads. Must not answer anything: pongs, the close handshake and
+//! its time limit belong to whoever owns the connection. No extension is spoken, so every reserved bit is a fault.
+
+mod close;
+mod decode;
+mod encode;
+mod utf8;
+
+pub use decode::{Decoder, Message, Step};
+pub use encode::{HEADER_MAX, client_close_frame, client_frame, close_frame, encode_header, frame};
+
+use tungstenite::protocol::frame::coding as raw;
+
+/// Which end of the connection we are. It decides who masks: clients always, servers never (section 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We accept connections: what comes in must be masked.
+    Server,
+    /// We open connections: what comes in must not be masked.
+    Client,
+}
+
+/// The kind of a frame (section 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpCode {
+    /// A further fragment of the message that was begun.
+    Continue,
+    /// A text message or its first fragment.
+    Text,
+    /// A binary message or its first fragment.
+    Binary,
+    /// The close handshake.
+    Close,
+    /// Asks for a pong with the same payload.
+    Ping,
+    /// Answers a ping, or says unasked that we are here.
+    Pong,
+}
+
+impl OpCode {
+    /// Close, ping and pong: never fragmented, at most [`CONTROL_MAX`] bytes.
+    pub fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+
+    fn of(raw: raw::OpCode) -> Option<Self> {
+        Some(match raw {
+            raw::OpCode::Data(raw::Data::Continue) => Self::Continue,
+            raw::OpCode::Data(raw::Data::Text) => Self::Text,
+            raw::OpCode::Data(raw::Data::Binary) => Self::Binary,
+            raw::OpCode::Control(raw::Control::Close) => Self::Close,
+            raw::OpCode::Control(raw::Control::Ping) => Self::Ping,
+            raw::OpCode::Control(raw::Control::Pong) => Self::Pong,
+            raw::OpCode::Data(raw::Data::Reserved(_)) | raw::OpCode::Control(raw::Control::Reserved(_)) => return None,
+        })
+    }
+
+    fn raw(self) -> raw::OpCode {
+        match self {
+            Self::Continue => raw::OpCode::Data(raw::Data::Continue),
+            Self::Text => raw::OpCode::Data(raw::Data::Text),
+            Self::Binary => raw::OpCode::Data(raw::Data::Binary),
+            Self::Close => raw::OpCode::Control(raw::Control::Close),
+            Self::Ping => raw::OpCode::Control(raw::Control::Ping),
+            Self::Pong => raw::OpCode::Control(raw::Control::Pong),
+        }
+    }
+}
+
+/// Most bytes in the payload of a control frame (section 5.5).
+pub const CONTROL_MAX: usize = 125;
+
+/// How much one peer may send at once. Both are bytes of payload; control frames have their own limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of a message, all of its fragments together.
+    pub message_max: usize,
+    /// Most bytes of one frame.
+    pub frame_max: usize,
+}
+
+impl Default for Limits {
+    /// 1 MiB for both.
+    fn default() -> Self {
+        Self { message_max: 1 << 20, frame_max: 1 << 20 }
+    }
+}

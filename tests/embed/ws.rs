@@ -1,0 +1,381 @@
+//! A WebSocket service, with tungstenite as the client.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use amp_relay::{
+    base::{Close, CloseCode, ConnToken, Fault},
+    reactor::{
+        Listen, Options, Peer, Reactor, Sent,
+        ws::{Answer, Data, Framed, Ws, WsHandler, WsIo, WsOptions},
+    },
+    wire::http::{Head, Response},
+};
+use tungstenite::{Message, WebSocket, client::client, protocol::frame::coding};
+
+use super::Running;
+
+/// A chat room that knows a few words; what it does not know it passes on to the others.
+#[derive(Default)]
+struct Chat {
+    gone: Vec<ConnToken>,
+}
+
+impl WsHandler for Chat {
+    type Conn = u32;
+    type Mail = String;
+
+    fn request(&mut self, head: &Head<'_>, _: &Peer, _: &mut WsIo<'_, Self>) -> Answer<u32> {
+        match head.path {
+            "/chat" => Answer::Upgrade {
+                conn: 0,
+                subprotocol: head.subprotocols().any(|offered| offered == "chat.v1").then_some("chat.v1"),
+                headers: vec![("X-Room", "1".into())],
+            },
+            "/boom" => panic!("as the test wants it"),
+            "/hello" => Answer::Respond(Response::text(200, "hello")),
+            _ => Answer::Respond(Response::text(404, "no such path")),
+        }
+    }
+
+    fn open(&mut self, _: &mut u32, io: &mut WsIo<'_, Self>) -> Result<(), Fault> {
+        let welcome = format!("welcome {}", io.tokens().count());
+        assert_eq!(io.text(&welcome), Sent::Queued);
+        Ok(())
+    }
+
+    fn message(&mut self, count: &mut u32, io: &mut WsIo<'_, Self>, message: Data<'_>) -> Result<(), Fault> {
+        *count += 1;
+        let me = io.token();
+        match message {
+            Data::Binary(bytes) => drop(io.binary(bytes)),
+            Data::Text("count") => drop(io.text(&count.to_string())),
+            Data::Text("boom") => panic!("as the test wants it"),
+            Data::Text("fault") => return Err(Fault::new(CloseCode::POLICY, "against the rules")),
+            Data::Text("bye") => io.close(me, CloseCode(4000), "bye"),
+            Data::Text("kick") => {
+                for other in io.tokens().filter(|&token| token != me) {
+                    io.close(other, CloseCode::POLICY, "kicked");
+                    assert_eq!(io.text_to(other, "too late"), Sent::Closed);
+                }
+            }
+            Data::Text("flood") => {
+                let framed = Framed::text(&"x".repeat(32 * 1024));
+                while io.framed_to(me, &framed) != Sent::Closed {}
+            }
+            Data::Text("pause") => {
+                io.pause(me);
+                io.set_timeout(me, Some(1));
+            }
+            Data::Text("later") => io.set_timeout(me, Some(1)),
+            Data::Text(text) if text.starts_with("all ") => {
+                io.broadcast(&Framed::text(text), Some(me));
+            }
+            data @ Data::Text(_) => {
+                for other in io.tokens().filter(|&token| token != me) {
+                    let _ = io.forward_to(other, data);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mail(&mut self, io: &mut WsIo<'_, Self>, mail: String) {
+        io.broadcast(&Framed::text(&mail), None);
+    }
+
+    fn timeout(&mut self, _: &mut u32, io: &mut WsIo<'_, Self>) -> Result<(), Fault> {
+        io.resume(io.token());
+        let _ = io.text("it is later");
+        Ok(())
+    }
+
+    fn closed(&mut self, _: u32, token: ConnToken, _: Close) {
+        self.gone.push(token);
+    }
+
+    fn turn(&mut self, io: &mut WsIo<'_, Self>) {
+        for _ in self.gone.drain(..) {
+            io.broadcast(&Framed::text("somebody left"), None);
+        }
+    }
+}
+
+fn start(ws: WsOptions) -> Running<String> {
+    let options = Options {
+        workers: 1,
+        listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
+        queue_max: 4 * 1024 * 1024,
+        linger_ms: 300,
+        ..Options::default()
+    };
+    Running::start(Reactor::bind(options).unwrap(), move |_, _| Ws::new(Chat::default(), ws.clone()))
+}
+
+fn raw(running: &Running<String>) -> TcpStream {
+    let stream = TcpStream::connect(running.tcp()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+fn connect(running: &Running<String>) -> WebSocket<TcpStream> {
+    let url = format!("ws://{}/chat", running.tcp());
+    let (mut socket, answer) = client(url.as_str(), raw(running)).unwrap();
+    assert_eq!(answer.headers()["x-room"], "1");
+    assert!(text(&mut socket).starts_with("welcome "));
+    socket
+}
+
+fn text(socket: &mut WebSocket<TcpStream>) -> String {
+    loop {
+        match socket.read().unwrap() {
+            Message::Text(text) => return text.as_str().to_owned(),
+            Message::Ping(_) | Message::Pong(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Reads to the close frame and to the end of TCP, and says the code.
+fn closed(socket: &mut WebSocket<TcpStream>) -> (u16, String) {
+    let mut said = None;
+    loop {
+        match socket.read() {
+            Ok(Message::Close(frame)) => said = frame.map(|frame| (u16::from(frame.code), frame.reason.to_string())),
+            Ok(_) => {}
+            Err(tungstenite::Error::ConnectionClosed) => return said.expect("a close frame with a code"),
+            Err(error) => panic!("{error}; close frame {said:?}"),
+        }
+    }
+}
+
+fn request(running: &Running<String>, head: &str) -> String {
+    let mut stream = raw(running);
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_chat_room() {
+    let running = start(WsOptions::default());
+    let mut one = connect(&running);
+    let mut two = connect(&running);
+    let mut three = connect(&running);
+    one.send("hello, both".into()).unwrap();
+    two.send("all together".into()).unwrap();
+    assert_eq!(text(&mut three), "hello, both");
+    assert_eq!(text(&mut three), "all together");
+    assert_eq!(text(&mut two), "hello, both");
+    assert_eq!(text(&mut one), "all together");
+    running.mailers[0].try_send("news".into()).unwrap();
+    for socket in [&mut one, &mut two, &mut three] {
+        assert_eq!(text(socket), "news");
+    }
+    one.send("later".into()).unwrap();
+    assert_eq!(text(&mut one), "it is later");
+    one.send("count".into()).unwrap();
+    assert_eq!(text(&mut one), "3");
+    // Close handshakes: by the client, by the server, by a third party.
+    three.close(None).unwrap();
+    assert!(matches!(three.read(), Ok(Message::Close(None))));
+    assert!(matches!(three.read(), Err(tungstenite::Error::ConnectionClosed)));
+    assert_eq!(text(&mut one), "somebody left");
+    two.send("kick".into()).unwrap();
+    assert_eq!(closed(&mut one), (1008, "kicked".into()));
+    assert_eq!(text(&mut two), "somebody left");
+    assert_eq!(text(&mut two), "somebody left");
+    two.send("bye".into()).unwrap();
+    assert_eq!(closed(&mut two), (4000, "bye".into()));
+    running.until("all slots are free", |sum| sum.open == 0);
+    let sum = running.sum();
+    assert_eq!((sum.closed[0], sum.closed[3], sum.panics), (1, 2, 0), "{sum:?}");
+    assert!(sum.messages_in == 6 && sum.messages_out >= 10 && sum.frames_in >= sum.messages_in);
+    running.end((one, two, three));
+}
+
+#[test]
+fn large_fragmented_and_halved_messages_come_whole() {
+    let running = start(WsOptions::default());
+    let mut one = connect(&running);
+    let mut two = connect(&running);
+    for len in [0, 125, 126, 65_535, 65_536, 300_000, 1 << 20] {
+        let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+        one.send(Message::binary(bytes.clone())).unwrap();
+        assert!(one.read().unwrap() == Message::binary(bytes), "{len} bytes");
+        let long = "ä".repeat(len / 2);
+        one.send(Message::text(long.clone())).unwrap();
+        assert!(text(&mut two) == long, "{len} bytes, forwarded");
+    }
+    // A message in three frames, a ping between, every byte on its own.
+    let mut wire = Vec::new();
+    for (opcode, fin, payload) in [(1, false, "on"), (0, false, "e t"), (9, true, "?"), (0, true, "wo")] {
+        wire.push(u8::from(fin) << 7 | opcode);
+        wire.push(0x80 | payload.len() as u8);
+        wire.extend([7, 7, 7, 7]);
+        wire.extend(payload.bytes().map(|byte| byte ^ 7));
+    }
+    one.get_mut().set_nodelay(true).unwrap();
+    for byte in wire {
+        one.get_mut().write_all(&[byte]).unwrap();
+    }
+    assert_eq!(one.read().unwrap(), Message::Pong("?".into()));
+    assert_eq!(text(&mut two), "one two");
+    drop(one);
+    running.until("nothing is kept", |sum| sum.open == 1 && sum.kept_bytes == 0 && sum.queue_bytes == 0);
+    assert_eq!(text(&mut two), "somebody left");
+    running.end(two);
+}
+
+#[test]
+fn faults_have_their_codes() {
+    let running = start(WsOptions { message_max: 1_000, ..WsOptions::default() });
+    let mut other = connect(&running);
+    let mut socket = connect(&running);
+    socket.send(Message::binary(vec![0; 1_001])).unwrap();
+    assert_eq!(closed(&mut socket).0, 1009);
+    let mut socket = connect(&running);
+    socket.get_mut().write_all(&[0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28]).unwrap();
+    assert_eq!(closed(&mut socket).0, 1007);
+    let mut socket = connect(&running);
+    socket.get_mut().write_all(&[0x81, 0x01, b'x']).unwrap();
+    assert_eq!(closed(&mut socket).0, 1002, "not masked");
+    let mut socket = connect(&running);
+    socket.send("fault".into()).unwrap();
+    assert_eq!(closed(&mut socket), (1008, "against the rules".into()));
+    let mut socket = connect(&running);
+    socket.send("boom".into()).unwrap();
+    assert_eq!(closed(&mut socket).0, 1011);
+    let mut socket = connect(&running);
+    socket.send("flood".into()).unwrap();
+    assert_eq!(closed(&mut socket).0, 1013);
+    for _ in 0..6 {
+        assert_eq!(text(&mut other), "somebody left");
+    }
+    running.until("counted", |sum| sum.closed[2] == 4 && sum.closed[7] == 1 && sum.closed[5] == 1);
+    assert_eq!(running.sum().panics, 1);
+    running.end(other);
+}
+
+#[test]
+fn plain_requests_are_answered_and_strangers_refused() {
+    let running = start(WsOptions::default());
+    let answer = request(&running, "GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhello\n"), "{answer}");
+    let answer = request(&running, "HEAD /hello HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(answer.contains("Content-Length: 6\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (head, status) in [
+        ("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404),
+        ("GET /hello HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 421),
+        ("GET /hello HTTP/1.1\r\n\r\n".to_owned(), 421),
+        ("GET /chat HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 426),
+        (format!("GET /chat HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n{upgrade}\r\n"), 403),
+        ("GET nothing HTTP/1.1\r\n\r\n".to_owned(), 400),
+        (format!("GET /{} HTTP/1.1\r\n", "a".repeat(20_000)), 431),
+        ("GET /boom HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 500),
+    ] {
+        let answer = request(&running, &head);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
+    }
+    // An allowed origin, and a first message that comes with the head.
+    let mut stream = raw(&running);
+    let head = format!("GET /chat HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n{upgrade}\r\n");
+    let mut bytes = head.into_bytes();
+    bytes.extend([0x81, 0x85, 0, 0, 0, 0, b'c', b'o', b'u', b'n', b't']);
+    stream.write_all(&bytes).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(&[0x81, 1, b'1']) {
+        let mut piece = [0; 512];
+        let n = stream.read(&mut piece).unwrap();
+        assert_ne!(n, 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..n]);
+    }
+    running.end(stream);
+}
+
+#[test]
+fn a_request_that_does_not_come_is_not_waited_for() {
+    let running = start(WsOptions { handshake_ms: 50, ..WsOptions::default() });
+    let mut answer = String::new();
+    raw(&running).read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    running.end(());
+}
+
+#[test]
+fn a_peer_that_answers_no_ping_is_gone_and_one_that_answers_stays() {
+    let running = start(WsOptions { ping_every_ms: 300, ..WsOptions::default() });
+    let mut living = connect(&running);
+    let mut silent = connect(&running);
+    let mut left = false;
+    while !left {
+        match living.read().unwrap() {
+            Message::Ping(_) => {}
+            Message::Text(text) => left = text == "somebody left",
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut rest = Vec::new();
+    silent.get_mut().read_to_end(&mut rest).unwrap();
+    assert!(rest.starts_with(&[0x89, 0, 0x89, 0, 0x88]), "two pings and a close: {rest:?}");
+    assert_eq!(rest[6..8], 1001u16.to_be_bytes());
+    assert_eq!(running.sum().closed[4], 1);
+    living.send("count".into()).unwrap();
+    assert_eq!(text(&mut living), "1");
+    running.end((living, silent));
+}
+
+#[test]
+fn a_close_frame_without_an_answer_is_not_waited_for() {
+    let running = start(WsOptions { close_ms: 50, ..WsOptions::default() });
+    let mut socket = connect(&running);
+    socket.send("bye".into()).unwrap();
+    running.until("closed without an answer", |sum| sum.closed[3] == 1);
+    running.end(socket);
+}
+
+#[test]
+fn messages_of_a_pause_come_after_it() {
+    let running = start(WsOptions::default());
+    let mut socket = connect(&running);
+    socket.write("pause".into()).unwrap();
+    socket.write("count".into()).unwrap();
+    socket.flush().unwrap();
+    assert_eq!(text(&mut socket), "it is later");
+    assert_eq!(text(&mut socket), "2");
+    running.end(socket);
+}
+
+#[test]
+fn a_drain_says_1001() {
+    let running = start(WsOptions::default());
+    let mut sockets: Vec<_> = (0..5).map(|_| connect(&running)).collect();
+    let mut half = raw(&running);
+    half.write_all(b"GET /chat HT").unwrap();
+    running.until("all are there", |sum| sum.accepted == 6);
+    running.handle.drain();
+    for socket in &mut sockets {
+        loop {
+            match socket.read() {
+                Ok(Message::Close(Some(frame))) => {
+                    assert_eq!(frame.code, coding::CloseCode::Away);
+                    break;
+                }
+                Ok(Message::Text(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
+    }
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    drop((sockets, half));
+    running.handle.join().unwrap();
+}

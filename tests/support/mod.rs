@@ -1,0 +1,61 @@
+//! What the end-to-end tests share: the relay as a real process, devices that speak the session protocol, keys, a stub
+//! of the Messages API, and waits that end on a condition.
+//!
+//! Nothing in here uses the library under test: a device is a second implementation of the protocol, so a mistake that
+//! the relay and its own client share is still found.
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test program uses its own part of this module")]
+
+pub mod device;
+pub mod http;
+pub mod keys;
+pub mod messages_api;
+pub mod process;
+pub mod relay;
+pub mod terminal;
+
+use std::{
+    fmt::Debug,
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use self::{
+    device::{Device, Refused, SignIn},
+    keys::Key,
+    relay::Relay,
+};
+
+/// How long anything may take before a test gives up. Nothing is asserted about time: this only turns a hang into a
+/// failure, so it is generous enough for a loaded machine.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Looks at a condition until it holds and gives what it found.
+///
+/// # Panics
+/// After [`DEADLINE`], naming `what`.
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let give_up = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < give_up, "waited {DEADLINE:?} in vain until {what}");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Says something that the test runner does not swallow when the test passes.
+pub fn say_loudly(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "\n*** {text}\n");
+}
+
+/// The value, or a failure that says what was expected of what.
+#[track_caller]
+pub fn expect<T, E: Debug>(what: &str, result: Result<T, E>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("{what}: {error:?}"),
+    }
+}
