@@ -24,12 +24,12 @@ use crate::{
 };
 
 /// Name of the keys file in the data folder.
-pub const KEYS_FILE_NAME: &str = "authorized_keys";
+pub(super) const KEYS_FILE_NAME: &str = "authorized_keys";
 const ROLE_DEFAULT: Role = Role::Approve;
 
 /// Lists and changes who may sign in.
 #[derive(Args, Clone, Debug)]
-pub struct KeysArgs {
+pub(super) struct KeysArgs {
     #[command(subcommand)]
     verb: KeysVerb,
     /// The keys file [default: the data folder's `keys`]
@@ -71,7 +71,7 @@ fn role(text: &str) -> Result<Role, String> {
 ///
 /// # Errors
 /// What went wrong, why, and what to do next.
-pub fn run(args: &KeysArgs) -> Result<ExitCode, String> {
+pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
     let data = args.data.clone().map_or_else(default_data, Ok)?;
     let path = args.keys.clone().unwrap_or_else(|| data.join(KEYS_FILE_NAME));
     match &args.verb {

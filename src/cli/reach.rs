@@ -21,7 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Which relay, and with which key.
 #[derive(Args, Clone, Debug, Default)]
-pub struct ReachArgs {
+pub(super) struct ReachArgs {
     /// Data folder of the local relay [default: $XDG_STATE_HOME/amp-relay]
     #[arg(long, value_name = "DIR", env = "AMP_RELAY_DATA")]
     pub data: Option<PathBuf>,
@@ -38,7 +38,7 @@ impl ReachArgs {
     ///
     /// # Errors
     /// Neither the flag nor the environment says where it is.
-    pub fn data(&self) -> Result<PathBuf, String> {
+    pub(super) fn data(&self) -> Result<PathBuf, String> {
         self.data.clone().map_or_else(default_data, Ok)
     }
 
@@ -46,7 +46,7 @@ impl ReachArgs {
     ///
     /// # Errors
     /// The URL cannot be read.
-    pub fn target(&self) -> Result<Target, String> {
+    pub(super) fn target(&self) -> Result<Target, String> {
         match &self.url {
             Some(url) => match Target::parse(url).map_err(|error| error.to_string())? {
                 Target::Unix(path) => absolute(path),
@@ -66,7 +66,7 @@ fn absolute(path: PathBuf) -> Result<Target, String> {
 ///
 /// # Errors
 /// Neither variable is set.
-pub fn default_data() -> Result<PathBuf, String> {
+pub(super) fn default_data() -> Result<PathBuf, String> {
     let set = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     set("XDG_STATE_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".local/state")))
@@ -75,7 +75,7 @@ pub fn default_data() -> Result<PathBuf, String> {
 }
 
 /// A relay that was reached, and what is needed to reach it again.
-pub struct Reached {
+pub(super) struct Reached {
     /// The connection.
     pub connection: Connection,
     /// What the relay said.
@@ -95,7 +95,7 @@ pub struct Reached {
 ///
 /// # Errors
 /// What went wrong, why, and what to do next.
-pub fn reach(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<Reached, String> {
+pub(super) fn reach(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<Reached, String> {
     let data = args.data()?;
     let target = args.target()?;
     if let Target::Unix(path) = &target
@@ -248,7 +248,7 @@ fn device_name() -> String {
 ///
 /// # Errors
 /// The relay refuses, or does not answer.
-pub fn ask(connection: &mut Connection, mut command: Value) -> Result<Reply, String> {
+pub(super) fn ask(connection: &mut Connection, mut command: Value) -> Result<Reply, String> {
     let id = format!("ask-{}", uuid::Uuid::new_v4().simple());
     command["id"] = id.clone().into();
     connection.send(&command.to_string()).map_err(|error| format!("the relay does not listen: {error}"))?;

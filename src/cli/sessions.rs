@@ -13,7 +13,7 @@ use crate::client::{Connection, Summary};
 
 /// Lists the sessions of a relay.
 #[derive(Args, Clone, Debug)]
-pub struct SessionsArgs {
+pub(super) struct SessionsArgs {
     #[command(flatten)]
     reach: ReachArgs,
     /// As JSON, the relay's own fields
@@ -25,7 +25,7 @@ pub struct SessionsArgs {
 ///
 /// # Errors
 /// What went wrong, why, and what to do next.
-pub fn run(args: &SessionsArgs) -> Result<ExitCode, String> {
+pub(super) fn run(args: &SessionsArgs) -> Result<ExitCode, String> {
     let mut reached = reach(&args.reach, None, "command line")?;
     let reply = ask(&mut reached.connection, json!({"type": "list"}))?;
     reached.connection.writer().close();
@@ -45,12 +45,12 @@ pub fn run(args: &SessionsArgs) -> Result<ExitCode, String> {
 ///
 /// # Errors
 /// The relay refuses, or does not answer.
-pub fn list(connection: &mut Connection) -> Result<Vec<Summary>, String> {
+pub(super) fn list(connection: &mut Connection) -> Result<Vec<Summary>, String> {
     Ok(ask(connection, json!({"type": "list"}))?.field("sessions").unwrap_or_default())
 }
 
 /// A table with a line for each session.
-pub fn table(sessions: &[Summary]) -> String {
+pub(super) fn table(sessions: &[Summary]) -> String {
     if sessions.is_empty() {
         return String::new();
     }
@@ -71,7 +71,7 @@ pub fn table(sessions: &[Summary]) -> String {
 }
 
 /// Pads columns to their widest cell.
-pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();

@@ -22,7 +22,7 @@ use crate::client::Summary;
 /// Joins a session: its history, then what happens, live. Lines are prompts, y and n answer permission requests,
 /// Ctrl-C interrupts the agent, Ctrl-] leaves (the session goes on). From a pipe, each line is a prompt or an answer.
 #[derive(Args, Clone, Debug)]
-pub struct AttachArgs {
+pub(super) struct AttachArgs {
     /// Id, the beginning of one, or title [default: the only live session]
     session: Option<String>,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub struct AttachArgs {
 ///
 /// # Errors
 /// What went wrong, why, and what to do next.
-pub fn run(args: &AttachArgs) -> Result<ExitCode, String> {
+pub(super) fn run(args: &AttachArgs) -> Result<ExitCode, String> {
     let mut reached = reach(&args.reach, args.role.as_deref(), "terminal")?;
     let sessions = sessions::list(&mut reached.connection)?;
     let session = choose(&sessions, args.session.as_deref())?;
