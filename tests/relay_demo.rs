@@ -326,6 +326,7 @@ fn a_detached_device_hears_nothing_more() {
     phone.ok("detach", json!({"session": session}));
     phone.seen.clear();
     let prompt = laptop.prompt(&session, "to those who listen");
+    laptop.turn(&session, &prompt);
     laptop.idle(&session);
     phone.sync();
     assert_eq!(phone.events(&session), Vec::<Value>::new());
