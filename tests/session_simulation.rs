@@ -8,6 +8,8 @@
 mod agent;
 #[path = "session_simulation/device.rs"]
 mod device;
+#[path = "session_simulation/givens.rs"]
+mod givens;
 #[path = "session_simulation/rng.rs"]
 mod rng;
 
@@ -15,7 +17,6 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -28,111 +29,17 @@ use amp_relay::{
     relay::{
         Role,
         api::{
-            Closed, Code, Command, Decision, Details, Error, Event, Kind, Out, Position, PromptState, Reply, Request,
-            State, Summary, Text, When,
+            Closed, Code, Command, Decision, Details, End, Error, Event, Kind, Out, Outcome, Position, PromptState,
+            Reply, Request, State, Summary, Text, When,
         },
-        hub::{Hub, Profiles, Resolved},
-        session::{Ids, Settings},
+        hub::Hub,
+        session::Settings,
     },
-    store::{Committed, Limits, LogId, MemoryStore, OutOfRange, Range, Record, Store},
+    store::{Limits, MemoryStore},
 };
 use device::{Device, Truth};
+use givens::{Anything, Counted, LateStore};
 use rng::Rng;
-
-/// A store that says what is safe only when it is let, and lets the test see all.
-struct LateStore {
-    inner: MemoryStore<Arc<Event>>,
-    open: Arc<AtomicBool>,
-    truths: Arc<Mutex<BTreeMap<Text, Truth>>>,
-    names: BTreeMap<LogId, Text>,
-}
-
-impl Store<Arc<Event>> for LateStore {
-    fn create(&mut self, name: &str) -> LogId {
-        let log = self.inner.create(name);
-        self.names.insert(log, name.into());
-        self.truths.lock().unwrap().insert(name.into(), Truth::default());
-        log
-    }
-
-    fn append(&mut self, log: LogId, record: Arc<Event>) -> u64 {
-        assert!(record.size() > 0);
-        let offset = self.inner.append(log, record.clone());
-        let mut truths = self.truths.lock().unwrap();
-        let truth = truths.get_mut(&record.session).unwrap();
-        assert_eq!((offset, record.position.offset), (truth.events.len() as u64, truth.events.len() as u64));
-        truth.events.push(record);
-        offset
-    }
-
-    fn poll(&mut self) -> Option<Committed> {
-        if !self.open.load(Ordering::Relaxed) {
-            return None;
-        }
-        let news = self.inner.poll()?;
-        if let Some(truth) = self.truths.lock().unwrap().get_mut(&self.names[&news.log]) {
-            truth.safe = news.next;
-        }
-        Some(news)
-    }
-
-    fn range(&self, log: LogId) -> Range {
-        self.inner.range(log)
-    }
-
-    fn read(&self, log: LogId, from: u64, bytes: usize) -> Result<Vec<Arc<Event>>, OutOfRange> {
-        self.inner.read(log, from, bytes)
-    }
-
-    fn tail(&self, log: LogId, before: u64, bytes: usize) -> (u64, Vec<Arc<Event>>) {
-        self.inner.tail(log, before, bytes)
-    }
-
-    fn remove(&mut self, log: LogId) {
-        self.inner.remove(log);
-    }
-}
-
-struct Counted(u64);
-
-impl Counted {
-    fn next(&mut self) -> u64 {
-        self.0 += 1;
-        self.0
-    }
-}
-
-impl Ids for Counted {
-    fn uuid(&mut self) -> Text {
-        format!("00000000-0000-4000-8000-{:012}", self.next()).into()
-    }
-
-    fn epoch(&mut self) -> Text {
-        format!("epoch-{}", self.next()).into()
-    }
-
-    fn did(&mut self) -> Text {
-        format!("did:key:z{}", self.next()).into()
-    }
-}
-
-struct Anything;
-
-impl Profiles for Anything {
-    fn resolve(
-        &self,
-        profile: &str,
-        folder: Option<&Path>,
-        model: Option<&str>,
-        mode: Option<&str>,
-    ) -> Result<Resolved, Error> {
-        if profile != "default" {
-            return Err(Error::new(Code::NotFound, "no such profile"));
-        }
-        let folder = folder.unwrap_or(Path::new("/work")).to_owned();
-        Ok(Resolved { folder, model: model.map(Text::from), mode: mode.map(Text::from) })
-    }
-}
 
 struct Simulation {
     rng: Rng,
@@ -147,6 +54,8 @@ struct Simulation {
     connections: u32,
     texts: u64,
     spawn_failures: VecDeque<(Text, u64)>,
+    /// What has come up, so that a sweep can tell whether it met what it is for.
+    seen: BTreeSet<&'static str>,
     /// No more faults.
     calm: bool,
     /// Say what happens between hub and processes.
@@ -184,6 +93,7 @@ impl Simulation {
             connections: 0,
             texts: 0,
             spawn_failures: VecDeque::new(),
+            seen: BTreeSet::new(),
             calm: false,
             trace: std::env::var_os("AMP_SIM_SEED").is_some(),
         }
@@ -195,6 +105,7 @@ impl Simulation {
             if self.trace && matches!(out, Out::Launch(_) | Out::Write { .. } | Out::End { .. }) {
                 eprintln!("{} {out:?}", self.now.mono_ms);
             }
+            self.note_out(&out);
             match &out {
                 Out::Answer { peer, .. } | Out::CaughtUp { peer, .. } | Out::Reset { peer, .. } => {
                     self.deliver(*peer, &out);
@@ -206,6 +117,10 @@ impl Simulation {
                 Out::Launch(launch) => {
                     let live = |p: &Process| p.launch.session == launch.session;
                     assert!(!self.processes.iter().any(live), "two processes of one session");
+                    let asked = self.open_requests();
+                    assert!(!asked.iter().any(|(of, _)| *of == launch.session), "a dead process still asks");
+                    self.note("launch");
+                    self.note(if launch.rerun { "rerun" } else { "plain start" });
                     if !self.calm && self.rng.chance(3) {
                         self.spawn_failures.push_back((launch.session.clone(), launch.process));
                     } else {
@@ -223,6 +138,29 @@ impl Simulation {
                     }
                 }
             }
+        }
+    }
+
+    fn note(&mut self, what: &'static str) {
+        self.seen.insert(what);
+    }
+
+    fn note_out(&mut self, out: &Out) {
+        match out {
+            Out::Answer { result: Err(error), .. } => self.note(error.code.name()),
+            Out::Reset { .. } => self.note("reset"),
+            Out::CaughtUp { .. } => self.note("caught up"),
+            Out::End { how: End::Kill, .. } => self.note("kill"),
+            Out::Event { event, .. } => match &event.kind {
+                Kind::State { state, .. } => self.note(state.name()),
+                Kind::PromptState { state: PromptState::Done, why: Some(_), .. } => self.note("done before"),
+                Kind::PromptState { state: PromptState::Failed, .. } => self.note("prompt failed"),
+                Kind::PermissionClosed { how: Closed::Void, .. } => self.note("void"),
+                Kind::PermissionClosed { how: Closed::Withdrawn, .. } => self.note("withdrawn"),
+                Kind::ToolResult { outcome: Outcome::Unknown, .. } => self.note("unknown outcome"),
+                _ => {}
+            },
+            _ => {}
         }
     }
 
@@ -328,7 +266,12 @@ impl Simulation {
         let device = self.rng.below(self.devices.len() as u64) as usize;
         if self.devices[device].peer.is_none() {
             self.connections += 1;
-            return self.devices[device].connects(ConnToken::new(0, device as u32, self.connections));
+            self.devices[device].connects(ConnToken::new(0, device as u32, self.connections));
+            // As a real client does: what was not answered is sent again.
+            for request in self.devices[device].unanswered() {
+                self.send(device, request);
+            }
+            return;
         }
         let Some(session) = self.session() else {
             return self.command(device, create(None));
@@ -570,7 +513,34 @@ fn create(prompt: Option<Text>) -> Command {
     Command::Create { profile: "default".into(), folder, title, model, mode, prompt }
 }
 
-fn play(seed: u64) {
+/// What a sweep of seeds must have met.
+const MET: [&str; 23] = [
+    "ALREADY_DECIDED",
+    "AGENT_UNAVAILABLE",
+    "CANNOT_RESUME",
+    "FORBIDDEN",
+    "LIMIT",
+    "busy",
+    "caught up",
+    "done before",
+    "failed",
+    "kill",
+    "launch",
+    "plain start",
+    "prompt failed",
+    "ready",
+    "rerun",
+    "reset",
+    "retrying",
+    "starting",
+    "stopped",
+    "stuck",
+    "unknown outcome",
+    "void",
+    "withdrawn",
+];
+
+fn play(seed: u64) -> BTreeSet<&'static str> {
     let step = Cell::new(0u64);
     let run = || {
         let mut simulation = Simulation::new(seed);
@@ -582,18 +552,23 @@ fn play(seed: u64) {
         step.set(steps);
         simulation.rest();
         simulation.check();
+        simulation.seen
     };
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         eprintln!("seed {seed}, step {}: play it again with AMP_SIM_SEED={seed}", step.get());
-        resume_unwind(panic);
-    }
+        resume_unwind(panic)
+    })
 }
 
 #[test]
 fn sessions_keep_their_promises() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     if let Some(seed) = number("AMP_SIM_SEED") {
-        return play(seed);
+        play(seed);
+        return;
     }
-    (0..number("AMP_SIM_SEEDS").unwrap_or(256)).for_each(play);
+    let seeds = number("AMP_SIM_SEEDS").unwrap_or(256);
+    let seen: BTreeSet<&str> = (0..seeds).flat_map(play).collect();
+    let missed: Vec<_> = MET.iter().filter(|what| !seen.contains(*what)).collect();
+    assert!(missed.is_empty() || seeds < 256, "the sweep never met {missed:?}");
 }

@@ -3,9 +3,11 @@
 mod attach;
 mod keys;
 mod log;
+mod reach;
 mod run;
 mod sessions;
 mod settings;
+mod text;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -71,9 +73,9 @@ pub fn main() -> ExitCode {
     match cli.verb {
         Verb::Up(args) => run::up(&args, of_verb),
         Verb::Serve(args) => run::serve(&args, of_verb),
-        Verb::Attach(args) => attach::run(&args),
-        Verb::Sessions(args) => sessions::run(&args),
-        Verb::Keys(args) => keys::run(&args),
+        Verb::Attach(args) => said(attach::run(&args)),
+        Verb::Sessions(args) => said(sessions::run(&args)),
+        Verb::Keys(args) => said(keys::run(&args)),
         Verb::Config { verb } => config(&verb, of_verb),
         Verb::DemoAgent { arguments } => demo::main(arguments.into_iter()),
     }
@@ -88,6 +90,11 @@ fn config(verb: &ConfigVerb, matches: &ArgMatches) -> ExitCode {
         (Err(why), _) => return fail(&why),
     }
     ExitCode::SUCCESS
+}
+
+/// A verb's exit code, or why it failed.
+fn said(result: Result<ExitCode, String>) -> ExitCode {
+    result.unwrap_or_else(|why| fail(&why))
 }
 
 /// Says why on stderr.

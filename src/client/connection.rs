@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    handshake::{Answer, Handshake, HandshakeError},
+    handshake::{Answer, Handshake},
     identity::Identity,
     message::ErrorMessage,
     pins::Pins,
@@ -374,7 +374,7 @@ impl Connection {
 
     fn fill(&mut self) {
         match self.stream.read(&mut self.buffer[self.end..]) {
-            Ok(0) => self.ended = Some(Ended::Broken("the connection was lost".into())),
+            Ok(0) => self.ended = Some(Ended::Broken("it ended without a goodbye".into())),
             Ok(read) => self.end += read,
             Err(error)
                 if matches!(
@@ -389,12 +389,6 @@ impl Connection {
 /// A read timeout shows as `WouldBlock`, which tells a person nothing.
 fn timed_out(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
-}
-
-impl From<HandshakeError> for io::Error {
-    fn from(error: HandshakeError) -> Self {
-        Self::other(error)
-    }
 }
 
 #[cfg(test)]

@@ -253,7 +253,7 @@ impl Link {
             let end = match *code {
                 CloseCode::KEY_REVOKED => Some("this key was revoked or has expired".to_owned()),
                 CloseCode::POLICY => match &refused {
-                    Some(error) if error.recoverable => None,
+                    Some(error) if error.is_passing() => None,
                     Some(error) => Some(format!("{} ({})", error.message, error.code)),
                     None => Some(ended.to_string()),
                 },

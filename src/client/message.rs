@@ -110,6 +110,17 @@ pub struct ErrorMessage {
     pub details: Option<Value>,
 }
 
+impl ErrorMessage {
+    /// Whether connecting again later may help. What is about the key needs a person, whatever `recoverable` says.
+    pub fn is_passing(&self) -> bool {
+        match self.code.as_str() {
+            "KEY_NOT_AUTHORIZED" | "KEY_EXPIRED" | "AUTH_FAILED" | "FORBIDDEN" => false,
+            "SHUTTING_DOWN" | "AUTH_TIMEOUT" | "RATE_LIMITED" => true,
+            _ => self.recoverable,
+        }
+    }
+}
+
 /// A place in a session's log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 pub struct Position {

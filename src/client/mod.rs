@@ -35,6 +35,8 @@ pub use message::{
     Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, OpenPermission, Position, QueuedPrompt, Reply,
     Snapshot, Summary, Turn,
 };
+#[cfg(feature = "cli")]
+pub(crate) use pins::replace_file;
 pub use pins::{KnownRelays, PinError, Pins, Question};
 pub use sign_in::{ConnectError, Options};
 pub use target::{Target, TargetError};

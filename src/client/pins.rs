@@ -127,12 +127,12 @@ impl KnownRelays {
         for known in &self.known {
             text.push_str(&format!("{} {} {}\n", known.did, known.key, known.names.join(",")));
         }
-        replace_file(&self.path, text.as_bytes())
+        replace_file(&self.path, text.as_bytes(), None)
     }
 }
 
-/// Writes a file by a temporary one beside it, mode 0600, so that no reader sees half of it.
-pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file by a temporary one beside it, so that no reader sees half of it. Without `mode` it gets 0600.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8], mode: Option<fs::Permissions>) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut random = [0; 6];
@@ -144,7 +144,13 @@ pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            if let Some(mode) = mode {
+                file.set_permissions(mode)?;
+            }
+            file.sync_all()
+        })
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);

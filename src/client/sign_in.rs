@@ -92,7 +92,7 @@ impl ConnectError {
         match self {
             Self::Io { .. } => true,
             Self::Handshake { error: HandshakeError::Refused { status, .. }, .. } => *status >= 500,
-            Self::Refused(error) => error.recoverable || error.code == "SHUTTING_DOWN",
+            Self::Refused(error) => error.is_passing(),
             _ => false,
         }
     }

@@ -119,6 +119,11 @@ impl Device {
         self.sent.values().filter(|sent| effect(&sent.request.command)).map(|sent| sent.request.clone()).collect()
     }
 
+    /// Commands with an effect that it has no answer to yet.
+    pub(crate) fn unanswered(&self) -> Vec<Request> {
+        self.effects().into_iter().filter(|request| self.sent[&request.id].answers == 0).collect()
+    }
+
     /// At the end every command has its answer, unless the connection that sent it last is gone.
     pub(crate) fn check_answered(&self) {
         for (id, sent) in &self.sent {

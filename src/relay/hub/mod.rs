@@ -452,3 +452,6 @@ fn rights(command: &Command) -> (Role, bool) {
 fn shutting_down() -> Error {
     Error::new(Code::ShuttingDown, "the relay is shutting down")
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use super::{Cx, Session};
 use crate::{
     base::{ConnToken, Now},
     claude,
-    relay::api::{Caller, End, Error, ExitInfo, Launch, Out, PromptState, Reply, State, Text},
+    relay::api::{Caller, Code, End, Error, ExitInfo, Launch, Out, PromptState, Reply, State, Text},
 };
 
 /// How long the CLI may be silent after it said it knows a prompt from before, until that prompt counts as ended: a
@@ -14,6 +14,9 @@ const KNOWN_MS: u64 = 5_000;
 const UNACKED_MS: u64 = 30_000;
 /// An idle process that lived this long before it died is not one of several deaths in a row.
 const STEADY_MS: u64 = 600_000;
+
+/// Commands that may wait for the end of a session.
+const WAITERS_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -203,7 +206,7 @@ impl Session {
         process.restarts += u64::from(process.number > 1);
         process.phase = Phase::Starting { deadline: cx.now.mono_ms + self.settings.start_ms };
         (process.no_conversation, process.planned, process.killed, process.stuck) = (false, None, None, false);
-        process.probe = None;
+        (process.probe, process.why) = (None, None);
         process.last_line = cx.now.mono_ms;
         // Only a prompt whose turn is known to have begun is run again by the CLI itself. Without a sign the transcript
         // may end with an older broken turn, one that was interrupted while no process was there: that must not run.
@@ -311,12 +314,15 @@ impl Session {
     /// Ends the session. Answered when its process is gone.
     ///
     /// # Errors
-    /// None yet.
+    /// `LIMIT` when too many wait for the end already.
     pub fn stop(&mut self, cx: &mut Cx<'_>, caller: &Caller, re: &Text, now: bool) -> Result<(), Error> {
         if self.ended() {
             let reply = Reply::State(self.state);
             self.answer(cx, caller.peer, re, reply);
             return Ok(());
+        }
+        if self.process.waiters.len() >= WAITERS_MAX {
+            return Err(Error::new(Code::Limit, "too many commands wait for the end of this session already"));
         }
         self.process.waiters.push((caller.peer, re.clone()));
         let step_ms = if now { self.settings.stop_now_step_ms } else { self.settings.stop_step_ms };
