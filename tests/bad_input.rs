@@ -30,6 +30,8 @@ impl Ward {
         let mut healthy = Device::connect(&relay, &owner, "healthy");
         let session = healthy.create();
         healthy.attach(&session);
+        // A process that still starts opens descriptors of its own.
+        healthy.idle(&session);
         Self { relay, owner, healthy, session }
     }
 

@@ -252,8 +252,8 @@ impl Worker {
                 self.share(&[peer], &text, io);
             }
             Out::Event { peers, event } => self.share(&peers, &session::event(&event), io),
-            Out::Delta { peers, session, message, block, at, text } => {
-                self.share(&peers, &session::delta(&session, &message, block, at, &text), io);
+            Out::Delta { peers, session, message, block, kind, at, text } => {
+                self.share(&peers, &session::delta(&session, &message, (block, kind), at, &text), io);
             }
             Out::Presence { peers, session, devices } => {
                 self.share(&peers, &session::presence(&session, &devices), io);

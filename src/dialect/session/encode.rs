@@ -163,17 +163,18 @@ pub fn event(event: &Event) -> String {
 }
 
 /// `delta`.
-pub fn delta(session: &str, message: &str, block: u32, at: u64, piece: &str) -> String {
+pub fn delta(session: &str, message: &str, (block, kind): (u32, Block), at: u64, piece: &str) -> String {
     #[derive(Serialize)]
     struct Wire<'a> {
         r#type: &'static str,
         session: &'a str,
         message: &'a str,
         block: u32,
+        kind: &'static str,
         at: u64,
         text: &'a str,
     }
-    text(&Wire { r#type: "delta", session, message, block, at, text: piece })
+    text(&Wire { r#type: "delta", session, message, block, kind: block_name(kind), at, text: piece })
 }
 
 /// `presence`.

@@ -1,0 +1,263 @@
+//! Facts about a session, as its log holds them.
+
+use super::{By, Decision, Position, Text};
+use crate::{base::Json, claude};
+
+/// What a session is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// The process starts.
+    Starting,
+    /// It waits for a prompt.
+    Ready,
+    /// A turn runs.
+    Busy,
+    /// A person must decide something.
+    Waiting,
+    /// The API is tried again, or the process is started again after its death.
+    Retrying,
+    /// No sign of life in a turn.
+    Stuck,
+    /// Ended by a person or by the relay's end.
+    Stopped,
+    /// Ended by itself, and will not be started again.
+    Failed,
+}
+
+impl State {
+    /// Every state, as metrics list them.
+    pub const ALL: [Self; 8] = [
+        Self::Starting,
+        Self::Ready,
+        Self::Busy,
+        Self::Waiting,
+        Self::Retrying,
+        Self::Stuck,
+        Self::Stopped,
+        Self::Failed,
+    ];
+
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Busy => "busy",
+            Self::Waiting => "waiting",
+            Self::Retrying => "retrying",
+            Self::Stuck => "stuck",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How far a prompt has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptState {
+    /// It waits.
+    Queued,
+    /// Its turn runs.
+    Running,
+    /// Its turn ended.
+    Done,
+    /// It was withdrawn or interrupted.
+    Cancelled,
+    /// It could not be run.
+    Failed,
+}
+
+/// How a decision came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// A person decided.
+    Person,
+    /// A remembered rule decided.
+    Rule,
+    /// Nobody answered in time.
+    Timeout,
+}
+
+/// How a permission request was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The decision reached the CLI.
+    Applied,
+    /// The CLI withdrew it.
+    Withdrawn,
+    /// The process that asked is gone.
+    Void,
+}
+
+/// How a tool ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Well.
+    Ok,
+    /// With an error.
+    Error,
+    /// Its process died while it ran: it may have half run.
+    Unknown,
+}
+
+/// One fact about a session, with its position: session-protocol section 4.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Whose fact it is.
+    pub session: Text,
+    /// Where it stands in the log.
+    pub position: Position,
+    /// When, in Unix milliseconds.
+    pub at: u64,
+    /// Who caused it, where a person did.
+    pub by: Option<By>,
+    /// The fact.
+    pub kind: Kind,
+}
+
+/// Kinds of facts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// A prompt was accepted.
+    Prompt {
+        /// Its uuid.
+        prompt: Text,
+        /// What it says.
+        text: Text,
+    },
+    /// A prompt moved on.
+    PromptState {
+        /// Its uuid.
+        prompt: Text,
+        /// Where to.
+        state: PromptState,
+        /// Why, where that helps.
+        why: Option<Text>,
+    },
+    /// A whole block of text or thinking.
+    Text {
+        /// Text or thinking.
+        block_kind: claude::Block,
+        /// The message's id.
+        message: Text,
+        /// Index of the block.
+        block: u32,
+        /// All of it.
+        text: Text,
+        /// A sub-agent's tool call.
+        parent: Option<Text>,
+    },
+    /// A tool is called.
+    ToolCall {
+        /// The call.
+        call: Text,
+        /// The tool.
+        tool: Text,
+        /// Its input.
+        input: Json,
+        /// A sub-agent's tool call.
+        parent: Option<Text>,
+    },
+    /// A tool ended.
+    ToolResult {
+        /// The call.
+        call: Text,
+        /// How.
+        outcome: Outcome,
+        /// The first part of what it gave back.
+        preview: Text,
+        /// Length of the whole in bytes.
+        bytes: u64,
+    },
+    /// A person must decide.
+    Permission(OpenPermission),
+    /// Somebody decided.
+    Decision {
+        /// The request.
+        request: Text,
+        /// The answer.
+        decision: Decision,
+        /// How it came about.
+        how: How,
+    },
+    /// A request is over, for ever.
+    PermissionClosed {
+        /// The request.
+        request: Text,
+        /// How.
+        how: Closed,
+    },
+    /// The session's state changed.
+    State {
+        /// The new one.
+        state: State,
+        /// Why, where that helps.
+        why: Option<Text>,
+    },
+    /// A turn ended.
+    Turn {
+        /// The prompts it settled.
+        prompts: Vec<Text>,
+        /// Whether it went well.
+        ok: bool,
+        /// Why it ended.
+        stop: Text,
+        /// Running total of the conversation in USD.
+        cost_usd: f64,
+        /// Token usage, as the CLI gave it.
+        usage: Option<Json>,
+        /// How long it took.
+        duration_ms: u64,
+    },
+    /// Settings changed; what stayed is `None`.
+    Settings {
+        /// The title.
+        title: Option<Text>,
+        /// The model.
+        model: Option<Text>,
+        /// The permission mode.
+        mode: Option<Text>,
+    },
+    /// The API is tried again.
+    Retry {
+        /// Which attempt comes next.
+        attempt: u32,
+        /// Of how many.
+        of: u32,
+        /// After how many milliseconds.
+        delay_ms: u64,
+        /// Why.
+        error: Text,
+    },
+    /// Something people may want to read.
+    Notice {
+        /// `info`, `warning` or `error`.
+        level: &'static str,
+        /// The text.
+        text: Text,
+    },
+    /// A CLI message that no kind covers.
+    Raw {
+        /// As it came.
+        line: Json,
+    },
+}
+
+/// A permission request that waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenPermission {
+    /// Its id.
+    pub request: Text,
+    /// The tool call it is about.
+    pub call: Option<Text>,
+    /// The tool.
+    pub tool: Text,
+    /// The tool's input.
+    pub input: Json,
+    /// A line for people.
+    pub about: Text,
+    /// Rules the CLI suggests.
+    pub suggestions: Option<Json>,
+    /// Questions with options, where it is one.
+    pub questions: Option<Json>,
+}
