@@ -11,7 +11,7 @@ use std::{
 use rustix::process::Signal;
 
 use support::{
-    Device, Key, Relay,
+    Device, Key, Relay, SignIn,
     http::{self, Endpoint},
     process,
     proxy::Proxy,
@@ -57,6 +57,30 @@ fn up_needs_nothing_but_itself() {
     relay.signal(Signal::TERM);
     assert!(relay.exit().success(), "{}", relay.log());
     process::none_left(relay.scratch.root());
+}
+
+#[test]
+fn up_offers_the_keys_of_the_person_at_the_terminal() {
+    let scratch = Scratch::new();
+    let (guest, stranger) = (Key::new("guest"), Key::new("stranger"));
+    std::fs::create_dir(scratch.home().join(".ssh")).expect("a folder");
+    guest.write(&scratch.home().join(".ssh/id_1"));
+    stranger.write(&scratch.home().join(".ssh/id_2"));
+    let nowhere = scratch.root().join("no-programs").display().to_string();
+    let up = format!("PATH={nowhere} {} up --listen 127.0.0.1:0", relay::PROGRAM);
+    let terminal = Terminal::run(&scratch, &up);
+    terminal.shows("the first key", |screen| screen.contains("id_1.pub"));
+    terminal.line("y");
+    terminal.shows("the second key", |screen| screen.contains("id_2.pub"));
+    terminal.line("n");
+    let screen = terminal.shows("where it listens", |screen| screen.contains("listening unix:"));
+    let listener = screen.lines().find_map(|line| line.strip_prefix("listening ws:").map(|rest| format!("ws:{rest}")));
+    let endpoint = Endpoint::parse(listener.expect("a TCP listener").trim());
+    SignIn::new(&guest).connect(&endpoint).unwrap_or_else(|refused| panic!("{refused:?}"));
+    let refused = SignIn::new(&stranger).connect(&endpoint).err().expect("refused");
+    assert_eq!(refused.code(), "KEY_NOT_AUTHORIZED");
+    terminal.keys(&["C-c"]);
+    terminal.shows("the end of the relay", |screen| screen.contains("ended with 0"));
 }
 
 #[test]
