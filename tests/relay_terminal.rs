@@ -44,6 +44,7 @@ fn up_needs_nothing_but_itself() {
     let said = until("it has said how to attach", || Some(relay.log()).filter(|log| log.contains("attach")));
     assert!(said.to_lowercase().contains("demo agent"), "without a CLI it says that the demo agent answers: {said}");
     assert!(said.contains("claude"), "and how to get the real one: {said}");
+    assert!(said.contains("keys add --role"), "and how to let another key in: {said}");
     let keys = std::fs::read_to_string(data.join("authorized_keys")).expect("the keys file");
     assert!(keys.contains("amp-role="), "`up` writes explicit roles: {keys}");
     let client = Key::from_file(&data.join("client_key"));
