@@ -77,6 +77,8 @@ pub struct Worker<P: Protocol> {
     memory: Memory,
     fired: Vec<u32>,
     drained: Vec<ConnToken>,
+    /// Something was called behind the protocol's [`turn`](Protocol::turn): it may have left more for the next one.
+    untold: bool,
     /// Closed connections whose queue is empty now.
     emptied: Vec<ConnToken>,
     freed: Vec<ConnToken>,
@@ -135,6 +137,7 @@ impl<P: Protocol> Worker<P> {
             },
             fired: Vec::new(),
             drained: Vec::new(),
+            untold: false,
             emptied: Vec::new(),
             freed: Vec::new(),
             gate: accept::Gate::new(share),
@@ -172,6 +175,7 @@ impl<P: Protocol> Worker<P> {
         self.read_ready();
         self.run_timers();
         self.close_asked();
+        self.untold = false;
         self.protocol.turn(&mut Io::new(&mut self.core, ConnToken::from_bits(NOBODY), Lent::default()));
         self.close_asked();
         self.flush();
@@ -219,6 +223,7 @@ impl<P: Protocol> Worker<P> {
             || !self.core.closes.is_empty()
             || !self.core.touched.is_empty()
             || !self.drained.is_empty()
+            || self.untold
             || !self.inbox.is_empty()
             || self.can_accept()
     }
@@ -352,6 +357,7 @@ impl<P: Protocol> Worker<P> {
     fn report_drained(&mut self) {
         let mut drained = std::mem::take(&mut self.drained);
         for token in drained.drain(..) {
+            self.untold = true;
             call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.drained(conn, io));
         }
         if self.drained.is_empty() {
