@@ -328,7 +328,7 @@ impl<P: Protocol> Worker<P> {
                         slot.flags.set(Flags::BLOCKED);
                         slot.queue.own(&turn);
                     } else {
-                        Core::<P>::recycle(&mut core.pool, &mut slot.queue);
+                        core.pool.recycle(&mut slot.queue);
                     }
                     if slot.flags.has(Flags::HIGH) && slot.queue.len() <= core.low {
                         slot.flags.clear(Flags::HIGH);
