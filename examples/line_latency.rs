@@ -119,7 +119,7 @@ fn agent() -> io::Result<()> {
         let value: Value = serde_json::from_str(&line?)?;
         match value["type"].as_str() {
             Some("control_request") => {
-                let answer = json!({"commands":[],"agents":[],"models":[],"account":{"tokenSource":"none",
+                let answer = json!({"commands":[],"agents":[],"models":[],"account":{"tokenSource":"measurement",
                     "apiProvider":"firstParty"},"claude_code_version":"2.1.329","current_permission_mode":"default",
                     "session_state":"idle","output_style":"default","capabilities":[]});
                 let response = json!({"subtype":"success","request_id":value["request_id"],"response":answer});

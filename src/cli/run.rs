@@ -71,6 +71,8 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), Str
         first_session: session,
     };
     let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string(), &options.listen))?;
+    // Whoever reads `listening` may end the relay at once, and is to get a drain for it.
+    on_signals(server.stopper()).map_err(|error| format!("signals cannot be handled: {error}"))?;
     announce(&server).map_err(|error| format!("stdout cannot be written: {error}"))?;
     if session {
         explain(&server, settings);
@@ -187,11 +189,8 @@ fn tunnel(server: &Server) -> String {
     tcp.unwrap_or_else(|| "RELAY.SOCK".into())
 }
 
-/// Waits for the end; the first signal drains, the second ends at once.
+/// Waits for the end.
 fn stay(server: Server, folder: DataFolder) -> ExitCode {
-    if let Err(error) = on_signals(server.stopper()) {
-        return fail(&format!("signals cannot be handled: {error}"));
-    }
     let ended = server.join();
     drop(folder);
     match ended {
@@ -200,6 +199,7 @@ fn stay(server: Server, folder: DataFolder) -> ExitCode {
     }
 }
 
+/// The first signal drains, the second ends at once.
 fn on_signals(stopper: Stopper) -> io::Result<()> {
     let mut signals = Signals::new(TERM_SIGNALS)?;
     let handle = move || {
