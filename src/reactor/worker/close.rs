@@ -52,7 +52,6 @@ impl<P: Protocol> Worker<P> {
                 Err(_) => self.core.counters.panics.add(1),
             }
         }
-        self.untold = true;
         let protocol = &mut self.protocol;
         if catch_unwind(AssertUnwindSafe(|| protocol.closed(conn, token, why))).is_err() {
             self.core.counters.panics.add(1);
