@@ -20,9 +20,9 @@ use settings::{RelayArgs, World};
 #[derive(Parser, Debug)]
 #[command(name = "amp-relay", version, about, max_term_width = 100)]
 #[command(after_help = "Examples:
-  amp-relay up                 start a session here, and the relay it is shared by
-  amp-relay attach             join it from another terminal
-  amp-relay keys add ID.pub    let another key sign in")]
+  amp-relay up                             start a session here, and the relay it is shared by
+  amp-relay attach                         join it from another terminal
+  amp-relay keys add --role drive ID.pub   let another key sign in")]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

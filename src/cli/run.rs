@@ -174,7 +174,7 @@ fn explain(server: &Server, settings: &Settings) {
     eprintln!(
         "\n  session {} in {}\n\n  Attach from another terminal:   amp-relay attach{data}\n  \
          From another machine:           ssh -L 5711:{} HOST, then amp-relay attach --url ws://127.0.0.1:5711\n  \
-         Let another key sign in:        amp-relay keys add FILE.pub{data}\n\n  Ctrl-C ends the relay and its sessions.\n",
+         Let another key sign in:        amp-relay keys add --role approve FILE.pub{data}\n\n  Ctrl-C ends the relay and its sessions.\n",
         session.session,
         session.folder.display(),
         tunnel(server),

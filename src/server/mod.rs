@@ -109,7 +109,7 @@ pub enum StartError {
     FirstSession(String),
 }
 
-/// A relay that runs. Dropping it without [`Server::drain`] leaves it running.
+/// A relay that runs. Dropping it without [`Stopper::drain`] leaves it running.
 pub struct Server {
     handle: Handle,
     addresses: Vec<BoundAddr>,
