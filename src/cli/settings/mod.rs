@@ -193,6 +193,27 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
     Ok(settings)
 }
 
+/// The data folder and the keys file, for the verbs that start no relay: what was given, then the config file, then the
+/// default. What the rest of the config file says does not matter here.
+///
+/// # Errors
+/// The config file cannot be read, or there is no place for a data folder.
+pub(crate) fn places(data: Option<&Path>, keys: Option<&Path>, world: &World) -> Result<(PathBuf, PathBuf), String> {
+    let named = std::env::var_os("AMP_RELAY_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let file = match (data, keys, named.or_else(|| world.config().filter(|path| path.exists()))) {
+        (Some(_), Some(_), _) | (_, _, None) => file::File::default(),
+        (_, _, Some(path)) => file::read(&world.absolute(&path))?,
+    };
+    let configured = |name| -> Result<Option<PathBuf>, String> { Ok(file.text(name)?.map(|found| found.value.into())) };
+    let data = match data.map(Path::to_owned).map_or_else(|| configured("data"), |data| Ok(Some(data)))? {
+        Some(data) => world.absolute(&data),
+        None => world.data()?,
+    };
+    let keys = keys.map(Path::to_owned).map_or_else(|| configured("keys"), |keys| Ok(Some(keys)))?;
+    let keys = keys.map_or_else(|| data.join("authorized_keys"), |keys| world.absolute(&keys));
+    Ok((data, keys))
+}
+
 fn default<T>(value: T) -> Sourced<T> {
     Sourced { value, origin: Origin::Default }
 }
