@@ -42,7 +42,7 @@ fn up_needs_nothing_but_itself() {
     }
     let said = until("it has said how to attach", || Some(relay.log()).filter(|log| log.contains("attach")));
     assert!(said.contains("demo"), "without a CLI it says that the demo agent answers: {said}");
-    assert!(said.contains("claude"), "and how to get the real one: {said}");
+    assert!(said.contains("@anthropic-ai/claude-code"), "and how to get the real one: {said}");
     let keys = std::fs::read_to_string(data.join("authorized_keys")).expect("the keys file");
     assert!(keys.contains("amp-role="), "`up` writes explicit roles: {keys}");
     let client = Key::from_file(&data.join("client_key"));
@@ -186,23 +186,24 @@ fn attach_reconnects_by_itself() {
     let owner = Key::new("owner");
     let mut relay = Relay::options(&[&owner]).listen("127.0.0.1:0").start();
     let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
-    let session = {
-        let mut device = Device::connect(&relay, &owner, "laptop");
-        device.create()
-    };
+    let mut device = Device::connect(&relay, &owner, "laptop");
+    let session = device.create();
+    device.attach(&session);
     let key = relay.scratch.home().join("owner_key");
     owner.write(&key);
     let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{address}"), "--key"]);
     let command = command.arg(&key).arg(&session).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
     let said = relay::lines(child.stderr.take().expect("a pipe"));
-    until("it is connected", || (relay.stats()["connections"].as_u64()? > 0).then_some(()));
+    device.wait("it is attached", |message| {
+        message["type"] == "presence" && message["devices"].as_array().is_some_and(|devices| devices.len() == 2)
+    });
     relay.signal(Signal::KILL);
     relay.exit();
     // It keeps trying while nobody listens.
     until("it says that it tries again", || {
         let line = said.recv_timeout(support::DEADLINE).ok()?;
-        line.to_lowercase().contains("connect").then_some(())
+        line.contains("connecting again").then_some(())
     });
     assert!(child.try_wait().expect("its status").is_none(), "it stays");
     process::signal(i32::try_from(child.id()).expect("a pid"), Signal::KILL);
@@ -215,9 +216,11 @@ fn keys_are_managed_from_the_command_line() {
     let guest = Key::new("guest");
     let file = relay.scratch.home().join("guest.pub");
     std::fs::write(&file, format!("{}\n", guest.public)).expect("a public key file");
-    relay.scratch.run(["keys".as_ref(), "add".as_ref(), file.as_os_str()]).ok();
+    let added = relay.scratch.run(["keys".as_ref(), "add".as_ref(), file.as_os_str()]).ok();
+    assert!(added.contains("approve, the default") && added.contains("in force in the running relay"), "{added}");
     let listed = relay.scratch.run(["keys", "list"]).ok();
-    assert!(listed.contains(&guest.fingerprint()), "{listed}");
+    let line = listed.lines().find(|line| line.contains(&guest.fingerprint())).expect("the key is listed");
+    assert!(line.contains(" approve "), "the default role: {listed}");
     Device::connect(&relay, &guest, "the guest");
     relay.scratch.run(["keys", "remove", &guest.fingerprint()]).ok();
     let said = relay.scratch.run(["keys", "remove", &guest.fingerprint()]).refused();
