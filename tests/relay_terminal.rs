@@ -59,6 +59,47 @@ fn up_needs_nothing_but_itself() {
 }
 
 #[test]
+fn up_refuses_an_agent_that_is_not_there() {
+    let scratch = Scratch::new();
+    let said = scratch.run(["up", "--listen", "127.0.0.1:0", "--claude", "/no/such/claude"]).refused();
+    assert!(said.contains("--claude") && said.contains("/no/such/claude"), "{said}");
+}
+
+#[test]
+fn verbs_find_the_relay_that_the_config_places() {
+    let scratch = Scratch::new();
+    let config = scratch.home().join(".config/amp-relay");
+    std::fs::create_dir_all(&config).expect("a config folder");
+    let data = scratch.data();
+    std::fs::write(config.join("config.toml"), format!("data = \"{}\"\n", data.display())).expect("a config file");
+    let command = scratch.command(["up", "--demo", "--listen", "127.0.0.1:0"]);
+    let relay = Relay::spawn(scratch, command, 2);
+    assert!(data.join("relay.sock").exists(), "{}", relay.log());
+    assert!(relay.scratch.run(["sessions"]).ok().contains("project"));
+    assert!(relay.scratch.run(["keys", "list"]).ok().contains("client key"));
+}
+
+#[test]
+fn what_is_refused_in_a_pipe_is_told_on_stderr() {
+    let guest = Key::new("guest");
+    let relay = Relay::options(&[&guest]).start();
+    let mut device = Device::connect(&relay, &guest, "laptop");
+    let session = device.create();
+    let key = relay.scratch.home().join("guest_key");
+    guest.write(&key);
+    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
+    let url = format!("ws://{address}");
+    let mut command = relay.scratch.command(["attach", "--role", "watch", "--url", &url, "--key"]);
+    let command = command.arg(&key).arg(&session);
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("it starts");
+    child.stdin.take().expect("a pipe").write_all(b"hello\n").expect("it reads");
+    let ended = child.wait_with_output().expect("it ends with its input");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("FORBIDDEN") && !ended.status.success(), "{ended:?}");
+}
+
+#[test]
 fn serve_starts_no_session() {
     let owner = Key::new("owner");
     let relay = Relay::demo(&[&owner]);

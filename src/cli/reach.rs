@@ -145,9 +145,7 @@ fn no_key(target: &Target, refusals: &[String]) -> String {
         text.push_str("\n  ");
         text.push_str(refusal);
     }
-    text.push_str(
-        "\non the relay's host, `amp-relay keys add FILE.pub --role ROLE` lets a key in; here, --key FILE chooses one",
-    );
+    text.push_str("\non the relay's host, `amp-relay keys add FILE.pub` lets a key in; here, --key FILE chooses one");
     text
 }
 

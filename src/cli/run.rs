@@ -58,6 +58,10 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), Str
     let client_key = data.client_key().map_err(|error| error.to_string())?;
     keys_file(&data, settings, &client_key, session)?;
     let agent = agent(settings, session);
+    if let (true, Some(named), None) = (session && !settings.demo.value, &settings.claude.value, agent.find_claude()) {
+        return Err(format!("{}: {} is not a program that can be run", settings.claude.origin, named.display()));
+    }
+    let stands_in = matches!(agent, Agent::Demo) && !settings.demo.value;
     let mut listen = settings.listen.value.clone();
     listen.push(Listen::Unix(data.socket()));
     let options = Options {
@@ -70,8 +74,15 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), Str
         grace_ms: settings.grace.value.0,
         first_session: session,
     };
-    let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string(), &options.listen))?;
+    let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string()))?;
     announce(&server).map_err(|error| format!("stdout cannot be written: {error}"))?;
+    if stands_in {
+        eprintln!(
+            "\n  Claude Code was not found, so the demo agent answers, with made-up text.\n  \
+             To talk to Claude Code: npm install -g @anthropic-ai/claude-code, run `claude` once to log in,\n  \
+             and start `up` again (or name the program with --claude PATH)."
+        );
+    }
     if session {
         explain(&server, settings);
     }
@@ -79,10 +90,9 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), Str
 }
 
 /// What to do about a port that is taken is worth a line.
-fn with_advice(why: &str, listen: &[Listen]) -> String {
+fn with_advice(why: &str) -> String {
     if why.contains("in use") {
-        let places: Vec<String> = listen.iter().map(|place| format!("{place:?}")).collect();
-        return format!("{why} ({}). Another program listens there; choose with --listen ADDR:PORT", places.join(", "));
+        return format!("{why}. Another program listens there; choose another place with --listen ADDR:PORT");
     }
     why.to_owned()
 }
@@ -146,11 +156,6 @@ fn agent(settings: &Settings, session: bool) -> Agent {
         );
     }
     if session && settings.claude.value.is_none() && agent.find_claude().is_none() {
-        eprintln!(
-            "\n  Claude Code was not found, so the demo agent answers, with made-up text.\n  \
-             To talk to Claude Code: npm install -g @anthropic-ai/claude-code, run `claude` once to log in,\n  \
-             and start `up` again (or name the program with --claude PATH).\n"
-        );
         return Agent::Demo;
     }
     agent

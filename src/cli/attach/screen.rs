@@ -12,6 +12,7 @@ use crate::{
 };
 
 const ARGUMENT_CHARS: usize = 160;
+const WHY_CHARS: usize = 400;
 const PREVIEW_LINES: usize = 3;
 const PREVIEW_CHARS: usize = 200;
 /// Prompts that are remembered as settled, for answers that come after the events.
@@ -156,7 +157,7 @@ impl Screen {
             shown.push_str(&self.line(&self.style.dim(&format!("also here: {others}"))));
         }
         if self.is_over() {
-            let why = snapshot.why.as_deref().map_or(String::new(), |why| format!(": {}", clean_line(why, 200)));
+            let why = snapshot.why.as_deref().map_or(String::new(), |why| format!(": {}", clean_line(why, WHY_CHARS)));
             shown.push_str(
                 &self.line(&self.style.warn(&format!("the session is {}{why}", clean_line(&self.state, 16)))),
             );
@@ -374,7 +375,7 @@ impl Screen {
         if said {
             return String::new();
         }
-        let why = why.map(|why| format!(": {}", clean_line(why, 200))).unwrap_or_default();
+        let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
         match state {
             "cancelled" => self.line(&self.style.dim(&format!("prompt cancelled{why}"))),
             "failed" => self.line(&self.style.bad(&format!("prompt failed{why}"))),
@@ -458,7 +459,7 @@ impl Screen {
         if self.is_over() {
             self.open.clear();
         }
-        let why = why.map(|why| format!(": {}", clean_line(why, 200))).unwrap_or_default();
+        let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
         self.line(&self.style.warn(&format!("the session is {state}{why}")))
     }
 }
