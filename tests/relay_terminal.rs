@@ -5,7 +5,10 @@ mod support;
 
 use std::{
     io::Write as _,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
 };
 
 use rustix::process::Signal;
@@ -249,6 +252,58 @@ fn attach_reconnects_by_itself() {
     assert!(child.try_wait().expect("its status").is_none(), "it stays");
     process::signal(i32::try_from(child.id()).expect("a pid"), Signal::KILL);
     let _ = child.wait();
+}
+
+/// A way to the relay that can be cut: its address, and the streams that are open on it.
+fn way_to(relay: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<TcpStream>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let open = Arc::new(Mutex::new(Vec::new()));
+    let all = open.clone();
+    thread::spawn(move || {
+        for near in listener.incoming() {
+            let (near, far) = (near.expect("a connection"), TcpStream::connect(relay).expect("the relay listens"));
+            let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
+            all.lock().expect("no panic").extend([copy(&near), copy(&far)]);
+            for (mut from, mut to) in [(copy(&near), copy(&far)), (far, near)] {
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    (address, open)
+}
+
+#[test]
+fn a_cut_in_the_middle_of_an_answer_is_not_to_be_seen() {
+    let owner = Key::new("owner");
+    let relay = Relay::options(&[&owner]).start();
+    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
+    let (way, open) = way_to(address);
+    let mut device = Device::connect(&relay, &owner, "laptop");
+    let session = device.create();
+    device.attach(&session);
+    let key = relay.scratch.home().join("owner_key");
+    owner.write(&key);
+    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{way}"), "--key"]);
+    let command = command.arg(&key).arg(&session);
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("it starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    writeln!(stdin, "tell me").expect("it reads");
+    device.wait("the answer begins", |message| message["type"] == "delta");
+    for stream in open.lock().expect("no panic").drain(..) {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    drop(stdin);
+    let ended = child.wait_with_output().expect("it ends with its input");
+    let (shown, said) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success() && said.contains("connected again"), "{ended:?}");
+    let whole = device.event(&session, "the answer", |event| event["kind"] == "text");
+    let whole = whole["text"].as_str().expect("a text");
+    assert_eq!(shown.matches(whole).count(), 1, "{shown}");
 }
 
 #[test]

@@ -29,7 +29,7 @@ Examples:
   amp-relay attach                                   the only live session
   amp-relay attach 37acecd8                          the one whose id begins so
   amp-relay attach --url ws://127.0.0.1:5711         a relay at the other end of a tunnel
-  echo \"what is new?\" | amp-relay attach           a prompt from a script"
+  echo \"what is new?\" | amp-relay attach             a prompt from a script"
 )]
 pub(super) struct AttachArgs {
     /// Id, the beginning of one, or title [default: the only live session]
