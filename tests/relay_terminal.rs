@@ -5,18 +5,16 @@ mod support;
 
 use std::{
     io::Write as _,
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    thread,
 };
 
 use rustix::process::Signal;
 
 use support::{
-    Device, Key, Relay,
+    Device, Key, Relay, SignIn,
     http::{self, Endpoint},
     process,
+    proxy::Proxy,
     relay::{self, Ran, Scratch},
     terminal::Terminal,
     until,
@@ -44,8 +42,9 @@ fn up_needs_nothing_but_itself() {
         assert!(data.join(file).exists(), "{file} is made by the first run: {}", relay.log());
     }
     let said = until("it has said how to attach", || Some(relay.log()).filter(|log| log.contains("attach")));
-    assert!(said.contains("demo"), "without a CLI it says that the demo agent answers: {said}");
+    assert!(said.to_lowercase().contains("demo agent"), "without a CLI it says that the demo agent answers: {said}");
     assert!(said.contains("@anthropic-ai/claude-code"), "and how to get the real one: {said}");
+    assert!(said.contains("keys add FILE.pub"), "and how to let another key in: {said}");
     let keys = std::fs::read_to_string(data.join("authorized_keys")).expect("the keys file");
     assert!(keys.contains("amp-role="), "`up` writes explicit roles: {keys}");
     let client = Key::from_file(&data.join("client_key"));
@@ -100,6 +99,30 @@ fn what_is_refused_in_a_pipe_is_told_on_stderr() {
     let ended = child.wait_with_output().expect("it ends with its input");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(said.contains("FORBIDDEN") && !ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn up_offers_the_keys_of_the_person_at_the_terminal() {
+    let scratch = Scratch::new();
+    let (guest, stranger) = (Key::new("guest"), Key::new("stranger"));
+    std::fs::create_dir(scratch.home().join(".ssh")).expect("a folder");
+    guest.write(&scratch.home().join(".ssh/id_1"));
+    stranger.write(&scratch.home().join(".ssh/id_2"));
+    let nowhere = scratch.root().join("no-programs").display().to_string();
+    let up = format!("PATH={nowhere} {} up --listen 127.0.0.1:0", relay::PROGRAM);
+    let terminal = Terminal::run(&scratch, &up);
+    terminal.shows("the first key", |screen| screen.contains("id_1.pub"));
+    terminal.line("y");
+    terminal.shows("the second key", |screen| screen.contains("id_2.pub"));
+    terminal.line("n");
+    let screen = terminal.shows("where it listens", |screen| screen.contains("listening unix:"));
+    let listener = screen.lines().find_map(|line| line.strip_prefix("listening ws:").map(|rest| format!("ws:{rest}")));
+    let endpoint = Endpoint::parse(listener.expect("a TCP listener").trim());
+    SignIn::new(&guest).connect(&endpoint).unwrap_or_else(|refused| panic!("{refused:?}"));
+    let refused = SignIn::new(&stranger).connect(&endpoint).err().expect("refused");
+    assert_eq!(refused.code(), "KEY_NOT_AUTHORIZED");
+    terminal.keys(&["C-c"]);
+    terminal.shows("the end of the relay", |screen| screen.contains("ended with 0"));
 }
 
 #[test]
@@ -226,54 +249,43 @@ fn attach_finds_a_relay_by_its_address_and_key() {
 }
 
 #[test]
-fn attach_reconnects_by_itself() {
+fn attach_reconnects_and_resumes_by_itself() {
     let owner = Key::new("owner");
-    let mut relay = Relay::options(&[&owner]).listen("127.0.0.1:0").start();
-    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
+    let relay = Relay::demo(&[&owner]);
     let mut device = Device::connect(&relay, &owner, "laptop");
     let session = device.create();
     device.attach(&session);
+    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
+    let wire = Proxy::to(address);
     let key = relay.scratch.home().join("owner_key");
     owner.write(&key);
-    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{address}"), "--key"]);
-    let command = command.arg(&key).arg(&session).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{}", wire.address), "--key"]);
+    let command = command.arg(&key).arg(&session).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().expect("it starts");
-    let said = relay::lines(child.stderr.take().expect("a pipe"));
-    device.wait("it is attached", |message| {
-        message["type"] == "presence" && message["devices"].as_array().is_some_and(|devices| devices.len() == 2)
-    });
-    relay.signal(Signal::KILL);
-    relay.exit();
-    // It keeps trying while nobody listens.
-    until("it says that it tries again", || {
-        let line = said.recv_timeout(support::DEADLINE).ok()?;
-        line.contains("connecting again").then_some(())
-    });
-    assert!(child.try_wait().expect("its status").is_none(), "it stays");
-    process::signal(i32::try_from(child.id()).expect("a pid"), Signal::KILL);
-    let _ = child.wait();
-}
-
-/// A way to the relay that can be cut: its address, and the streams that are open on it.
-fn way_to(relay: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<TcpStream>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("its address");
-    let open = Arc::new(Mutex::new(Vec::new()));
-    let all = open.clone();
-    thread::spawn(move || {
-        for near in listener.incoming() {
-            let (near, far) = (near.expect("a connection"), TcpStream::connect(relay).expect("the relay listens"));
-            let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
-            all.lock().expect("no panic").extend([copy(&near), copy(&far)]);
-            for (mut from, mut to) in [(copy(&near), copy(&far)), (far, near)] {
-                thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(Shutdown::Both);
-                });
-            }
+    let lines = relay::lines(child.stdout.take().expect("a pipe"));
+    let mut seen = String::new();
+    let mut shows = |wanted: &str| {
+        while !seen.contains(wanted) {
+            let line = lines.recv_timeout(support::DEADLINE);
+            seen.push_str(&line.unwrap_or_else(|_| panic!("{wanted:?} is shown: {seen}")));
         }
-    });
-    (address, open)
+    };
+    let first = device.prompt(&session, "before-the-cut");
+    device.turn(&session, &first);
+    shows("before-the-cut");
+    for word in ["after-one-cut", "after-two-cuts"] {
+        wire.cut();
+        // Whatever happens while nobody is connected is caught up with.
+        let prompt = device.prompt(&session, word);
+        device.turn(&session, &prompt);
+        shows(word);
+    }
+    let last = device.prompt(&session, "the-last-word");
+    device.turn(&session, &last);
+    shows("the-last-word");
+    assert_eq!(device.events_of(&session, "prompt").len(), 4);
+    drop(child.stdin.take());
+    until("it ends with its input", || child.try_wait().expect("its status"));
 }
 
 #[test]
@@ -281,22 +293,20 @@ fn a_cut_in_the_middle_of_an_answer_is_not_to_be_seen() {
     let owner = Key::new("owner");
     let relay = Relay::options(&[&owner]).start();
     let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
-    let (way, open) = way_to(address);
+    let wire = Proxy::to(address);
     let mut device = Device::connect(&relay, &owner, "laptop");
     let session = device.create();
     device.attach(&session);
     let key = relay.scratch.home().join("owner_key");
     owner.write(&key);
-    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{way}"), "--key"]);
+    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{}", wire.address), "--key"]);
     let command = command.arg(&key).arg(&session);
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("it starts");
     let mut stdin = child.stdin.take().expect("a pipe");
     writeln!(stdin, "tell me").expect("it reads");
     device.wait("the answer begins", |message| message["type"] == "delta");
-    for stream in open.lock().expect("no panic").drain(..) {
-        let _ = stream.shutdown(Shutdown::Both);
-    }
+    wire.cut();
     drop(stdin);
     let ended = child.wait_with_output().expect("it ends with its input");
     let (shown, said) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
@@ -312,7 +322,10 @@ fn keys_are_managed_from_the_command_line() {
     let guest = Key::new("guest");
     let file = relay.scratch.home().join("guest.pub");
     std::fs::write(&file, format!("{}\n", guest.public)).expect("a public key file");
-    let added = relay.scratch.run(["keys".as_ref(), "add".as_ref(), file.as_os_str()]).ok();
+    let named = file.display().to_string();
+    let said = relay.scratch.run(["keys", "add", "--role", "emperor", &named]).refused();
+    assert!(said.contains("emperor") && said.contains("approve"), "it says which roles there are: {said}");
+    let added = relay.scratch.run(["keys", "add", &named]).ok();
     assert!(added.contains("approve, the default") && added.contains("in force in the running relay"), "{added}");
     let listed = relay.scratch.run(["keys", "list"]).ok();
     let line = listed.lines().find(|line| line.contains(&guest.fingerprint())).expect("the key is listed");
@@ -320,7 +333,7 @@ fn keys_are_managed_from_the_command_line() {
     Device::connect(&relay, &guest, "the guest");
     relay.scratch.run(["keys", "remove", &guest.fingerprint()]).ok();
     let said = relay.scratch.run(["keys", "remove", &guest.fingerprint()]).refused();
-    assert!(said.contains(&guest.fingerprint()), "{said}");
+    assert!(said.contains("keys list"), "it says where to look: {said}");
     assert_eq!(http::get(&relay.unix(), "/healthz").status, 200);
 }
 
