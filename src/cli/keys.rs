@@ -118,7 +118,7 @@ fn describe(entry: &Entry) -> String {
     if comment.is_empty() { entry.fingerprint.to_string() } else { format!("{} {comment}", entry.fingerprint) }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => {
             format!("there is no keys file {}: `amp-relay up` makes one, --keys FILE names another", path.display())
@@ -129,11 +129,12 @@ fn read(path: &Path) -> Result<String, String> {
     if metadata.len() > FILE_BYTES_MAX as u64 {
         return Err(format!("keys file {} is larger than {FILE_BYTES_MAX} bytes", path.display()));
     }
-    fs::read_to_string(path).map_err(cannot)
+    fs::read(path).map_err(cannot)
 }
 
 fn list(path: &Path, as_json: bool) -> Result<(), String> {
-    let set = KeySet::parse(&read(path)?);
+    // As the relay reads it: a comment in another encoding does no harm.
+    let set = KeySet::parse(&String::from_utf8_lossy(&read(path)?));
     if as_json {
         let entries: Vec<Value> = set
             .entries
@@ -176,6 +177,12 @@ fn table(set: &KeySet) -> String {
     text
 }
 
+/// What is put back must be what was there, byte for byte.
+fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, String> {
+    let why = "is not UTF-8 and is left as it is: save it as UTF-8, or change it in an editor";
+    String::from_utf8(bytes).map_err(|_| format!("keys file {} {why}", path.display()))
+}
+
 /// What was given as a key: a line, a file, or standard input.
 fn public_line(given: &str) -> Result<String, String> {
     let read_some = |reader: &mut dyn Read| {
@@ -202,7 +209,7 @@ fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>
     let lock = fs::File::open(folder).map_err(io_error)?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|error| io_error(error.into()))?;
     let (text, mode) = match fs::metadata(&real) {
-        Ok(metadata) => (read(&real)?, Some(metadata.permissions())),
+        Ok(metadata) => (utf8(read(&real)?, &real)?, Some(metadata.permissions())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), None),
         Err(error) => return Err(io_error(error)),
     };
@@ -277,6 +284,18 @@ mod tests {
         add(&new).unwrap();
         assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 3, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_file_in_another_encoding_is_listed_and_left_alone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("keys");
+        let bytes = [KEY.as_bytes(), b" J\xfcrgen\n"].concat();
+        fs::write(&path, &bytes).unwrap();
+        list(&path, false).unwrap();
+        let refused = edit(&path, |_| Ok((String::new(), ()))).unwrap_err();
+        assert!(refused.contains("save it as UTF-8"), "{refused}");
+        assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 
     #[test]

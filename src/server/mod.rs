@@ -52,6 +52,9 @@ pub const DEFAULT_PROFILE: &str = "default";
 /// Largest message of a device in bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;
 
+/// Descriptors kept from peers: 64 sessions with their pipes, the loop's own, and some for files.
+const DESCRIPTORS_RESERVED: usize = 768;
+
 /// Which agent sessions run.
 #[derive(Clone, Debug)]
 pub enum Agent {
@@ -133,6 +136,8 @@ impl Server {
         let mut loop_options = reactor::Options { workers: options.workers, ..reactor::Options::default() };
         loop_options.listeners.clone_from(&options.listen);
         loop_options.grace_ms = options.grace_ms;
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        loop_options.connections_max = connections_max(loop_options.connections_max, descriptors);
         let bound = Reactor::bind::<Ws<Worker>>(loop_options)?;
         let addresses = bound.local_addrs().to_vec();
         let loops = bound.counters().to_vec();
@@ -243,6 +248,16 @@ impl Stopper {
     }
 }
 
+/// How many connections there may be: peers, who need not even sign in, must not take the descriptors that files and
+/// the pipes of sessions need.
+fn connections_max(wanted: usize, descriptors: Option<u64>) -> usize {
+    let Some(descriptors) = descriptors.and_then(|descriptors| usize::try_from(descriptors).ok()) else {
+        return wanted;
+    };
+    let reserve = DESCRIPTORS_RESERVED.min(descriptors / 2);
+    wanted.min(descriptors - reserve).max(1)
+}
+
 fn option(message: impl Into<String>) -> StartError {
     StartError::Option(message.into())
 }
@@ -270,4 +285,18 @@ fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greet
         modes: profile.modes.iter().map(ToString::to_string).collect(),
     }];
     Ok(Greeting { relay, limits, profiles })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_sessions() {
+        assert_eq!(connections_max(100_000, None), 100_000);
+        assert_eq!(connections_max(100_000, Some(1 << 20)), 100_000);
+        assert_eq!(connections_max(100_000, Some(4096)), 4096 - DESCRIPTORS_RESERVED);
+        assert_eq!(connections_max(100_000, Some(256)), 128);
+        assert_eq!(connections_max(100_000, Some(0)), 1);
+    }
 }

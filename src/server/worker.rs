@@ -31,6 +31,10 @@ use crate::{
 /// Commands that may wait for a full supervisor; more are answered with an error.
 const TO_CORE_MAX: usize = 16 * 1024;
 
+/// What a peer may make us hold before it has signed in. Above what a sign-in may have, so that one that is only
+/// somewhat too large is still told so.
+const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
+
 /// The handler of one worker.
 pub(super) struct Worker {
     pub(super) greeting: Arc<Greeting>,
@@ -86,6 +90,7 @@ impl WsHandler for Worker {
     }
 
     fn open(&mut self, device: &mut Device, io: &mut Io<'_>) -> Result<(), Fault> {
+        io.limit_messages(io.token(), UNKNOWN_BYTES_MAX);
         if let Some(challenge) = device.challenge.take() {
             self.send(io.token(), io, &challenge);
         }
@@ -202,7 +207,11 @@ impl Worker {
 
     fn act(&mut self, peer: ConnToken, io: &mut Io<'_>, act: Act) {
         match act {
-            Act::Send(text) | Act::Welcome(text) => self.send(peer, io, &text),
+            Act::Send(text) => self.send(peer, io, &text),
+            Act::Welcome(text) => {
+                io.limit_messages(peer, u32::MAX);
+                self.send(peer, io, &text);
+            }
             Act::Close(code, reason) => io.close(peer, code, reason),
             Act::Verify(job) => {
                 let id = job.sign_in.id.clone();
