@@ -42,8 +42,9 @@ fn up_needs_nothing_but_itself() {
         assert!(data.join(file).exists(), "{file} is made by the first run: {}", relay.log());
     }
     let said = until("it has said how to attach", || Some(relay.log()).filter(|log| log.contains("attach")));
-    assert!(said.contains("demo"), "without a CLI it says that the demo agent answers: {said}");
+    assert!(said.to_lowercase().contains("demo agent"), "without a CLI it says that the demo agent answers: {said}");
     assert!(said.contains("@anthropic-ai/claude-code"), "and how to get the real one: {said}");
+    assert!(said.contains("keys add FILE.pub"), "and how to let another key in: {said}");
     let keys = std::fs::read_to_string(data.join("authorized_keys")).expect("the keys file");
     assert!(keys.contains("amp-role="), "`up` writes explicit roles: {keys}");
     let client = Key::from_file(&data.join("client_key"));
@@ -57,30 +58,6 @@ fn up_needs_nothing_but_itself() {
     relay.signal(Signal::TERM);
     assert!(relay.exit().success(), "{}", relay.log());
     process::none_left(relay.scratch.root());
-}
-
-#[test]
-fn up_offers_the_keys_of_the_person_at_the_terminal() {
-    let scratch = Scratch::new();
-    let (guest, stranger) = (Key::new("guest"), Key::new("stranger"));
-    std::fs::create_dir(scratch.home().join(".ssh")).expect("a folder");
-    guest.write(&scratch.home().join(".ssh/id_1"));
-    stranger.write(&scratch.home().join(".ssh/id_2"));
-    let nowhere = scratch.root().join("no-programs").display().to_string();
-    let up = format!("PATH={nowhere} {} up --listen 127.0.0.1:0", relay::PROGRAM);
-    let terminal = Terminal::run(&scratch, &up);
-    terminal.shows("the first key", |screen| screen.contains("id_1.pub"));
-    terminal.line("y");
-    terminal.shows("the second key", |screen| screen.contains("id_2.pub"));
-    terminal.line("n");
-    let screen = terminal.shows("where it listens", |screen| screen.contains("listening unix:"));
-    let listener = screen.lines().find_map(|line| line.strip_prefix("listening ws:").map(|rest| format!("ws:{rest}")));
-    let endpoint = Endpoint::parse(listener.expect("a TCP listener").trim());
-    SignIn::new(&guest).connect(&endpoint).unwrap_or_else(|refused| panic!("{refused:?}"));
-    let refused = SignIn::new(&stranger).connect(&endpoint).err().expect("refused");
-    assert_eq!(refused.code(), "KEY_NOT_AUTHORIZED");
-    terminal.keys(&["C-c"]);
-    terminal.shows("the end of the relay", |screen| screen.contains("ended with 0"));
 }
 
 #[test]
@@ -122,6 +99,30 @@ fn what_is_refused_in_a_pipe_is_told_on_stderr() {
     let ended = child.wait_with_output().expect("it ends with its input");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(said.contains("FORBIDDEN") && !ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn up_offers_the_keys_of_the_person_at_the_terminal() {
+    let scratch = Scratch::new();
+    let (guest, stranger) = (Key::new("guest"), Key::new("stranger"));
+    std::fs::create_dir(scratch.home().join(".ssh")).expect("a folder");
+    guest.write(&scratch.home().join(".ssh/id_1"));
+    stranger.write(&scratch.home().join(".ssh/id_2"));
+    let nowhere = scratch.root().join("no-programs").display().to_string();
+    let up = format!("PATH={nowhere} {} up --listen 127.0.0.1:0", relay::PROGRAM);
+    let terminal = Terminal::run(&scratch, &up);
+    terminal.shows("the first key", |screen| screen.contains("id_1.pub"));
+    terminal.line("y");
+    terminal.shows("the second key", |screen| screen.contains("id_2.pub"));
+    terminal.line("n");
+    let screen = terminal.shows("where it listens", |screen| screen.contains("listening unix:"));
+    let listener = screen.lines().find_map(|line| line.strip_prefix("listening ws:").map(|rest| format!("ws:{rest}")));
+    let endpoint = Endpoint::parse(listener.expect("a TCP listener").trim());
+    SignIn::new(&guest).connect(&endpoint).unwrap_or_else(|refused| panic!("{refused:?}"));
+    let refused = SignIn::new(&stranger).connect(&endpoint).err().expect("refused");
+    assert_eq!(refused.code(), "KEY_NOT_AUTHORIZED");
+    terminal.keys(&["C-c"]);
+    terminal.shows("the end of the relay", |screen| screen.contains("ended with 0"));
 }
 
 #[test]
@@ -321,7 +322,10 @@ fn keys_are_managed_from_the_command_line() {
     let guest = Key::new("guest");
     let file = relay.scratch.home().join("guest.pub");
     std::fs::write(&file, format!("{}\n", guest.public)).expect("a public key file");
-    let added = relay.scratch.run(["keys".as_ref(), "add".as_ref(), file.as_os_str()]).ok();
+    let named = file.display().to_string();
+    let said = relay.scratch.run(["keys", "add", "--role", "emperor", &named]).refused();
+    assert!(said.contains("emperor") && said.contains("approve"), "it says which roles there are: {said}");
+    let added = relay.scratch.run(["keys", "add", &named]).ok();
     assert!(added.contains("approve, the default") && added.contains("in force in the running relay"), "{added}");
     let listed = relay.scratch.run(["keys", "list"]).ok();
     let line = listed.lines().find(|line| line.contains(&guest.fingerprint())).expect("the key is listed");

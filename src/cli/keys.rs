@@ -11,9 +11,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    reach::{ReachArgs, ask, reach},
+    reach::{ReachArgs, ask, default_data, reach},
     sessions::columns,
-    settings::{self, World},
+    settings::configured_path,
     text::clean_line,
 };
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
     },
 };
 
+/// Name of the keys file in the data folder.
+const KEYS_FILE_NAME: &str = "authorized_keys";
 /// What a person at home wants of a phone: all but starting sessions.
 const ROLE_DEFAULT: Role = Role::Approve;
 
@@ -78,7 +80,11 @@ fn role(text: &str) -> Result<Role, String> {
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
-    let (data, path) = settings::places(args.data.as_deref(), args.keys.as_deref(), &World::of_process()?)?;
+    let data = args.data.clone().map_or_else(default_data, Ok)?;
+    let path = match &args.keys {
+        Some(path) => path.clone(),
+        None => configured_path("keys")?.unwrap_or_else(|| data.join(KEYS_FILE_NAME)),
+    };
     match &args.verb {
         KeysVerb::List { json } => list(&path, *json)?,
         KeysVerb::Add { key, role } => {

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use serde_json::Value;
 
-use super::settings::{self, World};
+use super::settings::configured_path;
 use crate::client::{
     Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target,
 };
@@ -40,10 +40,7 @@ impl ReachArgs {
     /// # Errors
     /// Nothing says where it is, or the config file cannot be read.
     pub(super) fn data(&self) -> Result<PathBuf, String> {
-        match &self.data {
-            Some(data) => Ok(data.clone()),
-            None => settings::places(None, None, &World::of_process()?).map(|(data, _)| data),
-        }
+        self.data.clone().map_or_else(default_data, Ok)
     }
 
     /// Where the relay is.
@@ -64,6 +61,21 @@ impl ReachArgs {
 /// A socket is pinned by its path, which must not depend on where the program was started.
 fn absolute(path: PathBuf) -> Result<Target, String> {
     std::path::absolute(&path).map(Target::Unix).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// What the config file says, `$XDG_STATE_HOME/amp-relay`, or `$HOME/.local/state/amp-relay`.
+///
+/// # Errors
+/// Nothing is set, or the config cannot be read.
+pub(super) fn default_data() -> Result<PathBuf, String> {
+    if let Some(data) = configured_path("data")? {
+        return Ok(data);
+    }
+    let set = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    set("XDG_STATE_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
+        .map(|state| state.join("amp-relay"))
+        .ok_or_else(|| "neither HOME nor XDG_STATE_HOME is set: say where the data folder is with --data DIR".into())
 }
 
 /// A relay that was reached, and what is needed to reach it again.
