@@ -14,7 +14,10 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use ssh_key::{PrivateKey, PublicKey};
 
-use super::mail::{Mail, Mailers};
+use super::{
+    Lifeline,
+    mail::{Mail, Mailers},
+};
 use crate::{
     base::ConnToken,
     dialect::session::{SignedIn, VerifyJob},
@@ -52,11 +55,15 @@ impl Crypto {
         did: String,
         keys: PathBuf,
         mailers: Mailers,
+        lifeline: Lifeline,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (sender, jobs) = crossbeam_channel::bounded(JOBS_MAX);
         let mut desk = Desk { host_key, did, keys: KeysFile::new(keys), mailers, pending: VecDeque::new() };
         desk.keys.refresh(true);
-        let thread = thread::Builder::new().name("crypto".into()).spawn(move || desk.run(&jobs))?;
+        let thread = thread::Builder::new().name("crypto".into()).spawn(move || {
+            let _lifeline = lifeline;
+            desk.run(&jobs);
+        })?;
         Ok((Self(sender), thread))
     }
 

@@ -13,7 +13,7 @@ use std::{
     collections::VecDeque,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -113,7 +113,7 @@ pub struct Server {
     addresses: Vec<BoundAddr>,
     first: Option<Summary>,
     supervisor: Supervisor,
-    supervisor_thread: JoinHandle<()>,
+    supervisor_thread: JoinHandle<std::io::Result<()>>,
     crypto: crypto::Crypto,
     crypto_thread: JoinHandle<()>,
     shared: Arc<Shared>,
@@ -148,14 +148,17 @@ impl Server {
             core: CoreTallies::default(),
         });
 
+        let stopper = Arc::<OnceLock<Stopper>>::default();
+        let lifeline = || Lifeline(stopper.clone());
         let (crypto, crypto_thread) =
-            crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone())?;
+            crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone(), lifeline())?;
         let (supervisor, prepared) = Supervisor::prepare()?;
         let store = Box::new(MemoryStore::new(store::Limits::default()));
         let profiles = Box::new(ConfigProfiles(vec![profile]));
         let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds));
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
-        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms };
+        let parts =
+            Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, lifeline: lifeline() };
         let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
         let first = options.first_session.then_some(create);
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
@@ -179,7 +182,13 @@ impl Server {
             )
         })?;
         shared.ready.store(true, Ordering::Relaxed);
-        Ok(Self { handle, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared })
+        let server = Self { handle, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared };
+        let _ = stopper.set(server.stopper());
+        if server.supervisor_thread.is_finished() || server.crypto_thread.is_finished() {
+            // It ended before it could take the others along.
+            server.stopper().drain();
+        }
+        Ok(server)
     }
 
     /// Where it listens, in the order of the options.
@@ -209,8 +218,9 @@ impl Server {
         self.crypto.end();
         let crypto = self.crypto_thread.join();
         match (loops, supervisor, crypto) {
-            (Ok(()), Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Ok(Ok(())), Ok(())) => Ok(()),
             (Err(error), ..) => Err(format!("a worker failed: {error}")),
+            (_, Ok(Err(error)), _) => Err(format!("the supervisor failed: {error}")),
             (_, Err(_), _) => Err("the supervisor thread failed".into()),
             (.., Err(_)) => Err("the crypto thread failed".into()),
         }
@@ -231,6 +241,17 @@ impl Stopper {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.supervisor.drain();
         self.control.drain();
+    }
+}
+
+/// Held by each thread that the relay cannot do without: however such a thread ends, the others drain.
+struct Lifeline(Arc<OnceLock<Stopper>>);
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if let Some(stopper) = self.0.get() {
+            stopper.drain();
+        }
     }
 }
 
@@ -261,4 +282,33 @@ fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greet
         modes: profile.modes.iter().map(ToString::to_string).collect(),
     }];
     Ok(Greeting { relay, limits, profiles })
+}
+
+#[cfg(test)]
+mod tests {
+    use ssh_key::{Algorithm, rand_core::OsRng};
+
+    use super::*;
+
+    #[test]
+    fn a_relay_that_has_lost_a_thread_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options {
+            workers: 2,
+            listen: vec![Listen::Unix(folder.path().join("relay.sock"))],
+            hosts: Vec::new(),
+            keys: folder.path().join("keys"),
+            agent: Agent::Demo,
+            folders: vec![folder.path().to_owned()],
+            grace_ms: 1_000,
+            first_session: false,
+        };
+        let key = || PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
+        let lost_crypto = Server::start(&options, key()).expect("started");
+        lost_crypto.crypto.end();
+        assert_eq!(lost_crypto.join(), Ok(()));
+        let lost_supervisor = Server::start(&options, key()).expect("started");
+        lost_supervisor.supervisor.drain();
+        assert_eq!(lost_supervisor.join(), Ok(()));
+    }
 }

@@ -16,6 +16,7 @@ use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 
 use super::{
+    Lifeline,
     launch::Launcher,
     mail::{Mail, Mailers, ToCore},
     metrics::Shared,
@@ -70,6 +71,7 @@ pub(super) struct Parts {
     pub(super) mailers: Mailers,
     pub(super) shared: Arc<Shared>,
     pub(super) grace_ms: u64,
+    pub(super) lifeline: Lifeline,
 }
 
 /// A supervisor whose inbox exists and whose thread does not yet: workers need the inbox first.
@@ -99,9 +101,9 @@ impl Prepared {
         self,
         parts: Parts,
         first: Option<Create>,
-    ) -> Result<(JoinHandle<()>, Option<Summary>), String> {
+    ) -> Result<(JoinHandle<io::Result<()>>, Option<Summary>), String> {
         let Self { poll, receiver, drain } = self;
-        let Parts { hub, launcher, mailers, shared, grace_ms } = parts;
+        let Parts { hub, launcher, mailers, shared, grace_ms, lifeline } = parts;
         let backlog = (0..mailers.len()).map(|_| Vec::new()).collect();
         let (processes, by_session) = (Slab::new(), HashMap::new());
         let mut desk = Desk {
@@ -123,7 +125,10 @@ impl Prepared {
             draining: false,
         };
         let created = first.map(|create| desk.first(create)).transpose()?;
-        let thread = thread::Builder::new().name("supervisor".into()).spawn(move || desk.run());
+        let thread = thread::Builder::new().name("supervisor".into()).spawn(move || {
+            let _lifeline = lifeline;
+            desk.run()
+        });
         let thread = thread.map_err(|error| format!("the supervisor thread cannot be started: {error}"))?;
         Ok((thread, created))
     }
@@ -159,7 +164,7 @@ struct Desk {
 }
 
 impl Desk {
-    fn run(&mut self) {
+    fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = reactor::now();
@@ -171,7 +176,7 @@ impl Desk {
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 log::error!(error:% = error; "the supervisor cannot wait for events");
-                return;
+                return Err(error);
             }
             let now = reactor::now();
             self.inbox(now);
@@ -187,7 +192,7 @@ impl Desk {
             self.flush();
             self.count();
             if self.draining && self.processes.is_empty() && self.hub.drained() {
-                return;
+                return Ok(());
             }
         }
     }

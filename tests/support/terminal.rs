@@ -27,7 +27,8 @@ impl Terminal {
             .env("SHELL", "/bin/sh")
             .current_dir(scratch.project())
             .args(["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30"])
-            .arg(format!("{command}; echo \"ended with $?\"; cat"))
+            // Ctrl-C is for the command: the shell that says how it ended stays.
+            .arg(format!("trap : INT; {command}; echo \"ended with $?\"; cat"))
             .status()
             .expect("tmux runs (package tmux)");
         assert!(status.success(), "tmux started nothing: {status:?}");
