@@ -4,8 +4,11 @@
 mod support;
 
 use std::{
-    io::Write as _,
+    io::{self, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
 };
 
 use rustix::process::Signal;
@@ -181,8 +184,75 @@ fn attach_finds_a_relay_by_its_address_and_key() {
     until("it ends with its input", || child.try_wait().expect("its status"));
 }
 
+/// A way to the relay that can be cut: everything goes through until the returned switch is used.
+fn tunnel(to: SocketAddr) -> (SocketAddr, impl Fn()) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let open = Arc::new(Mutex::new(Vec::<TcpStream>::new()));
+    let through = open.clone();
+    thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let Ok(far) = TcpStream::connect(to) else { continue };
+            let clones = |stream: &TcpStream| [(); 2].map(|()| stream.try_clone().expect("a descriptor"));
+            let ([mut near_in, mut near_out], [mut far_in, mut far_out]) = (clones(&near), clones(&far));
+            thread::spawn(move || io::copy(&mut near_in, &mut far_out));
+            thread::spawn(move || io::copy(&mut far_in, &mut near_out));
+            through.lock().expect("not poisoned").extend([near, far]);
+        }
+    });
+    let cut = move || {
+        for stream in open.lock().expect("not poisoned").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    };
+    (address, cut)
+}
+
 #[test]
-fn attach_reconnects_by_itself() {
+fn attach_goes_on_after_a_break() {
+    let owner = Key::new("owner");
+    let relay = Relay::demo(&[&owner]);
+    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
+    let mut device = Device::connect(&relay, &owner, "laptop");
+    let session = device.create();
+    device.attach(&session);
+    let (near, cut) = tunnel(address);
+    let key = relay.scratch.home().join("owner_key");
+    owner.write(&key);
+    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{near}"), "--key"]);
+    let command = command.arg(&key).arg(&session).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("it starts");
+    let lines = relay::lines(child.stdout.take().expect("a pipe"));
+    let mut stdin = child.stdin.take().expect("a pipe");
+    for round in 0..3 {
+        writeln!(stdin, "before break {round}").expect("it reads");
+        let said = format!("before break {round}");
+        device.event(&session, &said, |event| event["kind"] == "prompt" && event["text"] == said.as_str());
+        cut();
+        // What others say meanwhile is not missed, and what is typed meanwhile is said once.
+        let other = device.prompt(&session, &format!("meanwhile {round}"));
+        device.turn(&session, &other);
+        writeln!(stdin, "after break {round}").expect("it reads");
+        let said = format!("after break {round}");
+        let event = device.event(&session, &said, |event| event["kind"] == "prompt" && event["text"] == said.as_str());
+        device.turn(&session, event["prompt"].as_str().expect("an id"));
+    }
+    drop(stdin);
+    let status = until("it ends with its input", || child.try_wait().expect("its status"));
+    assert!(status.success(), "{status:?}");
+    let printed: Vec<String> = lines.iter().collect();
+    for round in 0..3 {
+        for said in ["before break", "meanwhile", "after break"] {
+            let said = format!("You said: \"{said} {round}\"");
+            let times = printed.iter().filter(|line| line.contains(&said)).count();
+            assert_eq!(times, 1, "{said} is answered once: {printed:#?}");
+        }
+    }
+    assert_eq!(device.events_of(&session, "prompt").len(), 9, "each was said once");
+}
+
+#[test]
+fn attach_keeps_trying_while_nobody_listens() {
     let owner = Key::new("owner");
     let mut relay = Relay::options(&[&owner]).listen("127.0.0.1:0").start();
     let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };

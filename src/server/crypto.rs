@@ -129,18 +129,26 @@ impl Desk {
     }
 
     fn mail(&mut self, worker: usize, mail: Mail) {
-        if self.pending.len() < PENDING_MAX {
+        if let Mail::Keys(_) = mail {
+            // Never dropped, as a revocation must arrive; one for each worker is enough.
+            self.pending.retain(|(to, waiting)| *to != worker || !matches!(waiting, Mail::Keys(_)));
+            self.pending.push_back((worker, mail));
+        } else if self.pending.len() < PENDING_MAX {
             self.pending.push_back((worker, mail));
         } else {
             log::warn!(worker; "an answer to a sign-in is dropped: the worker's inbox stays full");
         }
     }
 
+    /// Each worker gets its mail in order: a sign-in that was checked before a key went arrives before the news of it.
     fn flush(&mut self) {
+        let mut full = vec![false; self.mailers.len()];
         for _ in 0..self.pending.len() {
             let Some((worker, mail)) = self.pending.pop_front() else { return };
-            if let Err(mail) = self.mailers.send(worker, mail) {
+            let mail = if full.get(worker) == Some(&true) { Err(mail) } else { self.mailers.send(worker, mail) };
+            if let Err(mail) = mail {
                 self.pending.push_back((worker, mail));
+                full.get_mut(worker).into_iter().for_each(|full| *full = true);
             }
         }
     }
