@@ -325,7 +325,8 @@ fn a_detached_device_hears_nothing_more() {
     });
     phone.ok("detach", json!({"session": session}));
     phone.seen.clear();
-    laptop.prompt(&session, "to those who listen");
+    let prompt = laptop.prompt(&session, "to those who listen");
+    laptop.turn(&session, &prompt);
     laptop.idle(&session);
     phone.sync();
     assert_eq!(phone.events(&session), Vec::<Value>::new());

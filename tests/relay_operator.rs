@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, io::Write as _, os::unix::fs::symlink, process::Stdio};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use support::{
     Device, Key, Relay, SignIn,
     device::text,
-    http::{self, RawSocket},
+    http::{self, Endpoint, RawSocket},
     process,
-    relay::{self, Scratch},
-    terminal::Terminal,
+    proxy::Proxy,
     until,
 };
 
@@ -265,25 +264,33 @@ fn what_can_be_resumed_is_said_as_a_range() {
 }
 
 #[test]
-fn up_offers_the_keys_of_its_owner() {
-    let scratch = Scratch::new();
-    let (wanted, unwanted) = (Key::new("wanted"), Key::new("unwanted"));
-    let ssh = scratch.home().join(".ssh");
-    fs::create_dir(&ssh).expect("a folder");
-    fs::write(ssh.join("a_wanted.pub"), format!("{}\n", wanted.public)).expect("a key");
-    fs::write(ssh.join("b_unwanted.pub"), format!("{}\n", unwanted.public)).expect("a key");
-    fs::write(ssh.join("c_nonsense.pub"), "no key\n").expect("a file");
-    let terminal = Terminal::run(&scratch, &format!("{} up --demo --listen 127.0.0.1:0", relay::PROGRAM));
-    terminal.shows("the first offer", |screen| screen.contains("a_wanted.pub"));
-    terminal.line("y");
-    terminal.shows("the second offer", |screen| screen.contains("b_unwanted.pub"));
-    terminal.line("");
-    let screen = terminal.shows("where it listens", |screen| screen.contains("listening ws://"));
-    assert!(!screen.contains("c_nonsense"), "{screen}");
-    let keys = fs::read_to_string(scratch.home().join(".local/state/amp-relay/authorized_keys")).expect("the keys");
-    let line = keys.lines().find(|line| line.contains("wanted")).expect("the wanted key");
-    assert!(line.starts_with("amp-role=\"admin\" ") && line.contains(&wanted.public), "{keys}");
-    assert!(!keys.contains("unwanted"), "{keys}");
-    terminal.keys(&["C-c"]);
-    terminal.shows("its end", |screen| screen.contains("ended with 0"));
+fn what_is_typed_during_a_break_is_said_once() {
+    let owner = Key::new("owner");
+    let relay = Relay::demo(&[&owner]);
+    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
+    let mut device = Device::connect(&relay, &owner, "laptop");
+    let session = device.create();
+    device.attach(&session);
+    let wire = Proxy::to(address);
+    let key = relay.scratch.home().join("owner_key");
+    owner.write(&key);
+    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{}", wire.address), "--key"]);
+    let command = command.arg(&key).arg(&session).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let mut says = |text: String| {
+        writeln!(stdin, "{text}").expect("it reads");
+        let said = |event: &Value| event["kind"] == "prompt" && event["text"] == text.as_str();
+        let prompt = device.event(&session, &text, said)["prompt"].clone();
+        device.turn(&session, support::device::text(&prompt));
+    };
+    for round in 0..3 {
+        says(format!("before break {round}"));
+        wire.cut();
+        says(format!("after break {round}"));
+    }
+    drop(stdin);
+    let status = until("it ends with its input", || child.try_wait().expect("its status"));
+    assert!(status.success(), "{status:?}");
+    assert_eq!(device.events_of(&session, "prompt").len(), 6, "each was said once");
 }

@@ -4,19 +4,17 @@
 mod support;
 
 use std::{
-    io::{self, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::Write as _,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    thread,
 };
 
 use rustix::process::Signal;
 
 use support::{
-    Device, Key, Relay,
+    Device, Key, Relay, SignIn,
     http::{self, Endpoint},
     process,
+    proxy::Proxy,
     relay::{self, Ran, Scratch},
     terminal::Terminal,
     until,
@@ -44,8 +42,9 @@ fn up_needs_nothing_but_itself() {
         assert!(data.join(file).exists(), "{file} is made by the first run: {}", relay.log());
     }
     let said = until("it has said how to attach", || Some(relay.log()).filter(|log| log.contains("attach")));
-    assert!(said.contains("demo"), "without a CLI it says that the demo agent answers: {said}");
+    assert!(said.to_lowercase().contains("demo agent"), "without a CLI it says that the demo agent answers: {said}");
     assert!(said.contains("claude"), "and how to get the real one: {said}");
+    assert!(said.contains("keys add --role"), "and how to let another key in: {said}");
     let keys = std::fs::read_to_string(data.join("authorized_keys")).expect("the keys file");
     assert!(keys.contains("amp-role="), "`up` writes explicit roles: {keys}");
     let client = Key::from_file(&data.join("client_key"));
@@ -59,6 +58,30 @@ fn up_needs_nothing_but_itself() {
     relay.signal(Signal::TERM);
     assert!(relay.exit().success(), "{}", relay.log());
     process::none_left(relay.scratch.root());
+}
+
+#[test]
+fn up_offers_the_keys_of_the_person_at_the_terminal() {
+    let scratch = Scratch::new();
+    let (guest, stranger) = (Key::new("guest"), Key::new("stranger"));
+    std::fs::create_dir(scratch.home().join(".ssh")).expect("a folder");
+    guest.write(&scratch.home().join(".ssh/id_1"));
+    stranger.write(&scratch.home().join(".ssh/id_2"));
+    let nowhere = scratch.root().join("no-programs").display().to_string();
+    let up = format!("PATH={nowhere} {} up --listen 127.0.0.1:0", relay::PROGRAM);
+    let terminal = Terminal::run(&scratch, &up);
+    terminal.shows("the first key", |screen| screen.contains("id_1.pub"));
+    terminal.line("y");
+    terminal.shows("the second key", |screen| screen.contains("id_2.pub"));
+    terminal.line("n");
+    let screen = terminal.shows("where it listens", |screen| screen.contains("listening unix:"));
+    let listener = screen.lines().find_map(|line| line.strip_prefix("listening ws:").map(|rest| format!("ws:{rest}")));
+    let endpoint = Endpoint::parse(listener.expect("a TCP listener").trim());
+    SignIn::new(&guest).connect(&endpoint).unwrap_or_else(|refused| panic!("{refused:?}"));
+    let refused = SignIn::new(&stranger).connect(&endpoint).err().expect("refused");
+    assert_eq!(refused.code(), "KEY_NOT_AUTHORIZED");
+    terminal.keys(&["C-c"]);
+    terminal.shows("the end of the relay", |screen| screen.contains("ended with 0"));
 }
 
 #[test]
@@ -184,99 +207,44 @@ fn attach_finds_a_relay_by_its_address_and_key() {
     until("it ends with its input", || child.try_wait().expect("its status"));
 }
 
-/// A way to the relay that can be cut: everything goes through until the returned switch is used.
-fn tunnel(to: SocketAddr) -> (SocketAddr, impl Fn()) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("its address");
-    let open = Arc::new(Mutex::new(Vec::<TcpStream>::new()));
-    let through = open.clone();
-    thread::spawn(move || {
-        for near in listener.incoming().map_while(Result::ok) {
-            let Ok(far) = TcpStream::connect(to) else { continue };
-            let clones = |stream: &TcpStream| [(); 2].map(|()| stream.try_clone().expect("a descriptor"));
-            let ([mut near_in, mut near_out], [mut far_in, mut far_out]) = (clones(&near), clones(&far));
-            thread::spawn(move || io::copy(&mut near_in, &mut far_out));
-            thread::spawn(move || io::copy(&mut far_in, &mut near_out));
-            through.lock().expect("not poisoned").extend([near, far]);
-        }
-    });
-    let cut = move || {
-        for stream in open.lock().expect("not poisoned").drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    };
-    (address, cut)
-}
-
 #[test]
-fn attach_goes_on_after_a_break() {
+fn attach_reconnects_and_resumes_by_itself() {
     let owner = Key::new("owner");
     let relay = Relay::demo(&[&owner]);
-    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
     let mut device = Device::connect(&relay, &owner, "laptop");
     let session = device.create();
     device.attach(&session);
-    let (near, cut) = tunnel(address);
+    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
+    let wire = Proxy::to(address);
     let key = relay.scratch.home().join("owner_key");
     owner.write(&key);
-    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{near}"), "--key"]);
+    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{}", wire.address), "--key"]);
     let command = command.arg(&key).arg(&session).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().expect("it starts");
     let lines = relay::lines(child.stdout.take().expect("a pipe"));
-    let mut stdin = child.stdin.take().expect("a pipe");
-    for round in 0..3 {
-        writeln!(stdin, "before break {round}").expect("it reads");
-        let said = format!("before break {round}");
-        device.event(&session, &said, |event| event["kind"] == "prompt" && event["text"] == said.as_str());
-        cut();
-        // What others say meanwhile is not missed, and what is typed meanwhile is said once.
-        let other = device.prompt(&session, &format!("meanwhile {round}"));
-        device.turn(&session, &other);
-        writeln!(stdin, "after break {round}").expect("it reads");
-        let said = format!("after break {round}");
-        let event = device.event(&session, &said, |event| event["kind"] == "prompt" && event["text"] == said.as_str());
-        device.turn(&session, event["prompt"].as_str().expect("an id"));
-    }
-    drop(stdin);
-    let status = until("it ends with its input", || child.try_wait().expect("its status"));
-    assert!(status.success(), "{status:?}");
-    let printed: Vec<String> = lines.iter().collect();
-    for round in 0..3 {
-        for said in ["before break", "meanwhile", "after break"] {
-            let said = format!("You said: \"{said} {round}\"");
-            let times = printed.iter().filter(|line| line.contains(&said)).count();
-            assert_eq!(times, 1, "{said} is answered once: {printed:#?}");
+    let mut seen = String::new();
+    let mut shows = |wanted: &str| {
+        while !seen.contains(wanted) {
+            let line = lines.recv_timeout(support::DEADLINE);
+            seen.push_str(&line.unwrap_or_else(|_| panic!("{wanted:?} is shown: {seen}")));
         }
-    }
-    assert_eq!(device.events_of(&session, "prompt").len(), 9, "each was said once");
-}
-
-#[test]
-fn attach_keeps_trying_while_nobody_listens() {
-    let owner = Key::new("owner");
-    let mut relay = Relay::options(&[&owner]).listen("127.0.0.1:0").start();
-    let Endpoint::Tcp(address) = relay.tcp() else { panic!("a TCP listener") };
-    let session = {
-        let mut device = Device::connect(&relay, &owner, "laptop");
-        device.create()
     };
-    let key = relay.scratch.home().join("owner_key");
-    owner.write(&key);
-    let mut command = relay.scratch.command(["attach", "--url", &format!("ws://{address}"), "--key"]);
-    let command = command.arg(&key).arg(&session).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it starts");
-    let said = relay::lines(child.stderr.take().expect("a pipe"));
-    until("it is connected", || (relay.stats()["connections"].as_u64()? > 0).then_some(()));
-    relay.signal(Signal::KILL);
-    relay.exit();
-    // It keeps trying while nobody listens.
-    until("it says that it tries again", || {
-        let line = said.recv_timeout(support::DEADLINE).ok()?;
-        line.to_lowercase().contains("connect").then_some(())
-    });
-    assert!(child.try_wait().expect("its status").is_none(), "it stays");
-    process::signal(i32::try_from(child.id()).expect("a pid"), Signal::KILL);
-    let _ = child.wait();
+    let first = device.prompt(&session, "before-the-cut");
+    device.turn(&session, &first);
+    shows("before-the-cut");
+    for word in ["after-one-cut", "after-two-cuts"] {
+        wire.cut();
+        // Whatever happens while nobody is connected is caught up with.
+        let prompt = device.prompt(&session, word);
+        device.turn(&session, &prompt);
+        shows(word);
+    }
+    let last = device.prompt(&session, "the-last-word");
+    device.turn(&session, &last);
+    shows("the-last-word");
+    assert_eq!(device.events_of(&session, "prompt").len(), 4);
+    drop(child.stdin.take());
+    until("it ends with its input", || child.try_wait().expect("its status"));
 }
 
 #[test]
@@ -285,13 +253,16 @@ fn keys_are_managed_from_the_command_line() {
     let guest = Key::new("guest");
     let file = relay.scratch.home().join("guest.pub");
     std::fs::write(&file, format!("{}\n", guest.public)).expect("a public key file");
-    relay.scratch.run(["keys".as_ref(), "add".as_ref(), file.as_os_str()]).ok();
+    let add = |role: &str| relay.scratch.run(["keys", "add", "--role", role, &file.display().to_string()]);
+    let said = add("emperor").refused();
+    assert!(said.contains("emperor") && said.contains("approve"), "it says which roles there are: {said}");
+    add("approve").ok();
     let listed = relay.scratch.run(["keys", "list"]).ok();
     assert!(listed.contains(&guest.fingerprint()), "{listed}");
     Device::connect(&relay, &guest, "the guest");
     relay.scratch.run(["keys", "remove", &guest.fingerprint()]).ok();
     let said = relay.scratch.run(["keys", "remove", &guest.fingerprint()]).refused();
-    assert!(said.contains(&guest.fingerprint()), "{said}");
+    assert!(said.contains("keys list"), "it says where to look: {said}");
     assert_eq!(http::get(&relay.unix(), "/healthz").status, 200);
 }
 

@@ -40,7 +40,7 @@ fn run(args: &RelayArgs, matches: &ArgMatches, session: bool) -> ExitCode {
     logging::start(settings.log.value, settings.log_format.value);
     raise_descriptor_limit();
     match start(&settings, session) {
-        Ok((server, folder)) => stay(server, folder),
+        Ok((server, folder, signals)) => stay(server, folder, signals),
         Err(why) => fail(&why),
     }
 }
@@ -52,7 +52,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), String> {
+fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Signals), String> {
     let data = DataFolder::open(&settings.data.value).map_err(|error| error.to_string())?;
     let host_key = data.host_key().map_err(|error| error.to_string())?;
     let client_key = data.client_key().map_err(|error| error.to_string())?;
@@ -70,14 +70,15 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), Str
         grace_ms: settings.grace.value.0,
         first_session: session,
     };
+    // From here on a signal is kept until it can be obeyed: whoever reads that we listen may end us in the next moment.
+    // Not before, so that a question at the first run can be left with Ctrl-C.
+    let signals = Signals::new(TERM_SIGNALS).map_err(|error| format!("signals cannot be handled: {error}"))?;
     let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string(), &options.listen))?;
-    // Whoever reads `listening` may end the relay at once, and is to get a drain for it.
-    on_signals(server.stopper()).map_err(|error| format!("signals cannot be handled: {error}"))?;
     announce(&server).map_err(|error| format!("stdout cannot be written: {error}"))?;
     if session {
         explain(&server, settings);
     }
-    Ok((server, data))
+    Ok((server, data, signals))
 }
 
 /// What to do about a port that is taken is worth a line.
@@ -173,7 +174,7 @@ fn explain(server: &Server, settings: &Settings) {
     eprintln!(
         "\n  session {} in {}\n\n  Attach from another terminal:   amp-relay attach{data}\n  \
          From another machine:           ssh -L 5711:{} HOST, then amp-relay attach --url ws://127.0.0.1:5711\n  \
-         Let another key sign in:        amp-relay keys add FILE.pub{data}\n\n  Ctrl-C ends the relay and its sessions.\n",
+         Let another key sign in:        amp-relay keys add --role approve FILE.pub{data}\n\n  Ctrl-C ends the relay and its sessions.\n",
         session.session,
         session.folder.display(),
         tunnel(server),
@@ -189,8 +190,11 @@ fn tunnel(server: &Server) -> String {
     tcp.unwrap_or_else(|| "RELAY.SOCK".into())
 }
 
-/// Waits for the end.
-fn stay(server: Server, folder: DataFolder) -> ExitCode {
+/// Waits for the end; the first signal drains, the second ends at once.
+fn stay(server: Server, folder: DataFolder, signals: Signals) -> ExitCode {
+    if let Err(error) = on_signals(signals, server.stopper()) {
+        return fail(&format!("signals cannot be handled: {error}"));
+    }
     let ended = server.join();
     drop(folder);
     match ended {
@@ -199,9 +203,7 @@ fn stay(server: Server, folder: DataFolder) -> ExitCode {
     }
 }
 
-/// The first signal drains, the second ends at once.
-fn on_signals(stopper: Stopper) -> io::Result<()> {
-    let mut signals = Signals::new(TERM_SIGNALS)?;
+fn on_signals(mut signals: Signals, stopper: Stopper) -> io::Result<()> {
     let handle = move || {
         for (count, signal) in signals.forever().enumerate() {
             if count > 0 {

@@ -10,10 +10,9 @@ mod supervisor;
 mod worker;
 
 use std::{
-    collections::VecDeque,
     path::PathBuf,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -22,10 +21,10 @@ use std::{
 
 pub use data::{DataError, DataFolder};
 use launch::{ConfigProfiles, Launcher, RandomIds};
-use mail::Mailers;
+use mail::{Courier, Mailers};
 use metrics::{CoreTallies, Shared, WorkerTallies};
 use ssh_key::PrivateKey;
-use supervisor::{Parts, Supervisor};
+use supervisor::{DrainsAtTheEnd, Parts, Supervisor};
 use worker::Worker;
 
 use crate::{
@@ -52,6 +51,9 @@ use crate::{
 pub const DEFAULT_PROFILE: &str = "default";
 /// Largest message of a device in bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;
+
+/// Descriptors kept from peers: 64 sessions with their pipes, the loop's own, and some for files.
+const DESCRIPTORS_RESERVED: usize = 768;
 
 /// Which agent sessions run.
 #[derive(Clone, Debug)]
@@ -107,7 +109,7 @@ pub enum StartError {
     FirstSession(String),
 }
 
-/// A relay that runs. Dropping it without [`Server::drain`] leaves it running.
+/// A relay that runs. Dropping it without [`Stopper::drain`] leaves it running.
 pub struct Server {
     handle: Handle,
     addresses: Vec<BoundAddr>,
@@ -134,6 +136,8 @@ impl Server {
         let mut loop_options = reactor::Options { workers: options.workers, ..reactor::Options::default() };
         loop_options.listeners.clone_from(&options.listen);
         loop_options.grace_ms = options.grace_ms;
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        loop_options.connections_max = connections_max(loop_options.connections_max, descriptors);
         let bound = Reactor::bind::<Ws<Worker>>(loop_options)?;
         let addresses = bound.local_addrs().to_vec();
         let loops = bound.counters().to_vec();
@@ -148,47 +152,47 @@ impl Server {
             core: CoreTallies::default(),
         });
 
-        let stopper = Arc::<OnceLock<Stopper>>::default();
-        let lifeline = || Lifeline(stopper.clone());
+        let control = bound.control();
+        let last = DrainsAtTheEnd(control.clone(), shared.clone());
         let (crypto, crypto_thread) =
-            crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone(), lifeline())?;
+            crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone(), last)?;
         let (supervisor, prepared) = Supervisor::prepare()?;
         let store = Box::new(MemoryStore::new(store::Limits::default()));
         let profiles = Box::new(ConfigProfiles(vec![profile]));
         let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds));
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
-        let parts =
-            Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, lifeline: lifeline() };
+        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, control };
         let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
         let first = options.first_session.then_some(create);
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
         let ws = WsOptions { hosts, message_max: MESSAGE_MAX, ..WsOptions::default() };
         let (core, crypto_of, shared_of) = (supervisor.inbox.clone(), crypto.clone(), shared.clone());
-        let handle = bound.start(move |index, _| {
+        let started = bound.start(move |index, _| {
             let tallies = shared_of.workers[usize::from(index)].clone();
             Ws::new(
                 Worker {
                     greeting: greeting.clone(),
                     crypto: crypto_of.clone(),
-                    core: core.clone(),
+                    core: Courier::new(core.clone(), tallies.clone()),
                     shared: shared_of.clone(),
                     tallies,
-                    to_core: Vec::new(),
-                    stuck: VecDeque::new(),
                     acts: Vec::new(),
                 },
                 ws.clone(),
             )
-        })?;
+        });
+        let handle = match started {
+            Ok(handle) => handle,
+            Err(error) => {
+                // The crypto thread ends with its last sender; this one would run on, and its sessions with it.
+                supervisor.drain();
+                let _ = supervisor_thread.join();
+                return Err(error.into());
+            }
+        };
         shared.ready.store(true, Ordering::Relaxed);
-        let server = Self { handle, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared };
-        let _ = stopper.set(server.stopper());
-        if server.supervisor_thread.is_finished() || server.crypto_thread.is_finished() {
-            // It ended before it could take the others along.
-            server.stopper().drain();
-        }
-        Ok(server)
+        Ok(Self { handle, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared })
     }
 
     /// Where it listens, in the order of the options.
@@ -211,18 +215,19 @@ impl Server {
     /// # Errors
     /// A thread failed; the others were drained.
     pub fn join(self) -> Result<(), String> {
-        let loops = self.handle.join();
+        let Self { handle, supervisor, supervisor_thread, crypto, crypto_thread, .. } = self;
+        let loops = handle.join();
         // A worker that failed takes the rest down in order.
-        self.supervisor.drain();
-        let supervisor = self.supervisor_thread.join();
-        self.crypto.end();
-        let crypto = self.crypto_thread.join();
+        supervisor.drain();
+        let supervisor = supervisor_thread.join();
+        crypto.end();
+        let crypto = crypto_thread.join();
         match (loops, supervisor, crypto) {
             (Ok(()), Ok(Ok(())), Ok(())) => Ok(()),
             (Err(error), ..) => Err(format!("a worker failed: {error}")),
             (_, Ok(Err(error)), _) => Err(format!("the supervisor failed: {error}")),
-            (_, Err(_), _) => Err("the supervisor thread failed".into()),
-            (.., Err(_)) => Err("the crypto thread failed".into()),
+            (_, Err(_), _) => Err("the supervisor thread panicked".into()),
+            (.., Err(_)) => Err("the crypto thread panicked".into()),
         }
     }
 }
@@ -244,15 +249,14 @@ impl Stopper {
     }
 }
 
-/// Held by each thread that the relay cannot do without: however such a thread ends, the others drain.
-struct Lifeline(Arc<OnceLock<Stopper>>);
-
-impl Drop for Lifeline {
-    fn drop(&mut self) {
-        if let Some(stopper) = self.0.get() {
-            stopper.drain();
-        }
-    }
+/// How many connections there may be: peers, who need not even sign in, must not take the descriptors that files and
+/// the pipes of sessions need.
+fn connections_max(wanted: usize, descriptors: Option<u64>) -> usize {
+    let Some(descriptors) = descriptors.and_then(|descriptors| usize::try_from(descriptors).ok()) else {
+        return wanted;
+    };
+    let reserve = DESCRIPTORS_RESERVED.min(descriptors / 2);
+    wanted.min(descriptors - reserve).max(1)
 }
 
 fn option(message: impl Into<String>) -> StartError {
@@ -286,9 +290,17 @@ fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greet
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use ssh_key::{Algorithm, rand_core::OsRng};
 
-    use super::*;
+    #[test]
+    fn connections_leave_descriptors_for_sessions() {
+        assert_eq!(connections_max(100_000, None), 100_000);
+        assert_eq!(connections_max(100_000, Some(1 << 20)), 100_000);
+        assert_eq!(connections_max(100_000, Some(4096)), 4096 - DESCRIPTORS_RESERVED);
+        assert_eq!(connections_max(100_000, Some(256)), 128);
+        assert_eq!(connections_max(100_000, Some(0)), 1);
+    }
 
     #[test]
     fn a_relay_that_has_lost_a_thread_ends() {
@@ -305,7 +317,7 @@ mod tests {
         };
         let key = || PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
         let lost_crypto = Server::start(&options, key()).expect("started");
-        lost_crypto.crypto.end();
+        lost_crypto.crypto.clone().end();
         assert_eq!(lost_crypto.join(), Ok(()));
         let lost_supervisor = Server::start(&options, key()).expect("started");
         lost_supervisor.supervisor.drain();

@@ -10,6 +10,7 @@ pub mod http;
 pub mod keys;
 pub mod messages_api;
 pub mod process;
+pub mod proxy;
 pub mod relay;
 pub mod terminal;
 

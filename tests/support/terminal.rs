@@ -27,7 +27,7 @@ impl Terminal {
             .env("SHELL", "/bin/sh")
             .current_dir(scratch.project())
             .args(["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30"])
-            // Ctrl-C is for the command: the shell that says how it ended stays.
+            // The trap keeps the shell alive when Ctrl-C goes to everybody in the terminal.
             .arg(format!("trap : INT; {command}; echo \"ended with $?\"; cat"))
             .status()
             .expect("tmux runs (package tmux)");

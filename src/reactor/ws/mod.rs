@@ -385,6 +385,8 @@ impl<H: WsHandler> Protocol for Ws<H> {
         match conn.phase {
             Phase::Open => {
                 io.last(io.token(), close_frame(CloseCode::GOING_AWAY, "going away"));
+                // A peer that was paused must be read again, or its answer would never be seen.
+                io.resume(io.token());
                 conn.begin_close(Close::Drain, io.now(), &self.options);
                 conn.arm(io);
             }

@@ -80,6 +80,8 @@ pub enum Out {
         message: Text,
         /// Index of the block.
         block: u32,
+        /// Text or thinking.
+        kind: claude::Block,
         /// Byte offset of `text` in the block.
         at: u64,
         /// The next piece.

@@ -359,7 +359,7 @@ impl Feed {
             *said = format!("{said}{text}").into();
             return;
         }
-        cx.out.push_back(Out::Delta { peers, session: self.session.clone(), message, block, at, text });
+        cx.out.push_back(Out::Delta { peers, session: self.session.clone(), message, block, kind, at, text });
     }
 
     /// Keeps a piece and returns where in its block it stands; `None` when there are too many blocks to keep count.
