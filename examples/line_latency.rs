@@ -7,7 +7,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, ChildStdout, Command, ExitCode, Stdio},
     sync::{Arc, Barrier},
     thread,
     time::{Duration, Instant},
@@ -317,11 +317,14 @@ fn lines(numbers: &Numbers) -> Result<(), Failure> {
     let mut all = Vec::new();
     println!("{}; load average before {before}, after {}", machine(), load());
     println!("{devices} devices, {workers} workers, {turns} turns of {deltas} deltas at {rate} a second");
+    let few = devices <= 8;
     for (number, thread) in watching.into_iter().enumerate() {
         let measured = thread.join().map_err(|_| "a device panicked")??;
         let lost = (turns * deltas).saturating_sub(measured.latencies.len());
         let coalesced = measured.latencies.len() - measured.frames;
-        report(&targets[number % targets.len()].authority(), measured.latencies.clone(), coalesced, lost);
+        if few {
+            report(&targets[number % targets.len()].authority(), measured.latencies.clone(), coalesced, lost);
+        }
         all.push(measured);
     }
     let coalesced = all.iter().map(|one| one.latencies.len() - one.frames).sum();
@@ -354,6 +357,8 @@ fn report(name: &str, mut latencies: Vec<u64>, coalesced: usize, lost: usize) {
 struct Program {
     child: Child,
     first_line: String,
+    /// Kept open: the relay has more lines to write.
+    _stdout: BufReader<ChildStdout>,
 }
 
 impl Program {
@@ -363,12 +368,12 @@ impl Program {
         command.arg(folder.join("data")).env_clear().env("HOME", folder).current_dir(folder);
         let begun = Instant::now();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let mut first_line = String::new();
-        let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut first_line));
+        let (mut stdout, mut first_line) = (BufReader::new(child.stdout.take().ok_or("no pipe")?), String::new());
+        let read = stdout.read_line(&mut first_line);
         let took = begun.elapsed();
-        let program = Self { child, first_line };
+        let program = Self { child, first_line, _stdout: stdout };
         match read {
-            Some(Ok(_)) if program.first_line.starts_with("listening ") => Ok((program, took)),
+            Ok(_) if program.first_line.starts_with("listening ") => Ok((program, took)),
             _ => Err("amp-relay serve did not start".into()),
         }
     }

@@ -32,7 +32,7 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) {
         LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),
     };
-    if let Some(queue) = Queue::start() {
+    if let Some(queue) = Queue::start(format) {
         builder.target(Target::Pipe(Box::new(queue)));
     } else {
         builder.target(Target::Stderr);
@@ -48,7 +48,7 @@ struct Queue {
 }
 
 impl Queue {
-    fn start() -> Option<Self> {
+    fn start(format: LogFormat) -> Option<Self> {
         let (lines, waiting) = crossbeam_channel::bounded::<Vec<u8>>(QUEUE_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let told = lost.clone();
@@ -59,12 +59,23 @@ impl Queue {
                 let _ = stderr.write_all(&line);
                 let lost = told.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    let _ = writeln!(stderr, "({lost} log lines were lost: stderr is too slow)");
+                    let _ = writeln!(stderr, "{}", lost_line(format, lost));
                 }
             }
         };
         thread::Builder::new().name("log".into()).spawn(write).ok()?;
         Some(Self { lines, lost })
+    }
+}
+
+/// What is said about records that were lost, in the form of the others.
+fn lost_line(format: LogFormat, lost: u64) -> String {
+    const WHY: &str = "log lines were lost: stderr is too slow";
+    match format {
+        LogFormat::Text => format!("({lost} {WHY})"),
+        LogFormat::Json => {
+            serde_json::json!({"level": "warn", "target": module_path!(), "message": WHY, "lost": lost}).to_string()
+        }
     }
 }
 

@@ -16,7 +16,10 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use ssh_key::{PrivateKey, PublicKey};
 
-use super::mail::{Mail, Mailers};
+use super::{
+    mail::{Mail, Mailers},
+    supervisor::DrainsAtTheEnd,
+};
 use crate::{
     base::ConnToken,
     dialect::session::{SignedIn, VerifyJob},
@@ -54,11 +57,17 @@ impl Crypto {
         did: String,
         keys: PathBuf,
         mailers: Mailers,
+        last: DrainsAtTheEnd,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (sender, jobs) = crossbeam_channel::bounded(JOBS_MAX);
         let mut desk = Desk { host_key, did, keys: KeysFile::new(keys), mailers, pending: VecDeque::new() };
         desk.keys.refresh(true);
-        let thread = thread::Builder::new().name("crypto".into()).spawn(move || desk.run(&jobs))?;
+        let run = move || {
+            // Without this thread nobody can sign in.
+            let _last = last;
+            desk.run(&jobs);
+        };
+        let thread = thread::Builder::new().name("crypto".into()).spawn(run)?;
         Ok((Self(sender), thread))
     }
 

@@ -24,7 +24,7 @@ use launch::{ConfigProfiles, Launcher, RandomIds};
 use mail::{Courier, Mailers};
 use metrics::{CoreTallies, Shared, WorkerTallies};
 use ssh_key::PrivateKey;
-use supervisor::{Parts, Supervisor};
+use supervisor::{DrainsAtTheEnd, Parts, Supervisor};
 use worker::Worker;
 
 use crate::{
@@ -152,14 +152,15 @@ impl Server {
             core: CoreTallies::default(),
         });
 
+        let control = bound.control();
+        let last = DrainsAtTheEnd(control.clone(), shared.clone());
         let (crypto, crypto_thread) =
-            crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone())?;
+            crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone(), last)?;
         let (supervisor, prepared) = Supervisor::prepare()?;
         let store = Box::new(MemoryStore::new(store::Limits::default()));
         let profiles = Box::new(ConfigProfiles(vec![profile]));
         let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds));
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
-        let control = bound.control();
         let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, control };
         let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
         let first = options.first_session.then_some(create);
@@ -290,6 +291,7 @@ fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greet
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ssh_key::{Algorithm, rand_core::OsRng};
 
     #[test]
     fn connections_leave_descriptors_for_sessions() {
@@ -298,5 +300,27 @@ mod tests {
         assert_eq!(connections_max(100_000, Some(4096)), 4096 - DESCRIPTORS_RESERVED);
         assert_eq!(connections_max(100_000, Some(256)), 128);
         assert_eq!(connections_max(100_000, Some(0)), 1);
+    }
+
+    #[test]
+    fn a_relay_that_has_lost_a_thread_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options {
+            workers: 2,
+            listen: vec![Listen::Unix(folder.path().join("relay.sock"))],
+            hosts: Vec::new(),
+            keys: folder.path().join("keys"),
+            agent: Agent::Demo,
+            folders: vec![folder.path().to_owned()],
+            grace_ms: 1_000,
+            first_session: false,
+        };
+        let key = || PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
+        let lost_crypto = Server::start(&options, key()).expect("started");
+        lost_crypto.crypto.clone().end();
+        assert_eq!(lost_crypto.join(), Ok(()));
+        let lost_supervisor = Server::start(&options, key()).expect("started");
+        lost_supervisor.supervisor.drain();
+        assert_eq!(lost_supervisor.join(), Ok(()));
     }
 }

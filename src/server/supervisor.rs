@@ -135,8 +135,8 @@ impl Prepared {
     }
 }
 
-/// Ends the workers with the supervisor, also when it panics.
-struct DrainsAtTheEnd(Control, Arc<Shared>);
+/// Held by a thread that the relay cannot do without: ends the workers with it, also when it panics.
+pub(super) struct DrainsAtTheEnd(pub(super) Control, pub(super) Arc<Shared>);
 
 impl Drop for DrainsAtTheEnd {
     fn drop(&mut self) {

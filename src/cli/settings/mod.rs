@@ -158,8 +158,8 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
         },
     };
     let layers = Layers { matches, file };
-    let data = match layers.text("data", args.data.as_deref().and_then(Path::to_str))? {
-        Some(found) => Sourced { value: world.absolute(Path::new(&found.value)), origin: found.origin },
+    let data = match layers.path("data", args.data.as_deref(), world)? {
+        Some(found) => found,
         None => Sourced { value: world.data()?, origin: Origin::Default },
     };
     let keys = layers.path("keys", args.keys.as_deref(), world)?;
