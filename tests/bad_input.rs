@@ -348,8 +348,9 @@ fn the_connections_in_stats_are_those_in_proc() {
     let before = ward.connections();
     let held: Vec<_> = (0..20).map(|_| RawSocket::open(&ward.relay.tcp())).collect();
     until("twenty more are counted", || (ward.connections() == before + 20).then_some(()));
-    until("each has a descriptor", || (process::descriptors(pid) >= 20).then_some(()));
+    let with = process::descriptors(pid);
     drop(held);
     until("they are gone again", || (ward.connections() == before).then_some(()));
+    until("their descriptors too", || (process::descriptors(pid) + 20 <= with).then_some(()));
     ward.check();
 }

@@ -262,3 +262,91 @@ fn the_drain_tells_late_comers() {
     assert_eq!((one.wait_closed().0, two.wait_closed().0), (1001, 1001), "on every listener");
     assert!(relay.exit().success());
 }
+
+#[test]
+fn whoever_reads_that_it_listens_may_end_it_in_the_next_moment() {
+    let owner = Key::new("owner");
+    let mut relay = Relay::demo(&[&owner]);
+    let status = fs::read_to_string(format!("/proc/{}/status", relay.pid())).expect("its status");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("the signals it handles");
+    let caught = u64::from_str_radix(caught.trim(), 16).expect("a mask");
+    for signal in [Signal::TERM, Signal::INT] {
+        assert_ne!(caught & (1 << (signal.as_raw() - 1)), 0, "{signal:?} is handled: {caught:x}");
+    }
+    relay.signal(Signal::TERM);
+    assert!(relay.exit().success());
+}
+
+#[test]
+fn an_agent_that_ignores_everything_does_not_keep_the_relay_from_ending() {
+    let owner = Key::new("owner");
+    let options = Relay::options(&[&owner]).argument("--grace").argument("2s");
+    let stubborn = options.scratch.root().join("stubborn");
+    fs::write(&stubborn, "#!/bin/sh\ntrap '' TERM INT HUP\nwhile :; do sleep 1000; done\n").expect("a script");
+    fs::set_permissions(&stubborn, fs::Permissions::from_mode(0o755)).expect("ours");
+    let mut relay = options.claude(&stubborn).start();
+    let mut device = Device::connect(&relay, &owner, "laptop");
+    device.create();
+    relay.signal(Signal::TERM);
+    assert_eq!(device.wait_closed().0, 1001);
+    let status = relay.exit();
+    assert!(status.success(), "{status:?}: {}", relay.log());
+    process::none_left(relay.scratch.root());
+}
+
+#[test]
+fn devices_and_refused_sign_ins_are_counted_truly() {
+    let (owner, guest) = (Key::new("owner"), Key::new("guest"));
+    let relay = Relay::options(&[&owner]).keys(&guest.line("amp-role=\"drive\"")).start();
+    let mut phone = Device::connect(&relay, &guest, "phone");
+    let mut laptop = Device::connect(&relay, &owner, "laptop");
+    assert_eq!(relay.metric("amp_relay_devices"), 2.0);
+    fs::write(relay.keys(), owner.line("amp-role=\"admin\"")).expect("the keys file");
+    laptop.ok("keys", json!({"op": "reload"}));
+    assert_eq!(phone.wait_closed().0, 4401);
+    support::until("the revoked device is counted out", || (relay.metric("amp_relay_devices") == 1.0).then_some(()));
+    let before = relay.metric("amp_relay_sign_in_failures_total");
+    let elsewhere = SignIn { authority: Some("elsewhere.example:1".into()), ..SignIn::new(&owner) };
+    assert!(elsewhere.connect(&relay.tcp()).is_err(), "another authority");
+    assert!(SignIn::new(&guest).connect(&relay.tcp()).is_err(), "a removed key");
+    assert_eq!(relay.metric("amp_relay_sign_in_failures_total") - before, 2.0);
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let scratch = Scratch::new();
+    let mut command = scratch.command(["config", "show"]);
+    for name in ["CONFIG", "DATA", "LISTEN", "KEYS", "CLAUDE", "DEMO", "FOLDER", "WORKERS", "HOST", "GRACE", "LOG"] {
+        command.env(format!("AMP_RELAY_{name}"), "");
+    }
+    let shown = support::relay::Ran::from(command.output().expect("it runs")).ok();
+    assert!(shown.lines().all(|line| line.ends_with("# default")), "{shown}");
+    for (value, demo) in
+        [("false", "demo = false"), ("0", "demo = false"), ("1", "demo = true"), ("true", "demo = true")]
+    {
+        let mut command = scratch.command(["config", "show"]);
+        let shown = support::relay::Ran::from(command.env("AMP_RELAY_DEMO", value).output().expect("it runs")).ok();
+        assert!(shown.contains(demo), "AMP_RELAY_DEMO={value}: {shown}");
+    }
+}
+
+#[test]
+fn keys_finds_the_file_that_the_config_names_and_says_when_the_relay_reads_another() {
+    let scratch = Scratch::new();
+    let config = scratch.home().join(".config/amp-relay");
+    fs::create_dir_all(&config).expect("a folder");
+    let toml = format!("data = {:?}\nkeys = {:?}\n", scratch.data(), scratch.root().join("mine"));
+    fs::write(config.join("config.toml"), toml).expect("a file");
+    let command = scratch.command(["serve", "--demo", "--listen", "127.0.0.1:0"]);
+    let relay = Relay::spawn(scratch, command, 2);
+    let guest = Key::new("guest");
+    let run = |arguments: &[&str]| {
+        support::relay::Ran::from(relay.scratch.command(arguments).output().expect("the program starts"))
+    };
+    let said = run(&["keys", "add", "--role", "watch", &guest.public]).ok();
+    assert!(said.contains("in force in the running relay: 2 keys"), "{said}");
+    SignIn::new(&guest).connect(&relay.tcp()).expect("it is let in");
+    let other = relay.scratch.root().join("other").display().to_string();
+    let said = run(&["keys", "add", "--keys", &other, "--role", "watch", &Key::new("late").public]).refused();
+    assert!(said.contains("another keys file") && said.contains("mine"), "{said}");
+}

@@ -122,6 +122,24 @@ fn nothing_is_served_before_sign_in() {
 }
 
 #[test]
+fn who_has_not_signed_in_cannot_make_the_relay_hold_much() {
+    // A masked text frame of 200,000 bytes, its header alone.
+    let mut header = vec![0x81, 0xff];
+    header.extend_from_slice(&200_000u64.to_be_bytes());
+    header.extend_from_slice(&[0; 4]);
+    let owner = Key::new("owner");
+    let relay = Relay::demo(&[&owner]);
+    let mut stranger = Device::open(&relay.tcp());
+    stranger.wait("the challenge", |message| message["type"] == "challenge");
+    stranger.write_raw(&header);
+    assert_eq!(stranger.wait_closed().0, 1009);
+    let mut laptop = Device::connect(&relay, &owner, "laptop");
+    let session = laptop.create();
+    let text = "x".repeat(200_000);
+    laptop.ok("prompt", json!({"session": session, "text": text}));
+}
+
+#[test]
 fn a_client_may_ask_for_less_but_not_for_more() {
     let owner = Key::new("owner");
     let driver = Key::new("driver");

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     reach::{ReachArgs, ask, default_data, reach},
     sessions::columns,
+    settings::configured_path,
     text::clean_line,
 };
 use crate::{
@@ -32,7 +33,7 @@ const ROLE_DEFAULT: Role = Role::Approve;
 pub(super) struct KeysArgs {
     #[command(subcommand)]
     verb: KeysVerb,
-    /// The keys file [default: the data folder's `keys`]
+    /// The keys file [default: the data folder's `authorized_keys`]
     #[arg(long, value_name = "FILE", env = "AMP_RELAY_KEYS", global = true)]
     keys: Option<PathBuf>,
     /// Data folder of the relay [default: $XDG_STATE_HOME/amp-relay]
@@ -73,7 +74,10 @@ fn role(text: &str) -> Result<Role, String> {
 /// What went wrong, why, and what to do next.
 pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
     let data = args.data.clone().map_or_else(default_data, Ok)?;
-    let path = args.keys.clone().unwrap_or_else(|| data.join(KEYS_FILE_NAME));
+    let path = match &args.keys {
+        Some(path) => path.clone(),
+        None => configured_path("keys")?.unwrap_or_else(|| data.join(KEYS_FILE_NAME)),
+    };
     match &args.verb {
         KeysVerb::List { json } => list(&path, *json)?,
         KeysVerb::Add { key, role } => {
@@ -81,7 +85,7 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
             let role = role.map_or_else(ask_role, Ok)?;
             let entry = edit(&path, |text| append_line(text, &public, role).map_err(|error| error.to_string()))?;
             println!("added {} as {} (line {})", describe(&entry), entry.role, entry.line);
-            println!("{}", tell(&data));
+            println!("{}", tell(&data, &path)?);
         }
         KeysVerb::Remove { name } => {
             let removed =
@@ -89,7 +93,7 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
             for entry in &removed {
                 println!("removed {} (was {})", describe(entry), entry.role);
             }
-            println!("{}", tell(&data));
+            println!("{}", tell(&data, &path)?);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -100,7 +104,7 @@ fn describe(entry: &Entry) -> String {
     if comment.is_empty() { entry.fingerprint.to_string() } else { format!("{} {comment}", entry.fingerprint) }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => {
             format!("there is no keys file {}: `amp-relay up` makes one, --keys FILE names another", path.display())
@@ -111,11 +115,12 @@ fn read(path: &Path) -> Result<String, String> {
     if metadata.len() > FILE_BYTES_MAX as u64 {
         return Err(format!("keys file {} is larger than {FILE_BYTES_MAX} bytes", path.display()));
     }
-    fs::read_to_string(path).map_err(cannot)
+    fs::read(path).map_err(cannot)
 }
 
 fn list(path: &Path, as_json: bool) -> Result<(), String> {
-    let set = KeySet::parse(&read(path)?);
+    // As the relay reads it: a comment in another encoding does no harm.
+    let set = KeySet::parse(&String::from_utf8_lossy(&read(path)?));
     if as_json {
         let entries: Vec<Value> = set
             .entries
@@ -156,6 +161,12 @@ fn table(set: &KeySet) -> String {
         }
     }
     text
+}
+
+/// What is put back must be what was there, byte for byte.
+fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, String> {
+    let why = "is not UTF-8 and is left as it is: save it as UTF-8, or change it in an editor";
+    String::from_utf8(bytes).map_err(|_| format!("keys file {} {why}", path.display()))
 }
 
 /// What was given as a key: a line, a file, or standard input.
@@ -199,7 +210,7 @@ fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>
     let lock = fs::File::open(folder).map_err(io_error)?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|error| io_error(error.into()))?;
     let (text, mode) = match fs::metadata(&real) {
-        Ok(metadata) => (read(&real)?, Some(metadata.permissions())),
+        Ok(metadata) => (utf8(read(&real)?, &real)?, Some(metadata.permissions())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), None),
         Err(error) => return Err(io_error(error)),
     };
@@ -209,10 +220,13 @@ fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>
 }
 
 /// Tells the relay that runs on the data folder, and says when the change is in force.
-fn tell(data: &Path) -> String {
+///
+/// # Errors
+/// That relay reads another keys file: for it nothing has changed.
+fn tell(data: &Path, path: &Path) -> Result<String, String> {
     let socket = data.join("relay.sock");
     if std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        return "no relay runs on this data folder; the next one will read it".into();
+        return Ok("no relay runs on this data folder; the next one will read it".into());
     }
     let args = ReachArgs { data: Some(data.to_owned()), ..ReachArgs::default() };
     let told = reach(&args, None, "command line").and_then(|mut reached| {
@@ -220,20 +234,28 @@ fn tell(data: &Path) -> String {
         reached.connection.writer().close();
         Ok(reply)
     });
-    match told {
-        Ok(reply) => {
-            let count = |name| match reply.fields.get(name) {
-                Some(Value::Array(items)) => items.len() as u64,
-                Some(value) => value.as_u64().unwrap_or_default(),
-                None => 0,
-            };
-            match count("refused") {
-                0 => format!("in force in the running relay: {} keys", count("entries")),
-                refused => format!("in force in the running relay: {} keys, {refused} lines refused", count("entries")),
-            }
+    let reply = match told {
+        Ok(reply) => reply,
+        Err(error) => {
+            return Ok(format!(
+                "the running relay was not told ({error}); if it reads this file, it looks at it within a second"
+            ));
         }
-        Err(error) => format!("the running relay was not told ({error}); it looks at the file itself within a second"),
+    };
+    if let Some(read) = reply.fields.get("file").and_then(Value::as_str)
+        && fs::canonicalize(path).is_ok_and(|ours| fs::canonicalize(read).is_ok_and(|theirs| theirs != ours))
+    {
+        return Err(format!(
+            "the relay that runs on {} reads another keys file, so nothing has changed for it: name that one with \
+             --keys {read}",
+            data.display()
+        ));
     }
+    let count = |name| reply.fields.get(name).and_then(Value::as_u64).unwrap_or_default();
+    Ok(match count("refused") {
+        0 => format!("in force in the running relay: {} keys", count("entries")),
+        refused => format!("in force in the running relay: {} keys, {refused} lines refused", count("entries")),
+    })
 }
 
 #[cfg(test)]
@@ -263,6 +285,18 @@ mod tests {
         add(&new).unwrap();
         assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 3, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_file_in_another_encoding_is_listed_and_left_alone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("keys");
+        let bytes = [KEY.as_bytes(), b" J\xfcrgen\n"].concat();
+        fs::write(&path, &bytes).unwrap();
+        list(&path, false).unwrap();
+        let refused = edit(&path, |_| Ok((String::new(), ()))).unwrap_err();
+        assert!(refused.contains("save it as UTF-8"), "{refused}");
+        assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 
     #[test]

@@ -87,15 +87,21 @@ fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let mut pairs = Pairs::default();
     let _ = record.key_values().visit(&mut pairs);
     for (key, value) in &pairs.0 {
-        line.push_str(&match value {
-            serde_json::Value::String(text) if !text.is_empty() && !text.contains([' ', '"', '=']) => {
-                format!(" {key}={}", text.escape_debug())
-            }
-            value => format!(" {key}={value}"),
-        });
+        line.push_str(&pair(key, value));
     }
     line.push('\n');
     out.write_all(line.as_bytes())
+}
+
+fn pair(key: &str, value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) if !text.is_empty() && !text.contains([' ', '"', '=']) => {
+            format!(" {key}={}", text.escape_debug())
+        }
+        // Debug escapes all that could steer a terminal or turn text around; JSON would let some of it through.
+        serde_json::Value::String(text) => format!(" {key}={text:?}"),
+        value => format!(" {key}={value}"),
+    }
 }
 
 fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
@@ -133,5 +139,20 @@ impl<'kvs> VisitSource<'kvs> for Pairs {
         };
         self.0.push((key.as_str().to_owned(), json));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_steers_a_terminal_or_begins_a_line() {
+        for text in ["a\u{9b}2Jb", "a \u{9b}2J\u{202e}\x7f b", "a\nlevel=error", "a\n b\x1b[2J", ""] {
+            let pair = pair("line", &text.into());
+            assert!(pair.starts_with(" line=") && !pair.contains(char::is_control), "{pair:?}");
+            assert!(!pair.contains('\u{202e}'), "{pair:?}");
+        }
+        assert_eq!(pair("line", &"it's a \"b\"".into()), " line=\"it's a \\\"b\\\"\"");
     }
 }

@@ -63,7 +63,7 @@ enum ConfigVerb {
 
 /// Runs the program and gives its exit code.
 pub fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = without_empty_variables(Cli::command()).get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
@@ -79,6 +79,13 @@ pub fn main() -> ExitCode {
         Verb::Config { verb } => config(&verb, of_verb),
         Verb::DemoAgent { arguments } => demo::main(arguments.into_iter()),
     }
+}
+
+/// A variable that is set to nothing counts as not set, as scripts and unit files mean it.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| if empty(&arg) { arg.env(None::<&str>) } else { arg });
+    command.mut_subcommands(without_empty_variables)
 }
 
 fn config(verb: &ConfigVerb, matches: &ArgMatches) -> ExitCode {

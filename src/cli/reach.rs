@@ -10,6 +10,7 @@ use std::{
 use clap::Args;
 use serde_json::Value;
 
+use super::settings::configured_path;
 use crate::client::{
     Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target,
 };
@@ -62,11 +63,14 @@ fn absolute(path: PathBuf) -> Result<Target, String> {
     std::path::absolute(&path).map(Target::Unix).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// `$XDG_STATE_HOME/amp-relay`, or `$HOME/.local/state/amp-relay`.
+/// What the config file says, `$XDG_STATE_HOME/amp-relay`, or `$HOME/.local/state/amp-relay`.
 ///
 /// # Errors
-/// Neither variable is set.
+/// Nothing is set, or the config cannot be read.
 pub(super) fn default_data() -> Result<PathBuf, String> {
+    if let Some(data) = configured_path("data")? {
+        return Ok(data);
+    }
     let set = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     set("XDG_STATE_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".local/state")))

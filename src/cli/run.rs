@@ -40,7 +40,7 @@ fn run(args: &RelayArgs, matches: &ArgMatches, session: bool) -> ExitCode {
     logging::start(settings.log.value, settings.log_format.value);
     raise_descriptor_limit();
     match start(&settings, session) {
-        Ok((server, folder)) => stay(server, folder),
+        Ok((server, folder, signals)) => stay(server, folder, signals),
         Err(why) => fail(&why),
     }
 }
@@ -52,7 +52,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), String> {
+fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Signals), String> {
     let data = DataFolder::open(&settings.data.value).map_err(|error| error.to_string())?;
     let host_key = data.host_key().map_err(|error| error.to_string())?;
     let client_key = data.client_key().map_err(|error| error.to_string())?;
@@ -70,12 +70,15 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder), Str
         grace_ms: settings.grace.value.0,
         first_session: session,
     };
+    // From here on a signal is kept until it can be obeyed: whoever reads that we listen may end us in the next moment.
+    // Not before, so that a question at the first run can be left with Ctrl-C.
+    let signals = Signals::new(TERM_SIGNALS).map_err(|error| format!("signals cannot be handled: {error}"))?;
     let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string(), &options.listen))?;
     announce(&server).map_err(|error| format!("stdout cannot be written: {error}"))?;
     if session {
         explain(&server, settings);
     }
-    Ok((server, data))
+    Ok((server, data, signals))
 }
 
 /// What to do about a port that is taken is worth a line.
@@ -188,8 +191,8 @@ fn tunnel(server: &Server) -> String {
 }
 
 /// Waits for the end; the first signal drains, the second ends at once.
-fn stay(server: Server, folder: DataFolder) -> ExitCode {
-    if let Err(error) = on_signals(server.stopper()) {
+fn stay(server: Server, folder: DataFolder, signals: Signals) -> ExitCode {
+    if let Err(error) = on_signals(signals, server.stopper()) {
         return fail(&format!("signals cannot be handled: {error}"));
     }
     let ended = server.join();
@@ -200,8 +203,7 @@ fn stay(server: Server, folder: DataFolder) -> ExitCode {
     }
 }
 
-fn on_signals(stopper: Stopper) -> io::Result<()> {
-    let mut signals = Signals::new(TERM_SIGNALS)?;
+fn on_signals(mut signals: Signals, stopper: Stopper) -> io::Result<()> {
     let handle = move || {
         for (count, signal) in signals.forever().enumerate() {
             if count > 0 {

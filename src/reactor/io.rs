@@ -9,7 +9,7 @@ use super::{
     counters::WorkerCounters,
     options::Options,
     protocol::Protocol,
-    sendq::{ARENA, OUT, Piece, Range, SendQueue},
+    sendq::{ARENA, OUT, Pool, Range, SendQueue},
     slots::Slots,
     stream::Stream,
     wheel::Wheel,
@@ -36,8 +36,6 @@ pub enum Sent {
 const OUT_PIECE_MAX: usize = 16 * 1024;
 /// The out arena of one turn.
 const OUT_MAX: usize = 1024 * 1024;
-/// Spare containers that a worker keeps.
-const POOL_MAX: usize = 1_024;
 
 /// Facts about a connection, as bits.
 #[derive(Clone, Copy, Debug, Default)]
@@ -130,7 +128,7 @@ pub(super) struct Core<P: Protocol> {
     pub(super) queue_bytes: usize,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) draining: bool,
-    pub(super) pool: Vec<VecDeque<Piece>>,
+    pub(super) pool: Pool,
     high: usize,
     pub(super) low: usize,
     max: usize,
@@ -151,7 +149,7 @@ impl<P: Protocol> Core<P> {
             queue_bytes: 0,
             counters,
             draining: false,
-            pool: Vec::new(),
+            pool: Pool::default(),
             high: options.queue_high,
             low: options.queue_low,
             max: options.queue_max,
@@ -227,7 +225,7 @@ impl<P: Protocol> Core<P> {
             self.touched.push(token);
         }
         if slot.queue.wants_container()
-            && let Some(container) = self.pool.pop()
+            && let Some(container) = self.pool.take()
         {
             slot.queue.give_container(container);
         }
@@ -282,16 +280,6 @@ impl<P: Protocol> Core<P> {
         }
         self.forwards += 1;
         sent
-    }
-
-    /// Takes an empty queue's memory back for the next one.
-    pub(super) fn recycle(pool: &mut Vec<VecDeque<Piece>>, queue: &mut SendQueue) {
-        if let Some(container) = queue.take_container()
-            && pool.len() < POOL_MAX
-            && container.capacity() <= 64
-        {
-            pool.push(container);
-        }
     }
 }
 

@@ -285,6 +285,39 @@ impl SendQueue {
     }
 }
 
+/// Spare containers of a worker: whoever writes in a turn borrows one for that turn.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    containers: Vec<VecDeque<Piece>>,
+    /// Pieces that they have room for, all together.
+    room: usize,
+}
+
+impl Pool {
+    /// Most containers that are kept.
+    const CONTAINERS_MAX: usize = 1_024;
+    /// Most pieces that they may have room for: about 2.5 MiB.
+    const ROOM_MAX: usize = 64 * 1024;
+
+    /// A container for a queue that has none.
+    pub(super) fn take(&mut self) -> Option<VecDeque<Piece>> {
+        let container = self.containers.pop()?;
+        self.room -= container.capacity();
+        Some(container)
+    }
+
+    /// Takes an empty queue's memory back for the next one.
+    pub(super) fn recycle(&mut self, queue: &mut SendQueue) {
+        if let Some(container) = queue.take_container()
+            && self.containers.len() < Self::CONTAINERS_MAX
+            && self.room + container.capacity() <= Self::ROOM_MAX
+        {
+            self.room += container.capacity();
+            self.containers.push(container);
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -396,6 +429,20 @@ mod tests {
         let wrote = queue.write(&mut taken, &turn, &mut Scratch::default()).unwrap();
         assert_eq!(wrote, Wrote { bytes: big.len() * (IOV_MANY + 10), calls: 2, blocked: false });
         assert_eq!(taken.len(), wrote.bytes);
+    }
+
+    #[test]
+    fn the_pool_is_bounded_by_what_it_has_room_for() {
+        let mut pool = Pool::default();
+        for room in [Pool::ROOM_MAX / 2, Pool::ROOM_MAX, 16, Pool::ROOM_MAX / 2] {
+            let mut queue = SendQueue { pieces: VecDeque::with_capacity(room), bytes: 0 };
+            pool.recycle(&mut queue);
+            assert!(!queue.pieces.is_empty() || queue.pieces.capacity() == 0, "an idle queue owns nothing");
+        }
+        assert_eq!(pool.room, Pool::ROOM_MAX / 2 + 16);
+        assert_eq!(pool.take().map(|container| container.capacity()), Some(16));
+        assert!(pool.take().is_some() && pool.take().is_none());
+        assert_eq!(pool.room, 0);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 use std::{
     collections::VecDeque,
     fs,
+    io::{self, Read},
     os::unix::fs::MetadataExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -21,7 +23,7 @@ use crate::{
     relay::{
         Role,
         api::{Code, Error, Text},
-        keys::KeySet,
+        keys::{FILE_BYTES_MAX, KeySet},
     },
     wire::sign_in::{self, Transcript},
 };
@@ -52,7 +54,7 @@ impl Crypto {
         did: String,
         keys: PathBuf,
         mailers: Mailers,
-    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let (sender, jobs) = crossbeam_channel::bounded(JOBS_MAX);
         let mut desk = Desk { host_key, did, keys: KeysFile::new(keys), mailers, pending: VecDeque::new() };
         desk.keys.refresh(true);
@@ -76,9 +78,9 @@ impl Crypto {
         self.0.try_send(Job::Reload { peer, id }).map_err(busy)
     }
 
-    /// Ends the thread after what waits.
-    pub(super) fn end(&self) {
-        // A full queue ends by itself once the last sender is dropped.
+    /// Ends the thread after what waits. Takes this sender with it: a full queue ends by itself once the last sender is
+    /// gone.
+    pub(super) fn end(self) {
         let _ = self.0.try_send(Job::End);
     }
 }
@@ -107,13 +109,14 @@ impl Desk {
                 Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Job::SignIn(job)) => {
                     self.refresh(false);
-                    let (peer, result) = (job.peer, self.sign_in(&job));
+                    let (peer, result) = (job.peer, self.judge(&job));
                     self.mail(usize::from(peer.worker()), Mail::SignedIn { peer, result });
                 }
                 Ok(Job::Reload { peer, id }) => {
                     self.refresh(true);
                     let (entries, refused) = (self.keys.set.entries.len(), self.keys.set.refused.len());
-                    self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, entries, refused });
+                    let file = self.keys.path.display().to_string().into();
+                    self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, file, entries, refused });
                 }
                 Err(RecvTimeoutError::Timeout) => self.refresh(false),
             }
@@ -129,23 +132,38 @@ impl Desk {
         }
     }
 
+    /// Sends what waits. Each worker gets its mail in order: a sign-in that was admitted by older keys comes before the
+    /// newer keys, which then end it.
     fn flush(&mut self) {
-        for _ in 0..self.pending.len() {
-            let Some((worker, mail)) = self.pending.pop_front() else { return };
-            if let Err(mail) = self.mailers.send(worker, mail) {
+        let mut full: Vec<usize> = Vec::new();
+        for (worker, mail) in std::mem::take(&mut self.pending) {
+            if full.contains(&worker) {
+                self.pending.push_back((worker, mail));
+            } else if let Err(mail) = self.mailers.send(worker, mail) {
+                full.push(worker);
                 self.pending.push_back((worker, mail));
             }
         }
     }
 
-    /// Tells every worker when the keys have changed: connections of keys that are gone must end.
+    /// Tells every worker when the keys have changed: connections of keys that are gone must end. This is never
+    /// dropped; the newest keys take the place of those that wait.
     fn refresh(&mut self, force: bool) {
         if !self.keys.refresh(force) {
             return;
         }
+        self.pending.retain(|(_, mail)| !matches!(mail, Mail::Keys(_)));
         for worker in 0..self.mailers.len() {
-            self.mail(worker, Mail::Keys(self.keys.set.clone()));
+            self.pending.push_back((worker, Mail::Keys(self.keys.set.clone())));
         }
+    }
+
+    /// A key or a signature that makes the arithmetic panic costs its sender the sign-in, and nobody else.
+    fn judge(&self, job: &VerifyJob) -> Result<SignedIn, Error> {
+        catch_unwind(AssertUnwindSafe(|| self.sign_in(job))).unwrap_or_else(|_| {
+            log::error!(conn:% = job.peer; "checking a sign-in panicked; it is refused");
+            Err(Error::new(Code::Internal, "the relay failed to check this sign-in"))
+        })
     }
 
     fn sign_in(&self, job: &VerifyJob) -> Result<SignedIn, Error> {
@@ -230,26 +248,109 @@ impl KeysFile {
     }
 
     /// Reads the file again if it has changed. True: the keys in force may differ. A file that cannot be read admits
-    /// nobody.
+    /// nobody; only where the system is out of descriptors or memory, which any peer may bring about, the keys stay and
+    /// the next look tries again.
     fn refresh(&mut self, force: bool) -> bool {
         let stamp = self.stamp();
         if stamp == self.stamp && !force {
             return false;
         }
-        self.stamp = stamp;
         let path = self.path.display();
-        let set = match fs::read_to_string(&self.path) {
+        let set = match self.read() {
             Ok(text) => KeySet::parse(&text),
+            Err(error) if is_exhausted(&error) => {
+                log::error!(path:% = path, error:% = error; "the keys file cannot be read for now: the keys stay");
+                self.stamp = None;
+                return false;
+            }
             Err(error) => {
                 log::error!(path:% = path, error:% = error; "the keys file cannot be read: nobody can sign in");
                 KeySet::default()
             }
         };
+        self.stamp = stamp;
         for refused in &set.refused {
             log::warn!(path:% = path, line = refused.line, reason = &*refused.reason; "a line of the keys file is refused");
         }
         log::info!(path:% = path, keys = set.entries.len(), refused = set.refused.len(); "keys read");
         self.set = Arc::new(set);
         true
+    }
+
+    /// The file's text, one byte more than may be read at the most. A comment in another encoding than UTF-8 must not
+    /// cost all keys their effect.
+    fn read(&self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        fs::File::open(&self.path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::{Listen, Options, Reactor, ws::Ws};
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+
+    /// A desk whose one worker never runs and whose inbox takes one mail.
+    fn desk(path: PathBuf) -> (Desk, impl Sized) {
+        let listeners = vec![Listen::Tcp(([127, 0, 0, 1], 0).into())];
+        let options = Options { workers: 1, inbox_capacity: 1, listeners, ..Options::default() };
+        let bound = Reactor::bind::<Ws<super::super::worker::Worker>>(options).expect("a loop");
+        let mailers = Mailers(bound.mailers().into());
+        let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
+        let keys = KeysFile::new(path);
+        (Desk { host_key, did: "did:key:z".into(), keys, mailers, pending: VecDeque::new() }, bound)
+    }
+
+    #[test]
+    fn a_comment_that_is_not_utf_8_costs_no_key_its_effect() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("keys");
+        fs::write(&path, [KEY.as_bytes(), b" J\xfcrgen\n"].concat()).expect("written");
+        let mut file = KeysFile::new(path);
+        assert!(file.refresh(true));
+        assert_eq!((file.set.entries.len(), file.set.refused.len()), (1, 0));
+    }
+
+    #[test]
+    fn new_keys_are_never_dropped_and_follow_the_sign_ins_that_older_ones_admitted() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("keys");
+        fs::write(&path, KEY).expect("written");
+        let (mut desk, _bound) = desk(path.clone());
+        let answer = || Mail::SignedIn {
+            peer: ConnToken::new(0, 1, 1),
+            result: Err(Error::new(Code::Internal, "stands for any answer")),
+        };
+        for _ in 0..=PENDING_MAX {
+            desk.mail(0, answer());
+        }
+        desk.flush();
+        assert_eq!(desk.pending.len(), PENDING_MAX - 1, "one fits in the inbox");
+        desk.refresh(true);
+        fs::write(&path, "").expect("written");
+        desk.refresh(true);
+        desk.flush();
+        assert_eq!(desk.pending.len(), PENDING_MAX, "the answers and the newest keys");
+        let Some((0, Mail::Keys(keys))) = desk.pending.back() else { panic!("keys are the last") };
+        assert_eq!(keys.entries.len(), 0);
+    }
+
+    #[test]
+    fn the_thread_ends_though_its_queue_is_full() {
+        let (sender, jobs) = crossbeam_channel::bounded(1);
+        let crypto = Crypto(sender);
+        crypto.reload(ConnToken::new(0, 1, 1), "1".into()).expect("there is room");
+        crypto.end();
+        assert!(matches!(jobs.recv(), Ok(Job::Reload { .. })));
+        assert!(matches!(jobs.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected)));
     }
 }

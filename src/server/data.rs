@@ -24,6 +24,9 @@ pub enum DataError {
         /// Its process, as far as the lock file says.
         pid: String,
     },
+    /// It is a folder like /tmp, which closing to others would break.
+    #[error("{0} is shared by all users (its sticky bit is set). Name a folder of the relay's own with --data DIR")]
+    Shared(PathBuf),
     /// The system refused something.
     #[error("{path}: {what}: {source}")]
     Io {
@@ -64,6 +67,9 @@ impl DataFolder {
     pub fn open(path: &Path) -> Result<Self, DataError> {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path, "cannot be made"))?;
         let mode = fs::metadata(path).map_err(io_error(path, "cannot be read"))?.mode();
+        if mode & 0o1000 != 0 {
+            return Err(DataError::Shared(path.to_owned()));
+        }
         if mode & 0o077 != 0 {
             let ours = Permissions::from_mode(0o700);
             fs::set_permissions(path, ours).map_err(io_error(path, "cannot be closed to others (0700)"))?;
@@ -178,6 +184,15 @@ mod tests {
         assert!(error.contains(&std::process::id().to_string()) && error.contains("amp-relay attach"), "{error}");
         drop(folder);
         DataFolder::open(&path).expect("it is free again");
+    }
+
+    #[test]
+    fn a_folder_of_all_users_stays_as_it_is() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        fs::set_permissions(scratch.path(), Permissions::from_mode(0o1777)).expect("ours");
+        let error = DataFolder::open(scratch.path()).expect_err("it is shared").to_string();
+        assert!(error.contains("--data DIR"), "{error}");
+        assert_eq!(fs::metadata(scratch.path()).expect("there").mode() & 0o7777, 0o1777);
     }
 
     #[test]

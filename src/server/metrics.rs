@@ -45,6 +45,8 @@ pub(super) struct WorkerTallies {
     pub(super) sign_in_failures: Tally,
     pub(super) devices: Tally,
     pub(super) inbox_full: Tally,
+    /// The worker keeps messages that found the supervisor's inbox full; whoever makes room there wakes it.
+    pub(super) stuck: AtomicBool,
 }
 
 /// What the supervisor counts.

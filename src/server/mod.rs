@@ -10,7 +10,6 @@ mod supervisor;
 mod worker;
 
 use std::{
-    collections::VecDeque,
     path::PathBuf,
     sync::{
         Arc,
@@ -22,7 +21,7 @@ use std::{
 
 pub use data::{DataError, DataFolder};
 use launch::{ConfigProfiles, Launcher, RandomIds};
-use mail::Mailers;
+use mail::{Courier, Mailers};
 use metrics::{CoreTallies, Shared, WorkerTallies};
 use ssh_key::PrivateKey;
 use supervisor::{Parts, Supervisor};
@@ -52,6 +51,9 @@ use crate::{
 pub const DEFAULT_PROFILE: &str = "default";
 /// Largest message of a device in bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;
+
+/// Descriptors kept from peers: 64 sessions with their pipes, the loop's own, and some for files.
+const DESCRIPTORS_RESERVED: usize = 768;
 
 /// Which agent sessions run.
 #[derive(Clone, Debug)]
@@ -113,7 +115,7 @@ pub struct Server {
     addresses: Vec<BoundAddr>,
     first: Option<Summary>,
     supervisor: Supervisor,
-    supervisor_thread: JoinHandle<()>,
+    supervisor_thread: JoinHandle<std::io::Result<()>>,
     crypto: crypto::Crypto,
     crypto_thread: JoinHandle<()>,
     shared: Arc<Shared>,
@@ -134,6 +136,8 @@ impl Server {
         let mut loop_options = reactor::Options { workers: options.workers, ..reactor::Options::default() };
         loop_options.listeners.clone_from(&options.listen);
         loop_options.grace_ms = options.grace_ms;
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        loop_options.connections_max = connections_max(loop_options.connections_max, descriptors);
         let bound = Reactor::bind::<Ws<Worker>>(loop_options)?;
         let addresses = bound.local_addrs().to_vec();
         let loops = bound.counters().to_vec();
@@ -155,29 +159,37 @@ impl Server {
         let profiles = Box::new(ConfigProfiles(vec![profile]));
         let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds));
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
-        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms };
+        let control = bound.control();
+        let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, control };
         let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
         let first = options.first_session.then_some(create);
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
         let ws = WsOptions { hosts, message_max: MESSAGE_MAX, ..WsOptions::default() };
         let (core, crypto_of, shared_of) = (supervisor.inbox.clone(), crypto.clone(), shared.clone());
-        let handle = bound.start(move |index, _| {
+        let started = bound.start(move |index, _| {
             let tallies = shared_of.workers[usize::from(index)].clone();
             Ws::new(
                 Worker {
                     greeting: greeting.clone(),
                     crypto: crypto_of.clone(),
-                    core: core.clone(),
+                    core: Courier::new(core.clone(), tallies.clone()),
                     shared: shared_of.clone(),
                     tallies,
-                    to_core: Vec::new(),
-                    stuck: VecDeque::new(),
                     acts: Vec::new(),
                 },
                 ws.clone(),
             )
-        })?;
+        });
+        let handle = match started {
+            Ok(handle) => handle,
+            Err(error) => {
+                // The crypto thread ends with its last sender; this one would run on, and its sessions with it.
+                supervisor.drain();
+                let _ = supervisor_thread.join();
+                return Err(error.into());
+            }
+        };
         shared.ready.store(true, Ordering::Relaxed);
         Ok(Self { handle, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared })
     }
@@ -202,17 +214,19 @@ impl Server {
     /// # Errors
     /// A thread failed; the others were drained.
     pub fn join(self) -> Result<(), String> {
-        let loops = self.handle.join();
+        let Self { handle, supervisor, supervisor_thread, crypto, crypto_thread, .. } = self;
+        let loops = handle.join();
         // A worker that failed takes the rest down in order.
-        self.supervisor.drain();
-        let supervisor = self.supervisor_thread.join();
-        self.crypto.end();
-        let crypto = self.crypto_thread.join();
+        supervisor.drain();
+        let supervisor = supervisor_thread.join();
+        crypto.end();
+        let crypto = crypto_thread.join();
         match (loops, supervisor, crypto) {
-            (Ok(()), Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Ok(Ok(())), Ok(())) => Ok(()),
             (Err(error), ..) => Err(format!("a worker failed: {error}")),
-            (_, Err(_), _) => Err("the supervisor thread failed".into()),
-            (.., Err(_)) => Err("the crypto thread failed".into()),
+            (_, Ok(Err(error)), _) => Err(format!("the supervisor failed: {error}")),
+            (_, Err(_), _) => Err("the supervisor thread panicked".into()),
+            (.., Err(_)) => Err("the crypto thread panicked".into()),
         }
     }
 }
@@ -232,6 +246,16 @@ impl Stopper {
         self.supervisor.drain();
         self.control.drain();
     }
+}
+
+/// How many connections there may be: peers, who need not even sign in, must not take the descriptors that files and
+/// the pipes of sessions need.
+fn connections_max(wanted: usize, descriptors: Option<u64>) -> usize {
+    let Some(descriptors) = descriptors.and_then(|descriptors| usize::try_from(descriptors).ok()) else {
+        return wanted;
+    };
+    let reserve = DESCRIPTORS_RESERVED.min(descriptors / 2);
+    wanted.min(descriptors - reserve).max(1)
 }
 
 fn option(message: impl Into<String>) -> StartError {
@@ -261,4 +285,18 @@ fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greet
         modes: profile.modes.iter().map(ToString::to_string).collect(),
     }];
     Ok(Greeting { relay, limits, profiles })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_sessions() {
+        assert_eq!(connections_max(100_000, None), 100_000);
+        assert_eq!(connections_max(100_000, Some(1 << 20)), 100_000);
+        assert_eq!(connections_max(100_000, Some(4096)), 4096 - DESCRIPTORS_RESERVED);
+        assert_eq!(connections_max(100_000, Some(256)), 128);
+        assert_eq!(connections_max(100_000, Some(0)), 1);
+    }
 }

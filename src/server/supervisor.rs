@@ -27,7 +27,7 @@ use crate::{
         codec::{Translator, encode},
         process::{Process, ProcessEvent},
     },
-    reactor::{self, Receiver, Sender, inbox},
+    reactor::{self, Control, Receiver, Sender, inbox},
     relay::{
         api::{End, ExitInfo, Launch, Out, Summary, Text},
         hub::{Create, Hub},
@@ -70,6 +70,8 @@ pub(super) struct Parts {
     pub(super) mailers: Mailers,
     pub(super) shared: Arc<Shared>,
     pub(super) grace_ms: u64,
+    /// Drains the workers when this thread ends, however it does: without it no command is ever answered.
+    pub(super) control: Control,
 }
 
 /// A supervisor whose inbox exists and whose thread does not yet: workers need the inbox first.
@@ -99,9 +101,9 @@ impl Prepared {
         self,
         parts: Parts,
         first: Option<Create>,
-    ) -> Result<(JoinHandle<()>, Option<Summary>), String> {
+    ) -> Result<(JoinHandle<io::Result<()>>, Option<Summary>), String> {
         let Self { poll, receiver, drain } = self;
-        let Parts { hub, launcher, mailers, shared, grace_ms } = parts;
+        let Parts { hub, launcher, mailers, shared, grace_ms, control } = parts;
         let backlog = (0..mailers.len()).map(|_| Vec::new()).collect();
         let (processes, by_session) = (Slab::new(), HashMap::new());
         let mut desk = Desk {
@@ -120,12 +122,26 @@ impl Prepared {
             scratch: vec![0; SCRATCH],
             events: Vec::new(),
             line: Vec::new(),
-            draining: false,
+            drain_ends_ms: None,
         };
         let created = first.map(|create| desk.first(create)).transpose()?;
-        let thread = thread::Builder::new().name("supervisor".into()).spawn(move || desk.run());
+        let run = move || {
+            let _last = DrainsAtTheEnd(control, desk.shared.clone());
+            desk.run()
+        };
+        let thread = thread::Builder::new().name("supervisor".into()).spawn(run);
         let thread = thread.map_err(|error| format!("the supervisor thread cannot be started: {error}"))?;
         Ok((thread, created))
+    }
+}
+
+/// Ends the workers with the supervisor, also when it panics.
+struct DrainsAtTheEnd(Control, Arc<Shared>);
+
+impl Drop for DrainsAtTheEnd {
+    fn drop(&mut self) {
+        self.1.draining.store(true, Ordering::Relaxed);
+        self.0.drain();
     }
 }
 
@@ -155,11 +171,12 @@ struct Desk {
     scratch: Vec<u8>,
     events: Vec<claude::Event>,
     line: Vec<u8>,
-    draining: bool,
+    /// When the grace of a drain is over.
+    drain_ends_ms: Option<u64>,
 }
 
 impl Desk {
-    fn run(&mut self) {
+    fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = reactor::now();
@@ -171,13 +188,14 @@ impl Desk {
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 log::error!(error:% = error; "the supervisor cannot wait for events");
-                return;
+                return Err(error);
             }
             let now = reactor::now();
             self.inbox(now);
+            self.call_the_stuck();
             self.pipes(&events, now);
-            if self.drain.load(Ordering::Acquire) && !self.draining {
-                self.draining = true;
+            if self.drain.load(Ordering::Acquire) && self.drain_ends_ms.is_none() {
+                self.drain_ends_ms = Some(now.mono_ms.saturating_add(self.grace_ms));
                 self.hub.drain(now, self.grace_ms);
             }
             if self.hub.next_timeout().is_some_and(|at| at <= now.mono_ms) {
@@ -186,8 +204,14 @@ impl Desk {
             self.carry_out(now);
             self.flush();
             self.count();
-            if self.draining && self.processes.is_empty() && self.hub.drained() {
-                return;
+            let Some(ends_ms) = self.drain_ends_ms else { continue };
+            if self.processes.is_empty() && self.hub.drained() {
+                return Ok(());
+            }
+            if now.mono_ms >= ends_ms {
+                // Their guards end them as soon as their pipes close with this thread.
+                log::warn!(processes = self.processes.len(); "the grace is over; what still runs is cut off");
+                return Ok(());
             }
         }
     }
@@ -198,10 +222,8 @@ impl Desk {
         }
         let timer = self.hub.next_timeout().map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
         let retry = self.backlog.iter().any(|outs| !outs.is_empty()).then_some(RETRY_AFTER);
-        match (timer, retry) {
-            (Some(timer), Some(retry)) => Some(timer.min(retry)),
-            (timer, retry) => timer.or(retry),
-        }
+        let drain = self.drain_ends_ms.map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
+        [timer, retry, drain].into_iter().flatten().min()
     }
 
     fn inbox(&mut self, now: Now) {
@@ -215,6 +237,16 @@ impl Desk {
                     ToCore::Gone(peer) => self.hub.disconnected(peer, now),
                 }
                 self.carry_out(now);
+            }
+        }
+    }
+
+    /// Wakes every worker that found the inbox full and may sleep on what it keeps. One whose own inbox is full has a
+    /// turn coming anyway.
+    fn call_the_stuck(&self) {
+        for (worker, tallies) in self.shared.workers.iter().enumerate() {
+            if tallies.stuck.swap(false, Ordering::SeqCst) {
+                let _ = self.mailers.send(worker, Mail::Core(Vec::new()));
             }
         }
     }

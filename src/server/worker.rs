@@ -1,11 +1,11 @@
 //! What a worker does with a connection: routes requests to dialects, commands to the supervisor, and what comes back
 //! to devices. Owns the workers' side of every session connection; it must not block.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     crypto::Crypto,
-    mail::{Mail, ToCore},
+    mail::{Courier, Mail, ToCore},
     metrics::{Shared, WorkerTallies},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         session::{self, Act, Connection, Greeting, Reached},
     },
     reactor::{
-        Peer, PeerAddr, Sender, Sent,
+        Peer, PeerAddr, Sent,
         ws::{Answer, Data, Framed, WsHandler, WsIo},
     },
     relay::{
@@ -31,17 +31,17 @@ use crate::{
 /// Commands that may wait for a full supervisor; more are answered with an error.
 const TO_CORE_MAX: usize = 16 * 1024;
 
+/// What a peer may make us hold before it has signed in. Above what a sign-in may have, so that one that is only
+/// somewhat too large is still told so.
+const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
+
 /// The handler of one worker.
 pub(super) struct Worker {
     pub(super) greeting: Arc<Greeting>,
     pub(super) crypto: Crypto,
-    pub(super) core: Sender<Vec<ToCore>>,
+    pub(super) core: Courier,
     pub(super) shared: Arc<Shared>,
     pub(super) tallies: Arc<WorkerTallies>,
-    /// What goes to the supervisor at the end of this turn.
-    pub(super) to_core: Vec<ToCore>,
-    /// Batches that found its inbox full, oldest first.
-    pub(super) stuck: VecDeque<Vec<ToCore>>,
     /// Kept between calls for its memory.
     pub(super) acts: Vec<Act>,
 }
@@ -53,6 +53,8 @@ pub(super) struct Device {
     challenge: Option<String>,
     /// The supervisor knows this peer: it must learn of its end.
     known: bool,
+    /// It was welcomed: it counts as a device until it is gone.
+    welcomed: bool,
     paused: bool,
 }
 
@@ -83,11 +85,12 @@ impl WsHandler for Worker {
         let host = head.header("host").unwrap_or_default().to_owned();
         let reached = Reached { host, unix: matches!(peer.addr, PeerAddr::Unix { .. }) };
         let (connection, challenge) = Connection::open(peer.token, reached, nonce, &self.greeting, io.now());
-        let device = Device { connection, challenge: Some(challenge), known: false, paused: false };
+        let device = Device { connection, challenge: Some(challenge), known: false, welcomed: false, paused: false };
         Answer::Upgrade { conn: device, subprotocol: Some(session::SUBPROTOCOL), headers: Vec::new() }
     }
 
     fn open(&mut self, device: &mut Device, io: &mut Io<'_>) -> Result<(), Fault> {
+        io.limit_messages(io.token(), UNKNOWN_BYTES_MAX);
         if let Some(challenge) = device.challenge.take() {
             self.send(io.token(), io, &challenge);
         }
@@ -111,17 +114,14 @@ impl WsHandler for Worker {
         match mail {
             Mail::SignedIn { peer, result } => {
                 let (greeting, now) = (self.greeting.clone(), io.now());
-                if result.is_err() {
-                    self.tallies.sign_in_failures.add(1);
-                }
                 self.with(peer, io, |connection, acts| match &result {
                     Ok(signed) => connection.signed_in(signed, &greeting, now, acts),
                     Err(error) => connection.refused(error, acts),
                 });
             }
             Mail::Keys(keys) => self.keys_changed(&keys, io),
-            Mail::KeysRead { peer, id, entries, refused } => {
-                let reply = session::keys_reply(&id, entries, refused);
+            Mail::KeysRead { peer, id, file, entries, refused } => {
+                let reply = session::keys_reply(&id, &file, entries, refused);
                 self.with(peer, io, |_, acts| acts.push(Act::Send(reply)));
             }
             Mail::Core(outs) => outs.into_iter().for_each(|out| self.deliver(out, io)),
@@ -139,31 +139,22 @@ impl WsHandler for Worker {
 
     fn drained(&mut self, device: &mut Device, io: &mut Io<'_>) {
         if std::mem::take(&mut device.paused) {
-            self.to_core.push(ToCore::Resumed(io.token()));
+            self.core.take(ToCore::Resumed(io.token()));
         }
     }
 
     fn closed(&mut self, device: Device, token: ConnToken, why: Close) {
         log::debug!(conn:% = token, why:? = why; "a device is gone");
-        if device.connection.caller().is_some() {
+        if device.welcomed {
             self.tallies.devices.sub(1);
         }
         if device.known {
-            self.to_core.push(ToCore::Gone(token));
+            self.core.take(ToCore::Gone(token));
         }
     }
 
     fn turn(&mut self, _io: &mut Io<'_>) {
-        if !self.to_core.is_empty() {
-            self.stuck.push_back(std::mem::take(&mut self.to_core));
-        }
-        while let Some(batch) = self.stuck.pop_front() {
-            if let Err(batch) = self.core.try_send(batch) {
-                self.tallies.inbox_full.add(1);
-                self.stuck.push_front(batch);
-                return;
-            }
-        }
+        self.core.deliver();
     }
 }
 
@@ -181,10 +172,8 @@ impl Worker {
     /// Carries out what a device other than the current one wants done.
     fn carry_out_for(&mut self, peer: ConnToken, io: &mut Io<'_>, acts: &mut Vec<Act>) {
         for act in acts.drain(..) {
-            if let Act::Submit(..) = &act
-                && let Some(device) = io.conn(peer)
-            {
-                device.known = true;
+            if let Some(device) = io.conn(peer) {
+                self.note(device, &act);
             }
             self.act(peer, io, act);
         }
@@ -198,8 +187,21 @@ impl Worker {
 
     fn carry_out(&mut self, device: &mut Device, peer: ConnToken, io: &mut Io<'_>, acts: &mut Vec<Act>) {
         for act in acts.drain(..) {
-            device.known |= matches!(act, Act::Submit(..));
+            self.note(device, &act);
             self.act(peer, io, act);
+        }
+    }
+
+    /// What an act means for what is known of the device.
+    fn note(&self, device: &mut Device, act: &Act) {
+        match act {
+            Act::Welcome(_) => {
+                device.welcomed = true;
+                self.tallies.devices.add(1);
+            }
+            Act::Submit(..) => device.known = true,
+            Act::Close(..) if !device.welcomed => self.tallies.sign_in_failures.add(1),
+            _ => {}
         }
     }
 
@@ -207,13 +209,14 @@ impl Worker {
         match act {
             Act::Send(text) => self.send(peer, io, &text),
             Act::Welcome(text) => {
-                self.tallies.devices.add(1);
+                io.limit_messages(peer, u32::MAX);
                 self.send(peer, io, &text);
             }
             Act::Close(code, reason) => io.close(peer, code, reason),
             Act::Verify(job) => {
+                let id = job.sign_in.id.clone();
                 if let Err(error) = self.crypto.verify(job) {
-                    self.send(peer, io, &session::error(None, &error));
+                    self.send(peer, io, &session::error(Some(&id), &error));
                     io.close(peer, CloseCode::TRY_AGAIN, "try again later");
                 }
             }
@@ -223,9 +226,8 @@ impl Worker {
                 }
             }
             Act::Submit(caller, request) => {
-                let waiting: usize = self.stuck.iter().map(Vec::len).sum::<usize>() + self.to_core.len();
-                if waiting < TO_CORE_MAX {
-                    self.to_core.push(ToCore::Request(caller, request));
+                if self.core.waiting() < TO_CORE_MAX {
+                    self.core.take(ToCore::Request(caller, request));
                 } else {
                     let error = Error::new(Code::RateLimited, "the relay is overloaded; the command was not run");
                     let error = Error { retry_after_ms: Some(1000), ..error };
@@ -282,7 +284,7 @@ impl Worker {
             device.connection.sent(now);
             if sent == Sent::High && !device.paused {
                 device.paused = true;
-                self.to_core.push(ToCore::Paused(peer));
+                self.core.take(ToCore::Paused(peer));
             }
         }
     }
@@ -294,7 +296,7 @@ impl Worker {
                 io.conn(peer).and_then(|device| device.connection.caller()).map(|caller| caller.principal.clone());
             let Some(principal) = principal else { continue };
             match keys.principal(&principal) {
-                Some(entry) => self.with(peer, io, |connection, _| connection.limit_role(entry.role)),
+                Some(entry) => self.with(peer, io, |connection, acts| connection.limit_role(entry.role, acts)),
                 None => self.with(peer, io, |connection, acts| connection.revoked(acts)),
             }
         }

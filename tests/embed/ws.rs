@@ -70,6 +70,7 @@ impl WsHandler for Chat {
                 io.pause(me);
                 io.set_timeout(me, Some(1));
             }
+            Data::Text("hush") => io.pause(me),
             Data::Text("later") => io.set_timeout(me, Some(1)),
             Data::Text(text) if text.starts_with("all ") => {
                 io.broadcast(&Framed::text(text), Some(me));
@@ -377,5 +378,26 @@ fn a_drain_says_1001() {
     half.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop((sockets, half));
+    running.handle.join().unwrap();
+}
+
+#[test]
+fn a_drain_hears_the_answer_of_a_paused_peer() {
+    let options = Options {
+        workers: 1,
+        listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
+        // Longer than the client waits: only the answer can end it.
+        grace_ms: 600_000,
+        ..Options::default()
+    };
+    let ws = WsOptions { close_ms: 600_000, ..WsOptions::default() };
+    let running = Running::start(Reactor::bind(options).unwrap(), move |_, _| Ws::new(Chat::default(), ws.clone()));
+    let mut socket = connect(&running);
+    socket.send("hush".into()).unwrap();
+    running.until("it is paused", |sum| sum.messages_in == 1);
+    running.handle.drain();
+    assert!(matches!(socket.read(), Ok(Message::Close(Some(_)))));
+    assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
+    drop(socket);
     running.handle.join().unwrap();
 }

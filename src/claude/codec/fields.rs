@@ -18,6 +18,28 @@ pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// A text with half a surrogate pair in it, which the CLI writes where it cuts a text in the middle of a character: no
+/// Rust text can hold that half, so U+FFFD stands in its place.
+struct Lossy(String);
+
+impl<'de> Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = String;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
+                Ok(String::from_utf8_lossy(bytes).into_owned())
+            }
+        }
+        deserializer.deserialize_bytes(Bytes).map(Lossy)
+    }
+}
+
 impl<'a> Fields<'a> {
     pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()
@@ -33,7 +55,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn str(&self, key: &str) -> Option<Cow<'a, str>> {
-        self.read::<Key<'a>>(key).map(|key| key.0)
+        let raw = self.raw(key)?.get();
+        match serde_json::from_str::<Key<'a>>(raw) {
+            Ok(text) => Some(text.0),
+            Err(_) => serde_json::from_str::<Lossy>(raw).ok().map(|text| Cow::Owned(text.0)),
+        }
     }
 
     /// A text that is neither absent, null nor empty.
@@ -119,6 +145,17 @@ mod tests {
         assert!(fields.fields("a").is_none() && fields.list("c").is_none());
         assert_eq!(fields.texts("e"), [Arc::from("x")]);
         assert_eq!((fields.count("a"), fields.count("f"), fields.count("b")), (Some(5), Some(617), None));
+    }
+
+    #[test]
+    fn half_a_character_costs_itself_and_not_the_text() {
+        let fields =
+            Fields::parse(br#"{"a":"cut \ud83d","b":"\udc00 on","c":"\ud83d\ude00","d":[1]}"#).expect("an object");
+        let text = |key| fields.str(key).map(|text| text.replace('\u{fffd}', "?").replace("???", "?"));
+        assert_eq!(text("a").as_deref(), Some("cut ?"));
+        assert_eq!(text("b").as_deref(), Some("? on"));
+        assert_eq!(text("c").as_deref(), Some("\u{1f600}"));
+        assert_eq!(text("d"), None);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "PATH", env = "AMP_RELAY_CLAUDE")]
     claude: Option<PathBuf>,
     /// Run the built-in demo agent instead of Claude Code
-    #[arg(long, env = "AMP_RELAY_DEMO")]
+    #[arg(long, env = "AMP_RELAY_DEMO", value_parser = clap::builder::FalseyValueParser::new())]
     demo: bool,
     /// Folders that sessions may run in, sub-folders included; several times [default: the current folder]
     #[arg(long, value_name = "DIR", env = "AMP_RELAY_FOLDER", value_delimiter = ',')]
@@ -191,6 +191,22 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
         claude,
     };
     Ok(settings)
+}
+
+/// A path that the config file of this process sets, for the verbs that only need to find a relay.
+///
+/// # Errors
+/// The config cannot be read.
+pub(crate) fn configured_path(name: &'static str) -> Result<Option<PathBuf>, String> {
+    let world = World::of_process()?;
+    let named = std::env::var_os("AMP_RELAY_CONFIG").filter(|path| !path.is_empty());
+    let path = match named {
+        Some(path) => Some(world.absolute(Path::new(&path))),
+        None => world.config().filter(|path| path.exists()),
+    };
+    let Some(path) = path else { return Ok(None) };
+    let found = file::read(&path)?.text(name)?;
+    Ok(found.map(|found| world.absolute(Path::new(&found.value))))
 }
 
 fn default<T>(value: T) -> Sourced<T> {

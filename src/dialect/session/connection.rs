@@ -250,14 +250,22 @@ impl Connection {
 
     /// The principal's key is gone from the keys file.
     pub fn revoked(&mut self, acts: &mut Vec<Act>) {
-        let message = "this key is no longer in the relay's keys file";
+        self.end("this key is no longer in the relay's keys file", acts);
+    }
+
+    fn end(&mut self, message: &'static str, acts: &mut Vec<Act>) {
         acts.push(Act::Send(super::error(None, &final_error(Code::KeyNotAuthorized, message))));
         acts.push(Act::Close(CloseCode::KEY_REVOKED, "key revoked"));
         self.phase = Phase::Closing;
     }
 
-    /// The principal's role is now this one at the most.
-    pub fn limit_role(&mut self, role: Role) {
+    /// The principal's role is now this one at the most. Without any right to sessions the connection ends: it may
+    /// watch some.
+    pub fn limit_role(&mut self, role: Role, acts: &mut Vec<Act>) {
+        let sees = |caller: &Caller| caller.role.allows(Role::Watch);
+        if !role.allows(Role::Watch) && self.caller().is_some_and(sees) {
+            return self.end("this key may no longer see sessions: its role is now `agent`", acts);
+        }
         if let Phase::Open(caller) = &mut self.phase {
             caller.role = caller.role.min(role);
         }
@@ -352,6 +360,19 @@ mod tests {
         assert!(matches!(&acts[..], [Act::Submit(caller, _)] if caller.role == Role::Drive));
         let acts = drive(&mut connection, r#"{"type":"keys","id":"9","op":"reload"}"#);
         assert!(matches!(&acts[..], [Act::Send(text)] if text.contains("FORBIDDEN")));
+    }
+
+    #[test]
+    fn a_key_that_loses_its_right_to_see_sessions_loses_its_connection() {
+        let mut connection = opened();
+        drive(&mut connection, SIGN_IN);
+        let signed = SignedIn { principal: "SHA256:x".into(), role: Role::Drive, proof: "p".into() };
+        connection.signed_in(&signed, &greeting(), Now::default(), &mut Vec::new());
+        let mut acts = Vec::new();
+        connection.limit_role(Role::Watch, &mut acts);
+        assert!(acts.is_empty() && connection.caller().is_some_and(|caller| caller.role == Role::Watch));
+        connection.limit_role(Role::Agent, &mut acts);
+        assert!(matches!(&acts[..], [Act::Send(_), Act::Close(CloseCode::KEY_REVOKED, _)]));
     }
 
     #[test]

@@ -99,16 +99,17 @@ pub fn tick(now: u64) -> String {
     text(&Wire { r#type: "tick", now })
 }
 
-/// The reply to `keys` with `op` `reload`.
-pub fn keys_reply(re: &str, entries: usize, refused: usize) -> String {
+/// The reply to `keys` with `op` `reload`; `file` is the one that was read.
+pub fn keys_reply(re: &str, file: &str, entries: usize, refused: usize) -> String {
     #[derive(Serialize)]
     struct Wire<'a> {
         r#type: &'static str,
         re: &'a str,
+        file: &'a str,
         entries: usize,
         refused: usize,
     }
-    text(&Wire { r#type: "reply", re, entries, refused })
+    text(&Wire { r#type: "reply", re, file, entries, refused })
 }
 
 /// `reply` to a command of the core.

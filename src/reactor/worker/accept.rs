@@ -147,6 +147,7 @@ impl<P: Protocol> Worker<P> {
 
     fn introduce(&mut self, token: ConnToken, addr: PeerAddr, listener: usize) {
         let peer = Peer { token, addr, listener };
+        self.told_late = true;
         let Self { protocol, core, .. } = self;
         let answer =
             catch_unwind(AssertUnwindSafe(|| protocol.accept(&mut Io::new(core, token, Lent::default()), &peer)));

@@ -44,6 +44,7 @@ impl<P: Protocol> Worker<P> {
         let why = slot.why.take().unwrap_or(Close::Broken);
         let dead = slot.flags.has(Flags::DEAD);
         let Some(conn) = slot.conn.take() else { return };
+        self.told_late = true;
         self.core.counters.closed[close_kind(&why).0].add(1);
         if !dead {
             match catch_unwind(AssertUnwindSafe(|| P::last_words(&conn, &why))) {

@@ -77,6 +77,8 @@ pub struct Worker<P: Protocol> {
     memory: Memory,
     fired: Vec<u32>,
     drained: Vec<ConnToken>,
+    /// A callback ran after the protocol's `turn`: what it left to tell goes out in the next turn, without a sleep.
+    told_late: bool,
     /// Closed connections whose queue is empty now.
     emptied: Vec<ConnToken>,
     freed: Vec<ConnToken>,
@@ -135,6 +137,7 @@ impl<P: Protocol> Worker<P> {
             },
             fired: Vec::new(),
             drained: Vec::new(),
+            told_late: false,
             emptied: Vec::new(),
             freed: Vec::new(),
             gate: accept::Gate::new(share),
@@ -172,6 +175,7 @@ impl<P: Protocol> Worker<P> {
         self.read_ready();
         self.run_timers();
         self.close_asked();
+        self.told_late = false;
         self.protocol.turn(&mut Io::new(&mut self.core, ConnToken::from_bits(NOBODY), Lent::default()));
         self.close_asked();
         self.flush();
@@ -219,6 +223,7 @@ impl<P: Protocol> Worker<P> {
             || !self.core.closes.is_empty()
             || !self.core.touched.is_empty()
             || !self.drained.is_empty()
+            || self.told_late
             || !self.inbox.is_empty()
             || self.can_accept()
     }
@@ -254,8 +259,8 @@ impl<P: Protocol> Worker<P> {
             if event.is_writable() && slot.flags.has(Flags::BLOCKED) {
                 slot.flags.clear(Flags::BLOCKED);
                 self.core.touch(token);
-            } else if gone && slot.flags.has(Flags::PAUSED) {
-                // Nobody reads a paused connection, so nobody would find out.
+            } else if gone && slot.flags.has(Flags::PAUSED | Flags::EOF) {
+                // Nobody reads a paused connection, or one that was read to its end, so nobody would find out.
                 self.core.break_off(token, Close::Broken);
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -323,7 +328,7 @@ impl<P: Protocol> Worker<P> {
                         slot.flags.set(Flags::BLOCKED);
                         slot.queue.own(&turn);
                     } else {
-                        Core::<P>::recycle(&mut core.pool, &mut slot.queue);
+                        core.pool.recycle(&mut slot.queue);
                     }
                     if slot.flags.has(Flags::HIGH) && slot.queue.len() <= core.low {
                         slot.flags.clear(Flags::HIGH);
@@ -351,6 +356,7 @@ impl<P: Protocol> Worker<P> {
 
     fn report_drained(&mut self) {
         let mut drained = std::mem::take(&mut self.drained);
+        self.told_late |= !drained.is_empty();
         for token in drained.drain(..) {
             call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.drained(conn, io));
         }
@@ -420,3 +426,6 @@ fn call<P: Protocol, R>(
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

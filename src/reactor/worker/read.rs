@@ -64,7 +64,10 @@ impl<P: Protocol> Worker<P> {
         let want = (room - front).min(most);
         let result = slot.stream.read(&mut arena[at..at + want]);
         self.core.counters.reads.add(1);
+        let ended = matches!(result, Ok(0));
         let read = match result {
+            // What was kept while it was paused goes first; the end of file is read again after it.
+            Ok(0) if flags.has(Flags::RESUMED) && !slot.kept.is_empty() => 0,
             Ok(0) => {
                 flags.set(Flags::EOF);
                 self.end_of_file(token);
@@ -85,12 +88,12 @@ impl<P: Protocol> Worker<P> {
             },
         };
         self.core.counters.bytes_in.add(read as u64);
-        let again = read == want || flags.has(Flags::HUP);
+        let again = ended || (read > 0 && (read == want || flags.has(Flags::HUP)));
         let closed = flags.has(Flags::CLOSED);
         if !closed {
             self.received(token, apart, front, read);
         }
-        if again && read > 0 {
+        if again {
             self.core.make_ready(token);
         }
         Reading::More

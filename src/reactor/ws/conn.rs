@@ -39,6 +39,8 @@ pub struct WsConn<C> {
     pub(super) next_ms: u64,
     /// The handler's deadline.
     pub(super) app_ms: u64,
+    /// Most bytes of a message or frame on this connection, where that is less than the layer's own limits.
+    pub(super) message_max: u32,
     /// Something came since the last look.
     pub(super) heard: bool,
     /// Pings since something came.
@@ -55,6 +57,7 @@ impl<C> WsConn<C> {
             ending: None,
             next_ms: now.mono_ms.saturating_add(handshake_ms),
             app_ms: u64::MAX,
+            message_max: u32::MAX,
             heard: false,
             missed: 0,
         }
@@ -91,7 +94,8 @@ impl<C> WsConn<C> {
 
     /// Does what a callback asked for its own connection.
     pub(super) fn apply<H: WsHandler<Conn = C>>(&mut self, asked: Asked, io: &mut Io<'_, Ws<H>>, options: &WsOptions) {
-        let Asked { close, timeout } = asked;
+        let Asked { close, timeout, message_max } = asked;
+        self.message_max = message_max.unwrap_or(self.message_max);
         if let Some(timeout) = timeout {
             self.app_ms = timeout.map_or(u64::MAX, |ms| io.now().mono_ms.saturating_add(ms));
         }

@@ -38,6 +38,7 @@ impl Framed {
 pub(super) struct Asked {
     pub(super) close: Option<CloseCode>,
     pub(super) timeout: Option<Option<u64>>,
+    pub(super) message_max: Option<u32>,
 }
 
 /// A callback's hands. Tokens name open WebSockets of this worker: for all others sends say [`Sent::Closed`].
@@ -200,6 +201,17 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
             conn.app_ms = after_ms.map_or(u64::MAX, |ms| now.mono_ms.saturating_add(ms));
             let wait = conn.wait_ms(now);
             self.io.set_timeout(token, wait);
+        }
+    }
+
+    /// Lowers the limit of a connection's messages and frames to so many bytes, or lifts it to the layer's own again:
+    /// a peer that nobody knows yet need not be able to make us hold as much as others. Heeded from the next message
+    /// that begins to be read.
+    pub fn limit_messages(&mut self, token: ConnToken, bytes_max: u32) {
+        if token == self.io.token() {
+            self.asked.message_max = Some(bytes_max);
+        } else if let Some(conn) = self.io.conn(token) {
+            conn.message_max = bytes_max;
         }
     }
 

@@ -246,7 +246,6 @@ impl<H: WsHandler> Ws<H> {
     fn frames(&mut self, conn: &mut WsConn<H::Conn>, io: &mut Io<'_, Self>, bytes: &mut [u8]) -> Result<usize, Fault> {
         let lent = bytes.as_ptr().addr();
         let mut at = 0;
-        let limits = Limits { message_max: self.options.message_max, frame_max: self.options.frame_max };
         let mut messages = 0;
         let mut frames = 0;
         let result = loop {
@@ -254,6 +253,9 @@ impl<H: WsHandler> Ws<H> {
                 conn.decoder.release();
                 break Ok(at);
             }
+            let own = conn.message_max as usize;
+            let WsOptions { message_max, frame_max, .. } = self.options;
+            let limits = Limits { message_max: message_max.min(own), frame_max: frame_max.min(own) };
             let (consumed, message) = match conn.decoder.decode(&limits, &mut bytes[at..]) {
                 Err(fault) => break Err(fault),
                 Ok(Step::Need(n)) => {
@@ -385,6 +387,8 @@ impl<H: WsHandler> Protocol for Ws<H> {
         match conn.phase {
             Phase::Open => {
                 io.last(io.token(), close_frame(CloseCode::GOING_AWAY, "going away"));
+                // A peer that was paused must be read again, or its answer would never be seen.
+                io.resume(io.token());
                 conn.begin_close(Close::Drain, io.now(), &self.options);
                 conn.arm(io);
             }
