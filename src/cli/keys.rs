@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, BufRead, IsTerminal, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,9 +11,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    reach::{ReachArgs, ask, default_data, reach},
+    reach::{ReachArgs, ask, reach},
     sessions::columns,
-    settings::configured_path,
+    settings::{self, World},
     text::clean_line,
 };
 use crate::{
@@ -24,19 +24,23 @@ use crate::{
     },
 };
 
-/// Name of the keys file in the data folder.
-pub(super) const KEYS_FILE_NAME: &str = "authorized_keys";
+/// What a person at home wants of a phone: all but starting sessions.
 const ROLE_DEFAULT: Role = Role::Approve;
 
-/// Lists and changes who may sign in.
+/// Lists and changes who may sign in. A running relay follows at once.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  amp-relay keys add phone.pub                 see, prompt, and answer permission requests
+  amp-relay keys add --role watch screen.pub   see only
+  ssh laptop cat .ssh/id_ed25519.pub | amp-relay keys add -
+  amp-relay keys remove SHA256:...             ends that key's connections")]
 pub(super) struct KeysArgs {
     #[command(subcommand)]
     verb: KeysVerb,
-    /// The keys file [default: the data folder's `authorized_keys`]
+    /// The keys file [default: the configured one, or DATA/authorized_keys]
     #[arg(long, value_name = "FILE", env = "AMP_RELAY_KEYS", global = true)]
     keys: Option<PathBuf>,
-    /// Data folder of the relay [default: $XDG_STATE_HOME/amp-relay]
+    /// Data folder of the relay [default: the configured one, or $XDG_STATE_HOME/amp-relay]
     #[arg(long, value_name = "DIR", env = "AMP_RELAY_DATA", global = true)]
     data: Option<PathBuf>,
 }
@@ -53,7 +57,8 @@ enum KeysVerb {
     Add {
         /// A public key line, a .pub file, or - for standard input
         key: String,
-        /// agent, watch, drive, approve, spawn or admin
+        /// What it may do, each including those before it: watch sees, drive prompts and interrupts, approve answers
+        /// permission requests, spawn starts and stops sessions, admin does everything [default: approve]
         #[arg(long, value_parser = role)]
         role: Option<Role>,
     },
@@ -73,23 +78,26 @@ fn role(text: &str) -> Result<Role, String> {
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
-    let data = args.data.clone().map_or_else(default_data, Ok)?;
-    let path = match &args.keys {
-        Some(path) => path.clone(),
-        None => configured_path("keys")?.unwrap_or_else(|| data.join(KEYS_FILE_NAME)),
-    };
+    let (data, path) = settings::places(args.data.as_deref(), args.keys.as_deref(), &World::of_process()?)?;
     match &args.verb {
         KeysVerb::List { json } => list(&path, *json)?,
         KeysVerb::Add { key, role } => {
             let public = public_line(key)?;
-            let role = role.map_or_else(ask_role, Ok)?;
-            let entry = edit(&path, |text| append_line(text, &public, role).map_err(|error| error.to_string()))?;
+            let granted = role.unwrap_or(ROLE_DEFAULT);
+            let entry = edit(&path, |text| append_line(text, &public, granted).map_err(|error| error.to_string()))?;
             println!("added {} as {} (line {})", describe(&entry), entry.role, entry.line);
+            if role.is_none() {
+                println!(
+                    "{granted}, the default, sees sessions, prompts, interrupts and answers permission requests; \
+                     --role says otherwise"
+                );
+            }
             println!("{}", tell(&data, &path)?);
         }
         KeysVerb::Remove { name } => {
-            let removed =
-                edit(&path, |text| remove_by_fingerprint_or_comment(text, name).map_err(|error| error.to_string()))?;
+            let removed = edit(&path, |text| {
+                remove_by_fingerprint_or_comment(text, name).map_err(|error| format!("{name}: {error}"))
+            })?;
             for entry in &removed {
                 println!("removed {} (was {})", describe(entry), entry.role);
             }
@@ -184,21 +192,6 @@ fn public_line(given: &str) -> Result<String, String> {
     let mut file = fs::File::open(given)
         .map_err(|error| format!("`{given}` is neither a public key line nor a file that can be read ({error})"))?;
     read_some(&mut file).map_err(|error| format!("{given}: {error}"))
-}
-
-fn ask_role() -> Result<Role, String> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(
-            "say what the key may do with --role (watch, drive, approve, spawn, admin; agent for messages only)".into(),
-        );
-    }
-    eprint!(
-        "Role: watch sees, drive prompts, approve also allows tools, spawn also starts sessions, admin all [{ROLE_DEFAULT}] "
-    );
-    let _ = io::stderr().flush();
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).map_err(|error| error.to_string())?;
-    if line.trim().is_empty() { Ok(ROLE_DEFAULT) } else { role(line.trim()) }
 }
 
 /// Reads, changes and replaces the file, one program at a time. Its mode stays; a new file gets 0600.

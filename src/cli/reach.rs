@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use serde_json::Value;
 
-use super::settings::configured_path;
+use super::settings::{self, World};
 use crate::client::{
     Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target,
 };
@@ -23,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Which relay, and with which key.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct ReachArgs {
-    /// Data folder of the local relay [default: $XDG_STATE_HOME/amp-relay]
+    /// Data folder of the local relay [default: the configured one, or $XDG_STATE_HOME/amp-relay]
     #[arg(long, value_name = "DIR", env = "AMP_RELAY_DATA")]
     pub data: Option<PathBuf>,
     /// Another relay: ws://HOST:PORT or unix:PATH [default: the data folder's relay.sock]
@@ -38,9 +38,12 @@ impl ReachArgs {
     /// The data folder.
     ///
     /// # Errors
-    /// Neither the flag nor the environment says where it is.
+    /// Nothing says where it is, or the config file cannot be read.
     pub(super) fn data(&self) -> Result<PathBuf, String> {
-        self.data.clone().map_or_else(default_data, Ok)
+        match &self.data {
+            Some(data) => Ok(data.clone()),
+            None => settings::places(None, None, &World::of_process()?).map(|(data, _)| data),
+        }
     }
 
     /// Where the relay is.
@@ -61,21 +64,6 @@ impl ReachArgs {
 /// A socket is pinned by its path, which must not depend on where the program was started.
 fn absolute(path: PathBuf) -> Result<Target, String> {
     std::path::absolute(&path).map(Target::Unix).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// What the config file says, `$XDG_STATE_HOME/amp-relay`, or `$HOME/.local/state/amp-relay`.
-///
-/// # Errors
-/// Nothing is set, or the config cannot be read.
-pub(super) fn default_data() -> Result<PathBuf, String> {
-    if let Some(data) = configured_path("data")? {
-        return Ok(data);
-    }
-    let set = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    set("XDG_STATE_HOME")
-        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
-        .map(|state| state.join("amp-relay"))
-        .ok_or_else(|| "neither HOME nor XDG_STATE_HOME is set: say where the data folder is with --data DIR".into())
 }
 
 /// A relay that was reached, and what is needed to reach it again.
@@ -130,6 +118,9 @@ pub(super) fn reach(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<
             Err(ConnectError::Io { error, .. }) if args.url.is_none() && is_nobody(&error) => {
                 return Err(no_relay(&data));
             }
+            Err(ConnectError::Io { error, .. }) if is_nobody(&error) => {
+                return Err(format!("nothing listens at {target}: is the relay running, and the tunnel to it open?"));
+            }
             Err(error) if error.is_about_the_key() => refusals.push(format!("{}: {error}", identity.origin())),
             Err(error) => return Err(error.to_string()),
         }
@@ -154,9 +145,7 @@ fn no_key(target: &Target, refusals: &[String]) -> String {
         text.push_str("\n  ");
         text.push_str(refusal);
     }
-    text.push_str(
-        "\non the relay's host, `amp-relay keys add FILE.pub --role ROLE` lets a key in; here, --key FILE chooses one",
-    );
+    text.push_str("\non the relay's host, `amp-relay keys add FILE.pub` lets a key in; here, --key FILE chooses one");
     text
 }
 
@@ -242,10 +231,16 @@ fn client_id(data: &Path) -> String {
     id
 }
 
+/// The host, and what tells two terminals on it apart.
 fn device_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
-    if name.is_empty() { "terminal".into() } else { name }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let terminal = rustix::termios::ttyname(io::stdin(), Vec::new()).ok().and_then(|name| name.into_string().ok());
+    let place = match terminal.as_deref() {
+        Some(terminal) => terminal.trim_start_matches("/dev/").to_owned(),
+        None => format!("process {}", std::process::id()),
+    };
+    let name: String = format!("{host} {place}").chars().filter(|c| !c.is_control()).take(64).collect();
+    name.trim().to_owned()
 }
 
 /// Sends one command and waits for its answer; what else comes meanwhile is dropped.

@@ -58,6 +58,10 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Sign
     let client_key = data.client_key().map_err(|error| error.to_string())?;
     keys_file(&data, settings, &client_key, session)?;
     let agent = agent(settings, session);
+    if let (true, Some(named), None) = (session && !settings.demo.value, &settings.claude.value, agent.find_claude()) {
+        return Err(format!("{}: {} is not a program that can be run", settings.claude.origin, named.display()));
+    }
+    let stands_in = matches!(agent, Agent::Demo) && !settings.demo.value;
     let mut listen = settings.listen.value.clone();
     listen.push(Listen::Unix(data.socket()));
     let options = Options {
@@ -73,8 +77,15 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Sign
     // From here on a signal is kept until it can be obeyed: whoever reads that we listen may end us in the next moment.
     // Not before, so that a question at the first run can be left with Ctrl-C.
     let signals = Signals::new(TERM_SIGNALS).map_err(|error| format!("signals cannot be handled: {error}"))?;
-    let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string(), &options.listen))?;
+    let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string()))?;
     announce(&server).map_err(|error| format!("stdout cannot be written: {error}"))?;
+    if stands_in {
+        eprintln!(
+            "\n  Claude Code was not found, so the demo agent answers, with made-up text.\n  \
+             To talk to Claude Code: npm install -g @anthropic-ai/claude-code, run `claude` once to log in,\n  \
+             and start `up` again (or name the program with --claude PATH)."
+        );
+    }
     if session {
         explain(&server, settings);
     }
@@ -82,10 +93,9 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Sign
 }
 
 /// What to do about a port that is taken is worth a line.
-fn with_advice(why: &str, listen: &[Listen]) -> String {
+fn with_advice(why: &str) -> String {
     if why.contains("in use") {
-        let places: Vec<String> = listen.iter().map(|place| format!("{place:?}")).collect();
-        return format!("{why} ({}). Another program listens there; choose with --listen ADDR:PORT", places.join(", "));
+        return format!("{why}. Another program listens there; choose another place with --listen ADDR:PORT");
     }
     why.to_owned()
 }
@@ -142,12 +152,13 @@ fn agent(settings: &Settings, session: bool) -> Agent {
         return Agent::Demo;
     }
     let agent = Agent::Claude(settings.claude.value.clone());
-    if session && settings.claude.value.is_none() && agent.find_claude().is_none() {
-        eprintln!(
-            "\n  Claude Code was not found, so this is the DEMO AGENT: it answers with made-up text.\n  \
-             To talk to Claude Code: npm install -g @anthropic-ai/claude-code, run `claude` once to log in,\n  \
-             and start `amp-relay up` again (or name the program with --claude PATH).\n"
+    if !session && agent.find_claude().is_none() {
+        // It may be installed while the service runs.
+        log::warn!(
+            "Claude Code was not found, so no session can start yet; install it, or use --claude PATH or --demo"
         );
+    }
+    if session && settings.claude.value.is_none() && agent.find_claude().is_none() {
         return Agent::Demo;
     }
     agent
@@ -169,16 +180,35 @@ fn explain(server: &Server, settings: &Settings) {
     let Some(session) = server.first_session() else { return };
     let data = match settings.data.origin {
         settings::Origin::Default => String::new(),
-        _ => format!(" --data {}", settings.data.value.display()),
+        _ => format!(" --data {}", quoted(&settings.data.value.to_string_lossy())),
     };
+    let program = program();
     eprintln!(
-        "\n  session {} in {}\n\n  Attach from another terminal:   amp-relay attach{data}\n  \
-         From another machine:           ssh -L 5711:{} HOST, then amp-relay attach --url ws://127.0.0.1:5711\n  \
-         Let another key sign in:        amp-relay keys add --role approve FILE.pub{data}\n\n  Ctrl-C ends the relay and its sessions.\n",
+        "\n  session {} in {}\n\n  Attach from another terminal:   {program} attach{data}\n  \
+         Let another key sign in:        {program} keys add FILE.pub{data}\n  \
+         From another machine:           ssh -N -L 5711:{} HOST\n  \
+         {:31} amp-relay attach --url ws://127.0.0.1:5711\n\n  Ctrl-C ends the relay and its sessions.\n",
         session.session,
         session.folder.display(),
         tunnel(server),
+        "",
     );
+}
+
+/// This program as another terminal can call it: by its name where PATH leads here, else by its path.
+fn program() -> String {
+    const NAME: &str = "amp-relay";
+    let Ok(own) = std::env::current_exe() else { return NAME.into() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(NAME)).find(|path| path.is_file());
+    let is_own = found.and_then(|found| found.canonicalize().ok()).is_some_and(|found| found == own);
+    if is_own { NAME.into() } else { quoted(&own.to_string_lossy()) }
+}
+
+/// As a shell takes it.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
+    if text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Where a tunnel ends: the first TCP listener.
@@ -216,4 +246,16 @@ fn on_signals(mut signals: Signals, stopper: Stopper) -> io::Result<()> {
     };
     thread::Builder::new().name("signals".into()).spawn(handle)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_pasted() {
+        assert_eq!(quoted("/home/you/target/release/amp-relay"), "/home/you/target/release/amp-relay");
+        assert_eq!(quoted("/my work/it's"), "'/my work/it'\\''s'");
+        assert!(!program().is_empty());
+    }
 }

@@ -11,6 +11,10 @@ use super::{
 };
 use crate::client::{Connection, Summary};
 
+/// Said where a relay has no session; `up` has one from its start.
+pub(super) const NONE: &str =
+    "this relay has no sessions: a client starts one with `create`, and `amp-relay up` is a relay that starts with one";
+
 /// Lists the sessions of a relay.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SessionsArgs {
@@ -34,7 +38,7 @@ pub(super) fn run(args: &SessionsArgs) -> Result<ExitCode, String> {
     } else {
         let sessions: Vec<Summary> = reply.field("sessions").unwrap_or_default();
         if sessions.is_empty() {
-            eprintln!("no sessions; `amp-relay up` starts one");
+            eprintln!("{NONE}");
         }
         print!("{}", table(&sessions));
     }

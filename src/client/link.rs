@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     connection::Ended,
-    message::{ErrorMessage, Incoming, Position},
+    message::{Block, ErrorMessage, Incoming, Position, Snapshot},
 };
 use crate::base::{CloseCode, Now};
 
@@ -30,7 +30,12 @@ pub enum Do {
     Abandon,
     /// Nothing can be done any more.
     GiveUp(String),
-    /// Connected again, after so many events that were missed and have come now.
+    /// Connected again to the log that was followed: what was missed comes now, as ordinary events.
+    Returned,
+    /// What was streamed so far of blocks that are not whole, each from its beginning: the pieces that were missed are
+    /// in it. Comes where it belongs between the events.
+    Streamed(Vec<Block>),
+    /// So many events were missed, and all of them have come.
     Resumed {
         /// How many.
         missed: u64,
@@ -82,6 +87,8 @@ pub struct Link {
     next: Option<Position>,
     attach_id: String,
     missed: u64,
+    /// Blocks that were being streamed when the relay stood at this offset, until its events have come so far.
+    streamed: Option<(u64, Vec<Block>)>,
     seen_ms: u64,
     /// The relay said when to come back.
     retry_after_ms: Option<u64>,
@@ -104,6 +111,7 @@ impl Link {
             next: None,
             attach_id: String::new(),
             missed: 0,
+            streamed: None,
             seen_ms: 0,
             retry_after_ms: None,
             refused: None,
@@ -138,6 +146,7 @@ impl Link {
     fn attach(&mut self) -> Do {
         self.state = State::Attaching;
         self.missed = 0;
+        self.streamed = None;
         self.attach_id = self.next_id();
         let mut command = json!({"type": "attach", "id": self.attach_id, "session": self.session});
         if let Some(from) = &self.next {
@@ -202,6 +211,11 @@ impl Link {
         let mut todo = Vec::new();
         if self.next.is_some() {
             self.state = State::CatchingUp;
+            let snapshot = reply.field::<Snapshot>("snapshot").unwrap_or_default();
+            let blocks = snapshot.turn.map(|turn| turn.blocks).unwrap_or_default();
+            self.streamed = Some((snapshot.next.offset, blocks));
+            todo.push(Do::Returned);
+            todo.extend(self.streamed_here());
         } else {
             self.next = reply.field("next");
             self.state = State::Live;
@@ -210,6 +224,14 @@ impl Link {
         // What was not answered is sent again; the relay knows it by its id.
         todo.extend(self.unanswered.iter().map(|(_, text)| Do::Send(text.clone())));
         todo
+    }
+
+    /// The blocks of the snapshot, once: when everything that came before them is there. A block that has become whole
+    /// since is an event behind this place, so that its beginning is not shown after its end.
+    fn streamed_here(&mut self) -> Option<Do> {
+        let next = self.next.as_ref()?.offset;
+        let (_, blocks) = self.streamed.take_if(|(at, _)| next >= *at)?;
+        (!blocks.is_empty()).then_some(Do::Streamed(blocks))
     }
 
     fn error(&mut self, error: &ErrorMessage) -> (bool, Vec<Do>) {
@@ -226,7 +248,15 @@ impl Link {
             return (false, vec![Do::Restarted { why: error.message.clone() }, self.attach()]);
         }
         self.state = State::Over;
-        (false, vec![Do::GiveUp(format!("{} ({})", error.message, error.code))])
+        let why = match error.code.as_str() {
+            "NOT_FOUND" if self.next.is_some() => {
+                "this session ended with the relay that ran it; the one that answers now does not know it: \
+                 `amp-relay sessions` shows what it has (NOT_FOUND)"
+                    .into()
+            }
+            _ => format!("{} ({})", error.message, error.code),
+        };
+        (false, vec![Do::GiveUp(why)])
     }
 
     fn event(&mut self, position: &Position) -> (bool, Vec<Do>) {
@@ -240,7 +270,7 @@ impl Link {
         }
         next.offset += 1;
         self.missed += u64::from(matches!(self.state, State::Attaching | State::CatchingUp));
-        (true, Vec::new())
+        (true, self.streamed_here().into_iter().collect())
     }
 
     /// The connection ended.

@@ -66,6 +66,27 @@ fn a_break_is_resumed_where_it_happened() {
 }
 
 #[test]
+fn a_break_in_the_middle_of_a_block_loses_nothing_of_it() {
+    let mut link = live(5);
+    link.ended(at(0), &lost());
+    link.tick(at(1_000));
+    link.connected(at(1_000));
+    let fields = json!({"snapshot": {"next": {"epoch": "e", "offset": 7},
+        "turn": {"prompts": [], "since": 0, "blocks": [{"message": "m", "block": 0, "kind": "text", "text": "so far"}]}},
+        "events": [], "next": {"epoch": "e", "offset": 5}});
+    let Value::Object(fields) = fields else { unreachable!() };
+    let reply = Incoming::Reply(Reply { re: link.attach_id.clone(), fields });
+    assert_eq!(link.received(at(1_001), &reply).1, [Do::Returned]);
+    assert_eq!(link.received(at(1_001), &event(5)), (true, Vec::new()));
+    // Behind the events that came before it, and once.
+    let (fresh, todo) = link.received(at(1_001), &event(6));
+    assert!(fresh);
+    let [Do::Streamed(blocks)] = &todo[..] else { panic!("{todo:?}") };
+    assert_eq!(blocks[0].text, "so far");
+    assert_eq!(link.received(at(1_001), &event(7)), (true, Vec::new()));
+}
+
+#[test]
 fn what_cannot_be_resumed_is_started_anew_and_said() {
     let mut link = live(5);
     link.ended(at(0), &lost());

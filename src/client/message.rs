@@ -442,6 +442,10 @@ pub struct Snapshot {
     pub devices: Vec<DeviceInfo>,
     /// A text to show first.
     pub notice: Option<String>,
+    /// The permission mode.
+    pub mode: Option<String>,
+    /// Where the next event will stand.
+    pub next: Position,
 }
 
 fn devices<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<DeviceInfo>, D::Error> {

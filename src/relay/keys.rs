@@ -297,11 +297,12 @@ pub enum EditError {
 /// It is no such line, or the key cannot sign in.
 pub fn line_for(public: &str, role: Role) -> Result<(String, Entry), EditError> {
     let public = public.trim();
-    if public.contains(['\n', '\r']) {
-        return Err(EditError::Unusable("more than one line was given; add keys one by one".into()));
-    }
+    // First, as a private key has several lines.
     if public.contains("PRIVATE KEY") {
         return Err(EditError::Unusable("this is a private key; give the public one (FILE.pub)".into()));
+    }
+    if public.contains(['\n', '\r']) {
+        return Err(EditError::Unusable("more than one line was given; add keys one by one".into()));
     }
     let parts = split_line(public).map_err(EditError::Unusable)?;
     let parts = parts.ok_or_else(|| EditError::Unusable("there is no key in it".into()))?;

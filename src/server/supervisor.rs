@@ -353,7 +353,7 @@ impl Desk {
             });
         match spawned {
             Ok(process) => {
-                log::info!(session = &*launch.session, pid:? = process.pid(), resume = launch.resume; "the CLI was started");
+                log::info!(session = &*launch.session, pid = process.pid().unwrap_or_default(), resume = launch.resume; "the CLI was started");
                 let (session, number) = (launch.session.clone(), launch.process);
                 self.by_session.insert(session.clone(), slot);
                 entry.insert(Running { session, number, process, translator: Translator::new() });

@@ -67,6 +67,8 @@ pub(super) struct Editor {
     /// Where in the history, counted from its end; 0 is the line itself.
     back: usize,
     draft: String,
+    /// The answer that was given since the last Enter.
+    answered: Option<bool>,
 }
 
 impl Editor {
@@ -84,8 +86,8 @@ impl Editor {
     pub(super) fn key(&mut self, key: Key, asked: bool, busy: bool) -> Action {
         match key {
             // Only on an empty line: a person who types a prompt is not answering.
-            Key::Char('y' | 'Y') if asked && self.is_empty() => return Action::Answer(true),
-            Key::Char('n' | 'N') if asked && self.is_empty() => return Action::Answer(false),
+            Key::Char('y' | 'Y') if asked && self.is_empty() => return self.answer(true),
+            Key::Char('n' | 'N') if asked && self.is_empty() => return self.answer(false),
             Key::Detach => return Action::Detach,
             Key::EndOfInput if self.is_empty() => return Action::Detach,
             Key::Interrupt => {
@@ -100,6 +102,11 @@ impl Editor {
             other => self.edit(other),
         }
         Action::Edit
+    }
+
+    fn answer(&mut self, allow: bool) -> Action {
+        self.answered = Some(allow);
+        Action::Answer(allow)
     }
 
     fn edit(&mut self, key: Key) {
@@ -149,7 +156,14 @@ impl Editor {
     fn submit(&mut self) -> Action {
         let line = std::mem::take(&mut self.before) + &std::mem::take(&mut self.after);
         self.back = 0;
-        if line.trim().is_empty() {
+        let answered = self.answered.take();
+        // Who writes the answer out has given it with its first letter; the rest is no prompt.
+        let rest_of_answer = match answered {
+            Some(true) => line.eq_ignore_ascii_case("es"),
+            Some(false) => line.eq_ignore_ascii_case("o"),
+            None => false,
+        };
+        if line.trim().is_empty() || rest_of_answer {
             return Action::Edit;
         }
         if self.history.last() != Some(&line) {
@@ -202,6 +216,19 @@ mod tests {
         assert_eq!(editor.key(Key::Detach, false, false), Action::Detach);
         assert_eq!(editor.key(Key::Enter, true, true), Action::Submit("sayy".into()));
         assert_eq!(editor.key(Key::Enter, true, true), Action::Edit);
+    }
+
+    #[test]
+    fn an_answer_may_be_written_out() {
+        let mut editor = Editor::default();
+        assert_eq!(editor.key(Key::Char('y'), true, true), Action::Answer(true));
+        type_text(&mut editor, "es");
+        assert_eq!(editor.key(Key::Enter, false, true), Action::Edit);
+        type_text(&mut editor, "es");
+        assert_eq!(editor.key(Key::Enter, false, true), Action::Submit("es".into()));
+        assert_eq!(editor.key(Key::Char('n'), true, true), Action::Answer(false));
+        type_text(&mut editor, "o more");
+        assert_eq!(editor.key(Key::Enter, false, true), Action::Submit("o more".into()));
     }
 
     #[test]

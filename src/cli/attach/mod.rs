@@ -22,6 +22,15 @@ use crate::client::Summary;
 /// Joins a session: its history, then what happens, live. Lines are prompts, y and n answer permission requests,
 /// Ctrl-C interrupts the agent, Ctrl-] leaves (the session goes on). From a pipe, each line is a prompt or an answer.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Keys: Enter sends, y and n answer, Ctrl-C interrupts the agent, Ctrl-] leaves; the session goes on.
+
+Examples:
+  amp-relay attach                                   the only live session
+  amp-relay attach 37acecd8                          the one whose id begins so
+  amp-relay attach --url ws://127.0.0.1:5711         a relay at the other end of a tunnel
+  echo \"what is new?\" | amp-relay attach             a prompt from a script"
+)]
 pub(super) struct AttachArgs {
     /// Id, the beginning of one, or title [default: the only live session]
     session: Option<String>,
@@ -52,7 +61,7 @@ fn choose(sessions: &[Summary], wanted: Option<&str>) -> Result<String, String> 
         let live: Vec<&Summary> = sessions.iter().filter(|session| session.is_live()).collect();
         return match live.as_slice() {
             [one] => Ok(one.session.clone()),
-            [] if sessions.is_empty() => Err("there are no sessions; `amp-relay up` starts one".into()),
+            [] if sessions.is_empty() => Err(sessions::NONE.into()),
             [] => Err(several("no session is live; these are the ended ones", sessions)),
             _ => Err(several("several sessions are live; say which one", sessions)),
         };
@@ -67,7 +76,7 @@ fn choose(sessions: &[Summary], wanted: Option<&str>) -> Result<String, String> 
     let begun = matching(&|session| !wanted.is_empty() && session.session.starts_with(wanted));
     match (titled.as_slice(), begun.as_slice()) {
         ([one], _) | ([], [one]) => Ok(one.session.clone()),
-        ([], []) if sessions.is_empty() => Err("there are no sessions; `amp-relay up` starts one".into()),
+        ([], []) if sessions.is_empty() => Err(sessions::NONE.into()),
         ([], []) => Err(several(&format!("no session is called `{wanted}`"), sessions)),
         ([], several_begun) => Err(several(&format!("several sessions begin with `{wanted}`"), several_begun)),
         (several_titled, _) => Err(several(&format!("several sessions are titled `{wanted}`"), several_titled)),
@@ -76,7 +85,8 @@ fn choose(sessions: &[Summary], wanted: Option<&str>) -> Result<String, String> 
 
 fn several(what: &str, sessions: &[Summary]) -> String {
     let first = sessions.first().map(|session| session.session.as_str()).unwrap_or("SESSION");
-    format!("{what}:\n{}next: `amp-relay attach {first}`", sessions::table(sessions))
+    let short: String = first.chars().take(8).collect();
+    format!("{what}:\n{}next: `amp-relay attach {short}`", sessions::table(sessions))
 }
 
 #[cfg(test)]

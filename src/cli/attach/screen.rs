@@ -12,10 +12,13 @@ use crate::{
 };
 
 const ARGUMENT_CHARS: usize = 160;
+const WHY_CHARS: usize = 400;
 const PREVIEW_LINES: usize = 3;
 const PREVIEW_CHARS: usize = 200;
 /// Prompts that are remembered as settled, for answers that come after the events.
 const SETTLED_MAX: usize = 256;
+/// Before the first word of thinking, so that it is told from the answer without colours too.
+const THINKING: &str = "✻ ";
 /// Blocks that are streamed at the same time; more are shown when they are whole.
 const STREAMS_MAX: usize = 64;
 
@@ -27,6 +30,10 @@ pub(super) struct Screen {
     state: String,
     /// Whether our role may answer requests.
     decides: bool,
+    /// Whether a row below the text asks for answers, so that the text need not.
+    row: bool,
+    model: Option<String>,
+    mode: Option<String>,
     open: Vec<OpenPermission>,
     /// Requests that we have answered.
     decided: HashSet<String>,
@@ -48,6 +55,9 @@ impl Screen {
             device: device.to_owned(),
             state: "starting".into(),
             decides: !matches!(role, "agent" | "watch" | "drive"),
+            row: false,
+            model: None,
+            mode: None,
             open: Vec::new(),
             decided: HashSet::new(),
             streams: HashMap::new(),
@@ -57,6 +67,11 @@ impl Screen {
             waiting: HashSet::new(),
             settled: VecDeque::new(),
         }
+    }
+
+    /// A row below the text asks for answers.
+    pub(super) fn has_row(&mut self) {
+        self.row = true;
     }
 
     /// The request that `y` and `n` answer: the oldest that is open and not answered by us.
@@ -114,23 +129,26 @@ impl Screen {
         if let Some(model) = &snapshot.model {
             head.push_str(&format!(" · {}", clean_line(model, 40)));
         }
+        // What the head says, or what is usual, the events need not say again.
+        self.model = snapshot.model.clone();
+        self.mode = snapshot.mode.clone().or_else(|| Some("default".into()));
         shown.push_str(&self.line(&self.style.dim(head.trim_matches([' ', '·']))));
-        if let Some(notice) = &snapshot.notice {
+        let events = fields.get("events").and_then(Value::as_array).into_iter().flatten();
+        let events: Vec<Event> = events.filter_map(|event| serde::Deserialize::deserialize(event).ok()).collect();
+        let among = |notice: &str| {
+            events.iter().any(|event| matches!(&event.fact, Fact::Notice { text, .. } if text == notice))
+        };
+        if let Some(notice) = snapshot.notice.as_ref().filter(|notice| !among(notice)) {
             shown.push_str(&self.line(&self.style.warn(&clean(notice))));
         }
-        let events = fields.get("events").and_then(Value::as_array).into_iter().flatten();
-        for event in events {
-            if let Ok(event) = serde::Deserialize::deserialize(event) {
-                shown.push_str(&self.event(&event));
-            }
+        for event in &events {
+            shown.push_str(&self.event(event));
         }
         // The snapshot is right about what is open now, whatever the tail held.
         self.open.clear();
         self.state = snapshot.state.clone();
         self.devices = snapshot.devices.clone();
-        for block in snapshot.turn.iter().flat_map(|turn| &turn.blocks) {
-            shown.push_str(&self.delta(&block.message, block.block, 0, &block.text, block.block_kind.as_deref()));
-        }
+        shown.push_str(&self.streamed(snapshot.turn.as_ref().map_or(&[], |turn| &turn.blocks)));
         for open in snapshot.permissions {
             shown.push_str(&self.permission(open));
         }
@@ -139,12 +157,19 @@ impl Screen {
             shown.push_str(&self.line(&self.style.dim(&format!("also here: {others}"))));
         }
         if self.is_over() {
-            let why = snapshot.why.as_deref().map_or(String::new(), |why| format!(": {}", clean_line(why, 200)));
+            let why = snapshot.why.as_deref().map_or(String::new(), |why| format!(": {}", clean_line(why, WHY_CHARS)));
             shown.push_str(
                 &self.line(&self.style.warn(&format!("the session is {}{why}", clean_line(&self.state, 16)))),
             );
         }
         shown
+    }
+
+    /// Blocks that are not whole yet, as far as they were streamed: what is not shown yet of them.
+    pub(super) fn streamed(&mut self, blocks: &[Block]) -> String {
+        let piece =
+            |block: &Block| self.delta(&block.message, block.block, 0, &block.text, block.block_kind.as_deref());
+        blocks.iter().map(piece).collect()
     }
 
     fn others(&self) -> String {
@@ -190,6 +215,12 @@ impl Screen {
     }
 
     fn error(&mut self, error: &ErrorMessage) -> String {
+        let text = self.error_text(error);
+        self.line(&text)
+    }
+
+    /// What a refusal says, without a line's end.
+    pub(super) fn error_text(&self, error: &ErrorMessage) -> String {
         let details = error.details.as_ref();
         if error.code == "ALREADY_DECIDED" {
             let decision = details.and_then(|details| details["decision"].as_str()).unwrap_or("decided");
@@ -198,9 +229,9 @@ impl Screen {
                 Some(by) => format!("already {} by {}", past(decision), clean_line(by, 40)),
                 None => format!("already {}", past(decision)),
             };
-            return self.line(&self.style.warn(&text));
+            return self.style.warn(&text);
         }
-        self.line(&self.style.bad(&format!("! {} ({})", clean_line(&error.message, 300), clean_line(&error.code, 40))))
+        self.style.bad(&format!("! {} ({})", clean_line(&error.message, 300), clean_line(&error.code, 40)))
     }
 
     fn presence(&mut self, devices: &[DeviceInfo]) -> String {
@@ -235,7 +266,9 @@ impl Screen {
         let mut shown = if self.streaming.as_ref() == Some(&key) { String::new() } else { self.fresh_line() };
         self.streams.insert(key.clone(), have + new.len() as u64);
         self.streaming = Some(key);
-        shown.push_str(&self.running(new, kind == Some("thinking")));
+        let thinking = kind == Some("thinking");
+        shown.push_str(&self.running(if thinking && have == 0 { THINKING } else { "" }, thinking));
+        shown.push_str(&self.running(new, thinking));
         shown
     }
 
@@ -260,8 +293,8 @@ impl Screen {
             return String::new();
         }
         let mut shown = if self.streaming.as_ref() == Some(&key) { String::new() } else { self.fresh_line() };
-        let rest = rest.to_owned();
-        shown.push_str(&self.running(&rest, thinking));
+        shown.push_str(&self.running(if thinking && have == 0 { THINKING } else { "" }, thinking));
+        shown.push_str(&self.running(rest, thinking));
         shown.push_str(&self.fresh_line());
         shown
     }
@@ -294,19 +327,29 @@ impl Screen {
                 let seconds = *duration_ms as f64 / 1000.0;
                 let text = match ok {
                     true => self.style.dim(&format!("── done in {seconds:.1} s · ${cost_usd:.4}")),
+                    false if stop.starts_with("aborted") => {
+                        self.style.warn(&format!("── interrupted after {seconds:.1} s"))
+                    }
                     false => self.style.warn(&format!("── ended after {seconds:.1} s: {}", clean_line(stop, 80))),
                 };
                 self.line(&text)
             }
             Fact::Settings { title, model, mode } => {
-                let named = [("title", title), ("model", model), ("mode", mode)];
+                let new = |old: &mut Option<String>, new: &Option<String>| {
+                    new.clone().filter(|new| old.replace(new.clone()).as_ref() != Some(new))
+                };
+                let named = [
+                    ("title", title.clone()),
+                    ("model", new(&mut self.model, model)),
+                    ("mode", new(&mut self.mode, mode)),
+                ];
                 let changed: Vec<String> = named
                     .iter()
                     .filter_map(|(name, value)| {
                         value.as_ref().map(|value| format!("{name}: {}", clean_line(value, 60)))
                     })
                     .collect();
-                self.line(&self.style.dim(&changed.join(" · ")))
+                if changed.is_empty() { String::new() } else { self.line(&self.style.dim(&changed.join(" · "))) }
             }
             Fact::Retry { attempt, of, delay_ms, error } => {
                 let text =
@@ -326,8 +369,13 @@ impl Screen {
         if !matches!(state, "done" | "cancelled" | "failed") {
             return String::new();
         }
+        // The end of its turn has said it already.
+        let said = state == "cancelled" && self.settled.iter().any(|settled| settled == prompt);
         self.settle(prompt);
-        let why = why.map(|why| format!(": {}", clean_line(why, 200))).unwrap_or_default();
+        if said {
+            return String::new();
+        }
+        let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
         match state {
             "cancelled" => self.line(&self.style.dim(&format!("prompt cancelled{why}"))),
             "failed" => self.line(&self.style.bad(&format!("prompt failed{why}"))),
@@ -369,8 +417,11 @@ impl Screen {
             let text = question["question"].as_str().unwrap_or_default();
             shown.push_str(&self.line(&format!("  {}", clean_line(text, 200))));
         }
-        let ask = if self.decides { "  allow? [y/n]" } else { "  (your role does not decide this)" };
-        shown.push_str(&self.line(&self.style.bold(ask)));
+        match (self.decides, self.row) {
+            (true, true) => {}
+            (true, false) => shown.push_str(&self.line(&self.style.bold("  allow? [y/n]"))),
+            (false, _) => shown.push_str(&self.line(&self.style.bold("  (your role does not decide this)"))),
+        }
         self.open.retain(|known| known.request != open.request);
         self.open.push(open);
         shown
@@ -408,7 +459,7 @@ impl Screen {
         if self.is_over() {
             self.open.clear();
         }
-        let why = why.map(|why| format!(": {}", clean_line(why, 200))).unwrap_or_default();
+        let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
         self.line(&self.style.warn(&format!("the session is {state}{why}")))
     }
 }

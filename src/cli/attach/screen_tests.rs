@@ -87,6 +87,70 @@ fn a_late_device_goes_on_in_the_middle_of_a_block() {
 }
 
 #[test]
+fn what_was_streamed_while_away_is_shown_once() {
+    let mut screen = screen();
+    assert_eq!(show(&mut screen, &[delta(0, 0, "Hel")]), "Hel");
+    assert_eq!(screen.line("the connection is lost"), "\nthe connection is lost\n");
+    let block = |text: &str| Block { message: "m".into(), block: 0, text: text.into(), ..Block::default() };
+    assert_eq!(screen.streamed(&[block("Hello, w")]), "lo, w");
+    assert_eq!(show(&mut screen, &[delta(0, 8, "ö"), text(0, "Hello, wör")]), "ör\n");
+}
+
+#[test]
+fn thinking_is_told_apart() {
+    let thinking = |at: u64, text: &str| {
+        let fields = json!({"type": "delta", "session": "s", "message": "m", "block": 0, "kind": "thinking", "at": at,
+            "text": text});
+        Incoming::parse(&fields.to_string()).unwrap()
+    };
+    let whole = || event(json!({"kind": "thinking", "message": "m", "block": 0, "text": "Hm, so."}));
+    let streamed = [thinking(0, "Hm, "), thinking(4, "so."), whole(), text(1, "Yes.")];
+    assert_eq!(show(&mut screen(), &streamed), "✻ Hm, so.\nYes.\n");
+    assert_eq!(show(&mut screen(), &[whole(), text(1, "Yes.")]), "✻ Hm, so.\nYes.\n");
+    let mut coloured = Screen::new(Style { color: true }, "laptop", "approve");
+    assert_eq!(show(&mut coloured, &[thinking(0, "Hm")]), "\x1b[2m✻ \x1b[0m\x1b[2mHm\x1b[0m");
+}
+
+#[test]
+fn nothing_is_said_twice() {
+    let mut screen = screen();
+    let notice = |text: &str| json!({"session": "s", "epoch": "e", "offset": 0, "kind": "notice", "level": "warning", "text": text});
+    let settings =
+        json!({"session": "s", "epoch": "e", "offset": 1, "kind": "settings", "mode": "default", "model": "m1"});
+    let fields = json!({"snapshot": {"title": "work", "folder": "/srv", "model": "m1", "state": "ready", "notice": "log in"},
+        "events": [notice("log in"), settings]});
+    assert_eq!(screen.attached(&fields), "work · /srv · m1\n! log in\n");
+    let set = |fields: Value| {
+        event(
+            json!({"kind": "settings"})
+                .as_object()
+                .cloned()
+                .map(|mut all| {
+                    all.extend(fields.as_object().cloned().unwrap_or_default());
+                    Value::Object(all)
+                })
+                .unwrap(),
+        )
+    };
+    assert_eq!(
+        show(&mut screen, &[set(json!({"mode": "plan"})), set(json!({"mode": "default"}))]),
+        "mode: plan\nmode: default\n"
+    );
+    // An interrupted turn says so for its prompts.
+    let interrupted = [
+        event(json!({"kind": "turn", "prompts": ["p"], "ok": false, "stop": "aborted_streaming", "duration_ms": 500})),
+        event(json!({"kind": "prompt_state", "prompt": "p", "state": "cancelled", "why": "interrupted"})),
+        event(json!({"kind": "prompt_state", "prompt": "q", "state": "cancelled", "why": "interrupted"})),
+    ];
+    assert_eq!(show(&mut screen, &interrupted), "── interrupted after 0.5 s\nprompt cancelled: interrupted\n");
+    // Where a row below asks, the text does not.
+    screen.has_row();
+    let ask =
+        event(json!({"kind": "permission", "request": "r", "tool": "Bash", "input": {"command": "ls"}, "about": ""}));
+    assert_eq!(show(&mut screen, &[ask]), "? Bash wants to run: ls\n");
+}
+
+#[test]
 fn a_request_is_answered_once_and_says_by_whom() {
     let ask = || event(json!({"kind": "permission", "request": "r", "tool": "Bash", "input": {}, "about": ""}));
     let decided = |by: &str| {

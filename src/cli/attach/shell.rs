@@ -69,6 +69,7 @@ pub(super) fn run(reached: Reached, session: &str, as_json: bool) -> Result<Exit
     let mut shell = Shell::new(reached, session, Style { color }, to.clone(), as_json);
     let raw = if interactive {
         shell.view = Some(View::new(width()));
+        shell.screen.has_row();
         let raw = Raw::enter().map_err(|error| format!("the terminal cannot be put into raw mode: {error}"))?;
         watch_signals(to.clone())?;
         read_keys(to).map_err(|error| error.to_string())?;
@@ -87,8 +88,11 @@ pub(super) fn run(reached: Reached, session: &str, as_json: bool) -> Result<Exit
         writer.close();
     }
     drop(raw);
-    if interactive && ended.is_ok() {
-        eprintln!("detached; the session goes on: `amp-relay attach {session}` joins it again");
+    if interactive && ended.is_ok() && shell.screen.is_over() {
+        eprintln!("detached; the session is over");
+    } else if interactive && ended.is_ok() {
+        let short: String = session.chars().take(8).collect();
+        eprintln!("detached; the session goes on: `amp-relay attach {short}` joins it again");
     }
     ended
 }
@@ -181,6 +185,8 @@ struct Shell {
     deciding: HashMap<String, String>,
     offline: bool,
     attached: bool,
+    /// The relay refused a line of the pipe.
+    refused: bool,
     ended: Option<Result<ExitCode, String>>,
 }
 
@@ -212,6 +218,7 @@ impl Shell {
             deciding: HashMap::new(),
             offline: false,
             attached: false,
+            refused: false,
             ended: None,
         }
     }
@@ -326,8 +333,18 @@ impl Shell {
             self.deciding.remove(&reply.re);
         }
         let (fresh, todo) = self.link.received(self.now(), &incoming);
-        let shown = if fresh { self.screen.incoming(&incoming) } else { String::new() };
-        self.show(&shown);
+        match &incoming {
+            // Into a pipe go answers; what went wrong is for the person who reads stderr.
+            Incoming::Error(error) if fresh && self.view.is_none() => {
+                self.refused |= error.re.is_some() && error.code != "ALREADY_DECIDED";
+                eprintln!("{}", self.screen.error_text(error));
+            }
+            _ if fresh => {
+                let shown = self.screen.incoming(&incoming);
+                self.show(&shown);
+            }
+            _ => {}
+        }
         self.act(todo);
     }
 
@@ -350,26 +367,35 @@ impl Shell {
                     continue;
                 }
                 Do::GiveUp(why) => {
-                    self.ended = Some(Err(clean_line(&why, 400)));
+                    let lost = match self.link.unanswered() {
+                        0 => "",
+                        _ => "; what was typed since was not carried out",
+                    };
+                    self.ended = Some(Err(clean_line(&why, 400) + lost));
                     continue;
                 }
+                Do::Streamed(blocks) => self.screen.streamed(&blocks),
                 Do::Attached(fields) => {
                     (self.offline, self.attached) = (false, true);
                     self.screen.attached(&fields)
                 }
-                Do::Resumed { missed } => {
+                Do::Returned if self.offline => {
                     self.offline = false;
-                    self.screen.line(&self.style.dim(&format!("resumed, {missed} missed")))
+                    self.say("connected again");
+                    continue;
                 }
+                Do::Returned | Do::Resumed { .. } => continue,
                 Do::Restarted { why } => {
                     let text =
                         format!("the log could not be continued ({}); this is its newest part:", clean_line(&why, 200));
-                    self.screen.line(&self.style.warn(&text))
+                    self.note(self.style.warn(&text));
+                    continue;
                 }
                 Do::Lost { why, .. } if !self.offline => {
                     self.offline = true;
                     let text = format!("the connection is lost ({}); connecting again …", clean_line(&why, 200));
-                    self.screen.line(&self.style.warn(&text))
+                    self.note(self.style.warn(&text));
+                    continue;
                 }
                 Do::Lost { .. } => continue,
             };
@@ -418,7 +444,7 @@ impl Shell {
             }
             Action::Interrupt => self.say("nothing runs that could be interrupted; Ctrl-] detaches"),
             Action::Detach => {
-                let failed = self.view.is_none() && self.screen.is_over();
+                let failed = self.view.is_none() && (self.screen.is_over() || self.refused);
                 self.ended = Some(Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }));
             }
         }
@@ -457,7 +483,16 @@ impl Shell {
     }
 
     fn say(&mut self, text: &str) {
-        let line = self.screen.line(&self.style.dim(text));
+        self.note(self.style.dim(text));
+    }
+
+    /// A line about the connection or the program itself; without a terminal it goes to stderr, as answers go to stdout.
+    fn note(&mut self, text: String) {
+        if self.view.is_none() {
+            eprintln!("{text}");
+            return;
+        }
+        let line = self.screen.line(&text);
         self.show(&line);
     }
 
@@ -471,7 +506,7 @@ impl Shell {
                 let asked = self.screen.asks().is_some();
                 let prompt = if self.offline {
                     "(offline) > "
-                } else if asked {
+                } else if asked && self.editor.is_empty() {
                     "allow? [y/n] "
                 } else {
                     "> "

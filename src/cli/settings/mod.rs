@@ -33,7 +33,7 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "PATH", env = "AMP_RELAY_CLAUDE")]
     claude: Option<PathBuf>,
     /// Run the built-in demo agent instead of Claude Code
-    #[arg(long, env = "AMP_RELAY_DEMO", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "AMP_RELAY_DEMO")]
     demo: bool,
     /// Folders that sessions may run in, sub-folders included; several times [default: the current folder]
     #[arg(long, value_name = "DIR", env = "AMP_RELAY_FOLDER", value_delimiter = ',')]
@@ -193,20 +193,25 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
     Ok(settings)
 }
 
-/// A path that the config file of this process sets, for the verbs that only need to find a relay.
+/// The data folder and the keys file, for the verbs that start no relay: what was given, then the config file, then the
+/// default. What the rest of the config file says does not matter here.
 ///
 /// # Errors
-/// The config cannot be read.
-pub(crate) fn configured_path(name: &'static str) -> Result<Option<PathBuf>, String> {
-    let world = World::of_process()?;
-    let named = std::env::var_os("AMP_RELAY_CONFIG").filter(|path| !path.is_empty());
-    let path = match named {
-        Some(path) => Some(world.absolute(Path::new(&path))),
-        None => world.config().filter(|path| path.exists()),
+/// The config file cannot be read, or there is no place for a data folder.
+pub(crate) fn places(data: Option<&Path>, keys: Option<&Path>, world: &World) -> Result<(PathBuf, PathBuf), String> {
+    let named = std::env::var_os("AMP_RELAY_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let file = match (data, keys, named.or_else(|| world.config().filter(|path| path.exists()))) {
+        (Some(_), Some(_), _) | (_, _, None) => file::File::default(),
+        (_, _, Some(path)) => file::read(&world.absolute(&path))?,
     };
-    let Some(path) = path else { return Ok(None) };
-    let found = file::read(&path)?.text(name)?;
-    Ok(found.map(|found| world.absolute(Path::new(&found.value))))
+    let configured = |name| -> Result<Option<PathBuf>, String> { Ok(file.text(name)?.map(|found| found.value.into())) };
+    let data = match data.map(Path::to_owned).map_or_else(|| configured("data"), |data| Ok(Some(data)))? {
+        Some(data) => world.absolute(&data),
+        None => world.data()?,
+    };
+    let keys = keys.map(Path::to_owned).map_or_else(|| configured("keys"), |keys| Ok(Some(keys)))?;
+    let keys = keys.map_or_else(|| data.join("authorized_keys"), |keys| world.absolute(&keys));
+    Ok((data, keys))
 }
 
 fn default<T>(value: T) -> Sourced<T> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Cx, Session, by};
+use super::{Cx, Session, by, turn::LOGIN};
 use crate::{
     base::ConnToken,
     claude,
@@ -120,8 +120,7 @@ impl Session {
         Self::check_text(text, settings.prompt_bytes_max)?;
         self.refuse_if_ended()?;
         if self.login_missing {
-            let message = "Claude Code has no account on the relay's host: log in there, then start a new session";
-            return Err(Error::new(Code::AgentLoginNeeded, message));
+            return Err(Error::new(Code::AgentLoginNeeded, LOGIN));
         }
         let count = self.prompts.queue.len() + usize::from(self.prompts.running.is_some());
         if count >= settings.prompts_max || self.prompts.bytes + text.len() > settings.prompt_bytes_max {

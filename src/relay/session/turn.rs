@@ -11,7 +11,9 @@ use crate::{
 const TOOLS_MAX: usize = 1024;
 /// The longest reason of a state or a failed prompt, in bytes.
 const WHY_BYTES_MAX: usize = 1 << 10;
-const LOGIN: &str = "Claude Code has no account on the relay's host: log in there, then start a new session";
+/// What to do where Claude Code has no account.
+pub(super) const LOGIN: &str =
+    "Claude Code is not logged in on the relay's host: run `claude` there and log in, then start a new session";
 const LOGIN_REFUSED: &str = "the API refuses Claude Code's login: check the key or log in on the relay's host";
 
 /// What runs in the process.
