@@ -171,7 +171,7 @@ impl Options {
 
     /// The command line of `serve` for these options.
     fn command(&self) -> Command {
-        let mut command = self.scratch.command(["serve", "--workers", "2", "--data"]);
+        let mut command = self.scratch.command(["serve", "--log", "debug", "--workers", "2", "--data"]);
         command.arg(self.scratch.data()).arg("--keys").arg(self.scratch.root().join("keys"));
         command.arg("--folder").arg(self.scratch.project());
         for listener in &self.listen {
@@ -320,10 +320,11 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        let ended = self.child.try_wait();
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("--- the relay's log ---\n{}", self.log());
+            eprintln!("--- the relay (ended by itself: {ended:?}) said ---\n{}", self.log());
         }
     }
 }
