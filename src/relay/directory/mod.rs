@@ -36,6 +36,8 @@ mod courier;
 mod home;
 mod name;
 mod owner;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
