@@ -5,7 +5,7 @@
 //!
 //! `AMP_SIM_SEED=n` plays one seed again; `AMP_SIM_SEEDS=n` plays n of them instead of 512.
 
-#[path = "directory_simulation/rng.rs"]
+#[path = "session_simulation/rng.rs"]
 mod rng;
 #[path = "directory_simulation/world.rs"]
 mod world;

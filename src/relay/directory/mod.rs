@@ -28,8 +28,13 @@
 //!   number of times. The take-over leaves no such message; the rule stands guard. A connection that has left gets
 //!   nothing, whoever believes that it is there; an answer to a sender that has left is counted.
 //!
+//! # How a shell drives it
+//!
 //! Couriers must arrive in order for each pair of workers. Control is never refused; messages are, when the queue
-//! towards a worker is full.
+//! towards a worker is full. Events are to be taken after every call, before the next [`Directory::route`]: what is
+//! handed over without a call must not pass what waits as an event. A sender that has not joined gets no answers, so a
+//! peer's messages are looked at after its `Joined` only. [`Directory::leave`] is called as soon as a connection takes
+//! nothing any more, not only when its socket is closed.
 
 mod counters;
 mod courier;
