@@ -1,0 +1,108 @@
+//! What workers tell each other about DIDs, and the queue of it towards one worker. Decides nothing.
+
+use std::collections::VecDeque;
+
+use super::{Payload, Why, name::Did};
+use crate::base::ConnToken;
+
+/// A word from one worker's directory to another's. Its content is the directory's own affair: the shell carries it,
+/// in order for each pair of workers.
+#[derive(Debug)]
+pub struct Courier<M: Payload>(pub(super) Word<M>);
+
+/// A message on its way to whoever has its DID.
+#[derive(Debug)]
+pub(super) struct Parcel<M> {
+    /// Who hears of a failure.
+    pub(super) sender: Option<ConnToken>,
+    pub(super) payload: M,
+}
+
+#[derive(Debug)]
+pub(super) enum Word<M: Payload> {
+    /// To the owner: a message.
+    Data { did: Did, hops: u8, parcel: Parcel<M> },
+    /// From the owner: a message for the receiving worker's connections of the DID.
+    Copy { did: Did, payload: M },
+    /// To the sender's worker: it was not handed to anybody.
+    Answer { did: Did, sender: ConnToken, ticket: M::Ticket, why: Why },
+
+    /// To the home: a connection came.
+    Join { did: Did, token: ConnToken },
+    /// To the home: a connection went.
+    Leave { did: Did, token: ConnToken },
+    /// From the home: the connection is not wanted.
+    Refuse { did: Did, token: ConnToken, why: Why },
+    /// From the home, to the next owner: take over.
+    Grant { did: Did, epoch: u64, from: u16, members: Vec<ConnToken> },
+    /// From the next owner, to everybody: send to me from now on.
+    Move { did: Did, epoch: u64, from: u16, to: u16 },
+    /// From everybody, to the former owner: you get nothing more from me.
+    Fence { did: Did, epoch: u64, to: u16 },
+    /// From the former owner to those it sent copies: tell the next owner when you have them.
+    Drain { did: Did, epoch: u64, to: u16 },
+    /// To the next owner: the former owner's copies are here.
+    Drained { did: Did, epoch: u64 },
+    /// From the former to the next owner: what could not be handed to anybody, and how many `Drained` will come.
+    Handover { did: Did, epoch: u64, parked: VecDeque<Parcel<M>>, drains: u16 },
+    /// From the next owner, to the home: taken over.
+    Done { did: Did, epoch: u64 },
+    /// From the home, to the owner: who is there.
+    Members { did: Did, members: Vec<ConnToken> },
+    /// From the owner, to a connection's worker: it gets everything from now on.
+    Confirm { did: Did, token: ConnToken },
+    /// From the home, to everybody: how many connections there are.
+    Count { did: Did, connections: u32 },
+}
+
+impl<M: Payload> Word<M> {
+    /// Bytes it holds for a peer.
+    fn size(&self) -> usize {
+        match self {
+            Self::Data { parcel, .. } => parcel.payload.size(),
+            Self::Copy { payload, .. } => payload.size(),
+            Self::Handover { parked, .. } => parked.iter().map(|parcel| parcel.payload.size()).sum(),
+            _ => 0,
+        }
+    }
+}
+
+/// What waits to be carried to one worker.
+pub(super) struct Outbox<M: Payload> {
+    queue: VecDeque<Courier<M>>,
+    bytes: usize,
+}
+
+impl<M: Payload> Outbox<M> {
+    pub(super) fn new() -> Self {
+        Self { queue: VecDeque::new(), bytes: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn push(&mut self, word: Word<M>) {
+        self.bytes += word.size();
+        self.queue.push_back(Courier(word));
+    }
+
+    /// Takes up to `max` words from the front.
+    pub(super) fn take(&mut self, max: usize) -> Vec<Courier<M>> {
+        let batch: Vec<_> = self.queue.drain(..max.min(self.queue.len())).collect();
+        self.bytes -= batch.iter().map(|courier| courier.0.size()).sum::<usize>();
+        batch
+    }
+
+    /// Puts a batch that was taken back in front.
+    pub(super) fn give_back(&mut self, batch: Vec<Courier<M>>) {
+        for courier in batch.into_iter().rev() {
+            self.bytes += courier.0.size();
+            self.queue.push_front(courier);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The home's part: who is connected under a DID, in the order they came, and who owns it. Moves ownership one step
+//! at a time; hands no message to anybody.
+
+use super::{Directory, Payload, Why, courier::Word, name::Did, owner::Owner};
+use crate::base::ConnToken;
+
+/// What the home of a DID knows.
+pub(super) struct Home {
+    /// The connections, oldest first.
+    pub(super) members: Vec<ConnToken>,
+    owner: u16,
+    /// The next owner, from its grant to its word that it has taken over.
+    pub(super) moving: Option<u16>,
+    epoch: u64,
+}
+
+impl<M: Payload> Directory<M> {
+    pub(super) fn on_join(&mut self, did: &Did, token: ConnToken) {
+        if let Err(why) = self.admit(did, token) {
+            self.counters.refused += 1;
+            self.post(token.worker(), Word::Refuse { did: did.clone(), token, why });
+        }
+    }
+
+    fn admit(&mut self, did: &Did, token: ConnToken) -> Result<(), Why> {
+        if self.is_choked() {
+            return Err(Why::Busy);
+        }
+        let id = self.interned(did);
+        let (worker, dids_max, connections_max) =
+            (self.options.worker, self.options.dids_max, self.options.connections_max);
+        let entry = &mut self.table[id];
+        let refused = match &entry.home {
+            _ if entry.service.is_some() => Some(Why::Service),
+            Some(home) if home.members.len() >= connections_max => Some(Why::Full),
+            None if self.homes >= dids_max => Some(Why::Full),
+            _ => None,
+        };
+        if let Some(why) = refused {
+            self.forget(id);
+            return Err(why);
+        }
+        if entry.home.is_none() {
+            self.homes += 1;
+            entry.duty = Some(Box::new(Owner::without_members()));
+        }
+        let fresh = || Box::new(Home { members: Vec::new(), owner: worker, moving: None, epoch: 0 });
+        entry.home.get_or_insert_with(fresh).members.push(token);
+        self.settle(id);
+        Ok(())
+    }
+
+    pub(super) fn on_leave(&mut self, did: &Did, token: ConnToken) {
+        let Some(id) = self.find(did) else { return };
+        let Some(home) = &mut self.table[id].home else { return self.forget(id) };
+        let before = home.members.len();
+        home.members.retain(|&member| member != token);
+        if home.members.len() < before {
+            self.settle(id);
+        }
+    }
+
+    pub(super) fn on_done(&mut self, did: &Did, epoch: u64) {
+        let Some(id) = self.find(did) else { return };
+        let Some(home) = &mut self.table[id].home else { return };
+        debug_assert_eq!(home.epoch, epoch);
+        if let Some(owner) = home.moving.take() {
+            home.owner = owner;
+            self.resettle(id);
+        }
+    }
+
+    /// The members have changed: tells everybody how many there are, and moves ownership if it must.
+    fn settle(&mut self, id: u32) {
+        let entry = &self.table[id];
+        if let Some(home) = &entry.home {
+            let (did, connections) = (entry.did.clone(), home.members.len() as u32);
+            self.tell_all(|| Word::Count { did: did.clone(), connections });
+        }
+        self.resettle(id);
+    }
+
+    /// Moves ownership to where it belongs, unless it is moving now; if it is there, tells the owner who is here.
+    fn resettle(&mut self, id: u32) {
+        let worker = self.options.worker;
+        let entry = &mut self.table[id];
+        let did = entry.did.clone();
+        let Some(home) = &mut entry.home else { return };
+        if home.moving.is_some() {
+            return;
+        }
+        let wanted = home.members.last().map_or(worker, |newest| newest.worker());
+        let (from, members) = (home.owner, home.members.clone());
+        if wanted == from {
+            return self.post(wanted, Word::Members { did, members });
+        }
+        self.epoch += 1;
+        home.moving = Some(wanted);
+        home.epoch = self.epoch;
+        self.post(wanted, Word::Grant { did, epoch: self.epoch, from, members });
+    }
+
+    /// Nobody is here and nothing waits: the home need not know the DID.
+    pub(super) fn retire(&mut self, id: u32) {
+        let entry = &mut self.table[id];
+        let Some(home) = &entry.home else { return };
+        let idle = entry.duty.as_ref().is_some_and(|duty| duty.is_idle());
+        if home.members.is_empty() && home.moving.is_none() && home.owner == self.options.worker && idle {
+            entry.home = None;
+            entry.duty = None;
+            self.homes -= 1;
+            self.forget(id);
+        }
+    }
+
+    pub(super) fn on_refuse(&mut self, did: &Did, token: ConnToken, why: Why) {
+        let Some(seat) = self.seat(token) else { return };
+        debug_assert_eq!(self.table[seat.id].did, *did);
+        self.seats[token.slot() as usize] = None;
+        self.table[seat.id].joining.retain(|&other| other != token);
+        self.events.push_back(super::Event::Refused { token, why });
+        self.forget(seat.id);
+    }
+}

@@ -1,0 +1,576 @@
+//! Who is where: the directory of one worker, and how the workers' directories agree. Owns names, connections by DID,
+//! ownership, and messages on their way between workers. Knows no wire format (a message is a [`Payload`]), touches no
+//! thread, reads no clock: the shell calls it and carries its [`Courier`]s.
+//!
+//! # Rules
+//!
+//! - **Home.** Every DID has a home: the worker `hash(DID) mod N`, for ever. The home keeps the true list of the DID's
+//!   connections, in the order they came, and decides who owns the DID. It changes the owner one step at a time.
+//! - **Owner.** Everything for a DID goes through its owner, which serializes it: the worker of the newest connection;
+//!   without a connection, the home. A replica on every worker says who that is; a replica without an entry says "the
+//!   home", and only the home, owning a DID without connections, ever says "absent".
+//! - **Who receives.** Every connection of the DID gets every message, once ([`Receivers::All`]): a message is never
+//!   lost to the connection that stays because another one, under the same DID, came and went. The protocol asks
+//!   receivers to take duplicates (by sender and id) as it is. With [`Receivers::Newest`] a message goes to the newest
+//!   connection alone; what was handed to one that is just going is then lost to the others.
+//! - **Handed.** A message is handed when a connection *of the owner's worker* took it: that worker knows what lives.
+//!   Copies go to the other workers at the same moment, all or none: if one of their queues is full the message is
+//!   refused as a whole ([`Why::Busy`]). An owner whose own connections are gone keeps what comes (bounded) until the
+//!   home has named the next owner, and hands it over.
+//! - **Take-over.** The home grants the DID to the next owner; that one tells every worker, and each of them tells the
+//!   former owner that it gets no more (a fence, behind everything it got). Until all fences are in, the former owner
+//!   delivers on; the next one keeps what comes. Then the former owner hands over what it kept, the workers it sent
+//!   copies to say that they have them, and the next owner goes on: first what was handed over, then what came
+//!   meanwhile, then live. So order holds for each sender's connection and each receiver's.
+//! - **Joined.** A connection is here when [`Event::Joined`] says so (two or three hops after [`Directory::join`]), and
+//!   gets everything that is sent from then on. That is the moment to say HELLO_ACK and, one day, the backlog.
+//! - **Stale.** A message for a DID that this worker does not own goes on to the owner its replica names, a bounded
+//!   number of times. The take-over leaves no such message; the rule stands guard. A connection that has left gets
+//!   nothing, whoever believes that it is there; an answer to a sender that has left is counted.
+//!
+//! # How a shell drives it
+//!
+//! Couriers must arrive in order for each pair of workers. Control is never refused; messages are, when the queue
+//! towards a worker is full. Events are to be taken after every call, before the next [`Directory::route`]: what is
+//! handed over without a call must not pass what waits as an event. A sender that has not joined gets no answers, so a
+//! peer's messages are looked at after its `Joined` only. [`Directory::leave`] is called as soon as a connection takes
+//! nothing any more, not only when its socket is closed.
+
+mod counters;
+mod courier;
+mod home;
+mod name;
+mod owner;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+pub use counters::Counters;
+pub use courier::Courier;
+use courier::{Outbox, Parcel, Word};
+use home::Home;
+pub use name::Did;
+use name::{Named, Table, hash};
+use owner::Owner;
+
+use crate::base::ConnToken;
+
+/// What the directory carries without looking at it.
+pub trait Payload: Clone {
+    /// What it takes to answer its sender: an id, for instance.
+    type Ticket: std::fmt::Debug;
+
+    /// Bytes that it holds, for the bounds.
+    fn size(&self) -> usize;
+
+    /// The ticket for an answer.
+    fn ticket(&self) -> Self::Ticket;
+}
+
+/// Which connections of a DID get a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Receivers {
+    /// All of them.
+    #[default]
+    All,
+    /// The newest one.
+    Newest,
+}
+
+/// Settings; all workers of a process must have the same, but for `worker`.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This worker.
+    pub worker: u16,
+    /// How many workers there are.
+    pub workers: u16,
+    /// The secret of the name hash: random, the same on every worker.
+    pub secret: u64,
+    /// Which connections of a DID get a message.
+    pub receivers: Receivers,
+    /// Most DIDs with connections that one worker is home of. No worker ever has more than `workers` times as many
+    /// entries, and those of its own connections and services.
+    pub dids_max: usize,
+    /// Most connections under one DID.
+    pub connections_max: usize,
+    /// Most messages that wait on this worker for a take-over.
+    pub parked_max: usize,
+    /// Most bytes of such messages.
+    pub parked_bytes_max: usize,
+    /// Couriers in the queue towards one worker above which messages are refused. Four times as many: joins too, and
+    /// answers are dropped and counted.
+    pub outbox_max: usize,
+    /// The same in bytes.
+    pub outbox_bytes_max: usize,
+    /// How often a message goes on to another worker before it is given up.
+    pub hops_max: u8,
+}
+
+impl Options {
+    /// The defaults for a worker of so many.
+    pub fn new(worker: u16, workers: u16, secret: u64) -> Self {
+        Self {
+            worker,
+            workers,
+            secret,
+            receivers: Receivers::All,
+            dids_max: 1 << 20,
+            connections_max: 64,
+            parked_max: 65_536,
+            parked_bytes_max: 64 << 20,
+            outbox_max: 65_536,
+            outbox_bytes_max: 64 << 20,
+            hops_max: 4,
+        }
+    }
+}
+
+/// A local service, by the number that the shell gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceId(pub u32);
+
+/// Why a message was not handed to anybody, or a connection not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Nobody is connected under the DID.
+    Absent,
+    /// A queue on the way, or the room for what waits, is full.
+    Busy,
+    /// It went from worker to worker too often.
+    Lost,
+    /// The DID is a service of this relay.
+    Service,
+    /// There are too many DIDs, or connections under this one.
+    Full,
+}
+
+/// Where a message for a DID goes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// To these connections of this worker, now, and to nobody else: hand it to them.
+    Local(&'a [ConnToken]),
+    /// To this service: call it.
+    Service(ServiceId),
+    /// Somewhere else, or not yet: make the payload owned and call [`Directory::send`].
+    Elsewhere(Key),
+    /// To nobody: answer the sender.
+    Absent,
+}
+
+/// A DID's hash, so that [`Directory::send`] need not hash it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(u64);
+
+/// What the shell is to do. Events come in order: what is delivered after `Joined` is sent after `Joined`.
+#[derive(Debug)]
+pub enum Event<M: Payload> {
+    /// The connection gets everything that is sent from now on.
+    Joined {
+        /// The connection.
+        token: ConnToken,
+    },
+    /// The connection cannot have the DID. It is not in the directory any more.
+    Refused {
+        /// The connection.
+        token: ConnToken,
+        /// Why.
+        why: Why,
+    },
+    /// Hand this to a connection of this worker, which is there.
+    Deliver {
+        /// The connection.
+        token: ConnToken,
+        /// The message.
+        payload: M,
+    },
+    /// Hand this to a service.
+    Service {
+        /// Which.
+        service: ServiceId,
+        /// Who hears of a failure.
+        sender: Option<ConnToken>,
+        /// The message.
+        payload: M,
+    },
+    /// Tell a connection of this worker, which is there, that its message was not handed to anybody.
+    Answer {
+        /// The connection.
+        sender: ConnToken,
+        /// For whom the message was.
+        did: Did,
+        /// What the payload gave for this.
+        ticket: M::Ticket,
+        /// Why.
+        why: Why,
+    },
+    /// How many connections a DID has, on all workers. None: it has gone.
+    Presence {
+        /// The DID.
+        did: Did,
+        /// How many.
+        connections: u32,
+    },
+}
+
+/// Who is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agent<'a> {
+    /// The DID.
+    pub did: &'a str,
+    /// Connections on all workers.
+    pub connections: u32,
+    /// The service, if it is one.
+    pub service: Option<ServiceId>,
+}
+
+/// What a worker knows of a DID.
+struct Entry<M: Payload> {
+    did: Did,
+    /// Connections of this worker that get messages, oldest first.
+    joined: Vec<ConnToken>,
+    /// Connections of this worker that wait for `Joined`.
+    joining: Vec<ConnToken>,
+    /// What this worker must do as the owner.
+    duty: Option<Box<Owner<M>>>,
+    /// What this worker knows as the home.
+    home: Option<Box<Home>>,
+    /// Connections on all workers.
+    connections: u32,
+    service: Option<ServiceId>,
+    /// To whom this worker sends.
+    owner: u16,
+    /// Nobody but connections of this worker gets a message, and nothing waits before it.
+    direct: bool,
+}
+
+impl<M: Payload> Named for Entry<M> {
+    fn did(&self) -> &Did {
+        &self.did
+    }
+}
+
+/// The connection in a slot of this worker.
+#[derive(Clone, Copy)]
+struct Seat {
+    token: ConnToken,
+    id: u32,
+}
+
+/// One worker's part of the directory.
+pub struct Directory<M: Payload> {
+    options: Options,
+    table: Table<Entry<M>>,
+    /// By slot.
+    seats: Vec<Option<Seat>>,
+    /// By worker; our own is a queue that is empty whenever a public function returns.
+    outboxes: Vec<Outbox<M>>,
+    events: VecDeque<Event<M>>,
+    /// DIDs that this worker is home of.
+    homes: usize,
+    epoch: u64,
+    counters: Counters,
+}
+
+impl<M: Payload> Directory<M> {
+    /// An empty directory.
+    pub fn new(options: Options) -> Self {
+        debug_assert!(options.worker < options.workers);
+        let outboxes = (0..options.workers).map(|_| Outbox::new()).collect();
+        Self {
+            options,
+            table: Table::new(),
+            seats: Vec::new(),
+            outboxes,
+            events: VecDeque::new(),
+            homes: 0,
+            epoch: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Where a message for `did` goes. The DID must be bare: no fragment, query or path. Allocates nothing.
+    pub fn route(&self, did: &str) -> Route<'_> {
+        let hash = hash(self.options.secret, did);
+        let Some(id) = self.table.find(hash, did) else {
+            return if self.home_of(hash) == self.options.worker { Route::Absent } else { Route::Elsewhere(Key(hash)) };
+        };
+        let entry = &self.table[id];
+        if entry.direct {
+            return Route::Local(self.receivers(entry));
+        }
+        if let Some(service) = entry.service {
+            return Route::Service(service);
+        }
+        if self.is_absent(entry) { Route::Absent } else { Route::Elsewhere(Key(hash)) }
+    }
+
+    /// Sends a message to whoever has the DID. What becomes of it is told by events, here or on other workers: it is
+    /// handed to connections or a service, or the sender gets an answer.
+    pub fn send(&mut self, key: Key, did: &str, sender: Option<ConnToken>, payload: M) {
+        let parcel = Parcel { sender, payload };
+        let Some(id) = self.table.find(key.0, did) else {
+            self.counters.misses += 1;
+            self.forward(Did::new(key.0, did), self.home_of(key.0), 0, parcel);
+            return self.pump();
+        };
+        self.arrive(id, 0, parcel);
+        self.pump();
+    }
+
+    /// A connection of this worker has proved the DID. Either `Joined` or `Refused` follows, unless it leaves before.
+    ///
+    /// # Errors
+    /// Why not; nothing was changed.
+    pub fn join(&mut self, did: &str, token: ConnToken) -> Result<(), Why> {
+        let hash = hash(self.options.secret, did);
+        debug_assert_eq!(token.worker(), self.options.worker);
+        let slot = token.slot() as usize;
+        if self.is_choked() {
+            return Err(Why::Busy);
+        }
+        if self.table.find(hash, did).is_some_and(|id| self.table[id].service.is_some()) {
+            return Err(Why::Service);
+        }
+        if self.seats.get(slot).is_some_and(|seat| seat.is_some()) {
+            debug_assert!(false, "a slot is one connection's, and a connection has one DID");
+            return Err(Why::Full);
+        }
+        let id = self.table.find(hash, did).unwrap_or_else(|| self.intern(Did::new(hash, did)));
+        if self.seats.len() <= slot {
+            self.seats.resize(slot + 1, None);
+        }
+        self.seats[slot] = Some(Seat { token, id });
+        self.table[id].joining.push(token);
+        let did = self.table[id].did.clone();
+        self.post(self.home_of(hash), Word::Join { did, token });
+        self.pump();
+        Ok(())
+    }
+
+    /// A connection of this worker takes nothing any more. To be called as soon as that is known (at the latest when it
+    /// is closed): what is delivered to it until then is taken for handed. Says whether it was there.
+    pub fn leave(&mut self, token: ConnToken) -> bool {
+        let Some(seat) = self.seats.get_mut(token.slot() as usize) else { return false };
+        let Some(Seat { id, .. }) = seat.take_if(|seat| seat.token == token) else { return false };
+        let entry = &mut self.table[id];
+        entry.joined.retain(|&other| other != token);
+        entry.joining.retain(|&other| other != token);
+        let did = entry.did.clone();
+        self.refresh(id);
+        self.forget(id);
+        self.post(self.home_of(did.hash()), Word::Leave { did, token });
+        self.pump();
+        true
+    }
+
+    /// Makes a DID a service. It must be done on every worker, before the DID is made known: workers that do not know
+    /// it yet say that it is absent.
+    ///
+    /// # Errors
+    /// It has connections.
+    pub fn register_service(&mut self, did: &str, service: ServiceId) -> Result<(), Why> {
+        let hash = hash(self.options.secret, did);
+        let id = self.table.find(hash, did).unwrap_or_else(|| self.intern(Did::new(hash, did)));
+        let entry = &mut self.table[id];
+        if entry.connections > 0 || entry.duty.is_some() || !entry.joining.is_empty() {
+            return Err(Why::Full);
+        }
+        entry.service = Some(service);
+        Ok(())
+    }
+
+    /// Ends a service. Says whether there was one.
+    pub fn remove_service(&mut self, did: &str) -> bool {
+        let Some(id) = self.table.find(hash(self.options.secret, did), did) else { return false };
+        let was = self.table[id].service.take().is_some();
+        self.forget(id);
+        was
+    }
+
+    /// A courier came from another worker.
+    pub fn receive(&mut self, courier: Courier<M>) {
+        self.handle(courier.0);
+        self.pump();
+    }
+
+    /// What the shell is to do next.
+    pub fn event(&mut self) -> Option<Event<M>> {
+        self.events.pop_front()
+    }
+
+    /// Workers for which something waits to be carried.
+    pub fn destinations(&self) -> impl Iterator<Item = u16> {
+        (0..self.options.workers).filter(|&worker| self.outboxes[usize::from(worker)].len() > 0)
+    }
+
+    /// Takes up to `max` couriers for a worker. They must arrive there in this order, after those taken before.
+    pub fn take(&mut self, worker: u16, max: usize) -> Vec<Courier<M>> {
+        self.outboxes.get_mut(usize::from(worker)).map_or_else(Vec::new, |outbox| outbox.take(max))
+    }
+
+    /// Puts the couriers that were taken last back: the worker's inbox was full.
+    pub fn give_back(&mut self, worker: u16, batch: Vec<Courier<M>>) {
+        if let Some(outbox) = self.outboxes.get_mut(usize::from(worker)) {
+            outbox.give_back(batch);
+        }
+    }
+
+    /// Who is here, as far as this worker has heard, in no order.
+    pub fn agents(&self) -> impl Iterator<Item = Agent<'_>> {
+        self.table.iter().filter(|entry| entry.connections > 0 || entry.service.is_some()).map(|entry| Agent {
+            did: entry.did.as_str(),
+            connections: entry.connections,
+            service: entry.service,
+        })
+    }
+
+    /// Connections under a DID, on all workers, as far as this worker has heard.
+    pub fn connections(&self, did: &str) -> u32 {
+        self.table.find(hash(self.options.secret, did), did).map_or(0, |id| self.table[id].connections)
+    }
+
+    /// The DID of a connection of this worker.
+    pub fn did_of(&self, token: ConnToken) -> Option<&Did> {
+        self.seat(token).map(|seat| &self.table[seat.id].did)
+    }
+
+    /// What happened so far, and what waits.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            entries: self.table.len(),
+            outbox: self.outboxes.iter().map(Outbox::len).sum(),
+            outbox_bytes: self.outboxes.iter().map(Outbox::bytes).sum(),
+            ..self.counters
+        }
+    }
+}
+
+/// What owner and home share.
+impl<M: Payload> Directory<M> {
+    fn home_of(&self, hash: u64) -> u16 {
+        ((u64::from((hash >> 16) as u32) * u64::from(self.options.workers)) >> 32) as u16
+    }
+
+    fn seat(&self, token: ConnToken) -> Option<Seat> {
+        self.seats.get(token.slot() as usize).copied().flatten().filter(|seat| seat.token == token)
+    }
+
+    fn find(&self, did: &Did) -> Option<u32> {
+        self.table.find(did.hash(), did.as_str())
+    }
+
+    fn intern(&mut self, did: Did) -> u32 {
+        let owner = self.home_of(did.hash());
+        self.table.insert(Entry {
+            did,
+            joined: Vec::new(),
+            joining: Vec::new(),
+            duty: None,
+            home: None,
+            connections: 0,
+            service: None,
+            owner,
+            direct: false,
+        })
+    }
+
+    fn interned(&mut self, did: &Did) -> u32 {
+        self.find(did).unwrap_or_else(|| self.intern(did.clone()))
+    }
+
+    /// Removes an entry that says nothing that its absence would not say.
+    fn forget(&mut self, id: u32) {
+        let entry = &self.table[id];
+        let here = !entry.joined.is_empty() || !entry.joining.is_empty();
+        let busy = entry.duty.is_some() || entry.home.is_some() || entry.service.is_some() || entry.connections > 0;
+        if !here && !busy && entry.owner == self.home_of(entry.did.hash()) {
+            self.table.remove(id);
+        }
+    }
+
+    fn is_choked(&self) -> bool {
+        self.outboxes.iter().any(|outbox| outbox.len() / 4 >= self.options.outbox_max)
+    }
+
+    fn has_room(&self, worker: u16) -> bool {
+        let outbox = &self.outboxes[usize::from(worker)];
+        outbox.len() < self.options.outbox_max && outbox.bytes() < self.options.outbox_bytes_max
+    }
+
+    fn post(&mut self, worker: u16, word: Word<M>) {
+        self.outboxes[usize::from(worker)].push(word);
+    }
+
+    fn tell_all(&mut self, word: impl Fn() -> Word<M>) {
+        (0..self.options.workers).for_each(|worker| self.post(worker, word()));
+    }
+
+    /// Handles what this worker told itself.
+    fn pump(&mut self) {
+        let me = usize::from(self.options.worker);
+        while let Some(courier) = self.outboxes[me].take(1).pop() {
+            self.handle(courier.0);
+        }
+    }
+
+    fn handle(&mut self, word: Word<M>) {
+        match word {
+            Word::Data { did, hops, parcel } => match self.find(&did) {
+                Some(id) => self.arrive(id, hops, parcel),
+                None => self.forward(did.clone(), self.home_of(did.hash()), hops, parcel),
+            },
+            Word::Copy { did, payload } => self.on_copy(&did, payload),
+            Word::Answer { did, sender, ticket, why } => self.on_answer(did, sender, ticket, why),
+            Word::Join { did, token } => self.on_join(&did, token),
+            Word::Leave { did, token } => self.on_leave(&did, token),
+            Word::Refuse { did, token, why } => self.on_refuse(&did, token, why),
+            Word::Grant { did, epoch, from, members } => self.on_grant(&did, epoch, from, members),
+            Word::Move { did, epoch, from, to } => self.on_move(&did, epoch, from, to),
+            Word::Fence { did, epoch, to } => self.on_fence(&did, epoch, to),
+            Word::Drain { did, epoch, to } => self.post(to, Word::Drained { did, epoch }),
+            Word::Drained { did, epoch } => self.on_drained(&did, epoch),
+            Word::Handover { did, epoch, parked, drains } => self.on_handover(&did, epoch, parked, drains),
+            Word::Done { did, epoch } => self.on_done(&did, epoch),
+            Word::Members { did, members } => self.on_members(&did, &members),
+            Word::Confirm { did, token } => self.on_confirm(&did, token),
+            Word::Count { did, connections } => self.on_count(&did, connections),
+        }
+    }
+
+    /// Tells the sender that its message was not handed to anybody.
+    fn answer(&mut self, did: Did, parcel: Parcel<M>, why: Why) {
+        match why {
+            Why::Absent => self.counters.absent += 1,
+            Why::Busy => self.counters.busy += 1,
+            _ => self.counters.lost += 1,
+        }
+        let Some(sender) = parcel.sender else { return };
+        let ticket = parcel.payload.ticket();
+        let worker = sender.worker();
+        if worker == self.options.worker {
+            return self.on_answer(did, sender, ticket, why);
+        }
+        match self.outboxes.get(usize::from(worker)) {
+            Some(outbox) if outbox.len() / 4 < self.options.outbox_max => {
+                self.post(worker, Word::Answer { did, sender, ticket, why });
+            }
+            _ => self.counters.answers_dropped += 1,
+        }
+    }
+
+    fn on_answer(&mut self, did: Did, sender: ConnToken, ticket: M::Ticket, why: Why) {
+        if self.seat(sender).is_some() {
+            self.events.push_back(Event::Answer { sender, did, ticket, why });
+        } else {
+            self.counters.answers_stale += 1;
+        }
+    }
+
+    fn on_count(&mut self, did: &Did, connections: u32) {
+        let id = self.interned(did);
+        self.table[id].connections = connections;
+        self.events.push_back(Event::Presence { did: did.clone(), connections });
+        self.forget(id);
+    }
+}

@@ -1,0 +1,227 @@
+//! Rules one by one; that they hold together, whatever the order of things, is shown by the simulation in `tests/`.
+
+use super::*;
+
+const ALICE: &str = "did:key:alice";
+const BOB: &str = "did:key:bob";
+const RELAY: &str = "did:key:relay";
+
+#[derive(Clone, Debug)]
+struct Note(u32);
+
+impl Payload for Note {
+    type Ticket = u32;
+
+    fn size(&self) -> usize {
+        10
+    }
+
+    fn ticket(&self) -> u32 {
+        self.0
+    }
+}
+
+fn workers(options: &Options) -> Vec<Directory<Note>> {
+    (0..options.workers).map(|worker| Directory::new(Options { worker, ..options.clone() })).collect()
+}
+
+fn token(worker: u16, slot: u32) -> ConnToken {
+    ConnToken::new(worker, slot, 1)
+}
+
+/// Carries everything and says what happened, as text, worker by worker.
+fn settle(workers: &mut [Directory<Note>]) -> Vec<String> {
+    let mut said = Vec::new();
+    loop {
+        let mut carried = false;
+        for from in 0..workers.len() {
+            while let Some(event) = workers[from].event() {
+                match event {
+                    Event::Joined { token } => said.push(format!("joined {token}")),
+                    Event::Refused { token, why } => said.push(format!("refused {token} {why:?}")),
+                    Event::Deliver { token, payload } => said.push(format!("{} to {token}", payload.0)),
+                    Event::Service { service, payload, .. } => said.push(format!("{} to {service:?}", payload.0)),
+                    Event::Answer { sender, ticket, why, .. } => said.push(format!("{ticket} {why:?} to {sender}")),
+                    Event::Presence { .. } => {}
+                }
+            }
+            for to in 0..workers.len() {
+                for courier in workers[from].take(to as u16, usize::MAX) {
+                    workers[to].receive(courier);
+                    carried = true;
+                }
+            }
+        }
+        if !carried {
+            return said;
+        }
+    }
+}
+
+fn send(worker: &mut Directory<Note>, to: &str, sender: ConnToken, note: u32) {
+    let Route::Elsewhere(key) = worker.route(to) else { panic!("{to} is {:?}", worker.route(to)) };
+    worker.send(key, to, Some(sender), Note(note));
+}
+
+/// A worker that is not the home of this DID.
+fn away_from(workers: &[Directory<Note>], did: &str) -> usize {
+    let home = workers[0].home_of(hash(workers[0].options.secret, did));
+    workers.iter().position(|worker| worker.options.worker != home).expect("several workers")
+}
+
+#[test]
+fn one_worker_knows_all_and_asks_nobody() {
+    let mut workers = workers(&Options::new(0, 1, 1));
+    assert_eq!(workers[0].route(ALICE), Route::Absent);
+    workers[0].join(ALICE, token(0, 0)).unwrap();
+    workers[0].join(ALICE, token(0, 1)).unwrap();
+    assert_eq!(settle(&mut workers), ["joined 0.0.1", "joined 0.1.1"]);
+    assert_eq!(workers[0].route(ALICE), Route::Local(&[token(0, 0), token(0, 1)]));
+    assert_eq!(workers[0].connections(ALICE), 2);
+    assert!(!workers[0].leave(ConnToken::new(0, 1, 0)), "another generation is another connection");
+    assert!(workers[0].leave(token(0, 0)));
+    assert_eq!(workers[0].route(ALICE), Route::Local(&[token(0, 1)]));
+    assert_eq!(workers[0].did_of(token(0, 1)).map(Did::as_str), Some(ALICE));
+    assert!(workers[0].leave(token(0, 1)));
+    assert_eq!(workers[0].route(ALICE), Route::Absent);
+    assert_eq!(workers[0].counters().entries, 0);
+}
+
+#[test]
+fn the_newest_alone_gets_it_if_that_is_the_rule() {
+    let mut workers = workers(&Options { receivers: Receivers::Newest, ..Options::new(0, 2, 1) });
+    for (worker, slot) in [(0, 0), (1, 0), (1, 1)] {
+        workers[usize::from(worker)].join(ALICE, token(worker, slot)).unwrap();
+        settle(&mut workers);
+    }
+    assert_eq!(workers[1].route(ALICE), Route::Local(&[token(1, 1)]));
+    send(&mut workers[0], ALICE, token(0, 0), 1);
+    assert_eq!(settle(&mut workers), ["1 to 1.1.1"]);
+    workers[1].leave(token(1, 1));
+    workers[1].leave(token(1, 0));
+    settle(&mut workers);
+    assert_eq!(workers[0].route(ALICE), Route::Local(&[token(0, 0)]), "ownership goes back to who stays");
+}
+
+#[test]
+fn all_get_it_on_all_workers() {
+    let mut workers = workers(&Options::new(0, 3, 1));
+    for worker in 0..3 {
+        workers[usize::from(worker)].join(ALICE, token(worker, 0)).unwrap();
+        settle(&mut workers);
+    }
+    send(&mut workers[0], ALICE, token(0, 0), 1);
+    let mut said = settle(&mut workers);
+    said.sort();
+    assert_eq!(said, ["1 to 0.0.1", "1 to 1.0.1", "1 to 2.0.1"]);
+}
+
+#[test]
+fn an_answer_goes_to_the_sender_if_it_is_still_there() {
+    let mut workers = workers(&Options::new(0, 2, 1));
+    let at = away_from(&workers, BOB);
+    let sender = token(at as u16, 0);
+    workers[at].join(ALICE, sender).unwrap();
+    settle(&mut workers);
+    send(&mut workers[at], BOB, sender, 1);
+    assert_eq!(settle(&mut workers), [format!("1 Absent to {sender}")]);
+    send(&mut workers[at], BOB, sender, 2);
+    workers[at].leave(sender);
+    assert_eq!(settle(&mut workers), [""; 0]);
+    assert_eq!(workers[at].counters().answers_stale, 1);
+    assert_eq!(workers[1 - at].counters().absent, 2);
+}
+
+#[test]
+fn a_service_is_everywhere_and_its_name_is_taken() {
+    let mut workers = workers(&Options::new(0, 2, 1));
+    let at = away_from(&workers, RELAY);
+    workers[1 - at].register_service(RELAY, ServiceId(7)).unwrap();
+    send(&mut workers[at], RELAY, token(at as u16, 0), 1);
+    assert_eq!(settle(&mut workers), ["1 to ServiceId(7)"], "a miss goes to the home, which knows");
+    workers[at].join(RELAY, token(at as u16, 3)).unwrap();
+    assert_eq!(settle(&mut workers), [format!("refused {} Service", token(at as u16, 3))]);
+    assert_eq!(workers[at].counters().entries, 0);
+    workers[at].register_service(RELAY, ServiceId(7)).unwrap();
+    assert_eq!(workers[at].route(RELAY), Route::Service(ServiceId(7)));
+    assert_eq!(workers[at].join(RELAY, token(at as u16, 3)), Err(Why::Service));
+    assert_eq!(workers[at].agents().map(|agent| (agent.did, agent.service)).next(), Some((RELAY, Some(ServiceId(7)))));
+    assert!(workers[at].remove_service(RELAY) && !workers[at].remove_service(RELAY));
+    assert_eq!(workers[at].counters().entries, 0);
+}
+
+#[test]
+fn what_waits_for_a_take_over_is_bounded_and_comes_in_order() {
+    let mut workers = workers(&Options { parked_max: 2, ..Options::new(0, 2, 1) });
+    let (old, new) = (usize::from(workers[0].home_of(hash(1, ALICE))), away_from(&workers, ALICE));
+    let sender = token(new as u16, 0);
+    workers[new].join(BOB, sender).unwrap();
+    settle(&mut workers);
+    // The home grants at once; its word has not arrived when the first message is on its way to the home.
+    workers[new].join(ALICE, token(new as u16, 1)).unwrap();
+    send(&mut workers[new], ALICE, sender, 1);
+    for courier in workers[new].take(old as u16, usize::MAX) {
+        workers[old].receive(courier);
+    }
+    for courier in workers[old].take(new as u16, usize::MAX) {
+        workers[new].receive(courier);
+    }
+    // The next owner knows and waits for the fences: two messages fit.
+    (2..=4).for_each(|note| send(&mut workers[new], ALICE, sender, note));
+    assert_eq!(workers[new].counters().parked, 2);
+    let taker = token(new as u16, 1);
+    let said = settle(&mut workers);
+    let expected = [
+        format!("4 Busy to {sender}"),
+        format!("joined {taker}"),
+        format!("1 to {taker}"),
+        format!("2 to {taker}"),
+        format!("3 to {taker}"),
+    ];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_message_that_goes_round_is_given_up() {
+    let mut workers = workers(&Options::new(0, 2, 1));
+    let at = away_from(&workers, ALICE);
+    let sender = token(at as u16, 0);
+    workers[at].join(BOB, sender).unwrap();
+    settle(&mut workers);
+    for hops in [1, workers[at].options.hops_max] {
+        let parcel = Parcel { sender: Some(sender), payload: Note(hops.into()) };
+        workers[at].receive(Courier(Word::Data { did: Did::new(hash(1, ALICE), ALICE), hops, parcel }));
+    }
+    assert_eq!(settle(&mut workers), [format!("4 Lost to {sender}"), format!("1 Absent to {sender}")]);
+    assert_eq!(workers[at].counters().forwarded, 2);
+}
+
+#[test]
+fn a_full_queue_refuses_messages_and_keeps_control() {
+    let mut workers = workers(&Options { outbox_max: 2, ..Options::new(0, 2, 1) });
+    let at = away_from(&workers, ALICE);
+    let to = 1 - at as u16;
+    workers[at].join(BOB, token(at as u16, 0)).unwrap();
+    settle(&mut workers);
+    (0..3).for_each(|note| send(&mut workers[at], ALICE, token(at as u16, 0), note));
+    let batch = workers[at].take(to, 1);
+    assert_eq!(batch.len(), 1);
+    workers[at].give_back(to, batch);
+    workers[at].join(ALICE, token(at as u16, 1)).unwrap();
+    assert_eq!(workers[at].counters().outbox, 3, "two messages, and the word that somebody came");
+    let said = settle(&mut workers);
+    let answers = said.iter().filter(|line| line.contains("Absent")).cloned().collect::<Vec<_>>();
+    assert_eq!(answers.len(), 2, "{said:?}");
+    assert!(answers[0].starts_with('0') && answers[1].starts_with('1'), "{said:?}");
+    assert_eq!(said[0], format!("2 Busy to {}", token(at as u16, 0)));
+}
+
+#[test]
+fn the_home_bounds_names_and_connections() {
+    let mut workers = workers(&Options { dids_max: 1, connections_max: 1, ..Options::new(0, 1, 1) });
+    for (slot, did) in [(0, ALICE), (1, ALICE), (2, BOB)] {
+        workers[0].join(did, token(0, slot)).unwrap();
+    }
+    assert_eq!(settle(&mut workers), ["joined 0.0.1", "refused 0.1.1 Full", "refused 0.2.1 Full"]);
+    assert_eq!((workers[0].counters().entries, workers[0].counters().refused), (1, 2));
+}
