@@ -1,8 +1,9 @@
-//! Load harness of amp-relay: its scenarios arrive with the AMP endpoint.
+//! The program `loadtest`: reads the command line, runs a scenario, prints its report.
 
 use std::process::ExitCode;
 
+use clap::Parser as _;
+
 fn main() -> ExitCode {
-    eprintln!("loadtest: no scenario is built in yet; see docs/ for what the relay measures of itself");
-    ExitCode::from(2)
+    loadtest::main(loadtest::Cli::parse())
 }

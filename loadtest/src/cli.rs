@@ -1,0 +1,229 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Load harness of amp-relay.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "loadtest", version, about, max_term_width = 110, subcommand_value_name = "SCENARIO")]
+#[command(subcommand_help_heading = "Scenarios")]
+#[command(after_help = "A run against a relay:\n  \
+    loadtest pairs --keys-out keys        writes the lines for the relay's keys file (only for a relay under test:\n  \
+    \u{20}                                     whoever knows the seed has the keys)\n  \
+    loadtest pairs --url ws://127.0.0.1:5711 --server-pid $(pidof amp-relay)\n  \
+    loadtest floor --pattern pairs        the same bytes through a plain TCP forwarder, to compare with\n\n\
+    Exits with 1 when a message was lost, doubled, misdirected, refused or out of order.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A scenario.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// A TCP forwarder without WebSocket, run here as a process of its own, driven by a pattern
+    Floor(FloorOptions),
+    /// Every client sends to its own DID
+    Echo(Options),
+    /// Sender i sends to receiver i
+    Pairs(Options),
+    /// Every client sends to all the others in turn, each in its own seeded order
+    Scatter(Options),
+    /// One client sends messages whose `to` names all the others
+    Fanout(Options),
+    /// Opens WebSockets and resets them, without signing in
+    Connect(Options),
+    /// Signs in, holds the connections, and says what one costs in memory
+    Idle(Options),
+    /// Prompts to sessions over /session: each connection has a session of its own
+    Session(Options),
+    /// The forwarder alone, until it is ended: prints its address
+    FloorServer(FloorServer),
+}
+
+impl Command {
+    /// The options of a scenario; `None` for the floor's server.
+    pub fn options(&self) -> Option<&Options> {
+        match self {
+            Self::Floor(floor) => Some(&floor.options),
+            Self::Echo(options)
+            | Self::Pairs(options)
+            | Self::Scatter(options)
+            | Self::Fanout(options)
+            | Self::Connect(options)
+            | Self::Idle(options)
+            | Self::Session(options) => Some(options),
+            Self::FloorServer(_) => None,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Floor(_) => "floor",
+            Self::Echo(_) => "echo",
+            Self::Pairs(_) => "pairs",
+            Self::Scatter(_) => "scatter",
+            Self::Fanout(_) => "fanout",
+            Self::Connect(_) => "connect",
+            Self::Idle(_) => "idle",
+            Self::Session(_) => "session",
+            Self::FloorServer(_) => "floor-server",
+        }
+    }
+}
+
+/// Who sends to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pattern {
+    /// Every client to itself.
+    Echo,
+    /// Sender i to receiver i.
+    Pairs,
+    /// Every client to all the others in turn.
+    Scatter,
+    /// One client to all the others at once.
+    Fanout,
+}
+
+/// What every scenario takes.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Where the server is: ws://HOST:PORT for a relay, tcp://HOST:PORT for a floor
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Clients; in fanout the receivers, in connect how many are being opened at a time
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections: u32,
+    /// Pairs of sender and receiver, for the pattern of that name
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500_000))]
+    pub pairs: u32,
+    /// Messages in flight per sender. With --rate: the most, 1024 unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub depth: Option<u32>,
+    /// Bytes of payload; the envelope comes on top
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(24..=64 << 20))]
+    pub size: u32,
+    /// Messages a second of all senders together, sent at their times whether or not answers come (open loop).
+    /// Without it every sender keeps --depth messages in flight (closed loop)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Seconds that are measured
+    #[arg(long, value_name = "N", default_value_t = 5.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Seconds of load before that, which do not count
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub warmup: f64,
+    /// The `ttl` of the messages in milliseconds; 0 is "now or never"
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub ttl: u32,
+    /// Check the order of each sender and receiver in scatter too (the other patterns always do)
+    #[arg(long)]
+    pub verify: bool,
+    /// Sign every message. Costs the harness some 20 us each; without it messages carry 64 bytes that are no signature
+    #[arg(long)]
+    pub sign: bool,
+    /// Write the authorized_keys lines of the keys this run will use, and exit
+    #[arg(long, value_name = "FILE")]
+    pub keys_out: Option<PathBuf>,
+    /// What keys and orders come from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Process of the server, for its CPU time and memory
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+    /// Threads of the harness; each drives a group of clients that talk among themselves
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// Pin the threads to CPUs from this one on
+    #[arg(long, value_name = "CPU")]
+    pub cpu: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the floor takes.
+#[derive(Args, Clone, Debug)]
+pub struct FloorOptions {
+    /// Who sends to whom
+    #[arg(long, value_enum, default_value_t = Pattern::Pairs)]
+    pub pattern: Pattern,
+    /// Pin the forwarder to a CPU
+    #[arg(long, value_name = "CPU")]
+    pub floor_cpu: Option<usize>,
+    /// The rest.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What the forwarder takes.
+#[derive(Args, Clone, Debug)]
+pub struct FloorServer {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Pin it to a CPU
+    #[arg(long, value_name = "CPU")]
+    pub cpu: Option<usize>,
+    /// End when standard input does
+    #[arg(long, hide = true)]
+    pub until_eof: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
+        _ => Err("not a number of seconds up to a day".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_names_that_others_rely_on() {
+        let cli = Cli::try_parse_from([
+            "loadtest",
+            "pairs",
+            "--url",
+            "ws://127.0.0.1:1",
+            "--connections",
+            "4",
+            "--pairs",
+            "2",
+            "--depth",
+            "16",
+            "--size",
+            "128",
+            "--rate",
+            "100",
+            "--seconds",
+            "2",
+            "--keys-out",
+            "f",
+            "--server-pid",
+            "1",
+            "--json",
+            "--warmup",
+            "0.5",
+            "--seed",
+            "7",
+        ])
+        .expect("understood");
+        let options = cli.command.options().expect("options");
+        assert_eq!((options.pairs, options.depth, options.rate, options.seed), (2, Some(16), Some(100), 7));
+        assert!(options.json && options.warmup == 0.5);
+        assert!(Cli::try_parse_from(["loadtest", "pairs", "--size", "23"]).is_err());
+        assert!(Cli::try_parse_from(["loadtest", "pairs", "--seconds", "-1"]).is_err());
+    }
+}

@@ -1,0 +1,304 @@
+//! What a run gave, for people and as JSON.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::measure::{Cpu, Machine};
+
+/// A thread of the harness that is busier than this may be what limits a run.
+const LIMIT_SHARE: f64 = 0.9;
+/// Other programs that use more of a CPU than this disturb a run.
+const DISTURBED_SHARE: f64 = 0.1;
+
+/// The whole report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The scenario's name; of the floor with its pattern.
+    pub scenario: String,
+    /// What was driven.
+    pub url: String,
+    /// How it was driven.
+    pub setting: Setting,
+    /// On what.
+    pub machine: Machine,
+    /// Seconds between the two readings that the rates come from.
+    pub measured_seconds: f64,
+    /// Deliveries (connections, prompts) in that time.
+    pub delivered: u64,
+    /// The same in a second.
+    pub per_second: f64,
+    /// From the time a message should have been sent to its delivery.
+    pub latency: Latency,
+    /// Further steps, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub steps: BTreeMap<&'static str, Latency>,
+    /// The server's cost, where its process is known.
+    pub server: Option<Server>,
+    /// The harness's own share of a CPU, for each of its threads.
+    pub own_cpu_share: Option<f64>,
+    /// What neither the server nor the harness used of one CPU.
+    pub other_cpu_share: Option<f64>,
+    /// Memory of idle connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+    /// What was wrong.
+    pub checks: Checks,
+    /// What one should know before believing the figures.
+    pub warnings: Vec<String>,
+}
+
+/// How a run was driven.
+#[derive(Clone, Debug, Serialize)]
+pub struct Setting {
+    /// Clients.
+    pub connections: u64,
+    /// Those of them that send.
+    pub senders: u64,
+    /// Messages in flight per sender, at most.
+    pub depth: u32,
+    /// Bytes of payload.
+    pub size: u32,
+    /// Bytes of a message with its envelope, without WebSocket's header.
+    pub message_bytes: u64,
+    /// Messages a second; closed loop without.
+    pub rate: Option<u32>,
+    /// Seconds that were to be measured.
+    pub seconds: f64,
+    /// Seconds of warm-up.
+    pub warmup: f64,
+    /// Threads of the harness.
+    pub threads: u32,
+    /// The seed.
+    pub seed: u64,
+}
+
+/// A distribution, in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Latency {
+    /// How many were measured.
+    pub count: u64,
+    /// Arithmetic mean.
+    pub mean_us: f64,
+    /// Half of them.
+    pub p50_us: f64,
+    /// Nine of ten.
+    pub p90_us: f64,
+    /// 99 of 100.
+    pub p99_us: f64,
+    /// 999 of 1000.
+    pub p999_us: f64,
+    /// The longest.
+    pub max_us: f64,
+}
+
+impl Latency {
+    /// Of a histogram of nanoseconds.
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+        Self {
+            count: histogram.len(),
+            mean_us: histogram.mean() / 1000.0,
+            p50_us: at(0.5),
+            p90_us: at(0.9),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: histogram.max() as f64 / 1000.0,
+        }
+    }
+}
+
+/// What the server cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Server {
+    /// Its process.
+    pub pid: u32,
+    /// CPU seconds in the measured time, all threads.
+    pub cpu: Cpu,
+    /// CPU microseconds for each delivery.
+    pub us_per_message: f64,
+    /// The part of it in its own code.
+    pub user_us_per_message: f64,
+    /// Share of one CPU.
+    pub cpu_share: f64,
+}
+
+/// What connections cost in memory: anonymous memory of the server in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Idle {
+    /// How many there were.
+    pub connections: u64,
+    /// Before the first.
+    pub before: u64,
+    /// When all were in.
+    pub connected: u64,
+    /// After each had sent itself one message.
+    pub used: u64,
+    /// Bytes for each connection.
+    pub bytes_per_connection: f64,
+    /// The same after the message.
+    pub bytes_per_connection_used: f64,
+}
+
+/// What was wrong with the deliveries. All zero is right.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Checks {
+    /// Messages sent in the whole run, warm-up included.
+    pub sent: u64,
+    /// Deliveries in the whole run.
+    pub delivered: u64,
+    /// Sent, not refused, not delivered.
+    pub lost: u64,
+    /// Delivered again.
+    pub doubled: u64,
+    /// Delivered to somebody else.
+    pub misdirected: u64,
+    /// Not of this run, or not what it should be.
+    pub foreign: u64,
+    /// After a later one of the same sender.
+    pub disordered: u64,
+    /// Never sent, because too many were in flight until the end.
+    pub unsent: u64,
+    /// Connections that ended early, or were never opened.
+    pub dead: u64,
+    /// By what the server said.
+    pub refused: BTreeMap<String, u64>,
+    /// The first few problems in words.
+    pub problems: Vec<String>,
+}
+
+impl Checks {
+    /// Whether every message went where it should, once.
+    pub fn is_right(&self) -> bool {
+        let Self { lost, doubled, misdirected, foreign, disordered, unsent, dead, .. } = self;
+        lost + doubled + misdirected + foreign + disordered + unsent + dead == 0 && self.refused.is_empty()
+    }
+}
+
+impl Report {
+    /// Whether the process ends with 0.
+    pub fn is_right(&self) -> bool {
+        self.checks.is_right()
+    }
+
+    /// One JSON object in one line.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    }
+
+    /// Adds what should be known before the figures are believed.
+    pub(crate) fn warn(&mut self, expects_deliveries: bool) {
+        let mut warnings = Vec::new();
+        if let Some(share) = self.own_cpu_share.filter(|&share| share > LIMIT_SHARE) {
+            warnings.push(format!(
+                "the harness used {:.0} % of a CPU for each of its threads: the rate may be its own limit, not the server's \
+                 (CPU time for each message still holds)",
+                100.0 * share
+            ));
+        }
+        if let Some(share) = self.other_cpu_share.filter(|&share| share > DISTURBED_SHARE) {
+            warnings.push(format!("other programs used {:.0} % of a CPU: the figures are disturbed", 100.0 * share));
+        }
+        if self.delivered == 0 && expects_deliveries {
+            warnings.push("nothing was delivered in the measured time".into());
+        }
+        self.warnings.extend(warnings);
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let Setting { connections, senders, depth, size, message_bytes, rate, threads, .. } = &self.setting;
+        writeln!(out, "{} at {}", self.scenario, self.url)?;
+        write!(
+            out,
+            "  {connections} connections, {senders} senders, {size} bytes of payload ({message_bytes} a message)"
+        )?;
+        match rate {
+            Some(rate) => writeln!(out, ", {rate} messages a second")?,
+            None => writeln!(out, ", {depth} in flight each")?,
+        }
+        let Machine { cpu, cores, kernel, load_before, load_after } = &self.machine;
+        writeln!(out, "  {cpu}, {cores} cores, {kernel}; load {load_before} before, {load_after} after\n")?;
+        let seconds = self.measured_seconds;
+        writeln!(out, "  delivered   {} in {seconds:.2} s, {:.0} a second", self.delivered, self.per_second)?;
+        self.latency.write(out, "latency")?;
+        for (name, latency) in &self.steps {
+            latency.write(out, name)?;
+        }
+        if let Some(server) = &self.server {
+            let Server { pid, us_per_message, user_us_per_message, cpu_share, .. } = server;
+            writeln!(
+                out,
+                "  server      {us_per_message:.3} us of CPU for each delivery ({user_us_per_message:.3} in its own code), \
+                 {cpu_share:.2} of a CPU (process {pid})"
+            )?;
+        }
+        if let Some(share) = self.own_cpu_share {
+            write!(out, "  harness     {share:.2} of a CPU for each of {threads} threads")?;
+            match self.other_cpu_share {
+                Some(other) => writeln!(out, "; everything else on the machine {other:.2}")?,
+                None => writeln!(out)?,
+            }
+        }
+        if let Some(Idle { bytes_per_connection, bytes_per_connection_used, .. }) = self.idle {
+            writeln!(
+                out,
+                "  memory      {bytes_per_connection:.0} bytes for each connection, {bytes_per_connection_used:.0} after a \
+                 message each way"
+            )?;
+        }
+        self.checks.write(out)?;
+        for warning in &self.warnings {
+            writeln!(out, "  WARNING     {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Latency {
+    fn write(&self, out: &mut String, name: &str) -> std::fmt::Result {
+        let Self { p50_us, p90_us, p99_us, p999_us, max_us, .. } = self;
+        writeln!(
+            out,
+            "  {name:<11} p50 {p50_us:.0} us, p90 {p90_us:.0}, p99 {p99_us:.0}, p99.9 {p999_us:.0}, longest {max_us:.0}"
+        )
+    }
+}
+
+impl Checks {
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        if self.is_right() {
+            return writeln!(out, "  checks      all {} deliveries of the run are right", self.delivered);
+        }
+        write!(out, "  WRONG      ")?;
+        for (count, name) in [
+            (self.lost, "lost"),
+            (self.doubled, "doubled"),
+            (self.misdirected, "misdirected"),
+            (self.foreign, "foreign"),
+            (self.disordered, "out of order"),
+            (self.unsent, "never sent"),
+            (self.dead, "dead connections"),
+        ] {
+            if count > 0 {
+                write!(out, " {count} {name};")?;
+            }
+        }
+        writeln!(out, " of {} sent, {} delivered", self.sent, self.delivered)?;
+        for (text, count) in &self.refused {
+            writeln!(out, "              {count} refused: {text}")?;
+        }
+        for problem in &self.problems {
+            writeln!(out, "              {problem}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,328 @@
+//! Frames of one sender, made once: only what differs from message to message is written over a copy, already masked.
+
+use amp_relay::wire::{
+    mask,
+    ws::{HEADER_MAX, OpCode, encode_header},
+};
+
+use crate::{
+    agent::Agent,
+    amp::{self, Fields, To},
+};
+
+/// From this many bytes behind the stamp on they are not copied but sent from the template.
+const TAIL_BYTES_MIN: usize = 2048;
+
+/// What every message carries at the front of its payload, so that each delivery can be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// The run: messages of another one are foreign.
+    pub(crate) run: u32,
+    pub(crate) sender: u32,
+    pub(crate) slot: u32,
+    /// [`Stamp::ALL`] where one message goes to many.
+    pub(crate) receiver: u32,
+    pub(crate) sequence: u64,
+}
+
+impl Stamp {
+    /// Its length, the least payload.
+    pub(crate) const BYTES: usize = 24;
+    /// Every client but the sender.
+    pub(crate) const ALL: u32 = u32::MAX;
+
+    fn write(&self) -> [u8; Self::BYTES] {
+        let mut out = [0; Self::BYTES];
+        for (four, value) in
+            out.as_chunks_mut::<4>().0.iter_mut().zip([self.run, self.sender, self.slot, self.receiver])
+        {
+            *four = value.to_le_bytes();
+        }
+        out[16..].copy_from_slice(&self.sequence.to_le_bytes());
+        out
+    }
+
+    /// Reads one.
+    pub(crate) fn read(bytes: &[u8; Self::BYTES]) -> Self {
+        let four = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let sequence = u64::from(four(16)) | u64::from(four(20)) << 32;
+        Self { run: four(0), sender: four(4), slot: four(8), receiver: four(12), sequence }
+    }
+}
+
+/// Where a received message, which has the form of our own, holds what is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) len: usize,
+    pub(crate) stamp_at: usize,
+    /// The sender's DID; the floor has none.
+    pub(crate) from_at: Option<usize>,
+}
+
+/// Places in the frame of what is written over.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    stamp: usize,
+    /// The receiver: its DID, or the floor's number.
+    to: usize,
+    envelope: Option<Envelope>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Envelope {
+    id: usize,
+    ts: usize,
+    sig: usize,
+}
+
+/// What signs each message, where that is asked for.
+#[derive(Clone, Debug)]
+struct Signer {
+    agent: Agent,
+    to: Vec<String>,
+    is_list: bool,
+    body: Vec<u8>,
+    stamp_at: usize,
+    ttl: u64,
+}
+
+/// The frame of one sender.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    frame: Vec<u8>,
+    payload_at: usize,
+    key: [u8; 4],
+    cut: usize,
+    places: Places,
+    layout: Layout,
+    signer: Option<Box<Signer>>,
+}
+
+/// What templates are made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Make<'a> {
+    pub(crate) from: &'a Agent,
+    pub(crate) to: To<'a>,
+    pub(crate) size: usize,
+    pub(crate) ttl: u64,
+    pub(crate) sign: bool,
+    pub(crate) key: [u8; 4],
+    /// Any time of today: it fixes the lengths.
+    pub(crate) now_ms: u64,
+}
+
+impl Make<'_> {
+    fn written(&self) -> (amp::Written, usize) {
+        // The filling is not all zeroes, so that nothing on the way can save work on it.
+        let payload: Vec<u8> = (0..self.size).map(|at| (at.wrapping_mul(131) >> 2) as u8).collect();
+        let mut body = Vec::new();
+        amp::bytes(&mut body, &payload);
+        let fields = Fields {
+            id: [0; 16],
+            typ: amp::MESSAGE,
+            ts: self.now_ms,
+            ttl: self.ttl,
+            from: self.from.did(),
+            to: self.to,
+            body: &body,
+        };
+        let written = amp::write(&fields, &[0xA5; 64]);
+        let stamp_at = written.body_at + body.len() - self.size;
+        (written, stamp_at)
+    }
+
+    /// An AMP message in a WebSocket frame.
+    pub(crate) fn amp(&self) -> Template {
+        let (written, stamp_at) = self.written();
+        let mut header = [0; HEADER_MAX];
+        let payload_at = encode_header(&mut header, OpCode::Binary, true, written.bytes.len() as u64, Some(self.key));
+        let mut frame = header[..payload_at].to_vec();
+        frame.extend_from_slice(&written.bytes);
+        mask::apply(self.key, &mut frame[payload_at..]);
+        let layout = Layout { len: written.bytes.len(), stamp_at, from_at: Some(written.from_at) };
+        let places = Places {
+            stamp: payload_at + stamp_at,
+            to: payload_at + written.to_at,
+            envelope: Some(Envelope {
+                id: payload_at + written.id_at,
+                ts: payload_at + written.ts_at,
+                sig: payload_at + written.sig_at,
+            }),
+        };
+        let signer = self.sign.then(|| {
+            let (to, is_list) = match self.to {
+                To::One(did) => (vec![did.to_owned()], false),
+                To::Many(dids) => (dids.iter().map(|&did| did.to_owned()).collect(), true),
+            };
+            let body = written.bytes[written.body_at..stamp_at + self.size].to_vec();
+            let stamp_at = stamp_at - written.body_at;
+            Box::new(Signer { agent: self.from.clone(), to, is_list, body, stamp_at, ttl: self.ttl })
+        });
+        Template::new(frame, payload_at, self.key, places, layout, signer)
+    }
+
+    /// A frame of the floor, as long as the envelope: length, receiver, stamp, filling.
+    pub(crate) fn floor(&self, receiver: u32) -> Template {
+        let (written, _) = self.written();
+        let mut frame = written.bytes;
+        let len = frame.len();
+        frame[..4].copy_from_slice(&(len as u32).to_le_bytes());
+        frame[4..8].copy_from_slice(&receiver.to_le_bytes());
+        let layout = Layout { len, stamp_at: 8, from_at: None };
+        Template::new(frame, 0, [0; 4], Places { stamp: 8, to: 4, envelope: None }, layout, None)
+    }
+}
+
+impl Template {
+    fn new(
+        frame: Vec<u8>,
+        payload_at: usize,
+        key: [u8; 4],
+        places: Places,
+        layout: Layout,
+        signer: Option<Box<Signer>>,
+    ) -> Self {
+        let head = places.stamp + Stamp::BYTES;
+        let cut = if frame.len() - head >= TAIL_BYTES_MIN { head } else { frame.len() };
+        Self { frame, payload_at, key, cut, places, layout, signer }
+    }
+
+    /// Bytes of the part that is copied for each message.
+    pub(crate) fn head_len(&self) -> usize {
+        self.cut
+    }
+
+    /// What follows the copied part in every message.
+    pub(crate) fn tail(&self) -> &[u8] {
+        &self.frame[self.cut..]
+    }
+
+    /// Where a received message holds what.
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Writes the copied part of a message behind `out`. `to` replaces the receiver.
+    pub(crate) fn append(&mut self, out: &mut Vec<u8>, stamp: &Stamp, to: Option<&[u8]>, now_ms: u64) {
+        let base = out.len();
+        out.extend_from_slice(&self.frame[..self.cut]);
+        let (key, payload_at, places) = (self.key, self.payload_at, self.places);
+        let mut put = |at: usize, bytes: &[u8]| {
+            let part = &mut out[base + at..base + at + bytes.len()];
+            part.copy_from_slice(bytes);
+            mask::apply_at(key, at - payload_at, part);
+        };
+        let stamped = stamp.write();
+        put(places.stamp, &stamped);
+        if let Some(to) = to {
+            put(places.to, to);
+        }
+        let Some(envelope) = places.envelope else { return };
+        let id = id_of(stamp, now_ms);
+        put(envelope.id, &id);
+        put(envelope.ts, &now_ms.to_be_bytes());
+        if let Some(signer) = &mut self.signer {
+            put(envelope.sig, &signer.sign(id, now_ms, &stamped, to));
+        }
+    }
+}
+
+/// A message's id: its time, then what tells our messages apart and finds them again when an error names one.
+fn id_of(stamp: &Stamp, now_ms: u64) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&now_ms.to_be_bytes());
+    id[8..12].copy_from_slice(&stamp.sender.to_be_bytes());
+    id[12..].copy_from_slice(&(stamp.sequence as u32).to_be_bytes());
+    id
+}
+
+/// Sender and the lower half of the sequence number of the message with this id.
+pub(crate) fn read_id(id: &[u8]) -> Option<(u32, u32)> {
+    let id: &[u8; 16] = id.try_into().ok()?;
+    let four = |at: usize| u32::from_be_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]);
+    Some((four(8), four(12)))
+}
+
+impl Signer {
+    fn sign(&mut self, id: [u8; 16], ts: u64, stamp: &[u8], to: Option<&[u8]>) -> [u8; 64] {
+        self.body[self.stamp_at..self.stamp_at + stamp.len()].copy_from_slice(stamp);
+        let many: Vec<&str> = self.to.iter().map(String::as_str).collect();
+        let to = match to.and_then(|did| str::from_utf8(did).ok()) {
+            Some(did) => To::One(did),
+            None if self.is_list => To::Many(&many),
+            None => To::One(many.first().copied().unwrap_or_default()),
+        };
+        let (typ, from) = (amp::MESSAGE, self.agent.did());
+        let fields = Fields { id, typ, ts, ttl: self.ttl, from, to, body: &self.body };
+        self.agent.sign(&amp::sig_input(&fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use amp_relay::wire::ws::{Decoder, Limits, Message, Role, Step};
+
+    use super::*;
+
+    const NOW: u64 = 1_790_000_000_000;
+
+    fn make<'a>(from: &'a Agent, to: To<'a>, size: usize) -> Make<'a> {
+        Make { from, to, size, ttl: 0, sign: true, key: [0x12, 0xF4, 0x07, 0xA9], now_ms: NOW }
+    }
+
+    fn one(template: &mut Template, stamp: &Stamp, to: Option<&[u8]>) -> Vec<u8> {
+        let mut out = b"before".to_vec();
+        template.append(&mut out, stamp, to, NOW + 5);
+        out.extend_from_slice(template.tail());
+        out.split_off(6)
+    }
+
+    #[test]
+    fn a_message_is_what_an_envelope_of_the_same_fields_is() {
+        let agents: Vec<_> = (0..3).map(|number| Agent::new(1, number)).collect();
+        let stamp = Stamp { run: 1, sender: 0, slot: 3, receiver: 2, sequence: 0x1_0000_0007 };
+        for size in [Stamp::BYTES, 128, 300, 5000, 70_000] {
+            let mut template = make(&agents[0], To::One(agents[1].did()), size).amp();
+            let mut frame = one(&mut template, &stamp, Some(agents[2].did().as_bytes()));
+            let total = frame.len();
+            let mut decoder = Decoder::new(Role::Server);
+            let step = decoder.decode(&Limits::default(), &mut frame).expect("a frame");
+            let Step::Item { consumed, message: Message::Binary(message) } = step else { panic!("{step:?}") };
+            assert_eq!(consumed, total);
+            let layout = template.layout();
+            assert_eq!(layout.len, message.len());
+            let stamped = message[layout.stamp_at..].first_chunk().expect("a stamp");
+            assert_eq!(Stamp::read(stamped), stamp);
+            let from_at = layout.from_at.expect("a sender");
+            assert_eq!(&message[from_at..from_at + 56], agents[0].did().as_bytes());
+            // The signature that it carries is the one over its own fields.
+            let body = amp::read(message).expect("an envelope").body;
+            let id = id_of(&stamp, NOW + 5);
+            let fields = Fields {
+                id,
+                typ: amp::MESSAGE,
+                ts: NOW + 5,
+                ttl: 0,
+                from: agents[0].did(),
+                to: To::One(agents[2].did()),
+                body,
+            };
+            let signature = agents[0].sign(&amp::sig_input(&fields));
+            assert_eq!(amp::write(&fields, &signature).bytes, message);
+            assert_eq!(read_id(&id), Some((0, 7)));
+        }
+    }
+
+    #[test]
+    fn the_size_that_performance_is_compared_at() {
+        let (from, to) = (Agent::new(1, 0), Agent::new(1, 1));
+        let make = make(&from, To::One(to.did()), 128);
+        assert_eq!(make.amp().layout().len, 375);
+        assert_eq!(make.floor(1).layout().len, 375);
+        let mut floor = make.floor(0);
+        let stamp = Stamp { run: 1, sender: 0, slot: 3, receiver: 9, sequence: 4 };
+        let frame = one(&mut floor, &stamp, Some(&9u32.to_le_bytes()));
+        assert_eq!((frame.len(), &frame[..8]), (375, &[0x77, 1, 0, 0, 9, 0, 0, 0][..]));
+        assert_eq!(Stamp::read(frame[8..].first_chunk().expect("a stamp")), stamp);
+    }
+}

@@ -1,0 +1,170 @@
+//! Every scenario against the floor and against an AMP endpoint of the tests, right and wrong.
+
+mod support;
+
+use std::{fs, path::Path, process};
+
+use clap::Parser as _;
+use loadtest::{Checks, Cli, Floor, Report};
+
+use crate::support::Fault;
+
+fn try_run(arguments: &str) -> Result<Option<Report>, String> {
+    let words = ["loadtest"].into_iter().chain(arguments.split_whitespace());
+    let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+    loadtest::run(&cli.command).map_err(|failure| format!("{failure:?}"))
+}
+
+#[track_caller]
+fn run(arguments: &str) -> Report {
+    try_run(&format!("{arguments} --seconds 0.4 --warmup 0.1")).expect("a run").expect("a report")
+}
+
+#[track_caller]
+fn right(report: &Report) {
+    assert!(report.is_right(), "{}", report.text());
+    assert!(report.delivered > 0 && report.latency.count > 0, "{}", report.text());
+    assert!(report.latency.p50_us > 0.0 && report.latency.p50_us <= report.latency.max_us);
+}
+
+fn floor() -> Floor {
+    Floor::start(Path::new(env!("CARGO_BIN_EXE_loadtest")), None).expect("the floor")
+}
+
+#[test]
+fn every_pattern_goes_through_the_floor() {
+    let floor = floor();
+    for scenario in [
+        "pairs --pairs 5 --depth 16",
+        "pairs --pairs 4 --depth 4 --threads 2",
+        "pairs --pairs 2 --size 16384 --depth 16",
+        "pairs --pairs 1 --size 1000000 --depth 2",
+        "echo --connections 7 --depth 3",
+        "scatter --connections 10 --depth 4 --verify",
+        "scatter --connections 2",
+        "fanout --connections 70 --depth 2",
+        "pairs --pairs 3 --rate 2000",
+    ] {
+        let report = run(&format!("{scenario} --url {} --server-pid {}", floor.url(), floor.pid()));
+        right(&report);
+        assert!(report.server.is_some() && report.own_cpu_share.is_some());
+    }
+}
+
+#[test]
+fn every_pattern_goes_through_an_amp_endpoint() {
+    let url = support::start(Fault::None, false);
+    for scenario in [
+        "pairs --pairs 5 --depth 16",
+        "pairs --pairs 2 --size 16384 --depth 4",
+        "echo --connections 7 --depth 3",
+        "scatter --connections 10 --depth 4",
+        "fanout --connections 20 --depth 2",
+        "pairs --pairs 3 --rate 500",
+        "connect --connections 4",
+    ] {
+        let report = run(&format!("{scenario} --url {url}"));
+        right(&report);
+    }
+    let report = run(&format!("pairs --pairs 2 --url {url}"));
+    assert_eq!(report.setting.message_bytes, 375);
+}
+
+#[test]
+fn signed_messages_hold() {
+    let url = support::start(Fault::None, true);
+    for scenario in
+        ["pairs --pairs 2 --ttl 60000", "scatter --connections 4", "fanout --connections 3", "echo --connections 2"]
+    {
+        right(&run(&format!("{scenario} --sign --url {url}")));
+    }
+}
+
+#[test]
+fn what_goes_wrong_is_seen() {
+    let checks = |fault| -> Checks {
+        let url = support::start(fault, false);
+        let report = run(&format!("echo --connections 3 --depth 8 --url {url}"));
+        assert!(!report.is_right(), "{fault:?}: {}", report.text());
+        report.checks
+    };
+    assert!(checks(Fault::Double).doubled > 0);
+    assert!(checks(Fault::Forge).foreign > 0);
+    let refused = checks(Fault::Refuse);
+    assert_eq!((refused.lost, refused.refused.keys().next().map(String::as_str)), (0, Some("2003 nothing is kept")));
+    let closed = checks(Fault::Close);
+    assert!(closed.dead > 0 && closed.problems.iter().any(|problem| problem.contains("enough")), "{closed:?}");
+}
+
+#[test]
+fn what_is_lost_is_missed() {
+    for fault in [Fault::Lose, Fault::Misdirect] {
+        let url = support::start(fault, false);
+        let report = run(&format!("echo --connections 2 --depth 4 --rate 2000 --url {url}"));
+        assert!(report.checks.lost > 0, "{fault:?}: {}", report.text());
+        assert_eq!(report.checks.misdirected > 0, fault == Fault::Misdirect);
+        assert_eq!(report.checks.sent, report.checks.delivered + report.checks.lost, "{}", report.text());
+    }
+}
+
+#[test]
+fn idle_connections_are_held_and_used() {
+    let url = support::start(Fault::None, false);
+    let report = run(&format!("idle --connections 20 --url {url} --server-pid {}", process::id()));
+    assert!(report.is_right(), "{}", report.text());
+    assert_eq!(report.checks.delivered, 20, "one message each");
+    assert_eq!(report.idle.map(|idle| idle.connections), Some(20));
+}
+
+#[test]
+fn keys_are_written_and_nothing_else_happens() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let keys = |scenario: &str, name: &str| {
+        let path = scratch.path().join(name);
+        let report = try_run(&format!("{scenario} --keys-out {}", path.display())).expect("it went well");
+        assert!(report.is_none());
+        fs::read_to_string(path).expect("the file")
+    };
+    let agents = keys("pairs --pairs 3", "a");
+    assert_eq!(agents.lines().count(), 6);
+    assert!(agents.lines().all(|line| line.starts_with("amp-role=\"agent\" ssh-ed25519 ")));
+    assert_eq!(agents, keys("pairs --pairs 3", "b"));
+    assert!(agents.starts_with(&keys("echo --connections 2", "c")), "one list for all scenarios of a seed");
+    assert_ne!(agents, keys("pairs --pairs 3 --seed 2", "d"));
+    assert_eq!(keys("fanout --connections 3", "e").lines().count(), 4);
+    assert!(keys("session --connections 1", "f").starts_with("amp-role=\"spawn\" "));
+}
+
+#[test]
+fn command_lines_without_sense_are_refused() {
+    for (arguments, why) in [
+        ("pairs", "needs --url"),
+        ("pairs --url http://127.0.0.1:1", "neither"),
+        ("floor --url ws://127.0.0.1:1", "not a relay"),
+        ("fanout --threads 2 --url tcp://127.0.0.1:1", "one sender"),
+        ("scatter --connections 3 --threads 2 --url tcp://127.0.0.1:1", "too few"),
+        ("scatter --connections 1 --url tcp://127.0.0.1:1", "too few"),
+        ("echo --server-pid 4294967295 --url tcp://127.0.0.1:1", "no process"),
+    ] {
+        let refused = try_run(arguments).expect_err(arguments);
+        assert!(refused.contains("Usage") && refused.contains(why), "{arguments}: {refused}");
+    }
+}
+
+#[test]
+fn the_program_reports_in_json_and_by_its_exit_code() {
+    let output = |arguments: &[&str]| {
+        process::Command::new(env!("CARGO_BIN_EXE_loadtest")).args(arguments).output().expect("it runs")
+    };
+    let brief = ["--seconds", "0.3", "--warmup", "0", "--json"];
+    let right = output(&[&["floor", "--pattern", "scatter", "--connections", "4"][..], &brief].concat());
+    assert_eq!(right.status.code(), Some(0), "{right:?}");
+    let report: serde_json::Value = serde_json::from_slice(&right.stdout).expect("one object");
+    assert_eq!(report["scenario"], "floor scatter");
+    assert!(report["server"]["us_per_message"].is_number() && report["machine"]["cores"].is_number());
+    let url = support::start(Fault::Double, false);
+    let wrong = output(&[&["echo", "--connections", "1", "--url", &url][..], &brief].concat());
+    assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    assert_eq!(output(&["echo"]).status.code(), Some(2));
+    assert_eq!(output(&["echo", "--url", "tcp://127.0.0.1:1"]).status.code(), Some(1), "nobody listens there");
+}
