@@ -180,8 +180,11 @@ impl WsHandler for Worker {
 
     fn drained(&mut self, conn: &mut Conn, io: &mut Io<'_>) {
         match conn {
-            Conn::Device(device) if std::mem::take(&mut device.paused) => self.core.take(ToCore::Resumed(io.token())),
-            Conn::Device(_) => {}
+            Conn::Device(device) => {
+                if std::mem::take(&mut device.paused) {
+                    self.core.take(ToCore::Resumed(io.token()));
+                }
+            }
             Conn::Agent(_) => self.amp_release(io.token(), io),
         }
     }
