@@ -7,7 +7,7 @@ use super::{
     crypto::Hello,
     mail::{Mail, Mailers, ToCore},
     services::{Call, Services},
-    worker::{Conn, Io, Worker},
+    worker::{Conn, Io, UNKNOWN_BYTES_MAX, Worker},
 };
 use crate::{
     base::{CloseCode, ConnToken, Fault},
@@ -163,6 +163,7 @@ impl Worker {
     }
 
     pub(super) fn amp_open(&mut self, agent: &AgentConn, io: &mut Io<'_>) {
+        io.limit_messages(io.token(), UNKNOWN_BYTES_MAX);
         let now = io.now().mono_ms;
         io.set_timeout(io.token(), agent.connection.deadline().map(|at| at.saturating_sub(now)));
     }
@@ -521,6 +522,7 @@ impl Worker {
         let Some(Conn::Agent(agent)) = io.conn(token) else { return };
         let Some(hello) = agent.hello.take() else { return };
         agent.connection.admitted(hello.principal);
+        io.limit_messages(token, u32::MAX);
         self.tallies.agents.add(1);
         self.send_binary(token, &hello.answer, io);
         io.resume(token);

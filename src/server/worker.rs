@@ -34,7 +34,7 @@ const TO_CORE_MAX: usize = 16 * 1024;
 
 /// What a peer may make us hold before it has signed in. Above what a sign-in may have, so that one that is only
 /// somewhat too large is still told so.
-const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
+pub(super) const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
 
 /// The handler of one worker.
 pub(super) struct Worker {

@@ -156,12 +156,18 @@ impl Connection {
             Ok(Frame::Legacy(_) | Frame::JsonAuth(_)) => {
                 let refusal =
                     Refusal::new(Malformed::CODE, "this listener takes AMP messages with text or integer keys");
-                return Heard::Refused(Refused { refusal, id: None, from: self.did(), close: None });
+                return Heard::Refused(Refused {
+                    refusal,
+                    id: None,
+                    from: self.did(),
+                    close: self.strike_of_a_stranger(),
+                });
             }
             Err(Malformed { typ: Some(Type::ERROR), .. }) => return Heard::Ignored,
             Err(malformed) => {
                 let refusal = Refusal::new(Malformed::CODE, "the frame is not one well-formed AMP message");
-                return Heard::Refused(Refused { refusal, id: malformed.id, from: self.did(), close: None });
+                let (from, close) = (self.did(), self.strike_of_a_stranger());
+                return Heard::Refused(Refused { refusal, id: malformed.id, from, close });
             }
         };
         if self.phase == Phase::New {
@@ -218,6 +224,11 @@ impl Connection {
         self.strikes >= STRIKES_MAX
     }
 
+    /// An answer costs us a signature: who has proved nothing gets a few.
+    fn strike_of_a_stranger(&mut self) -> Option<(CloseCode, &'static str)> {
+        (self.principal.is_none() && self.strike()).then(|| self.end("not AMP"))
+    }
+
     fn end(&mut self, reason: &'static str) -> (CloseCode, &'static str) {
         self.phase = Phase::Closing;
         (CloseCode::POLICY, reason)
@@ -234,5 +245,100 @@ impl Connection {
     /// Nothing more is heard.
     pub fn closing(&mut self) {
         self.phase = Phase::Closing;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::wire::{
+        amp::{Builder, Header, To, body::Hello},
+        sign_in::did_of,
+    };
+
+    const NOW: Now = Now { mono_ms: 1_000, unix_ms: 1_800_000_000_000 };
+
+    fn greeting() -> Greeting {
+        Greeting { did: "did:key:zRelay".into(), started_ms: NOW.unix_ms - 1_000 }
+    }
+
+    fn agent() -> (SigningKey, Text) {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let public = ssh_key::PublicKey::from(ssh_key::public::Ed25519PublicKey(key.verifying_key().to_bytes()));
+        (key, did_of(&public).expect("a did:key").into())
+    }
+
+    fn message(typ: Type, to: &str, from: &str, body: &[u8]) -> Vec<u8> {
+        let header = Header::new(Id::new(NOW.unix_ms, [1; 8]), typ, from, To::One(to));
+        let mut frame = Vec::new();
+        let built =
+            Builder::new(header).body(body).write_signed(Dialect::Text, &agent().0, &mut Vec::new(), &mut frame);
+        built.expect("a message");
+        frame
+    }
+
+    fn hello(to: &str) -> Vec<u8> {
+        let mut body = Vec::new();
+        Hello { versions: &["1.0"], ..Hello::default() }.write(&mut body);
+        message(Type::HELLO, to, &agent().1, &body)
+    }
+
+    fn opened(proves: bool) -> Connection {
+        let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+        let frame = hello(if proves { "did:key:zRelay" } else { RELAY_SERVER });
+        let Heard::Hello(job) = connection.binary(&frame, &greeting(), NOW) else { panic!("no HELLO") };
+        assert_eq!((job.proves.is_some(), job.selected.as_deref()), (proves, Some("1.0")));
+        let heard = connection.binary(&frame, &greeting(), NOW);
+        assert!(matches!(heard, Heard::Ignored), "nothing is heard while the proof is checked");
+        let did = agent().1;
+        connection.admitted(proves.then(|| Principal { did, fingerprint: "SHA256:x".into(), role: Role::Agent }));
+        connection
+    }
+
+    fn code(heard: &Heard<'_>) -> Option<Code> {
+        match heard {
+            Heard::Refused(refused) => Some(refused.refusal.code),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_message_before_hello_is_refused_and_a_stranger_is_borne_three_times() {
+        let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+        let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
+        assert_eq!(code(&connection.binary(&frame, &greeting(), NOW)), Some(Code::UNSUPPORTED_VERSION));
+        assert_eq!(code(&connection.binary(b"\xff", &greeting(), NOW)), Some(Code::INVALID_MESSAGE));
+        let Heard::Refused(last) = connection.binary(b"{}", &greeting(), NOW) else { panic!("not refused") };
+        assert!(last.close.is_some_and(|(code, _)| code == CloseCode::POLICY));
+        assert!(matches!(connection.binary(&hello("did:key:zRelay"), &greeting(), NOW), Heard::Ignored));
+    }
+
+    #[test]
+    fn messages_of_the_proved_did_pass_and_those_of_another_end_the_connection() {
+        let mut connection = opened(true);
+        let fine = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
+        assert!(matches!(connection.binary(&fine, &greeting(), NOW), Heard::Message(_)));
+        let foreign = message(Type::MESSAGE, "did:key:zB", "did:key:zElse", &[0xf6]);
+        for strike in 1..=STRIKES_MAX {
+            let Heard::Refused(refused) = connection.binary(&foreign, &greeting(), NOW) else { panic!("not refused") };
+            assert_eq!((refused.refusal.code, refused.close.is_some()), (Code::UNAUTHORIZED, strike == STRIKES_MAX));
+        }
+        assert!(matches!(connection.binary(&fine, &greeting(), NOW), Heard::Ignored));
+    }
+
+    #[test]
+    fn a_hello_to_an_alias_proves_nothing() {
+        let mut connection = opened(false);
+        let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
+        assert_eq!(code(&connection.binary(&frame, &greeting(), NOW)), Some(Code::UNAUTHORIZED));
+    }
+
+    #[test]
+    fn an_error_is_never_answered() {
+        let mut connection = opened(true);
+        let frame = message(Type::ERROR, "did:key:zB", "did:key:zElse", &[0xa0]);
+        assert!(matches!(connection.binary(&frame, &greeting(), NOW), Heard::Ignored));
     }
 }
