@@ -66,6 +66,7 @@ fn with_minicbor(view: &EnvelopeView<'_>) {
             Some(Field::Ttl) => assert_eq!(decoder.u64().unwrap(), header.ttl),
             Some(Field::From) => assert_eq!(decoder.str().unwrap(), header.from),
             Some(Field::To) if header.to.is_array() => {
+                assert_eq!(view.dialect, Dialect::Text);
                 let dids: Vec<&str> = decoder.array_iter().unwrap().collect::<Result<_, _>>().unwrap();
                 assert!(header.to.iter().eq(dids));
             }
