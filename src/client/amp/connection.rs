@@ -283,10 +283,11 @@ impl Connection {
         loop {
             match self.answer(to, &[id], deadline).map_err(SendError::Io)? {
                 Received::Message(message) if message.typ == Type::RESPONSE => return Ok(*message),
-                Received::Message(message) => match message.error() {
-                    Some(error) => return Err(error.into()),
-                    None => {}
-                },
+                Received::Message(message) => {
+                    if let Some(error) = message.error() {
+                        return Err(error.into());
+                    }
+                }
                 Received::Nothing => return Err(RequestError::TimedOut(timeout)),
                 Received::Ended(ended) => return Err(RequestError::Ended(ended)),
                 Received::Alive | Received::Unacceptable(_) => {}

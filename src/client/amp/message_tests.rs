@@ -66,7 +66,7 @@ fn an_answer_names_what_it_answers() {
     assert_eq!((answer.to, answer.reply_to), (asked.from.as_str(), Some(&asked.id.0[..])));
     assert!(Message { reply_to: Some(asked.id.0.to_vec()), ..asked.clone() }.answers(&asked.id));
     let mut body = Vec::new();
-    check::Refusal { now_ms: Some(7), ..Refusal::new(Code::INVALID_TIMESTAMP, "late") }.write_body(&mut body);
+    Refusal { now_ms: Some(7), ..Refusal::new(Code::INVALID_TIMESTAMP, "late") }.write_body(&mut body);
     let error = Message { typ: Type::ERROR, body: Some(body), ..asked }.error().unwrap();
     assert_eq!(error, ErrorAnswer { code: Code::INVALID_TIMESTAMP, message: "late".into(), now_ms: Some(7) });
     assert_eq!(error.to_string(), "late (1003 INVALID_TIMESTAMP)");
