@@ -50,7 +50,7 @@ impl From<String> for Failure {
 /// Runs a scenario; `None` where it only wrote its keys.
 ///
 /// # Errors
-/// See [`Failure`]. Deliveries that went wrong are in the report.
+/// The run could not be made; the error says why. Deliveries that went wrong are in the report.
 pub fn run(command: &Command) -> Result<Option<Report>, Failure> {
     let Some(options) = command.options() else {
         return Err(Failure::Usage("floor-server is no scenario".into()));
