@@ -268,6 +268,7 @@ fn relay(folder: &Path, workers: usize) -> Result<(Server, DataFolder, Identity)
         folders: vec![folder.to_path_buf()],
         grace_ms: 5_000,
         first_session: false,
+        services: amp_relay::server::Services::default(),
     };
     let server = Server::start(&options, data.host_key()?)?;
     Ok((server, data, Identity::from_key(key, "the relay's own client key")))

@@ -95,7 +95,8 @@ fn a_log_in_json_is_json_with_its_pairs() {
 fn the_level_of_the_log_is_a_setting() {
     let owner = Key::new("owner");
     let log = |level: Option<&str>, variable: Option<&str>| {
-        let mut options = Relay::options(&[&owner]).keys(&Key::new("elsewhere").line("from=\"10.0.0.0/8\""));
+        let mut options = Relay::options(&[&owner]).usual_log();
+        options = options.keys(&Key::new("elsewhere").line("from=\"10.0.0.0/8\""));
         if let Some(level) = level {
             options = options.argument("--log").argument(level);
         }
@@ -118,7 +119,7 @@ fn the_level_of_the_log_is_a_setting() {
     assert!(chatty.contains(" debug "), "{chatty}");
     let flag_wins = log(Some("warn"), Some("debug"));
     assert!(flag_wins.contains(" warn ") && !flag_wins.contains(" info "), "{flag_wins}");
-    let said = Relay::options(&[]).argument("--log").argument("loud").refused();
+    let said = Relay::options(&[]).usual_log().argument("--log").argument("loud").refused();
     assert!(said.contains("loud") && said.contains("debug"), "{said}");
 }
 

@@ -260,7 +260,10 @@ impl Signer {
 
 #[cfg(test)]
 mod tests {
-    use amp_relay::wire::ws::{Decoder, Limits, Message, Role, Step};
+    use amp_relay::wire::{
+        amp::{Frame, parse, verify, verifying_key},
+        ws::{Decoder, Limits, Message, Role, Step},
+    };
 
     use super::*;
 
@@ -309,6 +312,10 @@ mod tests {
             };
             let signature = agents[0].sign(&amp::sig_input(&fields));
             assert_eq!(amp::write(&fields, &signature).bytes, message);
+            // The relay's own strict reader takes it, and its signature.
+            let Ok(Frame::Envelope(view)) = parse(message) else { panic!("no envelope") };
+            let key = verifying_key(agents[0].did()).expect("a did:key");
+            assert_eq!(verify(&view, &key, &mut Vec::new()), Ok(()));
             assert_eq!(read_id(&id), Some((0, 7)));
         }
     }

@@ -22,6 +22,7 @@ use crate::{
         Role,
         keys::{Entry, FILE_BYTES_MAX, KeySet, append_line, remove_by_fingerprint_or_comment},
     },
+    wire::sign_in::did_of,
 };
 
 /// Name of the keys file in the data folder.
@@ -69,6 +70,11 @@ enum KeysVerb {
         /// Its fingerprint, comment or DID
         name: String,
     },
+    /// Print the DID of an Ed25519 key: its name among agents
+    Did {
+        /// A key line, a key file, or - for standard input [default: DATA/client_key.pub]
+        key: Option<String>,
+    },
 }
 
 fn role(text: &str) -> Result<Role, String> {
@@ -86,6 +92,16 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
         None => configured_path("keys")?.unwrap_or_else(|| data.join(KEYS_FILE_NAME)),
     };
     match &args.verb {
+        KeysVerb::Did { key } => {
+            let own = data.join("client_key.pub");
+            if key.is_none() && !own.exists() {
+                return Err(format!(
+                    "there is no {}: `amp-relay up` makes that key; or name one, `amp-relay keys did FILE.pub`",
+                    own.display()
+                ));
+            }
+            println!("{}", did_of_text(&public_line(key.as_deref().unwrap_or(&own.to_string_lossy()))?)?);
+        }
         KeysVerb::List { json } => list(&path, *json)?,
         KeysVerb::Add { key, role } => {
             let public = public_line(key)?;
@@ -200,6 +216,21 @@ fn public_line(given: &str) -> Result<String, String> {
     read_some(&mut file).map_err(|error| format!("{given}: {error}"))
 }
 
+/// The DID of a public key line, or of a private key file's public half, which is not encrypted.
+fn did_of_text(text: &str) -> Result<String, String> {
+    let key = match ssh_key::PrivateKey::from_openssh(text) {
+        Ok(private) => private.public_key().clone(),
+        Err(_) => ssh_key::PublicKey::from_openssh(text.trim())
+            .map_err(|error| format!("this is not an OpenSSH key ({error}): name a .pub file"))?,
+    };
+    did_of(&key).ok_or_else(|| {
+        format!(
+            "this key is {}, and only an Ed25519 key is a DID: `ssh-keygen -t ed25519` makes one",
+            key.algorithm().as_str()
+        )
+    })
+}
+
 /// Reads, changes and replaces the file, one program at a time. Its mode stays; a new file gets 0600.
 fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>) -> Result<T, String> {
     let io_error = |error: io::Error| format!("keys file {}: {error}", path.display());
@@ -306,6 +337,19 @@ mod tests {
         assert_eq!(public_line(path.to_str().unwrap()).unwrap(), format!("{KEY} a@b\n"));
         assert_eq!(public_line(KEY).unwrap(), KEY);
         assert!(public_line("nonsense").unwrap_err().contains("neither"));
+    }
+
+    #[test]
+    fn a_keys_did_is_told() {
+        let private =
+            ssh_key::PrivateKey::new(ssh_key::private::Ed25519Keypair::from_seed(&[1; 32]).into(), "c").unwrap();
+        let did = did_of_text(&private.public_key().to_openssh().unwrap()).unwrap();
+        assert!(did.starts_with("did:key:z6Mk"), "{did}");
+        assert_eq!(did_of_text(&private.to_openssh(ssh_key::LineEnding::LF).unwrap()), Ok(did));
+        let other = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBGsX0fLhLEJH+Lzm5WOkQPJ3A32\
+                     BLeszoPShOUXYmMKWT+NC4v4af5uO5+tKfA+eFivOM1drMV7Oy7ZAaDe/UfU=";
+        assert!(did_of_text(other).unwrap_err().contains("only an Ed25519 key"), "{:?}", did_of_text(other));
+        assert!(did_of_text("nonsense").unwrap_err().contains(".pub"));
     }
 
     #[test]

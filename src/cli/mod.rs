@@ -1,5 +1,6 @@
 //! The verbs of the `amp-relay` program. Owns flags, what is printed, and exit codes: 0 well, 1 failed, 2 wrong usage.
 
+mod agent;
 mod attach;
 mod keys;
 mod log;
@@ -38,6 +39,12 @@ enum Verb {
     Attach(attach::AttachArgs),
     /// List the relay's sessions
     Sessions(sessions::SessionsArgs),
+    /// Send a message to an agent
+    Send(agent::SendArgs),
+    /// Ask an agent, a session or the relay, and wait for the answer
+    Request(agent::RequestArgs),
+    /// Be an agent on this terminal: print what comes
+    Listen(agent::ListenArgs),
     /// Who may sign in
     Keys(keys::KeysArgs),
     /// The settings in force
@@ -75,6 +82,9 @@ pub fn main() -> ExitCode {
         Verb::Serve(args) => run::serve(&args, of_verb),
         Verb::Attach(args) => said(attach::run(&args)),
         Verb::Sessions(args) => said(sessions::run(&args)),
+        Verb::Send(args) => said(agent::send(&args)),
+        Verb::Request(args) => said(agent::request(&args)),
+        Verb::Listen(args) => said(agent::listen(&args)),
         Verb::Keys(args) => said(keys::run(&args)),
         Verb::Config { verb } => config(&verb, of_verb),
         Verb::DemoAgent { arguments } => demo::main(arguments.into_iter()),

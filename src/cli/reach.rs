@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::settings::configured_path;
 use crate::client::{
-    Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target,
+    Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target, amp,
 };
 use crate::wire::sign_in::{Welcome, is_id};
 
@@ -101,40 +101,100 @@ pub(super) struct Reached {
 /// What went wrong, why, and what to do next.
 pub(super) fn reach(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<Reached, String> {
     let data = args.data()?;
+    let options = Options { role: role.map(str::to_owned), ..Options::new(&client_id(&data), &device_name(), kind) };
+    let found = with_keys(
+        args,
+        &data,
+        |_| true,
+        |target, identity, pins| {
+            Connection::connect(target, identity, &options, pins).map_err(|error| match error {
+                ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
+                error if error.is_about_the_key() => Tried::Key(error.to_string()),
+                error => Tried::Failed(error.to_string()),
+            })
+        },
+    )?;
+    let Found { connection: (connection, welcome), target, identity, known } = found;
+    Ok(Reached { connection, welcome, target, identity, options, known })
+}
+
+/// Connects as an AMP agent, with one Ed25519 key after the other; asks a person as [`reach`] does.
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(super) fn reach_as_agent(args: &ReachArgs) -> Result<Found<amp::Connection>, String> {
+    let is_ed25519 = |key: &ssh_key::PublicKey| key.key_data().is_ed25519();
+    let options = amp::Options::new(&device_name());
+    with_keys(args, &args.data()?, is_ed25519, |target, identity, pins| {
+        amp::Connection::connect(target, identity, &options, pins).map_err(|error| match error {
+            amp::ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
+            error if error.is_about_the_key() => Tried::Key(error.to_string()),
+            error => Tried::Failed(error.to_string()),
+        })
+    })
+}
+
+/// A relay that a key signed in to.
+pub(super) struct Found<T> {
+    /// The connection.
+    pub connection: T,
+    /// Where it is.
+    pub target: Target,
+    /// The key that it took.
+    pub identity: Identity,
+    /// Where relays are pinned.
+    pub known: PathBuf,
+}
+
+/// Why one key did not connect.
+enum Tried {
+    /// Nothing listens.
+    Nobody,
+    /// Another key may do better.
+    Key(String),
+    /// No key will.
+    Failed(String),
+}
+
+/// Connects with one key after the other.
+fn with_keys<T>(
+    args: &ReachArgs,
+    data: &Path,
+    usable: impl Fn(&ssh_key::PublicKey) -> bool,
+    connect: impl Fn(&Target, &Identity, &mut KnownRelays) -> Result<T, Tried>,
+) -> Result<Found<T>, String> {
     let target = args.target()?;
     if let Target::Unix(path) = &target
         && args.url.is_none()
         && !path.exists()
     {
-        return Err(no_relay(&data));
+        return Err(no_relay(data));
     }
-    let options = Options { role: role.map(str::to_owned), ..Options::new(&client_id(&data), &device_name(), kind) };
     let known = data.join("known_relays");
     let mut pins = KnownRelays::load(known.clone()).map_err(|error| error.to_string())?;
     if io::stdin().is_terminal() && io::stderr().is_terminal() {
         pins = pins.asking(ask_about_relay);
     }
     let mut refusals = Vec::new();
-    for candidate in candidates(args, &data) {
+    for candidate in candidates(args, data) {
         let identity = match candidate.load() {
-            Ok(Some(identity)) => identity,
-            Ok(None) => continue,
+            // A key that was named is tried whatever it is: the refusal says why it cannot do.
+            Ok(Some(identity)) if args.key.is_some() || usable(identity.public()) => identity,
+            Ok(_) => continue,
             Err(error) if args.key.is_some() => return Err(error),
             Err(error) => {
                 refusals.push(error);
                 continue;
             }
         };
-        match Connection::connect(&target, &identity, &options, &mut pins) {
-            Ok((connection, welcome)) => return Ok(Reached { connection, welcome, target, identity, options, known }),
-            Err(ConnectError::Io { error, .. }) if args.url.is_none() && is_nobody(&error) => {
-                return Err(no_relay(&data));
-            }
-            Err(ConnectError::Io { error, .. }) if is_nobody(&error) => {
+        match connect(&target, &identity, &mut pins) {
+            Ok(connection) => return Ok(Found { connection, target, identity, known }),
+            Err(Tried::Nobody) if args.url.is_none() => return Err(no_relay(data)),
+            Err(Tried::Nobody) => {
                 return Err(format!("nothing listens at {target}: is the relay running, and the tunnel to it open?"));
             }
-            Err(error) if error.is_about_the_key() => refusals.push(format!("{}: {error}", identity.origin())),
-            Err(error) => return Err(error.to_string()),
+            Err(Tried::Key(error)) => refusals.push(format!("{}: {error}", identity.origin())),
+            Err(Tried::Failed(error)) => return Err(error),
         }
     }
     Err(no_key(&target, &refusals))
@@ -244,7 +304,7 @@ fn client_id(data: &Path) -> String {
 }
 
 /// The host, and what tells two terminals on it apart.
-fn device_name() -> String {
+pub(super) fn device_name() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let terminal = rustix::termios::ttyname(io::stdin(), Vec::new()).ok().and_then(|name| name.into_string().ok());
     let place = match terminal.as_deref() {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     reactor::{BoundAddr, Listen},
     relay::{Role, keys},
-    server::{Agent, DataFolder, Options, Server, Stopper},
+    server::{Agent, DataFolder, Options, Server, Services, Stopper},
 };
 
 /// `serve`: a relay for services.
@@ -73,6 +73,7 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Sign
         folders: settings.folder.value.clone(),
         grace_ms: settings.grace.value.0,
         first_session: session,
+        services: Services::default(),
     };
     // From here on a signal is kept until it can be obeyed: whoever reads that we listen may end us in the next moment.
     // Not before, so that a question at the first run can be left with Ctrl-C.

@@ -103,15 +103,32 @@ impl Agent {
     /// It cannot be reached, or declines.
     pub fn sign(&self, key: &AgentKey, namespace: &str, text: &str) -> Result<String, AgentError> {
         let data = sign_in::signed_data(namespace, text).map_err(|_| AgentError::Unreadable)?;
+        let signature = self.sign_blob(key, &data)?;
+        Ok(sign_in::assemble(&key.blob, namespace, &signature))
+    }
+
+    /// An Ed25519 signature over these very bytes (RFC 8032): what an agent signs with such a key is signed as it is.
+    ///
+    /// # Errors
+    /// It cannot be reached, declines, or the key is another one.
+    pub(super) fn sign_bytes(&self, key: &AgentKey, bytes: &[u8]) -> Result<[u8; 64], AgentError> {
+        let blob = self.sign_blob(key, bytes)?;
+        let mut rest = &blob[..];
+        let algorithm = take(&mut rest).ok_or(AgentError::Unreadable)?;
+        let signature = take(&mut rest).filter(|_| algorithm == b"ssh-ed25519").ok_or(AgentError::Unreadable)?;
+        signature.try_into().map_err(|_| AgentError::Unreadable)
+    }
+
+    /// A signature in the agent's own form: algorithm, then signature.
+    fn sign_blob(&self, key: &AgentKey, data: &[u8]) -> Result<Vec<u8>, AgentError> {
         let flags = if key.key.key_data().is_rsa() { RSA_SHA2_512 } else { 0 };
         let mut request = vec![SIGN_REQUEST];
         put(&mut request, &key.blob);
-        put(&mut request, &data);
+        put(&mut request, data);
         request.extend_from_slice(&flags.to_be_bytes());
         let answer = self.ask(&request, SIGN_TIMEOUT)?;
         let mut rest = answer.strip_prefix(&[SIGN_RESPONSE]).ok_or(AgentError::Declined)?;
-        let signature = take(&mut rest).ok_or(AgentError::Unreadable)?;
-        Ok(sign_in::assemble(&key.blob, namespace, signature))
+        take(&mut rest).map(<[u8]>::to_vec).ok_or(AgentError::Unreadable)
     }
 
     fn ask(&self, request: &[u8], timeout: Duration) -> Result<Vec<u8>, AgentError> {
@@ -210,12 +227,15 @@ mod tests {
         let listener = UnixListener::bind(&socket).unwrap();
         let signing = ed25519_dalek::SigningKey::from_bytes(&[5; 32]);
         let public = PublicKey::from(Ed25519PublicKey(signing.verifying_key().to_bytes()));
-        let serving = thread::spawn(move || serve(listener, signing, 2));
+        let serving = thread::spawn(move || serve(listener, signing, 3));
         let agent = Agent::at(&socket);
         let keys = agent.keys().unwrap();
         assert_eq!((keys.len(), keys[0].comment.as_str(), keys[0].key.key_data()), (1, "mine", public.key_data()));
         let signature = agent.sign(&keys[0], sign_in::SIGN_IN_NAMESPACE, "text").unwrap();
         assert_eq!(sign_in::verify(&public, "text", &signature), Ok(()));
+        let raw = ed25519_dalek::Signature::from_bytes(&agent.sign_bytes(&keys[0], b"bytes").unwrap());
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&public.key_data().ed25519().unwrap().0).unwrap();
+        assert!(key.verify_strict(b"bytes", &raw).is_ok());
         serving.join().unwrap();
         assert!(matches!(Agent::at(&scratch.path().join("none")).keys(), Err(AgentError::Io { .. })));
     }

@@ -1,6 +1,11 @@
 //! Tests of a whole connection against a small relay of the tests' own.
 
-use std::{net::TcpListener, os::unix::net::UnixListener, thread};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    os::unix::net::UnixListener,
+    thread,
+};
 
 use ssh_key::{
     PrivateKey, PublicKey,
@@ -13,6 +18,7 @@ use tungstenite::{
 
 use super::*;
 use crate::{
+    base::CloseCode,
     client::{KnownRelays, PinError},
     wire::sign_in::{self as wire, RelayInfo, SignIn, Transcript},
 };

@@ -4,8 +4,6 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tungstenite::handshake::derive_accept_key;
 
-use crate::wire::sign_in::SUBPROTOCOL;
-
 /// Most bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
@@ -18,6 +16,9 @@ pub enum HandshakeError {
     /// The other side answers something else.
     #[error("the other side is no relay: {0}")]
     NoRelay(&'static str),
+    /// It opens a WebSocket and selects another subprotocol, or none.
+    #[error("the other side is no relay, or an older one: it does not speak {0}")]
+    Mute(String),
     /// It answers with a status of its own.
     #[error("the relay refused the connection: {status} {text}")]
     Refused {
@@ -37,22 +38,52 @@ pub(super) enum Answer {
     Open(usize),
 }
 
-/// One attempt to open a WebSocket.
-pub(super) struct Handshake {
-    key: String,
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upgrade<'a> {
+    /// Path of the endpoint.
+    pub(super) path: &'a str,
+    /// The one subprotocol offered.
+    pub(super) subprotocol: &'a str,
+    /// More header lines, each with its line end.
+    pub(super) headers: &'a str,
 }
 
-impl Handshake {
+/// The head of an answer that opened a WebSocket.
+#[derive(Clone, Debug)]
+pub(super) struct Head(pub(super) Vec<u8>);
+
+impl Head {
+    /// The value of a header that is there once.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut head = httparse::Response::new(&mut headers);
+        head.parse(&self.0).ok()?;
+        let mut found = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+        let value = found.next()?.value;
+        if found.next().is_some() { None } else { str::from_utf8(value).ok() }
+    }
+}
+
+/// One attempt to open a WebSocket.
+pub(super) struct Handshake<'a> {
+    key: String,
+    upgrade: Upgrade<'a>,
+}
+
+impl<'a> Handshake<'a> {
     /// Begins one with 16 random bytes.
-    pub(super) fn new(random: [u8; 16]) -> Self {
-        Self { key: STANDARD.encode(random) }
+    pub(super) fn new(random: [u8; 16], upgrade: Upgrade<'a>) -> Self {
+        Self { key: STANDARD.encode(random), upgrade }
     }
 
     /// The request.
     pub(super) fn request(&self, host: &str) -> String {
+        let Upgrade { path, subprotocol, headers } = self.upgrade;
         format!(
-            "GET /session HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\
+             {headers}\r\n",
             self.key
         )
     }
@@ -90,8 +121,8 @@ impl Handshake {
         if !accepted || !has("upgrade", "websocket") || !has("connection", "upgrade") {
             return Err(HandshakeError::NoRelay("its upgrade does not answer ours"));
         }
-        if !has("sec-websocket-protocol", SUBPROTOCOL) {
-            return Err(HandshakeError::NoRelay("it does not speak amp-session.v1"));
+        if !has("sec-websocket-protocol", self.upgrade.subprotocol) {
+            return Err(HandshakeError::Mute(self.upgrade.subprotocol.to_owned()));
         }
         Ok(Answer::Open(consumed))
     }
@@ -110,7 +141,13 @@ mod tests {
 
     use super::*;
 
-    fn open(handshake: &Handshake) -> String {
+    const UPGRADE: Upgrade<'_> = Upgrade { path: "/session", subprotocol: "amp-session.v1", headers: "X: y\r\n" };
+
+    fn handshake(random: u8) -> Handshake<'static> {
+        Handshake::new([random; 16], UPGRADE)
+    }
+
+    fn open(handshake: &Handshake<'_>) -> String {
         let accept = derive_accept_key(handshake.key.as_bytes());
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -120,42 +157,44 @@ mod tests {
 
     #[test]
     fn frames_behind_the_head_are_left_alone() {
-        let handshake = Handshake::new([1; 16]);
-        let head = open(&handshake);
+        let ours = handshake(1);
+        let head = open(&ours);
         for cut in 0..head.len() {
-            assert_eq!(handshake.answer(&head.as_bytes()[..cut], false), Ok(Answer::Partial));
-            assert!(handshake.answer(&head.as_bytes()[..cut], true).is_err());
+            assert_eq!(ours.answer(&head.as_bytes()[..cut], false), Ok(Answer::Partial));
+            assert!(ours.answer(&head.as_bytes()[..cut], true).is_err());
         }
         let more = format!("{head}\u{1}frame");
-        assert_eq!(handshake.answer(more.as_bytes(), false), Ok(Answer::Open(head.len())));
+        assert_eq!(ours.answer(more.as_bytes(), false), Ok(Answer::Open(head.len())));
+        let answered = Head(head.into_bytes());
+        assert_eq!(answered.header("sec-websocket-PROTOCOL"), Some("amp-session.v1"));
+        assert_eq!(answered.header("x"), None);
+        assert_eq!(Head(b"HTTP/1.1 101 x\r\nX: 1\r\nx: 2\r\n\r\n".to_vec()).header("x"), None, "twice is not once");
+        assert!(ours.request("h").ends_with("\r\nX: y\r\n\r\n"));
     }
 
     #[test]
     fn wrong_answers_are_told_apart() {
-        let handshake = Handshake::new([1; 16]);
-        let other = open(&Handshake::new([2; 16]));
+        let ours = handshake(1);
+        let other = open(&handshake(2));
         assert_eq!(
-            handshake.answer(other.as_bytes(), false),
+            ours.answer(other.as_bytes(), false),
             Err(HandshakeError::NoRelay("its upgrade does not answer ours"))
         );
-        let mute = open(&handshake).replace("amp-session.v1", "chat");
-        assert_eq!(
-            handshake.answer(mute.as_bytes(), false),
-            Err(HandshakeError::NoRelay("it does not speak amp-session.v1"))
-        );
+        let mute = open(&ours).replace("amp-session.v1", "chat");
+        assert_eq!(ours.answer(mute.as_bytes(), false), Err(HandshakeError::Mute("amp-session.v1".into())));
         let refusal = b"HTTP/1.1 421 Misdirected Request\r\nContent-Length: 9\r\n\r\nno\x1b[2Jhost";
-        assert_eq!(handshake.answer(refusal, false), Ok(Answer::Partial));
+        assert_eq!(ours.answer(refusal, false), Ok(Answer::Partial));
         assert_eq!(
-            handshake.answer(refusal, true),
+            ours.answer(refusal, true),
             Err(HandshakeError::Refused { status: 421, text: "Misdirected Request: no [2Jhost".into() })
         );
-        assert!(handshake.answer(b"SSH-2.0-x\r\n", false).is_err());
+        assert!(ours.answer(b"SSH-2.0-x\r\n", false).is_err());
     }
 
     proptest! {
         #[test]
         fn any_answer_is_judged(bytes: Vec<u8>, ended: bool) {
-            let _ = Handshake::new([0; 16]).answer(&bytes, ended);
+            let _ = handshake(0).answer(&bytes, ended);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ed25519_dalek::{Signer, SigningKey};
 use ssh_key::{Algorithm, PrivateKey, PublicKey};
 
 use super::agent::{Agent, AgentError, AgentKey};
@@ -75,6 +76,12 @@ pub enum IdentityError {
         path: PathBuf,
         /// Why.
         error: SignError,
+    },
+    /// AMP needs another kind of key.
+    #[error("the key of {origin} is not Ed25519, which AMP needs: `ssh-keygen -t ed25519` makes one")]
+    NotEd25519 {
+        /// Where it came from.
+        origin: String,
     },
     /// The agent.
     #[error(transparent)]
@@ -166,6 +173,24 @@ impl Identity {
                 sign_in::sign(key, namespace, text).map_err(|error| IdentityError::Sign { path: origin.into(), error })
             }
             Self::Agent { agent, key } => Ok(agent.sign(key, namespace, text)?),
+        }
+    }
+
+    /// A plain Ed25519 signature (RFC 8032) over these bytes, as AMP has it.
+    ///
+    /// # Errors
+    /// The key is of another type, or the agent declines.
+    pub fn sign_ed25519(&self, bytes: &[u8]) -> Result<[u8; 64], IdentityError> {
+        let other = || IdentityError::NotEd25519 { origin: self.origin() };
+        if !self.public().key_data().is_ed25519() {
+            return Err(other());
+        }
+        match self {
+            Self::Key { key, .. } => {
+                let pair = key.key_data().ed25519().ok_or_else(other)?;
+                Ok(SigningKey::from_bytes(&pair.private.to_bytes()).sign(bytes).to_bytes())
+            }
+            Self::Agent { agent, key } => Ok(agent.sign_bytes(key, bytes)?),
         }
     }
 }

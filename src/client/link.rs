@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use serde_json::{Value, json};
 
 use super::{
-    connection::Ended,
     message::{Block, ErrorMessage, Incoming, Position, Snapshot},
+    socket::Ended,
 };
 use crate::base::{CloseCode, Now};
 

@@ -17,6 +17,7 @@
 //! ```
 
 mod agent;
+pub mod amp;
 mod connection;
 mod handshake;
 mod identity;
@@ -24,10 +25,11 @@ mod link;
 mod message;
 mod pins;
 mod sign_in;
+mod socket;
 mod target;
 
 pub use agent::{Agent, AgentError, AgentKey};
-pub use connection::{Connection, Ended, Received, Writer};
+pub use connection::{Connection, Received};
 pub use handshake::HandshakeError;
 pub use identity::{Identity, IdentityError};
 pub use link::{Do, Link, LinkFull, NOTHING_SEEN_MS, RETRY_MS_MAX};
@@ -39,4 +41,5 @@ pub use message::{
 pub(crate) use pins::replace_file;
 pub use pins::{KnownRelays, PinError, Pins, Question};
 pub use sign_in::{ConnectError, Options};
+pub use socket::{Ended, Writer};
 pub use target::{Target, TargetError};

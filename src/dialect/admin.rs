@@ -52,6 +52,12 @@ pub struct WorkerFacts {
     pub sign_in_failures: u64,
     /// Devices signed in now.
     pub devices: u64,
+    /// AMP messages from agents.
+    pub amp_in: u64,
+    /// AMP messages to agents.
+    pub amp_out: u64,
+    /// Agents that proved their DID and are here now, by connection.
+    pub agents: u64,
     /// Messages to the supervisor that found its inbox full.
     pub inbox_full: u64,
 }
@@ -176,11 +182,14 @@ impl Scrape {
         let sum = |figure: fn(&WorkerFacts) -> u64| workers.iter().map(figure).sum::<u64>();
         gauges(encoder, "connections", "Open connections", None, each(|worker| worker.open))?;
         gauges(encoder, "devices", "Devices signed in", None, each(|worker| worker.devices))?;
+        gauges(encoder, "agents", "Agents connected", None, each(|worker| worker.agents))?;
         let queued = each(|worker| worker.queue_bytes);
         gauges(encoder, "queue", "Bytes waiting in send queues", Some(&Unit::Bytes), queued)?;
         let messages = [
             ([("dialect", "session"), ("direction", "in")], sum(|worker| worker.session_in)),
             ([("dialect", "session"), ("direction", "out")], sum(|worker| worker.session_out)),
+            ([("dialect", "amp"), ("direction", "in")], sum(|worker| worker.amp_in)),
+            ([("dialect", "amp"), ("direction", "out")], sum(|worker| worker.amp_out)),
         ];
         counters(encoder, "messages", "Messages by dialect and direction", None, messages)?;
         counter(encoder, "sign_in_failures", "Sign-ins refused", sum(|worker| worker.sign_in_failures))?;

@@ -2,4 +2,5 @@
 //! own.
 
 pub mod admin;
+pub mod amp;
 pub mod session;

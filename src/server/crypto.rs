@@ -2,7 +2,7 @@
 //! it changes. It must not touch a connection: its answers go to the workers by mail.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, HashSet, VecDeque},
     fs,
     io::{self, Read},
     os::unix::fs::MetadataExt,
@@ -14,6 +14,8 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use ed25519_dalek::SigningKey;
+use parking_lot::Mutex;
 use ssh_key::{PrivateKey, PublicKey};
 
 use super::{
@@ -21,14 +23,24 @@ use super::{
     supervisor::DrainsAtTheEnd,
 };
 use crate::{
-    base::ConnToken,
-    dialect::session::{SignedIn, VerifyJob},
+    base::{CloseCode, ConnToken},
+    dialect::{
+        amp::{HelloJob, Principal, Say},
+        session::{SignedIn, VerifyJob},
+    },
+    reactor,
     relay::{
         Role,
         api::{Code, Error, Text},
         keys::{FILE_BYTES_MAX, KeySet},
     },
-    wire::sign_in::{self, Transcript},
+    wire::{
+        amp::{
+            self,
+            check::{Refusal, SKEW_MS_DEFAULT},
+        },
+        sign_in::{self, Transcript},
+    },
 };
 
 /// Sign-ins that may wait; more are told to try again.
@@ -40,7 +52,28 @@ const RETRY_AFTER: Duration = Duration::from_millis(5);
 /// Answers that may wait for full inboxes; beyond, the sign-in times out on its own.
 const PENDING_MAX: usize = 4 * JOBS_MAX;
 
+/// How long a HELLO is remembered against replay: as long as clocks that differ may take it for fresh.
+const HELLO_REMEMBERED_MS: u64 = 2 * SKEW_MS_DEFAULT;
+/// HELLOs that are remembered; while there are so many, more are told to try again.
+const HELLOS_MAX: usize = 262_144;
+
+/// A HELLO that was checked, with our signed answer.
+#[derive(Debug)]
+pub(super) struct Hello {
+    /// Who it proved to be; `None` for a HELLO to an alias.
+    pub(super) principal: Option<Principal>,
+    /// HELLO_ACK, HELLO_REJECT or ERROR.
+    pub(super) answer: Vec<u8>,
+    /// Close behind the answer.
+    pub(super) close: Option<(CloseCode, &'static str)>,
+}
+
+/// The keys of sessions, by DID: made with the sessions, used here.
+pub(super) type SessionKeys = Arc<Mutex<HashMap<Text, SigningKey>>>;
+
 enum Job {
+    Hello(HelloJob),
+    Say(Box<Say>),
     SignIn(VerifyJob),
     Reload { peer: ConnToken, id: Text },
     End,
@@ -57,10 +90,11 @@ impl Crypto {
         did: String,
         keys: PathBuf,
         mailers: Mailers,
+        session_keys: SessionKeys,
         last: DrainsAtTheEnd,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (sender, jobs) = crossbeam_channel::bounded(JOBS_MAX);
-        let mut desk = Desk { host_key, did, keys: KeysFile::new(keys), mailers, pending: VecDeque::new() };
+        let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers, session_keys)?;
         desk.keys.refresh(true);
         let run = move || {
             // Without this thread nobody can sign in.
@@ -87,6 +121,22 @@ impl Crypto {
         self.0.try_send(Job::Reload { peer, id }).map_err(busy)
     }
 
+    /// Has a HELLO checked and answered; the answer comes by mail.
+    ///
+    /// # Errors
+    /// Too many wait.
+    pub(super) fn hello(&self, job: HelloJob) -> Result<(), Error> {
+        self.0.try_send(Job::Hello(job)).map_err(busy)
+    }
+
+    /// Has a message of the relay or of a session signed; it comes by mail.
+    ///
+    /// # Errors
+    /// Too many wait.
+    pub(super) fn say(&self, say: Say) -> Result<(), Error> {
+        self.0.try_send(Job::Say(Box::new(say))).map_err(busy)
+    }
+
     /// Ends the thread after what waits. Takes this sender with it: a full queue ends by itself once the last sender is
     /// gone.
     pub(super) fn end(self) {
@@ -108,9 +158,28 @@ struct Desk {
     keys: KeysFile,
     mailers: Mailers,
     pending: VecDeque<(usize, Mail)>,
+    signing: SigningKey,
+    session_keys: SessionKeys,
+    /// HELLOs that were admitted, and when, the oldest first.
+    hellos: HashSet<(Text, [u8; 16])>,
+    hello_order: VecDeque<(u64, Text, [u8; 16])>,
 }
 
 impl Desk {
+    fn new(
+        host_key: PrivateKey,
+        did: String,
+        keys: KeysFile,
+        mailers: Mailers,
+        session_keys: SessionKeys,
+    ) -> io::Result<Self> {
+        let pair =
+            host_key.key_data().ed25519().ok_or_else(|| io::Error::other("the host key must be an Ed25519 key"))?;
+        let signing = SigningKey::from_bytes(&pair.private.to_bytes());
+        let (pending, hellos, hello_order) = (VecDeque::new(), HashSet::new(), VecDeque::new());
+        Ok(Self { host_key, did, keys, mailers, pending, signing, session_keys, hellos, hello_order })
+    }
+
     fn run(&mut self, jobs: &Receiver<Job>) {
         loop {
             let wait = if self.pending.is_empty() { WATCH_EVERY } else { RETRY_AFTER };
@@ -126,6 +195,19 @@ impl Desk {
                     let (entries, refused) = (self.keys.set.entries.len(), self.keys.set.refused.len());
                     let file = self.keys.path.display().to_string().into();
                     self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, file, entries, refused });
+                }
+                Ok(Job::Hello(job)) => {
+                    self.refresh(false);
+                    let peer = job.peer;
+                    if let Some(hello) = self.hello(&job) {
+                        self.mail(usize::from(peer.worker()), Mail::Hello { peer, hello });
+                    }
+                }
+                Ok(Job::Say(say)) => {
+                    let (peer, close) = (say.peer, say.close);
+                    if let Some(frame) = self.say(&say) {
+                        self.mail(usize::from(peer.worker()), Mail::Said { peer, frame, close });
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => self.refresh(false),
             }
@@ -164,6 +246,89 @@ impl Desk {
         self.pending.retain(|(_, mail)| !matches!(mail, Mail::Keys(_)));
         for worker in 0..self.mailers.len() {
             self.pending.push_back((worker, Mail::Keys(self.keys.set.clone())));
+        }
+    }
+
+    /// Checks a HELLO and signs our answer. `None`: no answer can be written, and the peer runs into its timeout.
+    fn hello(&mut self, job: &HelloJob) -> Option<Hello> {
+        let judged = catch_unwind(AssertUnwindSafe(|| self.prove(job)));
+        let judged = judged.unwrap_or_else(|_| Err(Refusal::new(amp::Code::INTERNAL_ERROR, "the check failed")));
+        let mut body = Vec::new();
+        let (typ, principal, close) = match (&judged, &job.selected) {
+            (Ok(principal), Some(selected)) => {
+                amp::body::hello_ack(&mut body, selected);
+                (amp::Type::HELLO_ACK, principal.clone(), None)
+            }
+            (Ok(_), None) => {
+                amp::body::hello_reject(&mut body, Some("none of these versions is served; 1 is"));
+                (amp::Type::HELLO_REJECT, None, Some((CloseCode::POLICY, "no common version")))
+            }
+            (Err(refusal), _) => {
+                refusal.write_body(&mut body);
+                (amp::Type::ERROR, None, Some((CloseCode::POLICY, "HELLO refused")))
+            }
+        };
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).ok()?;
+        let answer = self.say(&Say {
+            peer: job.peer,
+            from: self.did.as_str().into(),
+            to: job.from.clone(),
+            typ,
+            id: amp::Id::new(reactor::now().unix_ms, random),
+            reply_to: Some(job.id),
+            thread_id: None,
+            body,
+            dialect: job.dialect,
+            close,
+        })?;
+        Some(Hello { principal, answer, close })
+    }
+
+    /// Who a HELLO proves to be.
+    fn prove(&mut self, job: &HelloJob) -> Result<Option<Principal>, Refusal> {
+        let Some(did) = &job.proves else { return Ok(None) };
+        let unknown = Refusal::new(amp::Code::UNAUTHORIZED, "this DID is not in the relay's keys file");
+        let Ok(amp::Frame::Envelope(view)) = amp::parse(&job.frame) else { return Err(unknown) };
+        let key = amp::verifying_key(view.header.from).ok_or(unknown)?;
+        let mut scratch = Vec::new();
+        amp::verify(&view, &key, &mut scratch)
+            .map_err(|error| Refusal::new(error.code(), "the HELLO's signature is wrong"))?;
+        let public = sign_in::key_of_did(did).ok_or(unknown)?;
+        let entry = self.keys.set.lookup(&public).ok_or(unknown)?;
+        let principal = Principal { did: did.clone(), fingerprint: entry.fingerprint.clone(), role: entry.role };
+        let now = reactor::now().mono_ms;
+        while self.hello_order.front().is_some_and(|(at, ..)| at + HELLO_REMEMBERED_MS < now) {
+            if let Some((_, did, id)) = self.hello_order.pop_front() {
+                self.hellos.remove(&(did, id));
+            }
+        }
+        if self.hellos.len() >= HELLOS_MAX {
+            return Err(Refusal::new(amp::Code::OVERLOADED, "too many agents connect at once"));
+        }
+        if !self.hellos.insert((did.clone(), job.id.0)) {
+            return Err(Refusal::new(amp::Code::INVALID_MESSAGE, "this HELLO was said before"));
+        }
+        self.hello_order.push_back((now, did.clone(), job.id.0));
+        Ok(Some(principal))
+    }
+
+    /// Signs a message as who says it.
+    fn say(&self, say: &Say) -> Option<Vec<u8>> {
+        let sessions;
+        let key = if *say.from == *self.did {
+            &self.signing
+        } else {
+            sessions = self.session_keys.lock();
+            sessions.get(&say.from)?
+        };
+        let (mut scratch, mut frame) = (Vec::new(), Vec::new());
+        match say.write(key, &mut scratch, &mut frame) {
+            Ok(()) => Some(frame),
+            Err(error) => {
+                log::warn!(conn:% = say.peer, error:% = error; "an answer to an agent cannot be written");
+                None
+            }
         }
     }
 
@@ -316,7 +481,8 @@ mod tests {
         let mailers = Mailers(bound.mailers().into());
         let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
         let keys = KeysFile::new(path);
-        (Desk { host_key, did: "did:key:z".into(), keys, mailers, pending: VecDeque::new() }, bound)
+        let desk = Desk::new(host_key, "did:key:z".into(), keys, mailers, SessionKeys::default()).expect("a desk");
+        (desk, bound)
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ed25519_dalek::SigningKey;
 use ssh_key::{Algorithm, PrivateKey, rand_core::OsRng};
 
-use super::Agent;
+use super::{Agent, crypto::SessionKeys};
 use crate::{
     claude::{
         arguments::{Arguments, arguments},
@@ -96,9 +97,9 @@ impl Profiles for ConfigProfiles {
     }
 }
 
-/// Names from the system's random source.
-#[derive(Debug, Default)]
-pub(super) struct RandomIds;
+/// Names from the system's random source, and the keys of sessions.
+#[derive(Default)]
+pub(super) struct RandomIds(pub(super) SessionKeys);
 
 impl Ids for RandomIds {
     fn uuid(&mut self) -> Text {
@@ -110,7 +111,12 @@ impl Ids for RandomIds {
     }
 
     fn did(&mut self) -> Text {
-        let did = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).ok().and_then(|key| did_of(key.public_key()));
-        did.unwrap_or_default().into()
+        let made = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).ok().and_then(|key| {
+            let secret = SigningKey::from_bytes(&key.key_data().ed25519()?.private.to_bytes());
+            Some((Text::from(did_of(key.public_key())?), secret))
+        });
+        let Some((did, secret)) = made else { return Text::default() };
+        self.0.lock().insert(did.clone(), secret);
+        did
     }
 }

@@ -5,13 +5,14 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::metrics::WorkerTallies;
+use super::{amp::Parcel, crypto::Hello, metrics::WorkerTallies};
 use crate::{
-    base::ConnToken,
+    base::{CloseCode, ConnToken},
     dialect::session::SignedIn,
     reactor::{Mailer, Sender},
     relay::{
         api::{Caller, Error, Out, Request, Text},
+        directory::Courier as Word,
         keys::KeySet,
     },
 };
@@ -26,6 +27,16 @@ pub(super) enum Mail {
     KeysRead { peer: ConnToken, id: Text, file: Text, entries: usize, refused: usize },
     /// What the core has for peers of this worker, in order.
     Core(Vec<Out>),
+    /// There is a session, and agents may write to it.
+    Session { session: Text, did: Text },
+    /// What another worker's directory has for ours, in order.
+    Directory(Vec<Word<Parcel>>),
+    /// A HELLO was checked.
+    Hello { peer: ConnToken, hello: Hello },
+    /// What the relay says, signed.
+    Said { peer: ConnToken, frame: Vec<u8>, close: Option<(CloseCode, &'static str)> },
+    /// Take another turn.
+    Again,
 }
 
 /// To the supervisor; a worker sends one batch a turn.

@@ -44,6 +44,9 @@ pub(super) struct WorkerTallies {
     pub(super) session_out: Tally,
     pub(super) sign_in_failures: Tally,
     pub(super) devices: Tally,
+    pub(super) amp_in: Tally,
+    pub(super) amp_out: Tally,
+    pub(super) agents: Tally,
     pub(super) inbox_full: Tally,
     /// The worker keeps messages that found the supervisor's inbox full; whoever makes room there wakes it.
     pub(super) stuck: AtomicBool,
@@ -102,6 +105,9 @@ fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
         session_out: tallies.session_out.get(),
         sign_in_failures: tallies.sign_in_failures.get(),
         devices: tallies.devices.get(),
+        amp_in: tallies.amp_in.get(),
+        amp_out: tallies.amp_out.get(),
+        agents: tallies.agents.get(),
         inbox_full: tallies.inbox_full.get() + counted.inbox_full,
     }
 }

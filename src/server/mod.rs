@@ -1,11 +1,13 @@
 //! The relay on its threads: workers, the supervisor, the crypto thread. Owns their start and their end; it must hold
 //! no logic of its own.
 
+mod amp;
 mod crypto;
 mod data;
 mod launch;
 mod mail;
 mod metrics;
+mod services;
 mod supervisor;
 mod worker;
 
@@ -19,17 +21,22 @@ use std::{
     time::Instant,
 };
 
+use amp::Agents;
 pub use data::{DataError, DataFolder};
 use launch::{ConfigProfiles, Launcher, RandomIds};
 use mail::{Courier, Mailers};
 use metrics::{CoreTallies, Shared, WorkerTallies};
+pub use services::{Call, Services};
 use ssh_key::PrivateKey;
 use supervisor::{DrainsAtTheEnd, Parts, Supervisor};
 use worker::Worker;
 
 use crate::{
     claude::guard::GuardProgram,
-    dialect::session::{Greeting, TICK_MS},
+    dialect::{
+        self,
+        session::{Greeting, TICK_MS},
+    },
     reactor::{
         self, BoundAddr, Control, Handle, Listen, Reactor,
         ws::{Ws, WsOptions},
@@ -93,6 +100,8 @@ pub struct Options {
     pub grace_ms: u64,
     /// Create a session in the first folder at once.
     pub first_session: bool,
+    /// What agents can ask the relay itself.
+    pub services: Services,
 }
 
 /// Why a relay did not start.
@@ -152,15 +161,28 @@ impl Server {
             core: CoreTallies::default(),
         });
 
+        let keys_of = crypto::SessionKeys::default();
         let control = bound.control();
         let last = DrainsAtTheEnd(control.clone(), shared.clone());
-        let (crypto, crypto_thread) =
-            crypto::Crypto::start(host_key.clone(), did, options.keys.clone(), mailers.clone(), last)?;
+        let (crypto, crypto_thread) = crypto::Crypto::start(
+            host_key.clone(),
+            did.clone(),
+            options.keys.clone(),
+            mailers.clone(),
+            keys_of.clone(),
+            last,
+        )?;
         let (supervisor, prepared) = Supervisor::prepare()?;
         let store = Box::new(MemoryStore::new(store::Limits::default()));
         let profiles = Box::new(ConfigProfiles(vec![profile]));
-        let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds));
+        let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds(keys_of)));
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
+        let agents = Arc::new((
+            dialect::amp::Greeting { did: did.into(), started_ms: reactor::now().unix_ms },
+            options.services.clone(),
+            mailers.clone(),
+            rand_secret()?,
+        ));
         let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, control };
         let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
         let first = options.first_session.then_some(create);
@@ -177,6 +199,10 @@ impl Server {
                     core: Courier::new(core.clone(), tallies.clone()),
                     shared: shared_of.clone(),
                     tallies,
+                    agents: {
+                        let (greeting, services, mailers, secret) = &*agents;
+                        Agents::new(greeting.clone(), services.clone(), index, *secret, mailers.clone())
+                    },
                     acts: Vec::new(),
                 },
                 ws.clone(),
@@ -259,6 +285,13 @@ fn connections_max(wanted: usize, descriptors: Option<u64>) -> usize {
     wanted.min(descriptors - reserve).max(1)
 }
 
+/// Keys the hash of names, so that nobody can choose DIDs that share a bucket.
+fn rand_secret() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| StartError::Io(std::io::Error::other(error.to_string())))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 fn option(message: impl Into<String>) -> StartError {
     StartError::Option(message.into())
 }
@@ -314,6 +347,7 @@ mod tests {
             folders: vec![folder.path().to_owned()],
             grace_ms: 1_000,
             first_session: false,
+            services: Services::default(),
         };
         let key = || PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
         let lost_crypto = Server::start(&options, key()).expect("started");

@@ -2,7 +2,7 @@
 //! the core; it must not decide anything the core decides.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{
         Arc,
@@ -123,6 +123,8 @@ impl Prepared {
             events: Vec::new(),
             line: Vec::new(),
             drain_ends_ms: None,
+            announced: HashSet::new(),
+            news: Vec::new(),
         };
         let created = first.map(|create| desk.first(create)).transpose()?;
         let run = move || {
@@ -173,6 +175,10 @@ struct Desk {
     line: Vec<u8>,
     /// When the grace of a drain is over.
     drain_ends_ms: Option<u64>,
+    /// Sessions that the workers know.
+    announced: HashSet<Text>,
+    /// Which workers are still to hear of which session: its id and DID.
+    news: Vec<(usize, Text, Text)>,
 }
 
 impl Desk {
@@ -305,7 +311,10 @@ impl Desk {
     fn carry_out(&mut self, now: Now) {
         while let Some(out) = self.hub.poll() {
             match out {
-                Out::Launch(launch) => self.launch(&launch, now),
+                Out::Launch(launch) => {
+                    self.announce(&launch.session);
+                    self.launch(&launch, now);
+                }
                 Out::Write { session, process, command } => self.write(&session, process, &command),
                 Out::End { session, process, how } => self.end(&session, process, how),
                 Out::Answer { peer, .. } | Out::CaughtUp { peer, .. } | Out::Reset { peer, .. } => {
@@ -326,6 +335,20 @@ impl Desk {
         }
     }
 
+    /// Tells every worker of a session that it has not heard of: agents can write to its DID from then on.
+    fn announce(&mut self, session: &Text) {
+        if self.announced.contains(session) {
+            return;
+        }
+        let Some(summary) = self.hub.summaries().into_iter().find(|summary| summary.session == *session) else {
+            return;
+        };
+        self.announced.insert(session.clone());
+        for worker in 0..self.mailers.len() {
+            self.news.push((worker, session.clone(), summary.did.clone()));
+        }
+    }
+
     fn post(&mut self, worker: usize, out: Out) {
         if let Some(outs) = self.backlog.get_mut(worker) {
             outs.push(out);
@@ -333,6 +356,11 @@ impl Desk {
     }
 
     fn flush(&mut self) {
+        let mailers = &self.mailers;
+        self.news.retain(|(worker, session, did)| {
+            let mail = Mail::Session { session: session.clone(), did: did.clone() };
+            mailers.send(*worker, mail).is_err()
+        });
         for (worker, outs) in self.backlog.iter_mut().enumerate() {
             if outs.is_empty() {
                 continue;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{
+    amp::{self, AgentConn, Agents},
     crypto::Crypto,
     mail::{Courier, Mail, ToCore},
     metrics::{Shared, WorkerTallies},
@@ -33,7 +34,7 @@ const TO_CORE_MAX: usize = 16 * 1024;
 
 /// What a peer may make us hold before it has signed in. Above what a sign-in may have, so that one that is only
 /// somewhat too large is still told so.
-const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
+pub(super) const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
 
 /// The handler of one worker.
 pub(super) struct Worker {
@@ -42,8 +43,17 @@ pub(super) struct Worker {
     pub(super) core: Courier,
     pub(super) shared: Arc<Shared>,
     pub(super) tallies: Arc<WorkerTallies>,
+    pub(super) agents: Agents,
     /// Kept between calls for its memory.
     pub(super) acts: Vec<Act>,
+}
+
+/// A connection, by its dialect.
+pub(super) enum Conn {
+    /// On `/session`.
+    Device(Device),
+    /// On `/amp/v1/ws`.
+    Agent(Box<AgentConn>),
 }
 
 /// A connection on `/session`.
@@ -58,15 +68,18 @@ pub(super) struct Device {
     paused: bool,
 }
 
-type Io<'a> = WsIo<'a, Worker>;
+pub(super) type Io<'a> = WsIo<'a, Worker>;
 
 impl WsHandler for Worker {
-    type Conn = Device;
+    type Conn = Conn;
     type Mail = Mail;
 
-    fn request(&mut self, head: &Head<'_>, peer: &Peer, io: &mut Io<'_>) -> Answer<Device> {
+    fn request(&mut self, head: &Head<'_>, peer: &Peer, io: &mut Io<'_>) -> Answer<Conn> {
         if let Some(response) = admin::respond(head.method, head.path, || self.shared.facts()) {
             return Answer::Respond(response);
+        }
+        if head.path == amp::path() {
+            return amp::upgrade(head, peer.token, self.amp_greeting(), io);
         }
         if head.path != session::PATH {
             return Answer::Respond(Response::text(404, "nothing is served here\n"));
@@ -86,10 +99,17 @@ impl WsHandler for Worker {
         let reached = Reached { host, unix: matches!(peer.addr, PeerAddr::Unix { .. }) };
         let (connection, challenge) = Connection::open(peer.token, reached, nonce, &self.greeting, io.now());
         let device = Device { connection, challenge: Some(challenge), known: false, welcomed: false, paused: false };
-        Answer::Upgrade { conn: device, subprotocol: Some(session::SUBPROTOCOL), headers: Vec::new() }
+        Answer::Upgrade { conn: Conn::Device(device), subprotocol: Some(session::SUBPROTOCOL), headers: Vec::new() }
     }
 
-    fn open(&mut self, device: &mut Device, io: &mut Io<'_>) -> Result<(), Fault> {
+    fn open(&mut self, conn: &mut Conn, io: &mut Io<'_>) -> Result<(), Fault> {
+        let device = match conn {
+            Conn::Device(device) => device,
+            Conn::Agent(agent) => {
+                self.amp_open(agent, io);
+                return Ok(());
+            }
+        };
         io.limit_messages(io.token(), UNKNOWN_BYTES_MAX);
         if let Some(challenge) = device.challenge.take() {
             self.send(io.token(), io, &challenge);
@@ -98,7 +118,11 @@ impl WsHandler for Worker {
         Ok(())
     }
 
-    fn message(&mut self, device: &mut Device, io: &mut Io<'_>, message: Data<'_>) -> Result<(), Fault> {
+    fn message(&mut self, conn: &mut Conn, io: &mut Io<'_>, message: Data<'_>) -> Result<(), Fault> {
+        let device = match conn {
+            Conn::Device(device) => device,
+            Conn::Agent(agent) => return self.amp_message(agent, io, message),
+        };
         self.tallies.session_in.add(1);
         let Data::Text(text) = message else {
             return Err(Fault::new(CloseCode::UNSUPPORTED, "this protocol is JSON in text messages"));
@@ -125,10 +149,27 @@ impl WsHandler for Worker {
                 self.with(peer, io, |_, acts| acts.push(Act::Send(reply)));
             }
             Mail::Core(outs) => outs.into_iter().for_each(|out| self.deliver(out, io)),
+            Mail::Session { session, did } => self.agents.session(session, &did),
+            Mail::Directory(couriers) => self.amp_couriers(couriers, io),
+            Mail::Hello { peer, hello } => self.amp_hello(peer, hello, io),
+            Mail::Said { peer, frame, close } => {
+                self.send_binary(peer, &frame, io);
+                if let Some((code, reason)) = close {
+                    io.close(peer, code, reason);
+                }
+            }
+            Mail::Again => {}
         }
     }
 
-    fn timeout(&mut self, device: &mut Device, io: &mut Io<'_>) -> Result<(), Fault> {
+    fn timeout(&mut self, conn: &mut Conn, io: &mut Io<'_>) -> Result<(), Fault> {
+        let device = match conn {
+            Conn::Device(device) => device,
+            Conn::Agent(agent) => {
+                self.amp_timeout(agent, io);
+                return Ok(());
+            }
+        };
         let mut acts = std::mem::take(&mut self.acts);
         device.connection.timeout(io.now(), &mut acts);
         self.carry_out(device, io.token(), io, &mut acts);
@@ -137,24 +178,40 @@ impl WsHandler for Worker {
         Ok(())
     }
 
-    fn drained(&mut self, device: &mut Device, io: &mut Io<'_>) {
-        if std::mem::take(&mut device.paused) {
-            self.core.take(ToCore::Resumed(io.token()));
+    fn drained(&mut self, conn: &mut Conn, io: &mut Io<'_>) {
+        match conn {
+            Conn::Device(device) => {
+                if std::mem::take(&mut device.paused) {
+                    self.core.take(ToCore::Resumed(io.token()));
+                }
+            }
+            Conn::Agent(_) => self.amp_release(io.token(), io),
         }
     }
 
-    fn closed(&mut self, device: Device, token: ConnToken, why: Close) {
-        log::debug!(conn:% = token, why:? = why; "a device is gone");
-        if device.welcomed {
-            self.tallies.devices.sub(1);
-        }
-        if device.known {
+    fn closed(&mut self, conn: Conn, token: ConnToken, why: Close) {
+        let known = match conn {
+            Conn::Device(device) => {
+                log::debug!(conn:% = token, why:? = why; "a device is gone");
+                if device.welcomed {
+                    self.tallies.devices.sub(1);
+                }
+                device.known
+            }
+            Conn::Agent(agent) => {
+                log::debug!(conn:% = token, why:? = why; "an agent is gone");
+                self.amp_closed(&agent, token);
+                agent.is_known()
+            }
+        };
+        if known {
             self.core.take(ToCore::Gone(token));
         }
     }
 
-    fn turn(&mut self, _io: &mut Io<'_>) {
+    fn turn(&mut self, io: &mut Io<'_>) {
         self.core.deliver();
+        self.agents.carry(io);
     }
 }
 
@@ -162,7 +219,7 @@ impl Worker {
     /// Runs `act` on a device of this worker; a device that is gone is counted by the loop and nothing happens.
     fn with(&mut self, peer: ConnToken, io: &mut Io<'_>, act: impl FnOnce(&mut Connection, &mut Vec<Act>)) {
         let mut acts = std::mem::take(&mut self.acts);
-        if let Some(device) = io.conn(peer) {
+        if let Some(Conn::Device(device)) = io.conn(peer) {
             act(&mut device.connection, &mut acts);
         }
         self.carry_out_for(peer, io, &mut acts);
@@ -172,13 +229,13 @@ impl Worker {
     /// Carries out what a device other than the current one wants done.
     fn carry_out_for(&mut self, peer: ConnToken, io: &mut Io<'_>, acts: &mut Vec<Act>) {
         for act in acts.drain(..) {
-            if let Some(device) = io.conn(peer) {
+            if let Some(Conn::Device(device)) = io.conn(peer) {
                 self.note(device, &act);
             }
             self.act(peer, io, act);
         }
         let now = io.now();
-        if let Some(device) = io.conn(peer) {
+        if let Some(Conn::Device(device)) = io.conn(peer) {
             device.connection.sent(now);
             let deadline = device.connection.deadline();
             io.set_timeout(peer, deadline.map(|at| at.saturating_sub(now.mono_ms)));
@@ -244,8 +301,10 @@ impl Worker {
     }
 
     /// What the core has for this worker's devices: framed once, shared by all who get it.
-    fn deliver(&mut self, out: Out, io: &mut Io<'_>) {
+    fn deliver(&mut self, mut out: Out, io: &mut Io<'_>) {
+        self.deliver_to_agents(&mut out, io);
         match out {
+            Out::Answer { peer, .. } if matches!(io.conn(peer), Some(Conn::Agent(_))) => {}
             Out::Answer { peer, re, result } => {
                 let text = match &result {
                     Ok(reply) => session::reply(&re, reply),
@@ -271,7 +330,33 @@ impl Worker {
         }
     }
 
+    /// Agents see a session in their own dialect: takes them out of what devices get.
+    fn deliver_to_agents(&mut self, out: &mut Out, io: &mut Io<'_>) {
+        let is_agent = |io: &mut Io<'_>, peer: ConnToken| matches!(io.conn(peer), Some(Conn::Agent(_)));
+        let mut agents = Vec::new();
+        match out {
+            Out::Answer { peer, .. } if is_agent(io, *peer) => agents.push(*peer),
+            Out::Event { peers, .. }
+            | Out::Delta { peers, .. }
+            | Out::Presence { peers, .. }
+            | Out::Changed { peers, .. } => peers.retain(|&peer| {
+                let agent = is_agent(io, peer);
+                if agent {
+                    agents.push(peer);
+                }
+                !agent
+            }),
+            _ => {}
+        }
+        for peer in agents {
+            self.amp_out(peer, out, io);
+        }
+    }
+
     fn share(&mut self, peers: &[ConnToken], text: &str, io: &mut Io<'_>) {
+        if peers.is_empty() {
+            return;
+        }
         let framed = Framed::text(text);
         let now: Now = io.now();
         for &peer in peers {
@@ -280,7 +365,7 @@ impl Worker {
                 continue;
             }
             self.tallies.session_out.add(1);
-            let Some(device) = io.conn(peer) else { continue };
+            let Some(Conn::Device(device)) = io.conn(peer) else { continue };
             device.connection.sent(now);
             if sent == Sent::High && !device.paused {
                 device.paused = true;
@@ -292,8 +377,19 @@ impl Worker {
     fn keys_changed(&mut self, keys: &KeySet, io: &mut Io<'_>) {
         let peers: Vec<ConnToken> = io.tokens().collect();
         for peer in peers {
-            let principal: Option<Text> =
-                io.conn(peer).and_then(|device| device.connection.caller()).map(|caller| caller.principal.clone());
+            let principal: Option<Text> = match io.conn(peer) {
+                Some(Conn::Device(device)) => device.connection.caller().map(|caller| caller.principal.clone()),
+                Some(Conn::Agent(agent)) => {
+                    let gone = |principal: &crate::dialect::amp::Principal| {
+                        keys.principal(&principal.fingerprint).is_none_or(|entry| entry.role < principal.role)
+                    };
+                    if agent.principal().is_some_and(gone) {
+                        io.close(peer, CloseCode::POLICY, "the key was revoked or may do less");
+                    }
+                    None
+                }
+                None => None,
+            };
             let Some(principal) = principal else { continue };
             match keys.principal(&principal) {
                 Some(entry) => self.with(peer, io, |connection, acts| connection.limit_role(entry.role, acts)),

@@ -133,6 +133,8 @@ pub struct Options {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     agent: Agent,
+    /// Log everything, for the reader of a failed test.
+    debug: bool,
 }
 
 enum Agent {
@@ -169,10 +171,18 @@ impl Options {
         self
     }
 
+    /// Logs what it logs without being told.
+    pub fn usual_log(self) -> Self {
+        Self { debug: false, ..self }
+    }
+
     /// The command line of `serve` for these options.
     fn command(&self) -> Command {
-        let mut command = self.scratch.command(["serve", "--log", "debug", "--workers", "2", "--data"]);
-        command.arg(self.scratch.data()).arg("--keys").arg(self.scratch.root().join("keys"));
+        let mut command = self.scratch.command(["serve", "--workers", "2"]);
+        if self.debug {
+            command.args(["--log", "debug"]);
+        }
+        command.arg("--data").arg(self.scratch.data()).arg("--keys").arg(self.scratch.root().join("keys"));
         command.arg("--folder").arg(self.scratch.project());
         for listener in &self.listen {
             command.arg("--listen").arg(listener);
@@ -227,6 +237,7 @@ impl Relay {
             arguments: Vec::new(),
             environment: Vec::new(),
             agent: Agent::Demo,
+            debug: true,
         }
     }
 

@@ -27,6 +27,17 @@ impl Framed {
         Self(frame(OpCode::Binary, bytes))
     }
 
+    /// The message itself.
+    pub fn payload(&self) -> &[u8] {
+        // A server's frame: two bytes of header, and the length's own where it does not fit into them.
+        let header = match self.0.get(1) {
+            Some(126) => 4,
+            Some(127) => 10,
+            _ => 2,
+        };
+        self.0.get(header..).unwrap_or_default()
+    }
+
     /// Bytes on the wire.
     pub fn wire_len(&self) -> usize {
         self.0.len()

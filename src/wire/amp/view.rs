@@ -298,27 +298,37 @@ impl<'a> Scan<'a> {
             cbor::UINT | cbor::NEGATIVE => Dialect::Int,
             _ => return Err(Reason::KeyKind),
         };
+        // On a copy, which can live in registers.
+        let mut reader = self.reader;
+        let read = self.fields(&mut reader, dialect, keys);
+        self.reader = reader;
+        read?;
+        self.reader.end()?;
+        self.complete(dialect)
+    }
+
+    #[inline(always)]
+    fn fields(&mut self, reader: &mut Reader<'a>, dialect: Dialect, keys: u64) -> Result<(), Reason> {
         let mut unknown = Unknown { keys: [(0, 0); KEYS_MAX as usize], count: 0 };
         for _ in 0..keys {
-            let start = self.reader.offset();
-            let Some(field) = self.key(dialect)? else {
-                if !unknown.note(self.frame, start, self.reader.offset()) {
+            let start = reader.offset();
+            let Some(field) = key(reader, dialect)? else {
+                if !unknown.note(self.frame, start, reader.offset()) {
                     return Err(Reason::DuplicateKey);
                 }
-                self.reader.item(cbor::DEPTH_MAX)?;
+                reader.item(cbor::DEPTH_MAX)?;
                 continue;
             };
             if self.seen & field.bit() != 0 {
                 return Err(Reason::DuplicateKey);
             }
-            self.value(field).map_err(|error| match error {
+            self.value(reader, dialect, field).map_err(|error| match error {
                 cbor::Error::WrongType => Reason::Field(field),
                 other => Reason::Cbor(other),
             })?;
             self.seen |= field.bit();
         }
-        self.reader.end()?;
-        self.complete(dialect)
+        Ok(())
     }
 
     /// Whether this map of integer keys has a text under key 1. That key comes first in all we know of; where it does
@@ -337,28 +347,8 @@ impl<'a> Scan<'a> {
         false
     }
 
-    /// Reads a key; `None` if it is of the right kind and not ours.
-    #[inline]
-    fn key(&mut self, dialect: Dialect) -> Result<Option<Field>, Reason> {
-        let head = self.reader.shortest()?;
-        match (dialect, head.major()) {
-            (Dialect::Text, cbor::TEXT) => {
-                let name = self.reader.take(head.argument)?;
-                let field = Field::of_name(name);
-                if field.is_none() && str::from_utf8(name).is_err() {
-                    return Err(Reason::Cbor(cbor::Error::NotUtf8));
-                }
-                Ok(field)
-            }
-            (Dialect::Int, cbor::UINT) => Ok(Field::of_key(head.argument)),
-            (Dialect::Int, cbor::NEGATIVE) => Ok(None),
-            _ => Err(Reason::KeyKind),
-        }
-    }
-
-    #[inline]
-    fn value(&mut self, field: Field) -> Result<(), cbor::Error> {
-        let reader = &mut self.reader;
+    #[inline(always)]
+    fn value(&mut self, reader: &mut Reader<'a>, dialect: Dialect, field: Field) -> Result<(), cbor::Error> {
         let header = &mut self.header;
         match field {
             Field::V => self.v = reader.uint()?,
@@ -367,7 +357,10 @@ impl<'a> Scan<'a> {
             Field::Ts => header.ts = reader.uint()?,
             Field::Ttl => header.ttl = reader.uint()?,
             Field::From => header.from = reader.text()?,
-            Field::To => header.to = to(self.frame, reader)?,
+            Field::To if dialect == Dialect::Int || reader.peek()? == cbor::TEXT => {
+                header.to = To::One(reader.text()?);
+            }
+            Field::To => header.to = several(self.frame, reader)?,
             Field::ReplyTo => header.reply_to = Some(reader.bytes()?),
             Field::ThreadId => header.thread_id = Some(reader.bytes()?),
             Field::Sig => self.sig = Some(sized(reader.bytes()?)?),
@@ -399,27 +392,44 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// Reads a key; `None` if it is of the right kind and not ours.
+#[inline(always)]
+fn key(reader: &mut Reader<'_>, dialect: Dialect) -> Result<Option<Field>, Reason> {
+    let head = reader.shortest()?;
+    match (dialect, head.major()) {
+        (Dialect::Text, cbor::TEXT) => {
+            let name = reader.take(head.argument)?;
+            let field = Field::of_name(name);
+            if field.is_none() && str::from_utf8(name).is_err() {
+                return Err(Reason::Cbor(cbor::Error::NotUtf8));
+            }
+            Ok(field)
+        }
+        (Dialect::Int, cbor::UINT) => Ok(Field::of_key(head.argument)),
+        (Dialect::Int, cbor::NEGATIVE) => Ok(None),
+        _ => Err(Reason::KeyKind),
+    }
+}
+
 #[inline]
 fn sized<const N: usize>(bytes: &[u8]) -> Result<&[u8; N], cbor::Error> {
     bytes.try_into().map_err(|_| cbor::Error::WrongType)
 }
 
-/// One text, or an array of at least one.
-#[inline]
-fn to<'a>(frame: &'a [u8], reader: &mut Reader<'a>) -> Result<To<'a>, cbor::Error> {
-    if reader.peek()? == cbor::TEXT {
-        return Ok(To::One(reader.text()?));
-    }
-    let start = reader.offset();
-    let count = reader.expect(cbor::ARRAY)?;
+/// An array of at least one text, which only text keys allow.
+fn several<'a>(frame: &'a [u8], reader: &mut Reader<'a>) -> Result<To<'a>, cbor::Error> {
+    let mut ahead = *reader;
+    let count = ahead.expect(cbor::ARRAY)?;
     if count == 0 {
         return Err(cbor::Error::WrongType);
     }
-    let texts = Texts::following(*reader, count);
+    let texts = Texts::following(ahead, count);
     for _ in 0..count {
-        reader.text()?;
+        ahead.text()?;
     }
-    Ok(To::Read(&frame[start..reader.offset()], texts))
+    let item = &frame[reader.offset()..ahead.offset()];
+    *reader = ahead;
+    Ok(To::Read(item, texts))
 }
 
 /// A map with a shortest head; what is in it may be anything well-formed.

@@ -1,0 +1,212 @@
+//! `amp-relay send`, `request` and `listen`: an AMP agent on the command line. Owns how messages are written and shown;
+//! the parts that decide (`exchange`, and the functions here) do no I/O.
+
+mod exchange;
+mod listen;
+mod request;
+mod send;
+
+use std::{
+    fmt::Display,
+    io::{self, Read, Write},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+pub(super) use listen::{ListenArgs, run as listen};
+pub(super) use request::{RequestArgs, run as request};
+pub(super) use send::{SendArgs, run as send};
+
+use super::text::clean;
+use crate::client::amp::{Code, ErrorAnswer, Message, SignedBy, base64url, json_of_body};
+
+/// Most bytes of a message's text that are read from standard input.
+const INPUT_BYTES_MAX: u64 = 16 << 20;
+/// The name of the relay itself, where a DID is wanted.
+const RELAY: &str = "relay";
+
+/// Whom a message is for: a DID, or `relay`.
+fn address<'a>(text: &'a str, relay: &'a str) -> Result<&'a str, String> {
+    if text == RELAY {
+        return Ok(relay);
+    }
+    let fine = text.strip_prefix("did:").is_some_and(|rest| rest.contains(':'))
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fine {
+        return Ok(text);
+    }
+    Err(format!(
+        "`{text}` is no DID (did:key:z6Mk...) and not `{RELAY}`: `amp-relay request relay agents` lists who is here, \
+         `amp-relay keys did FILE.pub` prints a key's"
+    ))
+}
+
+/// A time span: `500ms`, `60s`, `10m`, `24h`, `7d`; a bare number is seconds.
+fn span(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit {
+        "ms" => Some(1),
+        "" | "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        _ => None,
+    };
+    let parsed = number.parse::<u64>().ok().zip(unit_ms).and_then(|(number, unit_ms)| number.checked_mul(unit_ms));
+    parsed
+        .filter(|ms| *ms <= 30 * 86_400_000)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is not a time up to 30 days, like 500ms, 60s, 10m or 24h"))
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What was given, or standard input for `-`.
+fn given(text: &str) -> Result<String, String> {
+    if text != "-" {
+        return Ok(text.to_owned());
+    }
+    let mut all = String::new();
+    let read = io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_string(&mut all);
+    read.map_err(|error| format!("standard input: {error}"))?;
+    if all.len() as u64 > INPUT_BYTES_MAX {
+        return Err(format!("standard input has more than {INPUT_BYTES_MAX} bytes: send less at once"));
+    }
+    Ok(all)
+}
+
+/// The JSON of `--json`.
+fn given_json(text: &str) -> Result<Value, String> {
+    let text = given(text)?;
+    serde_json::from_str(&text).map_err(|error| format!("--json wants one JSON value: {error}"))
+}
+
+/// A body for people: text as it is, a map that only wraps its text without the wrapping, else JSON on one line.
+fn rendered(body: Option<&[u8]>) -> String {
+    let Some(body) = body else { return "(encrypted)".into() };
+    match json_of_body(body) {
+        Value::Null => String::new(),
+        Value::String(text) => clean(&text),
+        // JSON escapes what is below a blank, not what turns text around.
+        other => match result_of(&other) {
+            Some(text) => clean(text),
+            None => clean(&other.to_string()),
+        },
+    }
+}
+
+/// The text of what a session answers: `result`.
+fn result_of(body: &Value) -> Option<&str> {
+    body.as_object()?.get("result")?.as_str()
+}
+
+/// A message as one JSON object; bytes are base64url.
+fn as_json(message: &Message) -> Value {
+    let bytes = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(base64url);
+    json!({
+        "id": base64url(&message.id.0),
+        "type": message.typ.to_string(),
+        "from": message.from,
+        "to": message.to,
+        "ts": message.ts,
+        "ttl": message.ttl_ms,
+        "reply_to": bytes(&message.reply_to),
+        "thread_id": bytes(&message.thread_id),
+        "body": message.body.as_deref().map(json_of_body),
+        "encrypted": message.body.is_none(),
+        "signed_by": signer(message.signed_by),
+    })
+}
+
+fn signer(signed_by: SignedBy) -> Option<&'static str> {
+    match signed_by {
+        SignedBy::Sender => Some("sender"),
+        SignedBy::Relay => Some("relay"),
+        SignedBy::Unknown => None,
+    }
+}
+
+/// An ERROR, and what to do about it.
+fn explained(error: &ErrorAnswer) -> String {
+    let said = clean(&error.to_string());
+    let next = match error.code {
+        Code::RELAY_REJECTED | Code::RECIPIENT_NOT_FOUND | Code::ENDPOINT_UNREACHABLE => {
+            "nothing was delivered; `amp-relay request relay agents` lists who is here, and `amp-relay listen` is an agent"
+        }
+        Code::INVALID_TIMESTAMP => "compare this machine's clock with the relay's",
+        Code::UNAUTHORIZED => "this key may not do that; on the relay's host, `amp-relay keys list` shows what it may",
+        Code::RATE_LIMITED | Code::OVERLOADED | Code::UNAVAILABLE => "try again later",
+        Code::UNKNOWN_TYPE | Code::BAD_REQUEST | Code::SCHEMA_VIOLATION | Code::CAPABILITY_NOT_FOUND => {
+            "the recipient does not understand this; `request relay ping` asks the relay, and --json sets the whole body"
+        }
+        _ => return said,
+    };
+    format!("{said}: {next}")
+}
+
+/// Prints a line; a reader that has gone ends the program.
+fn print(line: &dyn Display) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| format!("cannot print: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::amp::{Id, Type, body_of_json};
+
+    #[test]
+    fn spans_are_read() {
+        let ms = |text: &str| span(text).map(millis);
+        assert_eq!(
+            ["0", "500ms", "60s", "2", "10m", "24h", "30d"].map(|text| ms(text).unwrap()),
+            [0, 500, 60_000, 2_000, 600_000, 86_400_000, 30 * 86_400_000]
+        );
+        for bad in ["", "s", "-1s", "1.5s", "31d", "1w", "99999999999999999999", "1 s"] {
+            assert!(ms(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_a_did_or_the_relay_is_an_address() {
+        assert_eq!(address("relay", "did:key:z9"), Ok("did:key:z9"));
+        assert_eq!(address("did:web:a.example", "r"), Ok("did:web:a.example"));
+        for bad in ["bob", "did:", "did:key", "did:key:a b", "did:key:\u{e9}", ""] {
+            assert!(address(bad, "r").unwrap_err().contains("keys did"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_shown_without_steering_the_terminal() {
+        let shown = |body: Value| rendered(Some(&body_of_json(&body).unwrap()));
+        assert_eq!(shown(json!("a\x1b[2Jb\nc")), "a[2Jb\nc");
+        assert_eq!(shown(json!({"a": "\u{202e}\x1b", "b": [1, 2.5]})), r#"{"a":"\u001b","b":[1,2.5]}"#);
+        assert_eq!(shown(json!({"result": "42", "cost": 1})), "42");
+        assert_eq!((shown(Value::Null), rendered(None)), (String::new(), "(encrypted)".into()));
+    }
+
+    #[test]
+    fn a_message_is_one_json_object() {
+        let message = Message {
+            id: Id([0xff; 16]),
+            typ: Type::MESSAGE,
+            ts: 5,
+            ttl_ms: 6,
+            from: "did:a:b".into(),
+            to: vec!["did:c:d".into()],
+            reply_to: None,
+            thread_id: Some(vec![1]),
+            body: Some(b"\x42\xfb\xff".to_vec()),
+            signed_by: SignedBy::Sender,
+        };
+        let expected = json!({
+            "id": "_____________________w", "type": "MESSAGE", "from": "did:a:b", "to": ["did:c:d"], "ts": 5, "ttl": 6,
+            "reply_to": null, "thread_id": "AQ", "body": "-_8", "encrypted": false, "signed_by": "sender",
+        });
+        assert_eq!(as_json(&message), expected);
+    }
+}

@@ -1,0 +1,101 @@
+//! `amp-relay send`: one MESSAGE, and whether it was handed to somebody.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{address, explained, given, given_json, millis, span};
+use crate::{
+    cli::reach::{ReachArgs, reach_as_agent},
+    client::amp::{Connection, Draft, Id, Received, Type, body_of_json},
+};
+
+/// For the relay's sign that it has read what we sent.
+const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+/// Behind it, for an ERROR that another of its threads may have to tell.
+const GRACE: Duration = Duration::from_millis(250);
+const NULL: &[u8] = &[0xf6];
+
+/// Sends a MESSAGE. The relay is silent about one that it has handed to a connection of the recipient, and answers one
+/// that it could not hand over with an error; it keeps nothing for later yet.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  amp-relay send did:key:z6Mk... \"the build is green\"
+  git log -1 | amp-relay send did:key:z6Mk... -
+  amp-relay send did:key:z6Mk... --json '{\"build\": \"green\"}'")]
+pub(in crate::cli) struct SendArgs {
+    /// Whom it is for: a DID, or `relay`
+    #[arg(value_name = "DID")]
+    to: String,
+    /// The text, or - for standard input
+    #[arg(required_unless_present = "json", conflicts_with = "json")]
+    text: Option<String>,
+    /// A JSON value (- for standard input) to send as the body instead of a text
+    #[arg(long, value_name = "BODY")]
+    json: Option<String>,
+    /// How long the message is worth delivering: 500ms, 60s, 10m, 24h; 0 is now or never
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = span)]
+    ttl: Duration,
+    #[command(flatten)]
+    reach: ReachArgs,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
+    // What is said is known before anybody is called, so that a slow pipe keeps no connection waiting.
+    address(&args.to, "")?;
+    let body = match (&args.json, &args.text) {
+        (Some(json), _) => given_json(json)?,
+        (None, text) => Value::String(given(text.as_deref().unwrap_or_default())?),
+    };
+    let body = body_of_json(&body).map_err(|error| format!("this cannot be sent: {error}"))?;
+    let mut agent = reach_as_agent(&args.reach)?.connection;
+    let relay = agent.relay().to_owned();
+    let to = address(&args.to, &relay)?.to_owned();
+    let draft = Draft { ttl_ms: millis(args.ttl), ..Draft::new(&to, Type::MESSAGE, &body) };
+    let id = agent.send(&draft).map_err(|error| error.to_string())?;
+    let outcome = wait(&mut agent, &to, &relay, id);
+    agent.sender().close();
+    super::print(&outcome?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until silence means something: the relay answers a PING that it read after the message, and an ERROR may follow
+/// a moment later.
+fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'static str, String> {
+    let started = Instant::now();
+    let ping = agent.send(&Draft::new(relay, Type::PING, NULL)).map_err(|error| error.to_string())?;
+    let mut deadline = started + PONG_TIMEOUT;
+    let mut ponged = false;
+    loop {
+        match agent.answer(to, &[id, ping], Some(deadline)).map_err(|error| error.to_string())? {
+            Received::Message(message) if message.answers(&ping) && !ponged => {
+                if let Some(error) = message.error() {
+                    return Err(format!("the relay does not answer a PING: {}", explained(&error)));
+                }
+                ponged = true;
+                deadline = Instant::now() + GRACE + 2 * started.elapsed();
+            }
+            Received::Message(message) => match message.error() {
+                Some(error) => return Err(explained(&error)),
+                None if message.typ == Type::ACK => return Ok("received"),
+                None => {}
+            },
+            Received::Nothing if ponged => return Ok("handed over"),
+            Received::Nothing => {
+                return Err("the relay did not answer in 10 s, so it is not known what became of the message".into());
+            }
+            Received::Ended(ended) => {
+                return Err(format!("the connection ended ({ended}) before it was known what became of the message"));
+            }
+            Received::Alive | Received::Unacceptable(_) => {}
+        }
+    }
+}

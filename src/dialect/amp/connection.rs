@@ -1,0 +1,344 @@
+//! One AMP connection, sans-io: HELLO, then messages of one principal.
+
+use crate::{
+    base::{CloseCode, ConnToken, Now},
+    relay::{Role, api::Text},
+    wire::amp::{
+        Code, Dialect, EnvelopeView, Frame, Id, Malformed, RELAY_SERVER, Type,
+        check::{self, Names, Peer, Policy, Refusal},
+        parse,
+    },
+};
+
+/// Longest time between the upgrade and a HELLO that is answered.
+const HELLO_MS: u64 = 10_000;
+/// So many messages from a DID that was not proved, and the connection ends.
+const STRIKES_MAX: u8 = 3;
+/// Most DIDs in one `to`.
+const RECIPIENTS_MAX: usize = 10_000;
+
+/// What every connection knows of the relay.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// The relay's DID.
+    pub did: Text,
+    /// When it began to remember HELLOs, Unix milliseconds.
+    pub started_ms: u64,
+}
+
+impl Greeting {
+    /// The names the relay answers to.
+    pub fn names(&self) -> Names<'_> {
+        Names { did: &self.did, aliases: &[RELAY_SERVER] }
+    }
+
+    fn policy(&self) -> Policy<'_> {
+        Policy {
+            names: self.names(),
+            handled: |typ| {
+                matches!(typ, Type::PING | Type::PONG | Type::REQUEST | Type::RESPONSE | Type::ERROR | Type::ACK)
+                    || typ.is_handshake()
+            },
+            strict_types: false,
+            unsigned: false,
+            skew_ms: check::SKEW_MS_DEFAULT,
+            ttl_ms_max: check::TTL_MS_MAX_DEFAULT,
+            recipients_max: RECIPIENTS_MAX,
+        }
+    }
+}
+
+/// The key behind a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Principal {
+    /// Its DID.
+    pub did: Text,
+    /// `SHA256:...`.
+    pub fingerprint: Text,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// A HELLO that the crypto thread is to check and to answer.
+#[derive(Clone, Debug)]
+pub struct HelloJob {
+    /// Whose.
+    pub peer: ConnToken,
+    /// The message.
+    pub frame: Vec<u8>,
+    /// The DID it proves; `None` where it called us by an alias, which proves nothing.
+    pub proves: Option<Text>,
+    /// Whom to answer.
+    pub from: Text,
+    /// The version to answer HELLO_ACK with; `None`: HELLO_REJECT.
+    pub selected: Option<String>,
+    /// Its id.
+    pub id: Id,
+    /// How its keys are written.
+    pub dialect: Dialect,
+}
+
+/// A message that is answered with an ERROR.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The answer.
+    pub refusal: Refusal,
+    /// The id of the message, where it could be read.
+    pub id: Option<Id>,
+    /// Whom to answer, where it could be read.
+    pub from: Option<Text>,
+    /// End the connection behind the answer.
+    pub close: Option<(CloseCode, &'static str)>,
+}
+
+/// What a binary message turned out to be.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// A HELLO to us: have it checked; nothing is heard until [`Connection::admitted`].
+    Hello(HelloJob),
+    /// A message of the principal that passed every check: deliver it.
+    Message(EnvelopeView<'a>),
+    /// Refused.
+    Refused(Refused),
+    /// Nothing is to be done.
+    Ignored,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    New,
+    /// Its HELLO is with the crypto thread, or its DID with the directory.
+    Proving,
+    Open,
+    Closing,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Connection {
+    peer: ConnToken,
+    phase: Phase,
+    dialect: Dialect,
+    principal: Option<Principal>,
+    strikes: u8,
+    deadline: u64,
+}
+
+impl Connection {
+    /// A connection that was just upgraded.
+    pub fn new(peer: ConnToken, now: Now) -> Self {
+        let deadline = now.mono_ms + HELLO_MS;
+        Self { peer, phase: Phase::New, dialect: Dialect::Text, principal: None, strikes: 0, deadline }
+    }
+
+    /// How the peer writes its keys: how it is answered.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The key it proved.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    /// When the peer must have said HELLO, on the monotonic clock; `None` once it has.
+    pub fn deadline(&self) -> Option<u64> {
+        (self.phase == Phase::New).then_some(self.deadline)
+    }
+
+    /// A binary message came.
+    pub fn binary<'a>(&mut self, frame: &'a [u8], greeting: &Greeting, now: Now) -> Heard<'a> {
+        if matches!(self.phase, Phase::Closing | Phase::Proving) {
+            return Heard::Ignored;
+        }
+        let view = match parse(frame) {
+            Ok(Frame::Envelope(view)) => view,
+            Ok(Frame::Legacy(_) | Frame::JsonAuth(_)) => {
+                let refusal =
+                    Refusal::new(Malformed::CODE, "this listener takes AMP messages with text or integer keys");
+                return Heard::Refused(Refused {
+                    refusal,
+                    id: None,
+                    from: self.did(),
+                    close: self.strike_of_a_stranger(),
+                });
+            }
+            Err(Malformed { typ: Some(Type::ERROR), .. }) => return Heard::Ignored,
+            Err(malformed) => {
+                let refusal = Refusal::new(Malformed::CODE, "the frame is not one well-formed AMP message");
+                let (from, close) = (self.did(), self.strike_of_a_stranger());
+                return Heard::Refused(Refused { refusal, id: malformed.id, from, close });
+            }
+        };
+        if self.phase == Phase::New {
+            return self.hello(&view, greeting, now);
+        }
+        let principal = self.principal.as_ref().map(|principal| &*principal.did);
+        let peer = Peer { negotiated: true, principal };
+        match check::ingress(&view, &peer, &greeting.policy(), now) {
+            Ok(()) => Heard::Message(view),
+            Err(_) if !view.header.typ.may_be_refused_aloud() => Heard::Ignored,
+            Err(refusal) => {
+                let close = (refusal.code == Code::UNAUTHORIZED && self.strike()).then(|| self.end("not your DID"));
+                Heard::Refused(Refused {
+                    refusal,
+                    id: Some(view.header.id),
+                    from: Some(view.header.from.into()),
+                    close,
+                })
+            }
+        }
+    }
+
+    fn hello<'a>(&mut self, view: &EnvelopeView<'_>, greeting: &Greeting, now: Now) -> Heard<'a> {
+        self.dialect = view.dialect;
+        let found = check::hello(view, &greeting.names(), check::SKEW_MS_DEFAULT, greeting.started_ms, now);
+        match found {
+            Ok(found) => {
+                self.phase = Phase::Proving;
+                Heard::Hello(HelloJob {
+                    peer: self.peer,
+                    frame: view.frame.to_vec(),
+                    proves: (found.named == check::Named::Did).then(|| found.from.into()),
+                    from: view.header.from.into(),
+                    selected: found.selected.map(str::to_owned),
+                    id: view.header.id,
+                    dialect: view.dialect,
+                })
+            }
+            Err(refusal) => {
+                let (id, from) = (Some(view.header.id), Some(view.header.from.into()));
+                let close = self.strike().then(|| self.end("say HELLO first"));
+                Heard::Refused(Refused { refusal, id, from, close })
+            }
+        }
+    }
+
+    fn did(&self) -> Option<Text> {
+        self.principal.as_ref().map(|principal| principal.did.clone())
+    }
+
+    /// Counts a message that nobody who keeps to the protocol sends. True: it was the last one that is borne.
+    fn strike(&mut self) -> bool {
+        self.strikes += 1;
+        self.strikes >= STRIKES_MAX
+    }
+
+    /// An answer costs us a signature: who has proved nothing gets a few.
+    fn strike_of_a_stranger(&mut self) -> Option<(CloseCode, &'static str)> {
+        (self.principal.is_none() && self.strike()).then(|| self.end("not AMP"))
+    }
+
+    fn end(&mut self, reason: &'static str) -> (CloseCode, &'static str) {
+        self.phase = Phase::Closing;
+        (CloseCode::POLICY, reason)
+    }
+
+    /// The HELLO was admitted, and the DID it proves, if any, is in the directory: messages are heard from now on.
+    pub fn admitted(&mut self, principal: Option<Principal>) {
+        if self.phase == Phase::Proving {
+            self.phase = Phase::Open;
+            self.principal = principal;
+        }
+    }
+
+    /// Nothing more is heard.
+    pub fn closing(&mut self) {
+        self.phase = Phase::Closing;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::wire::{
+        amp::{Builder, Header, To, body::Hello},
+        sign_in::did_of,
+    };
+
+    const NOW: Now = Now { mono_ms: 1_000, unix_ms: 1_800_000_000_000 };
+
+    fn greeting() -> Greeting {
+        Greeting { did: "did:key:zRelay".into(), started_ms: NOW.unix_ms - 1_000 }
+    }
+
+    fn agent() -> (SigningKey, Text) {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let public = ssh_key::PublicKey::from(ssh_key::public::Ed25519PublicKey(key.verifying_key().to_bytes()));
+        (key, did_of(&public).expect("a did:key").into())
+    }
+
+    fn message(typ: Type, to: &str, from: &str, body: &[u8]) -> Vec<u8> {
+        let header = Header::new(Id::new(NOW.unix_ms, [1; 8]), typ, from, To::One(to));
+        let mut frame = Vec::new();
+        let built =
+            Builder::new(header).body(body).write_signed(Dialect::Text, &agent().0, &mut Vec::new(), &mut frame);
+        built.expect("a message");
+        frame
+    }
+
+    fn hello(to: &str) -> Vec<u8> {
+        let mut body = Vec::new();
+        Hello { versions: &["1.0"], ..Hello::default() }.write(&mut body);
+        message(Type::HELLO, to, &agent().1, &body)
+    }
+
+    fn opened(proves: bool) -> Connection {
+        let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+        let frame = hello(if proves { "did:key:zRelay" } else { RELAY_SERVER });
+        let Heard::Hello(job) = connection.binary(&frame, &greeting(), NOW) else { panic!("no HELLO") };
+        assert_eq!((job.proves.is_some(), job.selected.as_deref()), (proves, Some("1.0")));
+        let heard = connection.binary(&frame, &greeting(), NOW);
+        assert!(matches!(heard, Heard::Ignored), "nothing is heard while the proof is checked");
+        let did = agent().1;
+        connection.admitted(proves.then(|| Principal { did, fingerprint: "SHA256:x".into(), role: Role::Agent }));
+        connection
+    }
+
+    fn code(heard: &Heard<'_>) -> Option<Code> {
+        match heard {
+            Heard::Refused(refused) => Some(refused.refusal.code),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_message_before_hello_is_refused_and_a_stranger_is_borne_three_times() {
+        let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+        let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
+        assert_eq!(code(&connection.binary(&frame, &greeting(), NOW)), Some(Code::UNSUPPORTED_VERSION));
+        assert_eq!(code(&connection.binary(b"\xff", &greeting(), NOW)), Some(Code::INVALID_MESSAGE));
+        let Heard::Refused(last) = connection.binary(b"{}", &greeting(), NOW) else { panic!("not refused") };
+        assert!(last.close.is_some_and(|(code, _)| code == CloseCode::POLICY));
+        assert!(matches!(connection.binary(&hello("did:key:zRelay"), &greeting(), NOW), Heard::Ignored));
+    }
+
+    #[test]
+    fn messages_of_the_proved_did_pass_and_those_of_another_end_the_connection() {
+        let mut connection = opened(true);
+        let fine = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
+        assert!(matches!(connection.binary(&fine, &greeting(), NOW), Heard::Message(_)));
+        let foreign = message(Type::MESSAGE, "did:key:zB", "did:key:zElse", &[0xf6]);
+        for strike in 1..=STRIKES_MAX {
+            let Heard::Refused(refused) = connection.binary(&foreign, &greeting(), NOW) else { panic!("not refused") };
+            assert_eq!((refused.refusal.code, refused.close.is_some()), (Code::UNAUTHORIZED, strike == STRIKES_MAX));
+        }
+        assert!(matches!(connection.binary(&fine, &greeting(), NOW), Heard::Ignored));
+    }
+
+    #[test]
+    fn a_hello_to_an_alias_proves_nothing() {
+        let mut connection = opened(false);
+        let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
+        assert_eq!(code(&connection.binary(&frame, &greeting(), NOW)), Some(Code::UNAUTHORIZED));
+    }
+
+    #[test]
+    fn an_error_is_never_answered() {
+        let mut connection = opened(true);
+        let frame = message(Type::ERROR, "did:key:zB", "did:key:zElse", &[0xa0]);
+        assert!(matches!(connection.binary(&frame, &greeting(), NOW), Heard::Ignored));
+    }
+}
