@@ -12,7 +12,7 @@ use tungstenite::{
 
 use super::{
     DEADLINE, Relay,
-    amp::{AgentKey, Draft, Keys, Message, To, hex, typ},
+    amp::{AgentKey, Draft, Keys, Message, To, hex, now_ms, typ},
     http::{Endpoint, Stream},
 };
 
@@ -72,6 +72,9 @@ impl Agent {
         assert_eq!(header("sec-websocket-protocol"), "amp.v1");
         let relay = header("x-amp-relay-did");
         let message_bytes = header("x-amp-max-message-size").parse().expect("a number of bytes");
+        // A HELLO has to be newer than the relay: not of the same millisecond, should it have just started.
+        let upgraded = now_ms();
+        super::until("the next millisecond", || (now_ms() > upgraded).then_some(()));
         let key = key.clone();
         Self { socket, key, keys: Keys::Text, relay, message_bytes, seen: Vec::new(), read: 0, closed: None }
     }
@@ -141,6 +144,11 @@ impl Agent {
                 self.give_up(what);
             }
         }
+    }
+
+    /// [`Self::next`] begins behind what has come so far.
+    pub fn skip(&mut self) {
+        self.read = self.seen.len();
     }
 
     /// Waits for the first message, seen already or to come, that fits.

@@ -398,7 +398,7 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reply_to = self.reply_to.as_deref().map(hex);
         write!(f, "0x{:02x} {} from {} to {:?}", self.typ, hex(&self.id), self.from, self.to)?;
-        write!(f, " reply_to {reply_to:?}: {:.400}", self.body.to_string())
+        write!(f, " reply_to {reply_to:?}: {:.200}", self.body.to_string())
     }
 }
 
