@@ -5,6 +5,8 @@
 //! the relay and its own client share is still found.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test program uses its own part of this module")]
 
+pub mod agent;
+pub mod amp;
 pub mod device;
 pub mod http;
 pub mod keys;
@@ -21,6 +23,8 @@ use std::{
 };
 
 pub use self::{
+    agent::Agent,
+    amp::{AgentKey, Keys},
     device::{Device, Refused, SignIn},
     keys::Key,
     relay::Relay,
