@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{CloseCode, ConnToken, Fault},
-    dialect::amp::{self, Asker, Connection, Greeting, Heard, Refused, Say, Tell},
+    dialect::amp::{self, Asker, Connection, Greeting, Heard, Refused, Say, Taken, Tell},
     reactor::{
         Sent,
         ws::{Answer, Data, Framed},
@@ -39,19 +39,22 @@ const COURIERS_A_MAIL: usize = 512;
 pub(super) struct Parcel {
     framed: Framed,
     dialect: Dialect,
+    typ: Type,
     id: Id,
     from: Text,
+    /// Whom to answer, on whichever worker.
+    sender: ConnToken,
 }
 
 impl Payload for Parcel {
-    type Ticket = (Id, Text);
+    type Ticket = (Id, Text, Dialect, Type);
 
     fn size(&self) -> usize {
         self.framed.wire_len()
     }
 
     fn ticket(&self) -> Self::Ticket {
-        (self.id, self.from.clone())
+        (self.id, self.from.clone(), self.dialect, self.typ)
     }
 }
 
@@ -225,8 +228,17 @@ impl Worker {
     fn amp_route(&mut self, agent: &mut AgentConn, io: &mut Io<'_>, view: &EnvelopeView<'_>, data: Data<'_>) {
         let mut parcel: Option<Parcel> = None;
         let (mut for_us, mut sessions, mut absent) = (false, Vec::new(), false);
+        let several = view.header.to.is_array();
+        let mut named: Vec<&str> = Vec::new();
         for to in view.header.to.iter() {
             let did = did_base(to);
+            // Who is named twice gets it once.
+            if several {
+                if named.contains(&did) {
+                    continue;
+                }
+                named.push(did);
+            }
             if self.agents.greeting.names().named(did).is_some() {
                 for_us = true;
                 continue;
@@ -249,8 +261,10 @@ impl Worker {
                     let owned = parcel.get_or_insert_with(|| Parcel {
                         framed: Framed::binary(view.frame),
                         dialect: view.dialect,
+                        typ: view.header.typ,
                         id: view.header.id,
                         from: view.header.from.into(),
+                        sender: io.token(),
                     });
                     self.agents.directory.send(key, did, Some(io.token()), owned.clone());
                 }
@@ -361,8 +375,13 @@ impl Worker {
                 let text = text_of(body, "prompt").filter(|text| !text.is_empty()).ok_or(wanted)?;
                 let from = Text::from(view.header.from);
                 let thread_id = view.header.thread_id.map(<[u8]>::to_vec);
-                let asked = agent.asker.ask(session.clone(), did.clone(), from, view.header.id, thread_id);
-                asked.ok_or(Refusal::new(Code::OVERLOADED, "too many requests of this connection wait"))?;
+                match agent.asker.ask(session.clone(), did.clone(), from, view.header.id, thread_id) {
+                    Taken::New => {}
+                    Taken::Again => return Ok(()),
+                    Taken::Full => {
+                        return Err(Refusal::new(Code::OVERLOADED, "too many requests of this connection wait"));
+                    }
+                }
                 self.amp_attach(agent, io, session);
                 Command::Prompt { session: session.clone(), text: text.into(), when: When::Next }
             }
@@ -375,6 +394,9 @@ impl Worker {
                     Some("deny") => Decision::Deny,
                     _ => return Err(Refusal::new(Code::BAD_REQUEST, "`decision` is neither \"allow\" nor \"deny\"")),
                 };
+                if !agent.asker.decide(of.clone(), did.clone(), view.header.from.into(), view.header.id) {
+                    return Err(Refusal::new(Code::OVERLOADED, "too many decisions of this connection wait"));
+                }
                 Command::Decide { session: of, request, decision, message: None, input: None, answers: None }
             }
             Type::PING | Type::ERROR | Type::ACK | Type::PONG => return Ok(()),
@@ -416,6 +438,7 @@ impl Worker {
         let dialect = agent.connection.dialect();
         match out {
             Out::Answer { re, result: Ok(Reply::Prompted { prompt, .. }), .. } => agent.asker.taken(re, prompt.clone()),
+            Out::Answer { re, result: Ok(Reply::Decided { .. }), .. } => agent.asker.decided(re),
             Out::Answer { re, result: Err(error), .. } => {
                 let Some(asked) = agent.asker.refused(re) else { return };
                 let (id, from) = (Some(asked.id), Some(asked.from));
@@ -503,14 +526,12 @@ impl Worker {
                 Event::Joined { token } => self.amp_joined(token, io),
                 Event::Refused { token, why } => self.amp_unjoined(token, why, io),
                 Event::Deliver { token, payload } => self.amp_deliver(token, &payload, io),
-                Event::Answer { sender, ticket: (id, from), why, .. } => {
-                    let did = self.agents.greeting.did.clone();
-                    let refused = Refused { refusal: nobody(why), id: Some(id), from: Some(from), close: None };
-                    let dialect = match io.conn(sender) {
-                        Some(Conn::Agent(agent)) => agent.connection.dialect(),
-                        _ => Dialect::Text,
-                    };
-                    self.refuse(&did, dialect, sender, io, refused);
+                Event::Answer { sender, ticket: (id, from, dialect, typ), why, .. } => {
+                    if typ.may_be_refused_aloud() {
+                        let did = self.agents.greeting.did.clone();
+                        let refused = Refused { refusal: nobody(why), id: Some(id), from: Some(from), close: None };
+                        self.refuse(&did, dialect, sender, io, refused);
+                    }
                 }
                 // Services are on every worker, so that none is ever sent for; presence is read when it is asked for.
                 Event::Service { .. } | Event::Presence { .. } => {}
@@ -538,13 +559,24 @@ impl Worker {
         let sent = if dialect == parcel.dialect {
             io.framed_to(token, &parcel.framed)
         } else {
-            match rekeyed(parcel.framed.payload(), dialect, &mut self.agents.scratch) {
-                true => io.binary_to(token, &self.agents.scratch),
-                false => return,
+            if !rekeyed(parcel.framed.payload(), dialect, &mut self.agents.scratch) {
+                return self.amp_unsayable(parcel, io);
             }
+            io.binary_to(token, &self.agents.scratch)
         };
         if sent == Sent::Closed {
             self.agents.directory.leave(token);
+        }
+    }
+
+    /// A receiver's key dialect cannot say a message: its sender learns that it was not delivered.
+    fn amp_unsayable(&mut self, parcel: &Parcel, io: &mut Io<'_>) {
+        if parcel.typ.may_be_refused_aloud() {
+            let did = self.agents.greeting.did.clone();
+            let refusal =
+                Refusal::new(Code::RELAY_REJECTED, "integer keys, which the receiver writes, cannot say this");
+            let refused = Refused { refusal, id: Some(parcel.id), from: Some(parcel.from.clone()), close: None };
+            self.refuse(&did, parcel.dialect, parcel.sender, io, refused);
         }
     }
 

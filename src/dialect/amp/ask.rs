@@ -1,7 +1,10 @@
 //! A session asked by an agent: which REQUEST became which prompt, and what of the session's events is said to the
 //! agent. One for each connection.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     relay::api::{Code as SessionCode, Error, Event, Kind, OpenPermission, PromptState, Text},
@@ -19,6 +22,10 @@ use crate::{
 const ANSWER_BYTES_MAX: usize = 512 * 1024;
 /// Most REQUESTs of one connection that wait for a session.
 const ASKED_MAX: usize = 64;
+/// REQUESTs that are remembered after their end: one that is said again is not asked again.
+const ENDED_MAX: usize = 1024;
+/// Longest input of a tool that a question shows, in bytes.
+const INPUT_BYTES_MAX: usize = 4 * 1024;
 
 /// A REQUEST that a session works on.
 #[derive(Clone, Debug)]
@@ -60,17 +67,58 @@ pub struct Asker {
     asked: Vec<Asked>,
     /// INPUT_REQUIRED messages that wait: their id, session and permission request.
     inputs: HashMap<[u8; 16], (Text, Text)>,
+    /// Decisions that the session has not taken yet.
+    deciding: Vec<Asked>,
+    /// REQUESTs that were answered, the oldest first.
+    ended: VecDeque<Id>,
+}
+
+/// What became of a REQUEST that was taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is new: ask the session.
+    New,
+    /// It was said before: the answer is on its way, or was given.
+    Again,
+    /// Too many wait.
+    Full,
 }
 
 impl Asker {
-    /// Takes a REQUEST down. `None`: too many wait.
-    pub fn ask(&mut self, session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Option<()> {
-        if self.asked.len() >= ASKED_MAX {
-            return None;
+    /// Takes a REQUEST down.
+    pub fn ask(&mut self, session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Taken {
+        if self.ended.contains(&id) || self.asked.iter().any(|asked| asked.id == id) {
+            return Taken::Again;
         }
-        let (prompt, running, text) = (None, false, String::new());
-        self.asked.push(Asked { session, did, from, id, thread_id, prompt, running, text });
-        Some(())
+        if self.asked.len() >= ASKED_MAX {
+            return Taken::Full;
+        }
+        self.asked.push(Asked::new(session, did, from, id, thread_id));
+        Taken::New
+    }
+
+    /// Takes down who decides by this message. False: too many decisions wait.
+    pub fn decide(&mut self, session: Text, did: Text, from: Text, id: Id) -> bool {
+        if self.deciding.len() >= ASKED_MAX {
+            return false;
+        }
+        self.deciding.push(Asked::new(session, did, from, id, None));
+        true
+    }
+
+    /// The session took the decision of this message.
+    pub fn decided(&mut self, id: &str) {
+        self.deciding.retain(|asked| command_id(&asked.id) != id);
+    }
+
+    /// Ends a REQUEST and remembers it.
+    fn end(&mut self, at: usize) -> Asked {
+        let asked = self.asked.remove(at);
+        if self.ended.len() >= ENDED_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(asked.id);
+        asked
     }
 
     /// The session took the prompt of this REQUEST.
@@ -82,6 +130,9 @@ impl Asker {
 
     /// The session refused it. Gives whom to tell.
     pub fn refused(&mut self, id: &str) -> Option<Asked> {
+        if let Some(at) = self.deciding.iter().position(|asked| command_id(&asked.id) == id) {
+            return Some(self.deciding.remove(at));
+        }
         let at = self.asked.iter().position(|asked| command_id(&asked.id) == id)?;
         Some(self.asked.remove(at))
     }
@@ -110,11 +161,11 @@ impl Asker {
                     }
                     PromptState::Queued => {}
                     PromptState::Done => {
-                        let asked = self.asked.remove(at);
+                        let asked = self.end(at);
                         tell(&asked, Tell::Response(response(true, &asked.text)));
                     }
                     PromptState::Cancelled | PromptState::Failed => {
-                        let asked = self.asked.remove(at);
+                        let asked = self.end(at);
                         let text = why.as_deref().unwrap_or("the prompt was not finished");
                         tell(&asked, Tell::Response(response(false, text)));
                     }
@@ -141,6 +192,18 @@ impl Asker {
     }
 }
 
+/// The one member of a tool's input that says the most.
+#[derive(serde::Deserialize)]
+struct Command {
+    command: Option<String>,
+}
+
+impl Asked {
+    fn new(session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Self {
+        Self { session, did, from, id, thread_id, prompt: None, running: false, text: String::new() }
+    }
+}
+
 /// The id a REQUEST's command has towards the core.
 pub fn command_id(id: &Id) -> String {
     id.0.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -153,7 +216,12 @@ fn processing() -> Vec<u8> {
 }
 
 fn input_required(open: &OpenPermission) -> Vec<u8> {
-    let prompt = format!("{} wants to run: {}", open.tool, open.about);
+    // Who allows something has to see what it is, not only what it is said to be.
+    let input = open.input.as_str();
+    let shown = input.get(..input.floor_char_boundary(INPUT_BYTES_MAX)).unwrap_or_default();
+    let command: Option<String> = open.input.read::<Command>().ok().and_then(|command| command.command);
+    let shown = command.unwrap_or_else(|| shown.to_owned());
+    let prompt = format!("{} wants to run: {shown}\n{}", open.tool, open.about);
     let mut body = Vec::new();
     InputRequired { prompt: &prompt, options: &["allow", "deny"], timeout_ms: None }.write(&mut body);
     body

@@ -6,6 +6,6 @@ mod ask;
 mod connection;
 mod say;
 
-pub use ask::{Asked, Asker, Tell, command_id, refusal};
+pub use ask::{Asked, Asker, Taken, Tell, command_id, refusal};
 pub use connection::{Connection, Greeting, Heard, HelloJob, Principal, Refused};
 pub use say::Say;

@@ -14,6 +14,8 @@ use super::{
 
 /// How far a clock may be ahead of ours, and how old a HELLO or a `ttl` of 0 may be, in milliseconds.
 pub const SKEW_MS_DEFAULT: u64 = 30_000;
+/// How far the clock of one that says HELLO may be ahead of ours, in milliseconds.
+pub const HELLO_AHEAD_MS_MAX: u64 = 1_000;
 /// Longest `ttl` that is taken: 30 days.
 pub const TTL_MS_MAX_DEFAULT: u64 = 30 * 86_400_000;
 
@@ -279,6 +281,10 @@ pub fn hello<'a>(
     let stale = |reason| Refusal { now_ms: Some(now.unix_ms), ..Refusal::new(Code::INVALID_TIMESTAMP, reason) };
     if now.unix_ms.saturating_sub(view.header.ts) > skew_ms {
         return Err(stale("the HELLO is not fresh"));
+    }
+    // A HELLO from the future would be fresh once more in a relay that was started anew and remembers nothing.
+    if view.header.ts > now.unix_ms.saturating_add(HELLO_AHEAD_MS_MAX) {
+        return Err(stale("the HELLO is from the future"));
     }
     if view.header.ts <= started_ms {
         return Err(stale("the HELLO is older than the relay"));
