@@ -73,7 +73,11 @@ fn every_command_is_one_the_program_knows() {
 }
 
 fn is_verb(word: &str) -> bool {
-    ["up", "serve", "attach", "sessions", "keys", "config", "list", "add", "remove", "show", "check"].contains(&word)
+    [
+        "up", "serve", "attach", "sessions", "keys", "config", "list", "add", "remove", "did", "show", "check", "send",
+        "request", "listen",
+    ]
+    .contains(&word)
 }
 
 #[test]

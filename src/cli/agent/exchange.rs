@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{explained, rendered};
+use super::{explained, rendered, session_answer};
 use crate::{
     cli::text::clean,
     client::amp::{Id, Message, Type},
@@ -82,7 +82,11 @@ impl Exchange {
         }
         let body = message.body.as_deref();
         match message.typ {
-            Type::RESPONSE | Type::CAP_RESULT | Type::PONG => Some(Say::Done(rendered(body))),
+            Type::RESPONSE | Type::CAP_RESULT | Type::PONG => Some(match session_answer(body) {
+                Some((true, text)) => Say::Done(text),
+                Some((false, text)) => Say::Failed(format!("the session did not finish the prompt: {text}")),
+                None => Say::Done(rendered(body)),
+            }),
             Type::PROC_FAIL => Some(Say::Failed(format!("it failed: {}", rendered(body)))),
             Type::PROCESSING | Type::PROGRESS => {
                 self.begun = true;

@@ -85,23 +85,22 @@ fn given_json(text: &str) -> Result<Value, String> {
     serde_json::from_str(&text).map_err(|error| format!("--json wants one JSON value: {error}"))
 }
 
-/// A body for people: text as it is, a map that only wraps its text without the wrapping, else JSON on one line.
+/// A body for people: text as it is, else JSON on one line.
 fn rendered(body: Option<&[u8]>) -> String {
     let Some(body) = body else { return "(encrypted)".into() };
     match json_of_body(body) {
         Value::Null => String::new(),
         Value::String(text) => clean(&text),
         // JSON escapes what is below a blank, not what turns text around.
-        other => match result_of(&other) {
-            Some(text) => clean(text),
-            None => clean(&other.to_string()),
-        },
+        other => clean(&other.to_string()),
     }
 }
 
-/// The text of what a session answers: `result`.
-fn result_of(body: &Value) -> Option<&str> {
-    body.as_object()?.get("result")?.as_str()
+/// What a session answers, `{"ok": ..., "text": ...}`: whether it went well, and its words.
+fn session_answer(body: Option<&[u8]>) -> Option<(bool, String)> {
+    let body = json_of_body(body?);
+    let members = body.as_object().filter(|members| members.len() == 2)?;
+    Some((members.get("ok")?.as_bool()?, clean(members.get("text")?.as_str()?)))
 }
 
 /// A message as one JSON object; bytes are base64url.
@@ -185,7 +184,10 @@ mod tests {
         let shown = |body: Value| rendered(Some(&body_of_json(&body).unwrap()));
         assert_eq!(shown(json!("a\x1b[2Jb\nc")), "a[2Jb\nc");
         assert_eq!(shown(json!({"a": "\u{202e}\x1b", "b": [1, 2.5]})), r#"{"a":"\u001b","b":[1,2.5]}"#);
-        assert_eq!(shown(json!({"result": "42", "cost": 1})), "42");
+        let answer = |body: Value| session_answer(Some(&body_of_json(&body).unwrap()));
+        assert_eq!(answer(json!({"ok": true, "text": "4\x1b2"})), Some((true, "42".into())));
+        assert_eq!(answer(json!({"ok": true, "text": "42", "more": 1})), None);
+        assert_eq!((answer(json!("text")), session_answer(None)), (None, None));
         assert_eq!((shown(Value::Null), rendered(None)), (String::new(), "(encrypted)".into()));
     }
 
