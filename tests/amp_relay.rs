@@ -5,7 +5,6 @@ mod support;
 
 use std::{
     collections::{HashMap, HashSet},
-    io::{Read as _, Write as _},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
@@ -14,10 +13,10 @@ use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
 use support::{
-    Agent, AgentKey, Device, Key, Keys, Relay,
+    Agent, AgentKey, Keys, Relay,
     agent::worker_of,
     amp::{Draft, Message, To, bytes, cbor, hex, keyed, map, map_as_given, now_ms, text, typ, uint, unhex},
-    http, until,
+    until,
 };
 
 /// A relay that these keys may reach as agents.
@@ -76,111 +75,6 @@ fn the_test_agent_writes_the_rfcs_messages() {
     assert_eq!(message.body, json!({"n": -1, "ok": true, "list": [null]}));
 }
 
-// --- HELLO -----------------------------------------------------------------------------------------------------------
-
-#[test]
-fn the_upgrade_names_the_relay() {
-    let (owner, key) = (Key::new("owner"), AgentKey::new());
-    let relay = Relay::options(&[&owner]).keys(&key.line("agent")).start();
-    for endpoint in [relay.tcp(), relay.unix()] {
-        let agent = Agent::dial(&endpoint, &key);
-        assert_eq!(agent.message_bytes, 1_048_576);
-        let mut device = Device::open(&relay.tcp());
-        let challenge = device.wait("the challenge", |message| message["type"] == "challenge");
-        assert_eq!(challenge["relay"]["did"], agent.relay, "one relay, one name");
-    }
-}
-
-#[test]
-fn the_subprotocol_is_required() {
-    let relay = relay(&[]);
-    for subprotocol in [None, Some("amp.v2"), Some("amp-session.v1")] {
-        let request = http::upgrade_request(&relay.tcp().host(), subprotocol, "");
-        let answer = http::raw(&relay.tcp(), &request.replace("GET /session ", "GET /amp/v1/ws "));
-        assert_eq!(answer.status, 400, "{subprotocol:?}: {answer:?}");
-    }
-    let several = http::upgrade_request(&relay.tcp().host(), Some("chat, amp.v1"), "X-AMP-Max-Message-Size: 65536\r\n");
-    let mut stream = relay.tcp().connect().expect("the relay listens");
-    stream.write_all(several.replace("GET /session ", "GET /amp/v1/ws ").as_bytes()).expect("it reads");
-    let mut head = [0; 12];
-    stream.read_exact(&mut head).expect("an answer");
-    assert_eq!(&head, b"HTTP/1.1 101", "it is one of several");
-}
-
-#[test]
-fn hello_is_answered_by_the_relay_itself() {
-    let key = AgentKey::new();
-    let relay = relay(&[&key]);
-    for (endpoint, keys) in [(relay.tcp(), Keys::Text), (relay.tcp(), Keys::Int), (relay.unix(), Keys::Text)] {
-        let mut agent = Agent::dial(&endpoint, &key);
-        agent.keys = keys;
-        let hello = agent.hello().thread(b"a thread");
-        agent.send(&hello);
-        let ack = agent.next("the answer to HELLO");
-        assert_eq!((ack.typ, ack.keys), (typ::HELLO_ACK, keys), "{ack:?}");
-        ack.assert_well_made();
-        assert!(ack.answers(&hello.id), "{ack:?}");
-        assert_eq!((ack.from.as_str(), &ack.to), (agent.relay.as_str(), &To::from(&key)));
-        assert_eq!(ack.body, json!({"selected": "1.0"}));
-        agent.ping();
-    }
-}
-
-#[test]
-fn the_first_version_that_both_speak_is_selected() {
-    let key = AgentKey::new();
-    let relay = relay(&[&key]);
-    for (versions, selected) in
-        [(json!(["2.0", "1.5", "1.0"]), "1.5"), (json!(["1"]), "1"), (json!(["1.0.3"]), "1.0.3")]
-    {
-        let mut agent = Agent::dial(&relay.tcp(), &key);
-        let mut hello = agent.hello();
-        hello.body = support::amp::body(&json!({"versions": versions, "agent_info": {"name": "a test"}}));
-        agent.send(&hello);
-        let ack = agent.next("the answer to HELLO");
-        assert_eq!((ack.typ, &ack.body["selected"]), (typ::HELLO_ACK, &json!(selected)), "{ack:?}");
-    }
-    for versions in [json!(["2.0"]), json!(["0.9", "10.0", "x"])] {
-        let mut agent = Agent::dial(&relay.tcp(), &key);
-        let mut hello = agent.hello();
-        hello.body = support::amp::body(&json!({"versions": versions}));
-        agent.send(&hello);
-        let reject = agent.next("the answer to HELLO");
-        assert_eq!(reject.typ, typ::HELLO_REJECT, "{reject:?}");
-        assert!(reject.answers(&hello.id), "{reject:?}");
-        reject.assert_well_made();
-        agent.wait_closed();
-    }
-}
-
-#[test]
-fn every_role_admits_an_agent() {
-    let keys: Vec<_> =
-        ["agent", "watch", "drive", "approve", "spawn", "admin"].map(|role| (AgentKey::new(), role)).into();
-    let lines: String = keys.iter().map(|(key, role)| key.line(role)).collect();
-    let relay = Relay::options(&[]).keys(&lines).start();
-    for (key, _) in &keys {
-        Agent::connect(&relay.tcp(), key).ping();
-    }
-}
-
-#[test]
-fn an_alias_is_answered_but_proves_nothing() {
-    let key = AgentKey::new();
-    let relay = relay(&[&key]);
-    let mut agent = Agent::dial(&relay.tcp(), &key);
-    let mut hello = agent.hello();
-    hello.to = To::from("relay-server");
-    agent.send(&hello);
-    let ack = agent.next("the answer to HELLO");
-    assert_eq!(ack.typ, typ::HELLO_ACK, "{ack:?}");
-    let to_relay = agent.draft(typ::PING, agent.relay.clone().as_str(), &Value::Null);
-    agent.refused(&to_relay, 3001);
-    let to_itself = agent.draft(typ::MESSAGE, &key, &json!("not delivered"));
-    agent.refused(&to_itself, 3001);
-    assert!(agent.of(typ::MESSAGE).is_empty(), "{:?}", agent.seen);
-}
-
 // --- routing ---------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -208,7 +102,8 @@ fn a_message_arrives_as_it_was_sent() {
             assert_eq!(hex(&two.next("the message").bytes), hex(sent), "byte for byte");
         }
         heard_only(&mut one, |_| false);
-        (one.close(), two.close());
+        one.close();
+        two.close();
     }
 }
 
@@ -401,10 +296,10 @@ impl Drop for Over<'_> {
 
 /// Sends a number, after the third connection has lived often enough.
 fn numbered(sender: &mut Agent, receiver: &AgentKey, n: usize, lives: &AtomicUsize) -> Vec<u8> {
-    if n % MARK == 0 {
+    if n.is_multiple_of(MARK) {
         until("the third connection came and went", || (lives.load(Ordering::Acquire) >= n / MARK).then_some(()));
     }
-    let draft = sender.draft(typ::MESSAGE, receiver, &json!(n)).ttl(if n % 2 == 0 { 0 } else { 60_000 });
+    let draft = sender.draft(typ::MESSAGE, receiver, &json!(n)).ttl(if n.is_multiple_of(2) { 0 } else { 60_000 });
     sender.send(&draft)
 }
 
@@ -474,7 +369,8 @@ fn one_message_in_two_kinds_of_keys(together: bool) {
         ((worker_of(&relay, &mut agent) == home) == together).then_some(agent)
     });
     until("it is alone", || (presence(&mut texts).get(&int_key.did) == Some(&1)).then_some(()));
-    (texts.skip(), ints.skip());
+    texts.skip();
+    ints.skip();
     let rekeyed = |from: &mut Agent, to: &mut Agent| {
         let receiver = to.key.clone();
         let mut draft = from.draft(typ::REQUEST, &receiver, &json!({"a": [1, {"b": null}]})).thread(&[9; 5]);

@@ -66,7 +66,7 @@ impl Stage {
 
     /// Everything an answer of the session has to be.
     #[track_caller]
-    fn is_from_session(&self, message: &Message, agent: &Agent, request: &[u8], thread: Option<&[u8]>) {
+    fn check_answer(&self, message: &Message, agent: &Agent, request: &[u8], thread: Option<&[u8]>) {
         message.assert_well_made();
         assert_eq!((message.from.as_str(), &message.to), (self.did.as_str(), &To::from(&agent.key)));
         assert!(message.answers(request), "{message:?}");
@@ -78,7 +78,7 @@ impl Stage {
     fn ask(&self, agent: &mut Agent, prompt: &str) -> String {
         let id = agent.say(typ::REQUEST, self.did.as_str(), &json!({"prompt": prompt}));
         let response = agent.answer(&id);
-        self.is_from_session(&response, agent, &id, None);
+        self.check_answer(&response, agent, &id, None);
         assert_eq!((response.typ, &response.body["ok"]), (typ::RESPONSE, &json!(true)), "{response:?}");
         text(&response.body["text"]).to_owned()
     }
@@ -101,11 +101,11 @@ fn a_session_answers_an_agent() {
     let request = agent.draft(typ::REQUEST, stage.did.as_str(), &json!({"prompt": "tell me a story"})).thread(&[5; 9]);
     agent.send(&request);
     let response = agent.answer(&request.id);
-    stage.is_from_session(&response, &agent, &request.id, Some(&[5; 9]));
+    stage.check_answer(&response, &agent, &request.id, Some(&[5; 9]));
     assert_eq!((response.typ, &response.body["ok"]), (typ::RESPONSE, &json!(true)), "{response:?}");
     let working = agent.of(typ::PROCESSING);
     assert_eq!(working.len(), 1, "{:?}", agent.seen);
-    stage.is_from_session(working[0], &agent, &request.id, Some(&[5; 9]));
+    stage.check_answer(working[0], &agent, &request.id, Some(&[5; 9]));
     assert!(agent.of(typ::ERROR).is_empty() && agent.of(typ::ACK).is_empty(), "{:?}", agent.seen);
     // The device saw the same, and whose prompt it was.
     let session = stage.session.clone();
@@ -130,7 +130,7 @@ fn every_request_gets_its_own_answer() {
     }
     for (n, id) in asked.iter().enumerate() {
         let response = agents[n % 2].answer(id);
-        stage.is_from_session(&response, &agents[n % 2], id, None);
+        stage.check_answer(&response, &agents[n % 2], id, None);
         assert_eq!((response.typ, &response.body["ok"]), (typ::RESPONSE, &json!(true)), "{response:?}");
         assert!(!text(&response.body["text"]).is_empty(), "question {n}: {response:?}");
     }
@@ -164,7 +164,7 @@ fn another_device_decides_for_an_agent() {
     let (mut agent, mut phone) = (stage.agent(0), stage.phone());
     let id = agent.say(typ::REQUEST, stage.did.as_str(), &json!({"prompt": "please ask first"}));
     let asked = input_required(&mut agent, &id);
-    stage.is_from_session(&asked, &agent, &id, None);
+    stage.check_answer(&asked, &agent, &id, None);
     let open = phone.event(&stage.session, "the permission request", |event| event["kind"] == "permission");
     let decide = json!({"session": stage.session, "request": open["request"], "decision": "allow"});
     phone.ok("decide", decide);
@@ -367,12 +367,12 @@ fn real_cli_runs_a_tool_for_an_agent_when_a_device_allows_it() {
     let request = agent.draft(typ::REQUEST, stage.did.as_str(), &json!({"prompt": prompt})).thread(b"one thread");
     agent.send(&request);
     let asked = input_required(&mut agent, &request.id);
-    stage.is_from_session(&asked, &agent, &request.id, Some(b"one thread"));
+    stage.check_answer(&asked, &agent, &request.id, Some(b"one thread"));
     let open = phone.event(&stage.session, "the permission request", |event| event["kind"] == "permission");
     assert!(!marker.exists(), "nothing runs before somebody allows it");
     phone.ok("decide", json!({"session": stage.session, "request": open["request"], "decision": "allow"}));
     let response = agent.answer(&request.id);
-    stage.is_from_session(&response, &agent, &request.id, Some(b"one thread"));
+    stage.check_answer(&response, &agent, &request.id, Some(b"one thread"));
     assert_eq!((response.typ, &response.body["ok"]), (typ::RESPONSE, &json!(true)), "{response:?}");
     assert!(text(&response.body["text"]).contains("done"), "{response:?}");
     assert_eq!(fs::read_to_string(&marker).unwrap_or_default().lines().count(), 1, "it ran once");

@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod relay;
 pub mod terminal;
+pub mod ward;
 
 use std::{
     fmt::Debug,
@@ -28,6 +29,7 @@ pub use self::{
     device::{Device, Refused, SignIn},
     keys::Key,
     relay::Relay,
+    ward::Ward,
 };
 
 /// How long anything may take before a test gives up. Nothing is asserted about time: this only turns a hang into a
