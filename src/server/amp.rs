@@ -77,6 +77,11 @@ impl AgentConn {
     pub(super) fn principal(&self) -> Option<&amp::Principal> {
         self.connection.principal()
     }
+
+    /// The key it proved, also while the directory does not know it yet: a revocation must not pass it by.
+    pub(super) fn proved(&self) -> Option<&amp::Principal> {
+        self.principal().or_else(|| self.hello.as_ref()?.principal.as_ref())
+    }
 }
 
 /// This worker's part of what agents need.

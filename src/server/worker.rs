@@ -383,7 +383,7 @@ impl Worker {
                     let gone = |principal: &crate::dialect::amp::Principal| {
                         keys.principal(&principal.fingerprint).is_none_or(|entry| entry.role < principal.role)
                     };
-                    if agent.principal().is_some_and(gone) {
+                    if agent.proved().is_some_and(gone) {
                         io.close(peer, CloseCode::POLICY, "the key was revoked or may do less");
                     }
                     None
