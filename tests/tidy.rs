@@ -443,9 +443,27 @@ fn names_in_help() -> BTreeSet<String> {
 }
 
 #[cfg(feature = "cli")]
+/// The flags of the load harness, whose program these tests cannot run: the fields that clap is told to make flags of.
+fn flags_of_the_harness() -> BTreeSet<String> {
+    let source = fs::read_to_string(root().join("loadtest/src/cli.rs")).expect("the harness's command line");
+    let mut flags = BTreeSet::new();
+    let mut is_flag = false;
+    for line in source.lines().map(str::trim) {
+        if line.starts_with("#[arg(long") {
+            is_flag = true;
+        } else if let (true, Some((name, _))) = (is_flag, line.trim_start_matches("pub ").split_once(": ")) {
+            flags.insert(format!("--{}", name.replace('_', "-")));
+            is_flag = false;
+        }
+    }
+    flags
+}
+
 #[test]
 fn flags_and_variables_in_the_documentation_exist() {
-    let known = names_in_help();
+    let mut known = names_in_help();
+    known.extend(flags_of_the_harness());
+    assert!(known.contains("--keys-out") && !known.contains("--keys_out"), "the harness is understood: {known:?}");
     assert!(known.contains("--data") && known.contains("--help"), "the help is understood: {known:?}");
     let mut documents = files("docs", "md");
     documents.push(("README.md".into(), fs::read_to_string(root().join("README.md")).expect("README.md")));
