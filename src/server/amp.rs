@@ -23,8 +23,8 @@ use crate::{
     },
     wire::{
         amp::{
-            Code, Dialect, EnvelopeView, Frame, Id, PATH, SIZE_HEADER, SUBPROTOCOL, Type, check::Refusal, did_base,
-            parse, rekey,
+            Code, Dialect, EnvelopeView, Frame, Id, PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL, Type,
+            check::Refusal, did_base, parse, rekey,
         },
         cbor,
         http::{Head, Response},
@@ -91,8 +91,6 @@ pub(super) struct Agents {
     directory: Directory<Parcel>,
     /// Sessions by the number the directory knows them by: id and DID.
     sessions: Vec<(Text, Text)>,
-    /// Their numbers by id.
-    by_session: HashMap<Text, u32>,
     mailers: Mailers,
     scratch: Vec<u8>,
     /// Who is not read because a receiver's queue is above its high mark, by receiver.
@@ -105,8 +103,8 @@ impl Agents {
     pub(super) fn new(greeting: Greeting, services: Services, worker: u16, secret: u64, mailers: Mailers) -> Self {
         let workers = u16::try_from(mailers.len()).unwrap_or(u16::MAX);
         let directory = Directory::new(Options::new(worker, workers, secret));
-        let (sessions, by_session, scratch, held) = (Vec::new(), HashMap::new(), Vec::new(), HashMap::new());
-        Self { greeting, services, directory, sessions, by_session, mailers, scratch, held, released: Vec::new() }
+        let (sessions, scratch, held) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { greeting, services, directory, sessions, mailers, scratch, held, released: Vec::new() }
     }
 
     /// A session's DID can be written to from now on.
@@ -114,7 +112,6 @@ impl Agents {
         let number = self.sessions.len() as u32;
         match self.directory.register_service(did, ServiceId(number)) {
             Ok(()) => {
-                self.by_session.insert(session.clone(), number);
                 self.sessions.push((session, did.clone()));
             }
             Err(why) => log::error!(did = &**did, why:? = why; "a session's DID cannot be registered"),
@@ -157,7 +154,7 @@ pub(super) fn upgrade(head: &Head<'_>, peer: ConnToken, greeting: &Greeting, io:
     let connection = Connection::new(peer, io.now());
     let (asker, attached) = (Asker::default(), Vec::new());
     let conn = AgentConn { connection, asker, attached, hello: None, known: false };
-    let headers = vec![("X-AMP-Relay-DID", greeting.did.to_string()), (SIZE_HEADER, super::MESSAGE_MAX.to_string())];
+    let headers = vec![(RELAY_DID_HEADER, greeting.did.to_string()), (SIZE_HEADER, super::MESSAGE_MAX.to_string())];
     Answer::Upgrade { conn: Conn::Agent(Box::new(conn)), subprotocol: Some(SUBPROTOCOL), headers }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    hello::{self, ConnectError, HELLO_TTL_MS, Options, RELAY_DID_HEADER},
+    hello::{self, ConnectError, HELLO_TTL_MS, Options},
     message::{Draft, ErrorAnswer, Judge, Message, Unacceptable},
 };
 use crate::{
@@ -20,7 +20,10 @@ use crate::{
         socket::{Incoming, OpenError, Socket},
     },
     wire::{
-        amp::{self, BuildError, Id, MESSAGE_BYTES_DEFAULT, PATH, SIZE_HEADER, SUBPROTOCOL, Type, did_base},
+        amp::{
+            self, BuildError, Id, MESSAGE_BYTES_DEFAULT, PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL, Type,
+            did_base,
+        },
         sign_in::{did_of, key_of_did},
     },
 };

@@ -6,11 +6,9 @@ use std::io;
 use super::message::{ErrorAnswer, Message, SignedBy, Unacceptable};
 use crate::{
     client::{HandshakeError, IdentityError, PinError},
-    wire::amp::{BuildError, Code, Id, Type, body, check::SKEW_MS_DEFAULT, did_base},
+    wire::amp::{BuildError, Code, Id, RELAY_DID_HEADER, Type, body, check::SKEW_MS_DEFAULT, did_base},
 };
 
-/// Header of the upgrade's answer that names the relay's DID.
-pub const RELAY_DID_HEADER: &str = "X-AMP-Relay-DID";
 /// Versions that are offered.
 const VERSIONS: &[&str] = &["1.0"];
 const IMPLEMENTATION: &str = concat!("amp-relay/", env!("CARGO_PKG_VERSION"));

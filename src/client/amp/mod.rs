@@ -24,7 +24,7 @@ mod json;
 mod message;
 
 pub use connection::{Connection, Received, RequestError, SendError, Sender};
-pub use hello::{ConnectError, Options, RELAY_DID_HEADER};
+pub use hello::{ConnectError, Options};
 pub use json::{base64url, body_of_json, json_of_body};
 pub use message::{Draft, ErrorAnswer, Message, SignedBy, Unacceptable};
 

@@ -27,6 +27,8 @@ pub const SUBPROTOCOL: &str = "amp.v1";
 pub const PATH: &str = "/amp/v1/ws";
 /// Header of the upgrade that names the largest message in bytes (RFC 002 section 5).
 pub const SIZE_HEADER: &str = "X-AMP-Max-Message-Size";
+/// Header of the answer to an upgrade that names the relay's DID, to say HELLO to.
+pub const RELAY_DID_HEADER: &str = "X-AMP-Relay-DID";
 /// What a peer takes that names no size, in bytes (RFC 002 section 3.2).
 pub const MESSAGE_BYTES_DEFAULT: usize = 1 << 20;
 /// The name by which peers with integer keys call their relay. It is no DID.
