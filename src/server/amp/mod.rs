@@ -1,0 +1,341 @@
+//! Agents on a worker: their connections, this worker's part of the directory, and what the relay itself serves them.
+//! Moves messages between the dialect, the directory and the sockets; it must not decide who may send what.
+
+mod route;
+mod serve;
+mod sessions;
+
+use std::collections::HashMap;
+
+use super::{
+    crypto::Hello,
+    mail::{Mail, Mailers},
+    services::Services,
+    worker::{Conn, Io, UNKNOWN_BYTES_MAX, Worker},
+};
+use crate::{
+    base::{CloseCode, ConnToken, Fault},
+    dialect::amp::{self, Asker, Connection, Greeting, Heard, Refused, Say},
+    reactor::ws::{Answer, Data, Framed},
+    relay::{
+        api::Text,
+        directory::{Courier, Directory, Event, Options, Payload, ServiceId, Why},
+    },
+    wire::{
+        amp::{Code, Dialect, Id, PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL, Type, check::Refusal},
+        http::{Head, Response},
+    },
+};
+
+/// Couriers that travel to another worker in one mail.
+const COURIERS_A_MAIL: usize = 512;
+
+/// A message on its way through the directory: framed once, shared by all who get it.
+#[derive(Clone)]
+pub(super) struct Parcel {
+    framed: Framed,
+    dialect: Dialect,
+    typ: Type,
+    id: Id,
+    from: Text,
+    /// Whom to answer, on whichever worker.
+    sender: ConnToken,
+}
+
+impl Payload for Parcel {
+    type Ticket = (Id, Text, Dialect, Type);
+
+    fn size(&self) -> usize {
+        self.framed.wire_len()
+    }
+
+    fn ticket(&self) -> Self::Ticket {
+        (self.id, self.from.clone(), self.dialect, self.typ)
+    }
+}
+
+/// A connection on `/amp/v1/ws`.
+pub(super) struct AgentConn {
+    connection: Connection,
+    asker: Asker,
+    /// Sessions whose events this connection gets.
+    attached: Vec<Text>,
+    /// The HELLO that waits for the directory.
+    hello: Option<Hello>,
+    known: bool,
+}
+
+impl AgentConn {
+    pub(super) fn is_known(&self) -> bool {
+        self.known
+    }
+
+    pub(super) fn principal(&self) -> Option<&amp::Principal> {
+        self.connection.principal()
+    }
+
+    /// The key it proved, also while the directory does not know it yet: a revocation must not pass it by.
+    pub(super) fn proved(&self) -> Option<&amp::Principal> {
+        self.principal().or_else(|| self.hello.as_ref()?.principal.as_ref())
+    }
+}
+
+/// This worker's part of what agents need.
+pub(super) struct Agents {
+    greeting: Greeting,
+    services: Services,
+    directory: Directory<Parcel>,
+    /// Sessions by the number the directory knows them by: id and DID.
+    sessions: Vec<(Text, Text)>,
+    mailers: Mailers,
+    scratch: Vec<u8>,
+    /// Who is not read because a receiver's queue is above its high mark, by receiver.
+    held: HashMap<ConnToken, Vec<ConnToken>>,
+    /// Who is to be read again because its receiver is gone.
+    released: Vec<ConnToken>,
+}
+
+impl Agents {
+    pub(super) fn new(greeting: Greeting, services: Services, worker: u16, secret: u64, mailers: Mailers) -> Self {
+        let workers = u16::try_from(mailers.len()).unwrap_or(u16::MAX);
+        let directory = Directory::new(Options::new(worker, workers, secret));
+        let (sessions, scratch, held) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { greeting, services, directory, sessions, mailers, scratch, held, released: Vec::new() }
+    }
+
+    /// A session's DID can be written to from now on.
+    pub(super) fn session(&mut self, session: Text, did: &Text) {
+        let number = self.sessions.len() as u32;
+        match self.directory.register_service(did, ServiceId(number)) {
+            Ok(()) => {
+                self.sessions.push((session, did.clone()));
+            }
+            Err(why) => log::error!(did = &**did, why:? = why; "a session's DID cannot be registered"),
+        }
+    }
+
+    /// The end of a turn: what other workers' directories are to know.
+    pub(super) fn carry(&mut self, io: &mut Io<'_>) {
+        for sender in std::mem::take(&mut self.released) {
+            io.resume(sender);
+        }
+        let worker = io.worker();
+        let destinations: Vec<u16> = self.directory.destinations().collect();
+        for to in destinations {
+            loop {
+                let batch = self.directory.take(to, COURIERS_A_MAIL);
+                if batch.is_empty() {
+                    break;
+                }
+                if let Err(Mail::Directory(batch)) = self.mailers.send(usize::from(to), Mail::Directory(batch)) {
+                    self.directory.give_back(to, batch);
+                    // Nobody else would wake this worker when there is room again.
+                    let _ = self.mailers.send(usize::from(worker), Mail::Again);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The answer to an upgrade on `/amp/v1/ws`.
+pub(super) fn upgrade(head: &Head<'_>, peer: ConnToken, greeting: &Greeting, io: &Io<'_>) -> Answer<Conn> {
+    if !head.wants_upgrade() {
+        let line = "/amp/v1/ws speaks WebSocket, subprotocol amp.v1\n";
+        return Answer::Respond(Response::text(426, line).with("Upgrade", "websocket"));
+    }
+    if !head.subprotocols().any(|name| name == SUBPROTOCOL) {
+        return Answer::Respond(Response::text(400, "the upgrade must offer the subprotocol amp.v1\n"));
+    }
+    let connection = Connection::new(peer, io.now());
+    let (asker, attached) = (Asker::default(), Vec::new());
+    let conn = AgentConn { connection, asker, attached, hello: None, known: false };
+    let headers = vec![(RELAY_DID_HEADER, greeting.did.to_string()), (SIZE_HEADER, super::MESSAGE_MAX.to_string())];
+    Answer::Upgrade { conn: Conn::Agent(Box::new(conn)), subprotocol: Some(SUBPROTOCOL), headers }
+}
+
+pub(super) fn path() -> &'static str {
+    PATH
+}
+
+impl Worker {
+    pub(super) fn amp_greeting(&self) -> &Greeting {
+        &self.agents.greeting
+    }
+
+    pub(super) fn amp_open(&mut self, agent: &AgentConn, io: &mut Io<'_>) {
+        io.limit_messages(io.token(), UNKNOWN_BYTES_MAX);
+        let now = io.now().mono_ms;
+        io.set_timeout(io.token(), agent.connection.deadline().map(|at| at.saturating_sub(now)));
+    }
+
+    pub(super) fn amp_timeout(&mut self, agent: &mut AgentConn, io: &mut Io<'_>) {
+        if agent.connection.deadline().is_some() {
+            agent.connection.closing();
+            self.tallies.sign_in_failures.add(1);
+            io.close(io.token(), CloseCode::POLICY, "no HELLO in time");
+        }
+    }
+
+    /// A receiver takes more again, or is gone: those who write to it are read again.
+    pub(super) fn amp_release(&mut self, receiver: ConnToken, io: &mut Io<'_>) {
+        for sender in self.agents.held.remove(&receiver).unwrap_or_default() {
+            io.resume(sender);
+        }
+    }
+
+    pub(super) fn amp_closed(&mut self, agent: &AgentConn, token: ConnToken) {
+        self.agents.directory.leave(token);
+        // `closed` has no loop at hand: the next turn, which comes at once, reads them again.
+        if let Some(senders) = self.agents.held.remove(&token) {
+            self.agents.released.extend(senders);
+        }
+        if agent.principal().is_some() {
+            self.tallies.agents.sub(1);
+        }
+    }
+
+    /// A message of an agent.
+    pub(super) fn amp_message(&mut self, agent: &mut AgentConn, io: &mut Io<'_>, data: Data<'_>) -> Result<(), Fault> {
+        self.tallies.amp_in.add(1);
+        let Data::Binary(frame) = data else {
+            return Err(Fault::new(CloseCode::UNSUPPORTED, "AMP is CBOR in binary messages"));
+        };
+        let peer = io.token();
+        match agent.connection.binary(frame, &self.agents.greeting, io.now()) {
+            Heard::Ignored => {}
+            Heard::Hello(job) => {
+                // Whatever comes behind the HELLO waits until the directory knows the peer.
+                io.pause(peer);
+                io.set_timeout(peer, None);
+                if self.crypto.hello(job).is_err() {
+                    io.close(peer, CloseCode::TRY_AGAIN, "too many sign-ins wait");
+                }
+            }
+            Heard::Refused(refused) => {
+                let did = self.agents.greeting.did.clone();
+                self.refuse(&did, agent.connection.dialect(), peer, io, refused);
+            }
+            Heard::Message(view) => self.amp_route(agent, io, &view, data),
+        }
+        self.amp_events(io);
+        Ok(())
+    }
+
+    /// The crypto thread has checked a HELLO and signed its answer.
+    pub(super) fn amp_hello(&mut self, peer: ConnToken, hello: Hello, io: &mut Io<'_>) {
+        let Some(Conn::Agent(agent)) = io.conn(peer) else { return };
+        let Hello { principal, close, .. } = &hello;
+        if let Some((code, reason)) = *close {
+            agent.connection.closing();
+            self.tallies.sign_in_failures.add(1);
+            self.send_binary(peer, &hello.answer, io);
+            return io.close(peer, code, reason);
+        }
+        let Some(did) = principal.as_ref().map(|principal| principal.did.clone()) else {
+            agent.connection.admitted(None);
+            self.send_binary(peer, &hello.answer, io);
+            return io.resume(peer);
+        };
+        agent.hello = Some(hello);
+        if let Err(why) = self.agents.directory.join(&did, peer) {
+            self.amp_unjoined(peer, why, io);
+        }
+        self.amp_events(io);
+    }
+
+    /// The directory does not take the connection.
+    fn amp_unjoined(&mut self, peer: ConnToken, why: Why, io: &mut Io<'_>) {
+        log::warn!(conn:% = peer, why:? = why; "an agent cannot join");
+        if let Some(Conn::Agent(agent)) = io.conn(peer) {
+            agent.connection.closing();
+        }
+        io.close(peer, CloseCode::TRY_AGAIN, "there is no room for this agent");
+    }
+
+    /// Couriers of another worker.
+    pub(super) fn amp_couriers(&mut self, couriers: Vec<Courier<Parcel>>, io: &mut Io<'_>) {
+        for courier in couriers {
+            self.agents.directory.receive(courier);
+            self.amp_events(io);
+        }
+    }
+
+    /// Does what the directory wants done. To be called after every call of it, before anything is routed.
+    fn amp_events(&mut self, io: &mut Io<'_>) {
+        while let Some(event) = self.agents.directory.event() {
+            match event {
+                Event::Joined { token } => self.amp_joined(token, io),
+                Event::Refused { token, why } => self.amp_unjoined(token, why, io),
+                Event::Deliver { token, payload } => self.amp_deliver(token, &payload, io),
+                Event::Answer { sender, ticket: (id, from, dialect, typ), why, .. } => {
+                    if typ.may_be_refused_aloud() {
+                        let did = self.agents.greeting.did.clone();
+                        let refused = Refused { refusal: nobody(why), id: Some(id), from: Some(from), close: None };
+                        self.refuse(&did, dialect, sender, io, refused);
+                    }
+                }
+                // Services are on every worker, so that none is ever sent for; presence is read when it is asked for.
+                Event::Service { .. } | Event::Presence { .. } => {}
+            }
+        }
+    }
+
+    fn amp_joined(&mut self, token: ConnToken, io: &mut Io<'_>) {
+        let Some(Conn::Agent(agent)) = io.conn(token) else { return };
+        let Some(hello) = agent.hello.take() else { return };
+        agent.connection.admitted(hello.principal);
+        io.limit_messages(token, u32::MAX);
+        self.tallies.agents.add(1);
+        self.send_binary(token, &hello.answer, io);
+        io.resume(token);
+    }
+
+    /// Has the relay, or a session of it, say something.
+    fn say(&mut self, say: Say) {
+        if self.crypto.say(say).is_err() {
+            log::warn!("an answer to an agent is dropped: too many wait to be signed");
+        }
+    }
+
+    fn refuse(&mut self, did: &Text, dialect: Dialect, peer: ConnToken, io: &mut Io<'_>, refused: Refused) {
+        let Some(id) = new_id(io.now().unix_ms) else { return };
+        let mut body = Vec::new();
+        refused.refusal.write_body(&mut body);
+        let to = refused.from.unwrap_or_else(|| "did:unknown".into());
+        let (from, reply_to, close) = (did.clone(), refused.id, refused.close);
+        self.say(Say { peer, from, to, typ: Type::ERROR, id, reply_to, thread_id: None, body, dialect, close });
+    }
+
+    pub(super) fn send_binary(&mut self, peer: ConnToken, frame: &[u8], io: &mut Io<'_>) {
+        self.tallies.amp_out.add(1);
+        // A peer above its maximum is closed by the loop; its end comes through `closed`.
+        let _ = io.binary_to(peer, frame);
+    }
+}
+
+fn nobody(why: Why) -> Refusal {
+    let reason = match why {
+        Why::Absent => "nobody is connected under this DID, and nothing is kept for it yet",
+        Why::Busy => "a queue on the way is full; try again",
+        Why::Lost | Why::Service | Why::Full => "the relay could not hand the message over; try again",
+    };
+    Refusal::new(Code::RELAY_REJECTED, reason)
+}
+
+/// The text of a body's member, if the body is a map that has it.
+fn text_of(body: &[u8], name: &str) -> Option<String> {
+    let value: ciborium::Value = ciborium::from_reader(body).ok()?;
+    let members = value.into_map().ok()?;
+    members.into_iter().find(|(key, _)| key.as_text() == Some(name))?.1.into_text().ok()
+}
+
+fn id(io: &Io<'_>) -> Option<Id> {
+    new_id(io.now().unix_ms)
+}
+
+fn new_id(unix_ms: u64) -> Option<Id> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).ok()?;
+    Some(Id::new(unix_ms, random))
+}

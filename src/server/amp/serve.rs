@@ -1,0 +1,84 @@
+//! What the relay itself answers: PING, and the actions of its services.
+
+use super::{id, text_of};
+use crate::{
+    dialect::amp::Say,
+    server::{
+        services::Call,
+        worker::{Io, Worker},
+    },
+    wire::{
+        amp::{Code, Dialect, EnvelopeView, Type, check::Refusal, did_base},
+        cbor,
+    },
+};
+
+impl Worker {
+    /// A message for the relay itself.
+    pub(super) fn amp_serve(
+        &mut self,
+        dialect: Dialect,
+        io: &mut Io<'_>,
+        view: &EnvelopeView<'_>,
+    ) -> Result<(), Refusal> {
+        let (typ, answer) = match view.header.typ {
+            Type::PING => (Type::PONG, cbor::NULL.to_vec()),
+            Type::REQUEST => (Type::RESPONSE, self.amp_call(io, view)?),
+            // Nothing of ours waits for these.
+            _ => return Ok(()),
+        };
+        let did = self.agents.greeting.did.clone();
+        let Some(id) = id(io) else { return Ok(()) };
+        self.say(Say {
+            peer: io.token(),
+            from: did,
+            to: view.header.from.into(),
+            typ,
+            id,
+            reply_to: Some(view.header.id),
+            thread_id: view.header.thread_id.map(<[u8]>::to_vec),
+            body: answer,
+            dialect,
+            close: None,
+        });
+        Ok(())
+    }
+
+    fn amp_call(&mut self, io: &Io<'_>, view: &EnvelopeView<'_>) -> Result<Vec<u8>, Refusal> {
+        let encrypted = Refusal::new(Code::BAD_REQUEST, "the relay cannot read an encrypted REQUEST");
+        let body = view.body_or_null().ok_or(encrypted)?;
+        let nameless = Refusal::new(Code::BAD_REQUEST, "a REQUEST to the relay is a map with `action`, a text");
+        let action = text_of(body, "action").ok_or(nameless)?;
+        if action == "agents" {
+            return Ok(self.amp_agents());
+        }
+        let from = did_base(view.header.from);
+        self.agents.services.call(&action, &Call { from, body, now_ms: io.now().unix_ms })
+    }
+
+    /// Who is here.
+    fn amp_agents(&self) -> Vec<u8> {
+        let mut agents: Vec<(&str, u32, bool)> = self
+            .agents
+            .directory
+            .agents()
+            .filter(|agent| agent.connections > 0 || agent.service.is_some())
+            .map(|agent| (agent.did, agent.connections, agent.service.is_some()))
+            .collect();
+        agents.sort_unstable();
+        let mut body = Vec::new();
+        cbor::map(&mut body, 1);
+        cbor::text(&mut body, "agents");
+        cbor::array(&mut body, agents.len());
+        for (did, connections, session) in agents {
+            cbor::map(&mut body, 3);
+            cbor::text(&mut body, "did");
+            cbor::text(&mut body, did);
+            cbor::text(&mut body, "session");
+            cbor::boolean(&mut body, session);
+            cbor::text(&mut body, "connections");
+            cbor::uint(&mut body, u64::from(connections));
+        }
+        body
+    }
+}
