@@ -9,7 +9,7 @@ use crate::base::Now;
 use super::{
     Code, Dialect, EnvelopeView, Malformed, To, Type, VERSION,
     body::{Ack, AckSource, BadBody, ErrorBody, HelloView, details_now},
-    did_base,
+    did_base, is_base,
 };
 
 /// How far a clock may be ahead of ours, and how old a HELLO or a `ttl` of 0 may be, in milliseconds.
@@ -75,11 +75,10 @@ pub enum Named {
 impl Names<'_> {
     /// Whether this is us, and by which name.
     pub fn named(&self, did: &str) -> Option<Named> {
-        let base = did_base(did);
-        if base == self.did {
+        if is_base(self.did, did) {
             return Some(Named::Did);
         }
-        self.aliases.contains(&base).then_some(Named::Alias)
+        self.aliases.iter().any(|alias| is_base(alias, did)).then_some(Named::Alias)
     }
 
     /// Whether a message is for us and nobody else.
@@ -215,7 +214,7 @@ pub fn id(view: &EnvelopeView<'_>) -> Result<(), Refusal> {
 /// 3001.
 pub fn principal(view: &EnvelopeView<'_>, principal: Option<&str>) -> Result<(), Refusal> {
     match principal {
-        Some(proved) if did_base(view.header.from) == proved => Ok(()),
+        Some(proved) if is_base(proved, view.header.from) => Ok(()),
         Some(_) => Err(Refusal::new(Code::UNAUTHORIZED, "`from` is not the DID that this connection proved")),
         None => Err(Refusal::new(Code::UNAUTHORIZED, "this connection has proved no DID")),
     }

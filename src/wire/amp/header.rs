@@ -51,6 +51,13 @@ pub fn did_base(did: &str) -> &str {
     &did[..end]
 }
 
+/// Whether `did` without fragment, query and path is `base`: [`did_base`] without the search.
+#[inline]
+pub fn is_base(base: &str, did: &str) -> bool {
+    let (base, did) = (base.as_bytes(), did.as_bytes());
+    did.len() >= base.len() && matches!(did.get(base.len()), None | Some(b'#' | b'?' | b'/')) && did.starts_with(base)
+}
+
 /// Whom a message is for. One DID and an array of one are different: the shape is signed.
 #[derive(Clone, Copy, Debug)]
 pub enum To<'a> {
@@ -166,6 +173,8 @@ mod tests {
     fn a_did_is_cut_to_what_is_routed_on() {
         for did in ["did:web:a#k", "did:web:a?x#k", "did:web:a/p?x", "did:web:a"] {
             assert_eq!(did_base(did), "did:web:a");
+            assert!(is_base("did:web:a", did));
+            assert!(!is_base("did:web:", did) && !is_base("did:web:ab", did));
         }
         assert_eq!(did_base("#k"), "");
     }

@@ -9,12 +9,13 @@ pub mod body;
 mod build;
 pub mod check;
 mod header;
+mod quick;
 mod sign;
 mod types;
 mod view;
 
 pub use build::{BuildError, Builder, NotExpressible, Payload, rekey};
-pub use header::{Header, Id, Recipients, To, did_base};
+pub use header::{Header, Id, Recipients, To, did_base, is_base};
 pub use sign::{VerifyError, sig_input, sign, verify, verify_over, verifying_key};
 pub use types::{Code, Retry, Type};
 pub use view::{EnvelopeView, Field, Frame, KEYS_MAX, Malformed, Reason, parse};

@@ -5,7 +5,7 @@
 
 use crate::wire::cbor::{self, Reader, Texts};
 
-use super::{Code, Dialect, Header, Id, SIG_BYTES, To, Type};
+use super::{Code, Dialect, Header, Id, SIG_BYTES, To, Type, quick};
 
 /// Keys an envelope may have; 13 are known.
 pub const KEYS_MAX: u64 = 32;
@@ -215,7 +215,16 @@ impl Malformed {
 ///
 /// # Errors
 /// It is no message; the answer is an ERROR with [`Malformed::CODE`].
+#[inline]
 pub fn parse(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
+    match quick::read(frame) {
+        Some(view) => Ok(Frame::Envelope(view)),
+        None => parse_any(frame),
+    }
+}
+
+/// Reads a frame with keys in any order.
+pub(super) fn parse_any(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
     if frame.first() == Some(&JSON_OBJECT) {
         return Ok(Frame::JsonAuth(frame));
     }
@@ -360,7 +369,7 @@ impl<'a> Scan<'a> {
             Field::To if dialect == Dialect::Int || reader.peek()? == cbor::TEXT => {
                 header.to = To::One(reader.text()?);
             }
-            Field::To => header.to = several(self.frame, reader)?,
+            Field::To => header.to = several(reader)?,
             Field::ReplyTo => header.reply_to = Some(reader.bytes()?),
             Field::ThreadId => header.thread_id = Some(reader.bytes()?),
             Field::Sig => self.sig = Some(sized(reader.bytes()?)?),
@@ -417,7 +426,7 @@ fn sized<const N: usize>(bytes: &[u8]) -> Result<&[u8; N], cbor::Error> {
 }
 
 /// An array of at least one text, which only text keys allow.
-fn several<'a>(frame: &'a [u8], reader: &mut Reader<'a>) -> Result<To<'a>, cbor::Error> {
+pub(super) fn several<'a>(reader: &mut Reader<'a>) -> Result<To<'a>, cbor::Error> {
     let mut ahead = *reader;
     let count = ahead.expect(cbor::ARRAY)?;
     if count == 0 {
@@ -427,13 +436,12 @@ fn several<'a>(frame: &'a [u8], reader: &mut Reader<'a>) -> Result<To<'a>, cbor:
     for _ in 0..count {
         ahead.text()?;
     }
-    let item = &frame[reader.offset()..ahead.offset()];
-    *reader = ahead;
+    let item = reader.take((ahead.offset() - reader.offset()) as u64)?;
     Ok(To::Read(item, texts))
 }
 
 /// A map with a shortest head; what is in it may be anything well-formed.
-fn map<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], cbor::Error> {
+pub(super) fn map<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], cbor::Error> {
     // The head is read twice: here for its type and form, then as a part of the item.
     let mut ahead = *reader;
     ahead.expect(cbor::MAP)?;

@@ -1,0 +1,231 @@
+//! The pass over a frame whose keys stand in the order that deterministic CBOR asks for, which is how most senders write.
+//!
+//! In that order each key is compared with one constant and no key can come twice, so that the pass is a straight line
+//! and takes a quarter of the time of the one that takes any order. It says nothing about frames it does not take: the
+//! pass of [`view`](super::view) reads those, and is the only one that names faults.
+
+use crate::wire::cbor::{self, Reader};
+
+use super::{
+    Dialect, EnvelopeView, Header, Id, SIG_BYTES, To, Type, VERSION,
+    view::{map, several},
+};
+
+/// A map of so many pairs, where the first byte holds the count.
+const MAP_OF_FEW: u8 = 0xa0;
+const FEW_MAX: u8 = 0xb7;
+
+/// Reads a frame with keys in order. `None`: read it another way.
+#[inline(always)]
+pub(super) fn read(frame: &[u8]) -> Option<EnvelopeView<'_>> {
+    let first = *frame.first()?;
+    if !(MAP_OF_FEW..=FEW_MAX).contains(&first) {
+        return None;
+    }
+    let line = Line { frame, at: 1, pairs: first - MAP_OF_FEW };
+    let (view, end) = if frame.get(1)? >> 5 == cbor::TEXT { text(line)? } else { int(line)? };
+    (end.pairs == 0 && end.at == frame.len()).then_some(view)
+}
+
+/// A place in a frame. Passed on by value, so that it lives in registers: a message has some 30 heads.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    frame: &'a [u8],
+    at: usize,
+    /// Pairs that are still to come.
+    pairs: u8,
+}
+
+impl<'a> Line<'a> {
+    /// Takes a key, with as much of its value's head as is the same in every message.
+    #[inline(always)]
+    fn key<const N: usize>(self, key: &[u8; N]) -> Option<Self> {
+        let next = self.frame.get(self.at..)?.first_chunk::<N>()?;
+        (next == key).then_some(Self { at: self.at + N, pairs: self.pairs.wrapping_sub(1), ..self })
+    }
+
+    #[inline(always)]
+    fn sized<const N: usize>(self) -> Option<(&'a [u8; N], Self)> {
+        let next = self.frame.get(self.at..)?.first_chunk::<N>()?;
+        Some((next, Self { at: self.at + N, ..self }))
+    }
+
+    /// The argument of a shortest head of this major type.
+    #[inline(always)]
+    fn argument(self, major: u8) -> Option<(u64, Self)> {
+        let rest = self.frame.get(self.at..)?;
+        let info = rest.first()?.wrapping_sub(major << 5);
+        let (argument, least, length) = match info {
+            0..24 => (u64::from(info), 0, 1),
+            24 => (u64::from(*rest.get(1)?), 24, 2),
+            25 => (u64::from(u16::from_be_bytes(*rest.get(1..)?.first_chunk()?)), 1 << 8, 3),
+            26 => (u64::from(u32::from_be_bytes(*rest.get(1..)?.first_chunk()?)), 1 << 16, 5),
+            27 => (u64::from_be_bytes(*rest.get(1..)?.first_chunk()?), 1 << 32, 9),
+            _ => return None,
+        };
+        (argument >= least).then_some((argument, Self { at: self.at + length, ..self }))
+    }
+
+    #[inline(always)]
+    fn uint(self) -> Option<(u64, Self)> {
+        self.argument(cbor::UINT)
+    }
+
+    #[inline(always)]
+    fn string(self, major: u8) -> Option<(&'a [u8], Self)> {
+        let (length, line) = self.argument(major)?;
+        let end = line.at.checked_add(usize::try_from(length).ok()?)?;
+        Some((line.frame.get(line.at..end)?, Self { at: end, ..line }))
+    }
+
+    #[inline(always)]
+    fn text(self) -> Option<(&'a str, Self)> {
+        let (bytes, line) = self.string(cbor::TEXT)?;
+        Some((str::from_utf8(bytes).ok()?, line))
+    }
+
+    /// What another reader takes from here.
+    #[inline(always)]
+    fn with<R>(self, read: impl FnOnce(&mut Reader<'a>) -> Result<R, cbor::Error>) -> Option<(R, Self)> {
+        let mut reader = Reader::new(self.frame.get(self.at..)?);
+        let found = read(&mut reader).ok()?;
+        Some((found, Self { at: self.at + reader.offset(), ..self }))
+    }
+
+    /// One item. A byte string, the usual large one, needs no look at what is in it.
+    #[inline(always)]
+    fn item(self) -> Option<(&'a [u8], Self)> {
+        if let Some((_, line)) = self.string(cbor::BYTES) {
+            return Some((&self.frame[self.at..line.at], line));
+        }
+        self.with(|reader| reader.item(cbor::DEPTH_MAX))
+    }
+
+    /// A pair that need not be there.
+    #[inline(always)]
+    fn maybe<const N: usize, R>(
+        self,
+        key: &[u8; N],
+        read: impl FnOnce(Self) -> Option<(R, Self)>,
+    ) -> Option<(Option<R>, Self)> {
+        match self.key(key) {
+            Some(line) if self.pairs > 0 => read(line).map(|(value, line)| (Some(value), line)),
+            _ => Some((None, self)),
+        }
+    }
+}
+
+#[inline(always)]
+fn text(line: Line<'_>) -> Option<(EnvelopeView<'_>, Line<'_>)> {
+    const { assert!(VERSION == 1 && SIG_BYTES == 0x40) };
+    let frame = line.frame;
+    let (id, line) = line.key(b"\x61v\x01")?.key(b"\x62id\x50")?.sized()?;
+    let line = line.key(b"\x62to")?;
+    let (to, line) = match frame.get(line.at)? >> 5 {
+        cbor::ARRAY => line.with(several)?,
+        _ => line.text().map(|(did, line)| (To::One(did), line))?,
+    };
+    let (ts, line) = line.key(b"\x62ts")?.uint()?;
+    let (ext, line) = line.maybe(b"\x63ext", |line| line.with(map))?;
+    let (sig, line) = line.key(b"\x63sig\x58\x40")?.sized()?;
+    let (ttl, line) = line.key(b"\x63ttl")?.uint()?;
+    let (typ, line) = line.key(b"\x63typ")?.uint()?;
+    let (body, line) = line.key(b"\x64body")?.item()?;
+    let (from, line) = line.key(b"\x64from")?.text()?;
+    let (reply_to, line) = line.maybe(b"\x68reply_to", |line| line.string(cbor::BYTES))?;
+    let (thread_id, line) = line.maybe(b"\x69thread_id", |line| line.string(cbor::BYTES))?;
+    let header = Header { id: Id(*id), typ: Type(typ), ts, ttl, from, to, reply_to, thread_id };
+    let (dialect, body, sig, enc) = (Dialect::Text, Some(body), Some(sig), None);
+    Some((EnvelopeView { dialect, v: VERSION, header, sig, body, enc, ext, frame }, line))
+}
+
+#[inline(always)]
+fn int(line: Line<'_>) -> Option<(EnvelopeView<'_>, Line<'_>)> {
+    let frame = line.frame;
+    let (id, line) = line.key(b"\x01\x01")?.key(b"\x02\x50")?.sized()?;
+    let (typ, line) = line.key(b"\x03")?.uint()?;
+    let (ts, line) = line.key(b"\x04")?.uint()?;
+    let (ttl, line) = line.key(b"\x05")?.uint()?;
+    let (from, line) = line.key(b"\x06")?.text()?;
+    let (to, line) = line.key(b"\x07")?.text()?;
+    let (reply_to, line) = line.maybe(b"\x08", |line| line.string(cbor::BYTES))?;
+    let (thread_id, line) = line.maybe(b"\x09", |line| line.string(cbor::BYTES))?;
+    let (sig, line) = line.maybe(b"\x0a\x58\x40", Line::sized)?;
+    let (body, line) = line.maybe(b"\x0b", Line::item)?;
+    let (ext, line) = line.maybe(b"\x0c", |line| line.with(map))?;
+    let header = Header { id: Id(*id), typ: Type(typ), ts, ttl, from, to: To::One(to), reply_to, thread_id };
+    Some((EnvelopeView { dialect: Dialect::Int, v: VERSION, header, sig, body, enc: None, ext, frame }, line))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Builder, Frame, view::parse_any};
+    use super::*;
+
+    fn frame(dialect: Dialect, to: To<'_>, extras: u8, ttl: u64, body: &[u8]) -> Vec<u8> {
+        let header = Header {
+            ttl,
+            reply_to: (extras & 1 > 0).then_some(&[4; 16][..]),
+            thread_id: (extras & 2 > 0).then_some(b"thread".as_slice()),
+            ..Header::new(Id::new(1_707_055_200_000, [9; 8]), Type::MESSAGE, "did:web:a#k", to)
+        };
+        let builder = Builder::new(header).body(body);
+        let builder = if extras & 4 > 0 { builder.ext(b"\xa1\x61x\x01") } else { builder };
+        let mut out = Vec::new();
+        let sig = (extras & 8 > 0 || dialect == Dialect::Text).then_some(&[7; SIG_BYTES]);
+        builder.write(dialect, sig, &mut out).expect("expressible");
+        out
+    }
+
+    fn same(quick: &EnvelopeView<'_>, any: &EnvelopeView<'_>) {
+        assert_eq!((quick.dialect, quick.v, quick.header), (any.dialect, any.v, any.header));
+        assert_eq!((quick.sig, quick.body, quick.enc, quick.ext), (any.sig, any.body, any.enc, any.ext));
+        assert_eq!(quick.frame, any.frame);
+    }
+
+    #[test]
+    fn what_we_write_is_read_in_one_line() {
+        for extras in 0..16 {
+            for ttl in [0, 23, 24, 86_400_000, u64::MAX] {
+                for dialect in [Dialect::Text, Dialect::Int] {
+                    let frame = frame(dialect, To::One("did:web:b"), extras, ttl, b"\x82\x01\x61y");
+                    let Ok(Frame::Envelope(any)) = parse_any(&frame) else { panic!("not a message") };
+                    same(&read(&frame).expect("in order"), &any);
+                }
+                let frame = frame(Dialect::Text, To::Many(&["did:web:b", "did:web:c"]), extras, ttl, b"\xf6");
+                let Ok(Frame::Envelope(any)) = parse_any(&frame) else { panic!("not a message") };
+                same(&read(&frame).expect("in order"), &any);
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever this pass takes, the other one takes, and finds the same in it.
+        #[test]
+        fn nothing_is_taken_that_the_other_pass_refuses(
+            int: bool,
+            extras in 0_u8..16,
+            ttl: u64,
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 0..4),
+        ) {
+            let dialect = if int { Dialect::Int } else { Dialect::Text };
+            let mut frame = frame(dialect, To::One("did:web:b"), extras, ttl, b"\xa1\x61k\x43abc");
+            for (at, byte, how) in changes {
+                let at = at.index(frame.len());
+                match how {
+                    0 => frame[at] = byte,
+                    1 => frame.insert(at, byte),
+                    _ => { frame.remove(at); }
+                }
+            }
+            if let Some(quick) = read(&frame) {
+                match parse_any(&frame) {
+                    Ok(Frame::Envelope(any)) => same(&quick, &any),
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+        }
+    }
+}
