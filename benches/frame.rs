@@ -11,7 +11,7 @@ use amp_relay::wire::{
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-const SIZES: [usize; 2] = [128, 16 * 1024];
+const SIZES: [usize; 3] = [128, 375, 16 * 1024];
 /// Where the frame begins in a page: aligned, behind an allocator's header, behind another frame, anywhere.
 const OFFSETS: [usize; 4] = [0, 16, 136, 1021];
 const PAGE: usize = 4096;
@@ -53,6 +53,38 @@ fn decode(c: &mut Criterion) {
         }
         group.finish();
     }
+}
+
+/// A run of small frames in one read: what a busy peer's turn decodes, in bytes of its payloads. The key of zeros costs
+/// what any other costs, and leaves the bytes as they are for the next round.
+fn decode_run(c: &mut Criterion) {
+    const FRAMES: usize = 64;
+    let mut group = c.benchmark_group("decode_run_of_64");
+    for size in [16, 125, 375] {
+        let (mut buffer, start) = page_aligned(FRAMES * (size + ws::HEADER_MAX));
+        let run = ws::client_frame(OpCode::Binary, &vec![b'a'; size], [0; 4]).repeat(FRAMES);
+        let bytes = &mut buffer[start..][..run.len()];
+        bytes.copy_from_slice(&run);
+        let limits = Limits::default();
+        let mut decoder = Decoder::new(Role::Server);
+        group.throughput(Throughput::Elements(FRAMES as u64));
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter(|| {
+                let (mut at, mut sum) = (0, 0);
+                while at < bytes.len() {
+                    match decoder.decode(&limits, black_box(&mut bytes[at..])) {
+                        Ok(Step::Item { consumed, message: Message::Binary(binary) }) => {
+                            sum += black_box(binary).len();
+                            at += consumed;
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                assert_eq!(sum, FRAMES * size);
+            });
+        });
+    }
+    group.finish();
 }
 
 /// Masking alone: what `decode` pays twice a round.
@@ -107,5 +139,5 @@ fn copies(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, unmask, encode, copies);
+criterion_group!(benches, decode, decode_run, unmask, encode, copies);
 criterion_main!(benches);

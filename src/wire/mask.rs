@@ -17,13 +17,24 @@ pub fn apply(key: [u8; 4], bytes: &mut [u8]) {
             *lane = (u64::from_ne_bytes(*lane) ^ word).to_ne_bytes();
         }
     }
-    let (lanes, rest) = rest.as_chunks_mut::<8>();
-    for lane in lanes {
-        *lane = (u64::from_ne_bytes(*lane) ^ word).to_ne_bytes();
-    }
-    for (byte, key) in rest.iter_mut().zip(key.iter().cycle()) {
+    // What is left is shorter than a block: each width at most once, so that small payloads cost few branches.
+    let rest = step::<16>(key, rest);
+    let rest = step::<8>(key, rest);
+    let rest = step::<4>(key, rest);
+    for (byte, key) in rest.iter_mut().zip(key) {
         *byte ^= key;
     }
+}
+
+/// Masks the first `N` bytes, if so many are there, and gives the rest. `N` is a multiple of the key's length, so the
+/// rest begins with the key's first byte again.
+#[inline(always)]
+fn step<const N: usize>(key: [u8; 4], bytes: &mut [u8]) -> &mut [u8] {
+    let Some((front, _)) = bytes.split_first_chunk_mut::<N>() else { return bytes };
+    for word in front.as_chunks_mut::<4>().0 {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    &mut bytes[N..]
 }
 
 /// Masks or unmasks a part of a payload that starts `offset` bytes into it.

@@ -81,6 +81,15 @@ struct Frame {
     end: usize,
 }
 
+/// A frame of the common kind that is there to its end, `start..end` being its payload.
+struct Common {
+    is_text: bool,
+    /// The mask of a client's frame.
+    key: [u8; 4],
+    start: usize,
+    end: usize,
+}
+
 impl Decoder {
     /// A decoder at the start of a stream.
     pub fn new(role: Role) -> Self {
@@ -104,7 +113,67 @@ impl Decoder {
     ///
     /// # Errors
     /// The peer broke the protocol (1002), sent text that is not UTF-8 (1007) or more than `limits` allow (1009).
+    #[inline]
     pub fn decode<'b>(&'b mut self, limits: &Limits, bytes: &'b mut [u8]) -> Result<Step<'b>, Fault> {
+        let Some(Common { is_text, key, start, end }) = self.common(limits, bytes) else {
+            return self.decode_any(limits, bytes);
+        };
+        let payload = &mut bytes[start..end];
+        if self.role == Role::Server {
+            mask::apply(key, payload);
+        }
+        if !is_text {
+            return Ok(Step::Item { consumed: end, message: Message::Binary(payload) });
+        }
+        self.whole_text(payload).map(|text| Step::Item { consumed: end, message: Message::Text(text) })
+    }
+
+    /// The frame at the front, if it is one of those that nearly all are: a whole message in one frame that is there
+    /// to its end, with nothing left over from before. Whatever is not, wrong or only rare, is told to
+    /// [`decode_any`](Self::decode_any), so that the rules are written down once.
+    #[inline]
+    fn common(&self, limits: &Limits, bytes: &[u8]) -> Option<Common> {
+        if self.delivered | self.ended | self.kind.is_some() {
+            return None;
+        }
+        let &[first, second, a, b] = bytes.first_chunk::<4>()?;
+        // FIN and the opcode, no reserved bit.
+        let is_text = match first {
+            0x81 => true,
+            0x82 => false,
+            _ => return None,
+        };
+        let (mask_bit, mask_len) = match self.role {
+            Role::Server => (0x80, 4),
+            Role::Client => (0, 0),
+        };
+        let (start, len) = match second ^ mask_bit {
+            short @ 0..126 => (2, usize::from(short)),
+            126 => (4, usize::from(u16::from_be_bytes([a, b]))),
+            // The form of eight bytes, and a mask where none belongs or none where one does.
+            _ => return None,
+        };
+        let not_shortest = start == 4 && len < 126;
+        let key = if mask_len == 4 { *bytes.get(start..)?.first_chunk::<4>()? } else { [0; 4] };
+        let start = start + mask_len;
+        let end = start + len;
+        if not_shortest | (len > limits.frame_max) | (len > limits.message_max) | (end > bytes.len()) {
+            return None;
+        }
+        Some(Common { is_text, key, start, end })
+    }
+
+    /// A text message in one frame.
+    fn whole_text<'b>(&mut self, payload: &'b [u8]) -> Result<&'b str, Fault> {
+        // What was looked at while the frame was incomplete is looked at again: at once this is cheaper.
+        self.checked = 0;
+        self.utf8 = Utf8::default();
+        str::from_utf8(payload).map_err(|_| self.end(not_utf8()))
+    }
+
+    /// Any frame.
+    #[inline(never)]
+    fn decode_any<'b>(&'b mut self, limits: &Limits, bytes: &'b mut [u8]) -> Result<Step<'b>, Fault> {
         if self.delivered {
             self.release();
         }
@@ -141,12 +210,7 @@ impl Decoder {
             },
             OpCode::Binary if frame.fin => Ok(Step::Item { consumed, message: Message::Binary(payload) }),
             OpCode::Text if frame.fin => {
-                self.checked = 0;
-                self.utf8 = Utf8::default();
-                match str::from_utf8(payload) {
-                    Ok(text) => Ok(Step::Item { consumed, message: Message::Text(text) }),
-                    Err(_) => Err(self.end(not_utf8())),
-                }
+                self.whole_text(payload).map(|text| Step::Item { consumed, message: Message::Text(text) })
             }
             OpCode::Text | OpCode::Binary | OpCode::Continue => match self.keep(limits, &frame, payload) {
                 Err(fault) => Err(self.end(fault)),

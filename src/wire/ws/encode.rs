@@ -1,7 +1,6 @@
 //! Frames, written.
 
 use bytes::Bytes;
-use tungstenite::protocol::frame::FrameHeader;
 
 use super::{OpCode, close};
 use crate::{
@@ -12,12 +11,31 @@ use crate::{
 /// Most bytes of a frame header: two, eight of length, four of mask.
 pub const HEADER_MAX: usize = 14;
 
-/// Writes the header of a frame with a payload of `len` bytes and says how long the header is.
+/// Writes the header of a frame with a payload of `len` bytes and says how long the header is. The length takes its
+/// shortest form; its top bit, which must be zero, is cut off.
+#[inline]
 pub fn encode_header(out: &mut [u8; HEADER_MAX], opcode: OpCode, fin: bool, len: u64, mask: Option<[u8; 4]>) -> usize {
-    let header = FrameHeader { is_final: fin, rsv1: false, rsv2: false, rsv3: false, opcode: opcode.raw(), mask };
-    let written = header.format(len, &mut out.as_mut_slice());
-    debug_assert!(written.is_ok(), "14 bytes hold every header");
-    header.len(len)
+    out[0] = opcode.bits() | if fin { 0x80 } else { 0 };
+    let mask_bit = if mask.is_some() { 0x80 } else { 0 };
+    let at = match len {
+        0..126 => {
+            out[1] = mask_bit | len as u8;
+            2
+        }
+        126..0x1_0000 => {
+            out[1] = mask_bit | 126;
+            out[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            4
+        }
+        _ => {
+            out[1] = mask_bit | 127;
+            out[2..10].copy_from_slice(&(len & (u64::MAX >> 1)).to_be_bytes());
+            10
+        }
+    };
+    let Some(key) = mask else { return at };
+    out[at..at + 4].copy_from_slice(&key);
+    at + 4
 }
 
 /// A whole, unmasked frame, as servers send them.
@@ -75,6 +93,35 @@ mod tests {
         }
         let n = encode_header(&mut out, OpCode::Text, false, u64::MAX >> 1, Some([1, 2, 3, 4]));
         assert_eq!(&out[..n], [0x01, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn headers_are_those_of_tungstenite() {
+        use tungstenite::protocol::frame::{
+            FrameHeader,
+            coding::{Control, Data, OpCode as Raw},
+        };
+        let pairs = [
+            (OpCode::Continue, Raw::Data(Data::Continue)),
+            (OpCode::Text, Raw::Data(Data::Text)),
+            (OpCode::Binary, Raw::Data(Data::Binary)),
+            (OpCode::Close, Raw::Control(Control::Close)),
+            (OpCode::Ping, Raw::Control(Control::Ping)),
+            (OpCode::Pong, Raw::Control(Control::Pong)),
+        ];
+        for (opcode, raw) in pairs {
+            for (fin, mask) in [(true, None), (false, None), (true, Some([1, 2, 3, 4]))] {
+                for len in [0, 1, 125, 126, 127, 65_535, 65_536, u64::MAX >> 1] {
+                    let header =
+                        FrameHeader { is_final: fin, rsv1: false, rsv2: false, rsv3: false, opcode: raw, mask };
+                    let mut theirs = Vec::new();
+                    header.format(len, &mut theirs).expect("written");
+                    let mut out = [0; HEADER_MAX];
+                    let ours = encode_header(&mut out, opcode, fin, len, mask);
+                    assert_eq!(&out[..ours], theirs);
+                }
+            }
+        }
     }
 
     #[test]

@@ -58,14 +58,16 @@ impl OpCode {
         })
     }
 
-    fn raw(self) -> raw::OpCode {
+    /// The four bits of the header.
+    #[inline]
+    fn bits(self) -> u8 {
         match self {
-            Self::Continue => raw::OpCode::Data(raw::Data::Continue),
-            Self::Text => raw::OpCode::Data(raw::Data::Text),
-            Self::Binary => raw::OpCode::Data(raw::Data::Binary),
-            Self::Close => raw::OpCode::Control(raw::Control::Close),
-            Self::Ping => raw::OpCode::Control(raw::Control::Ping),
-            Self::Pong => raw::OpCode::Control(raw::Control::Pong),
+            Self::Continue => 0x0,
+            Self::Text => 0x1,
+            Self::Binary => 0x2,
+            Self::Close => 0x8,
+            Self::Ping => 0x9,
+            Self::Pong => 0xA,
         }
     }
 }
