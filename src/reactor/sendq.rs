@@ -187,8 +187,7 @@ impl SendQueue {
         while self.bytes > 0 {
             let result = match self.pieces.len() {
                 1 => to.write(self.pieces[0].bytes(turn)),
-                n if n <= IOV_FEW => self.write_vectored::<IOV_FEW, W>(to, turn, scratch),
-                _ => self.write_vectored::<IOV_MANY, W>(to, turn, scratch),
+                _ => self.write_pieces(to, turn, scratch),
             };
             wrote.calls += 1;
             match result {
@@ -208,42 +207,37 @@ impl SendQueue {
         Ok(wrote)
     }
 
-    /// One vectored write of up to `N` slices. Runs of small pieces are copied together first: at message size a copy
-    /// costs no more than a slice, and it leaves slices for more messages.
-    fn write_vectored<const N: usize, W: Write>(
-        &self,
-        to: &mut W,
-        turn: &TurnBuffers<'_>,
-        scratch: &mut Scratch,
-    ) -> io::Result<usize> {
+    /// One write of several pieces. Runs of small ones are copied together first: at message size a copy costs no more
+    /// than a slice, and it leaves slices for more messages.
+    fn write_pieces<W: Write>(&self, to: &mut W, turn: &TurnBuffers<'_>, scratch: &mut Scratch) -> io::Result<usize> {
         let Scratch { copied, plan } = scratch;
         copied.clear();
         plan.clear();
         for (index, piece) in self.pieces.iter().enumerate() {
             if piece.len() > SMALL || copied.len() > SCRATCH_MAX {
-                if plan.len() == N {
+                if plan.len() == IOV_MANY {
                     break;
                 }
                 plan.push(Planned::Piece(index));
                 continue;
             }
-            let start = copied.len();
-            let planned = plan.len();
+            let (start, planned) = (copied.len(), plan.len());
             match plan.last_mut() {
                 Some(Planned::Copied(_, end)) => *end += piece.len(),
-                _ if planned == N => break,
+                _ if planned == IOV_MANY => break,
                 _ => plan.push(Planned::Copied(start, start + piece.len())),
             }
             copied.extend_from_slice(piece.bytes(turn));
         }
-        let mut slices = [IoSlice::new(&[]); N];
-        for (slice, planned) in slices.iter_mut().zip(plan.iter()) {
-            *slice = IoSlice::new(match *planned {
-                Planned::Copied(start, end) => &copied[start..end],
-                Planned::Piece(index) => self.pieces[index].bytes(turn),
-            });
+        let bytes = |planned: Planned| match planned {
+            Planned::Copied(start, end) => &copied[start..end],
+            Planned::Piece(index) => self.pieces[index].bytes(turn),
+        };
+        match plan.as_slice() {
+            &[one] => to.write(bytes(one)),
+            few if few.len() <= IOV_FEW => write_slices::<IOV_FEW, W>(to, few, bytes),
+            many => write_slices::<IOV_MANY, W>(to, many, bytes),
         }
-        to.write_vectored(&slices[..plan.len()])
     }
 
     fn advance(&mut self, mut n: usize) {
@@ -283,6 +277,19 @@ impl SendQueue {
         }
         self.pieces = owned;
     }
+}
+
+/// One vectored write of at most `N` slices, which are on the stack.
+fn write_slices<'a, const N: usize, W: Write>(
+    to: &mut W,
+    plan: &[Planned],
+    bytes: impl Fn(Planned) -> &'a [u8],
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); N];
+    for (slice, &planned) in slices.iter_mut().zip(plan) {
+        *slice = IoSlice::new(bytes(planned));
+    }
+    to.write_vectored(&slices[..plan.len()])
 }
 
 /// Spare containers of a worker: whoever writes in a turn borrows one for that turn.

@@ -5,6 +5,8 @@
 
 /// Bytes handled by one step of the main loop.
 const LANES: usize = 32;
+/// Bytes that are moved at once: as many as fit into registers.
+const BLOCK: usize = 64;
 
 /// Masks or unmasks `bytes`, whose first byte is the first byte of the payload.
 #[inline]
@@ -44,9 +46,69 @@ pub fn apply_at(mut key: [u8; 4], offset: usize, bytes: &mut [u8]) {
     apply(key, bytes);
 }
 
+/// Unmasks the `len` bytes at `from` to where they belong at `to`, in front of it, in one pass; what lies there is
+/// written over, what lies between keeps some value.
+///
+/// # Panics
+/// `to` is behind `from`, or the bytes end before `from + len`.
+#[inline]
+pub fn apply_onward(key: [u8; 4], bytes: &mut [u8], from: usize, to: usize, len: usize) {
+    assert!(to <= from && from + len <= bytes.len(), "a payload moves to the front");
+    let word = u64::from(u32::from_ne_bytes(key));
+    let word = word << 32 | word;
+    let shift = from - to;
+    let bytes = &mut bytes[to..from + len];
+    let load = |bytes: &[u8], at: usize| bytes[at..].first_chunk().map_or(0, |lane| u64::from_ne_bytes(*lane));
+    // The last lane overlaps the one before; it is read now because its place may be written over on the way.
+    let last = if len >= 8 { load(bytes, len - 8 + shift) } else { 0 };
+    let mut at = 0;
+    // Whole blocks are read before they are written, and what is written ends before what is read next.
+    while at + BLOCK <= len {
+        let mut block = [0; BLOCK];
+        block.copy_from_slice(&bytes[at + shift..at + shift + BLOCK]);
+        for lane in block.as_chunks_mut::<8>().0 {
+            *lane = (u64::from_ne_bytes(*lane) ^ word).to_ne_bytes();
+        }
+        bytes[at..at + BLOCK].copy_from_slice(&block);
+        at += BLOCK;
+    }
+    while at + 8 <= len {
+        let lane = load(bytes, at + shift) ^ word;
+        bytes[at..at + 8].copy_from_slice(&lane.to_ne_bytes());
+        at += 8;
+    }
+    if len < 8 {
+        (0..len).for_each(|at| bytes[at] = bytes[at + shift] ^ key[at % 4]);
+    } else if at < len {
+        let mut turned = key;
+        turned.rotate_left(len % 4);
+        let word = u64::from(u32::from_ne_bytes(turned));
+        bytes[len - 8..len].copy_from_slice(&(last ^ word ^ word << 32).to_ne_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_unmasked_onward_are_those_unmasked_in_place() {
+        let source: Vec<u8> = (0..700).map(|i: u32| (i.wrapping_mul(41) >> 1) as u8).collect();
+        for to in [0, 1, 5, 60] {
+            for shift in [0, 1, 4, 7, 31, 64, 100, 200] {
+                for len in (0..200).chain([255, 256, 257, 400]) {
+                    let from = to + shift;
+                    let mut moved = source.clone();
+                    apply_onward([9, 8, 7, 6], &mut moved, from, to, len);
+                    let mut still = source[from..from + len].to_vec();
+                    apply([9, 8, 7, 6], &mut still);
+                    assert_eq!(moved[to..to + len], still, "from {from} to {to}, length {len}");
+                    assert_eq!(moved[..to], source[..to]);
+                    assert_eq!(moved[from + len..], source[from + len..]);
+                }
+            }
+        }
+    }
 
     fn naive(key: [u8; 4], offset: usize, bytes: &mut [u8]) {
         for (i, byte) in bytes.iter_mut().enumerate() {

@@ -1,5 +1,7 @@
 //! What a WebSocket handler's callback can do.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{Data, Ws, WsConn, WsHandler, WsOptions, conn::Phase};
@@ -60,16 +62,19 @@ pub struct WsIo<'a, H: WsHandler> {
     open: bool,
     /// Address and length of the bytes that messages are in.
     lent: (usize, usize),
+    /// Where in them the whole message lies as a frame that can be sent, and what kind of frame that is.
+    framed: Option<(OpCode, Range<usize>)>,
     asked: Asked,
 }
 
 impl<'a, H: WsHandler> WsIo<'a, H> {
     pub(super) fn new(io: Io<'a, Ws<H>>, options: &'a WsOptions, open: bool) -> Self {
-        Self { io, options, open, lent: (0, 0), asked: Asked::default() }
+        Self { io, options, open, lent: (0, 0), framed: None, asked: Asked::default() }
     }
 
-    pub(super) fn lent(mut self, address: usize, len: usize) -> Self {
+    pub(super) fn lent(mut self, address: usize, len: usize, framed: Option<(OpCode, Range<usize>)>) -> Self {
         self.lent = (address, len);
+        self.framed = framed;
         self
     }
 
@@ -157,7 +162,8 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     }
 
     /// Sends the message that is being handled, or a part of it, on. If it came in one frame its bytes are not
-    /// copied: they are written from the buffer they were read into.
+    /// copied: they are written from the buffer they were read into. Whole messages that came one behind the other and
+    /// go to the same connection are written as one piece.
     pub fn forward_to(&mut self, token: ConnToken, data: Data<'_>) -> Sent {
         let (opcode, payload) = match data {
             Data::Text(text) => (OpCode::Text, text.as_bytes()),
@@ -165,6 +171,17 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         };
         let (address, len) = self.lent;
         let start = payload.as_ptr().addr().wrapping_sub(address);
+        if let Some((kind, framed)) = self.framed.clone()
+            && kind == opcode
+            && framed.end == start.wrapping_add(payload.len())
+            && framed.len() == payload.len() + if payload.len() < 126 { 2 } else { 4 }
+        {
+            if !self.is_open(token) {
+                return Sent::Closed;
+            }
+            let sent = self.io.forward(token, framed);
+            return self.count(sent);
+        }
         if start.checked_add(payload.len()).is_none_or(|end| end > len) {
             return self.copy_to(token, opcode, payload);
         }

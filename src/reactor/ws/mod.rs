@@ -22,7 +22,7 @@ use crate::{
     base::{Close, CloseCode, ConnToken, Fault},
     wire::{
         http::{self, Head, HostPolicy, Parsed, Response},
-        ws::{Limits, Message, OpCode, Step, close_frame, frame},
+        ws::{Limits, Message, Onward, OpCode, Step, close_frame, frame},
     },
 };
 
@@ -245,7 +245,7 @@ impl<H: WsHandler> Ws<H> {
     /// Frames, until the bytes hold no whole one or the connection is not open any more.
     fn frames(&mut self, conn: &mut WsConn<H::Conn>, io: &mut Io<'_, Self>, bytes: &mut [u8]) -> Result<usize, Fault> {
         let lent = bytes.as_ptr().addr();
-        let mut at = 0;
+        let (mut at, mut front) = (0, 0);
         let mut messages = 0;
         let mut frames = 0;
         let result = loop {
@@ -256,20 +256,23 @@ impl<H: WsHandler> Ws<H> {
             let own = conn.message_max as usize;
             let WsOptions { message_max, frame_max, .. } = self.options;
             let limits = Limits { message_max: message_max.min(own), frame_max: frame_max.min(own) };
-            let (consumed, message) = match conn.decoder.decode(&limits, &mut bytes[at..]) {
+            let (step, framed) = match conn.decoder.decode_onward(&limits, bytes, at, &mut front) {
                 Err(fault) => break Err(fault),
-                Ok(Step::Need(n)) => {
+                Ok(Onward { step, frame }) => (step, frame),
+            };
+            let (consumed, message) = match step {
+                Step::Need(n) => {
                     if n > EAGER_MAX {
                         io.need(n);
                     }
                     break Ok(at);
                 }
-                Ok(Step::Took(n)) => {
+                Step::Took(n) => {
                     frames += 1;
                     at += n;
                     continue;
                 }
-                Ok(Step::Item { consumed, message }) => (consumed, message),
+                Step::Item { consumed, message } => (consumed, message),
             };
             frames += 1;
             at += consumed;
@@ -296,7 +299,9 @@ impl<H: WsHandler> Ws<H> {
                 continue;
             }
             let Some(app) = conn.app.as_mut() else { continue };
-            let mut hands = WsIo::new(io.reborrow(), &self.options, true).lent(lent, at);
+            let framed =
+                framed.map(|frame| (if matches!(data, Data::Text(_)) { OpCode::Text } else { OpCode::Binary }, frame));
+            let mut hands = WsIo::new(io.reborrow(), &self.options, true).lent(lent, at, framed);
             let handled = self.handler.message(app, &mut hands, data);
             let asked = hands.asked();
             conn.apply(asked, io, &self.options);

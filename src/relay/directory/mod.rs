@@ -291,6 +291,11 @@ impl<M: Payload> Directory<M> {
 
     /// Where a message for `did` goes. The DID must be bare: no fragment, query or path. Allocates nothing.
     pub fn route(&self, did: &str) -> Route<'_> {
+        if let Some(entry) = self.table.recent(did)
+            && entry.direct
+        {
+            return Route::Local(self.receivers(entry));
+        }
         let hash = hash(self.options.secret, did);
         let Some(id) = self.table.find(hash, did) else {
             return if self.home_of(hash) == self.options.worker { Route::Absent } else { Route::Elsewhere(Key(hash)) };

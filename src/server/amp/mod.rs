@@ -89,10 +89,35 @@ pub(super) struct Agents {
     sessions: Vec<(Text, Text)>,
     mailers: Mailers,
     scratch: Vec<u8>,
+    /// Who was handed the message that is being routed, so that nobody gets it twice.
+    marks: Marks,
     /// Who is not read because a receiver's queue is above its high mark, by receiver.
     held: HashMap<ConnToken, Vec<ConnToken>>,
     /// Who is to be read again because its receiver is gone.
     released: Vec<ConnToken>,
+}
+
+/// Connections of this worker by slot, each with the number of the last message it was marked for.
+#[derive(Debug, Default)]
+struct Marks {
+    message: u64,
+    by_slot: Vec<u64>,
+}
+
+impl Marks {
+    /// Nobody is marked for the next message.
+    fn next(&mut self) {
+        self.message += 1;
+    }
+
+    /// Marks a connection; false if it was marked for this message.
+    fn mark(&mut self, token: ConnToken) -> bool {
+        let slot = token.slot() as usize;
+        if self.by_slot.len() <= slot {
+            self.by_slot.resize(slot + 1, 0);
+        }
+        std::mem::replace(&mut self.by_slot[slot], self.message) != self.message
+    }
 }
 
 impl Agents {
@@ -100,7 +125,8 @@ impl Agents {
         let workers = u16::try_from(mailers.len()).unwrap_or(u16::MAX);
         let directory = Directory::new(Options::new(worker, workers, secret));
         let (sessions, scratch, held) = (Vec::new(), Vec::new(), HashMap::new());
-        Self { greeting, services, directory, sessions, mailers, scratch, held, released: Vec::new() }
+        let marks = Marks::default();
+        Self { greeting, services, directory, sessions, mailers, scratch, marks, held, released: Vec::new() }
     }
 
     /// A session's DID can be written to from now on.

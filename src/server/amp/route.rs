@@ -1,5 +1,7 @@
 //! The way of a message from one agent to others: what is handed over on this worker, and what comes from another.
 
+use std::collections::HashSet;
+
 use super::{AgentConn, Parcel, nobody};
 use crate::{
     base::ConnToken,
@@ -31,24 +33,21 @@ impl Worker {
         let mut parcel: Option<Parcel> = None;
         let (mut for_us, mut sessions, mut absent) = (false, Vec::new(), false);
         let several = view.header.to.is_array();
-        let mut named: Vec<&str> = Vec::new();
+        // Who is named twice gets it once: connections of this worker have marks, names that lead elsewhere are kept.
+        let mut named: HashSet<&str> = HashSet::new();
+        if several {
+            self.agents.marks.next();
+        }
         for to in view.header.to.iter() {
             let did = did_base(to);
-            // Who is named twice gets it once.
-            if several {
-                if named.contains(&did) {
-                    continue;
-                }
-                named.push(did);
-            }
-            if self.agents.greeting.names().named(did).is_some() {
-                for_us = true;
-                continue;
-            }
             match self.agents.directory.route(did) {
                 Route::Local(tokens) => {
                     let mut handed = false;
                     for &token in tokens {
+                        if several && !self.agents.marks.mark(token) {
+                            handed = true;
+                            continue;
+                        }
                         let sent = forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies);
                         handed |= sent != Sent::Closed;
                         if sent == Sent::High {
@@ -58,6 +57,9 @@ impl Worker {
                     }
                     absent |= !handed;
                 }
+                _ if several && !named.insert(did) => {}
+                // Nobody can prove our names, so that they are never found here.
+                _ if self.agents.greeting.names().named(did).is_some() => for_us = true,
                 Route::Service(ServiceId(number)) => sessions.push(number),
                 Route::Elsewhere(key) => {
                     let owned = parcel.get_or_insert_with(|| Parcel {
@@ -80,6 +82,9 @@ impl Worker {
                 worker.refuse(did, agent.connection.dialect(), peer, io, Refused { refusal, id, from, close: None });
             }
         };
+        if !absent && !for_us && sessions.is_empty() {
+            return;
+        }
         let did = self.agents.greeting.did.clone();
         if absent {
             refuse(self, io, &did, nobody(Why::Absent));

@@ -239,7 +239,7 @@ pub fn limits(view: &EnvelopeView<'_>, policy: &Policy<'_>) -> Result<(), Refusa
     if view.header.ttl > policy.ttl_ms_max {
         return Err(Refusal::new(Code::RELAY_REJECTED, "`ttl` is larger than the relay takes"));
     }
-    if view.header.to.iter().take(policy.recipients_max.saturating_add(1)).count() > policy.recipients_max {
+    if view.header.to.count() > policy.recipients_max {
         return Err(Refusal::new(Code::RELAY_REJECTED, "more recipients than the relay takes"));
     }
     Ok(())

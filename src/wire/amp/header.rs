@@ -55,7 +55,11 @@ pub fn did_base(did: &str) -> &str {
 #[inline]
 pub fn is_base(base: &str, did: &str) -> bool {
     let (base, did) = (base.as_bytes(), did.as_bytes());
-    did.len() >= base.len() && matches!(did.get(base.len()), None | Some(b'#' | b'?' | b'/')) && did.starts_with(base)
+    let Some((front, rest)) = did.split_at_checked(base.len()) else { return false };
+    // DIDs have long beginnings in common: nearly all that differ do so in their last bytes.
+    matches!(rest.first(), None | Some(b'#' | b'?' | b'/'))
+        && front.last_chunk::<4>() == base.last_chunk::<4>()
+        && front == base
 }
 
 /// Whom a message is for. One DID and an array of one are different: the shape is signed.
@@ -76,6 +80,15 @@ impl<'a> To<'a> {
             Self::One(did) => Recipients::One(Some(did)),
             Self::Many(dids) => Recipients::Many(dids.iter()),
             Self::Read(_, texts) => Recipients::Read(texts),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match *self {
+            Self::One(_) => 1,
+            Self::Many(dids) => dids.len(),
+            Self::Read(_, texts) => texts.remaining(),
         }
     }
 

@@ -373,6 +373,13 @@ impl<'a> Texts<'a> {
     }
 }
 
+impl Texts<'_> {
+    /// How many are left, as the array's head says.
+    pub fn remaining(&self) -> usize {
+        usize::try_from(self.left).unwrap_or(usize::MAX)
+    }
+}
+
 impl<'a> Iterator for Texts<'a> {
     type Item = &'a str;
 

@@ -4,7 +4,7 @@
 //! before anything is kept for it, and unmasked once, in place, when it is complete. Only the fragments of an
 //! incomplete message are copied, so an idle connection owns no memory here.
 
-use std::io::Cursor;
+use std::{io::Cursor, ops::Range};
 
 use tungstenite::{error::ProtocolError, protocol::frame::FrameHeader};
 
@@ -45,6 +45,15 @@ pub enum Step<'b> {
         /// What they hold.
         message: Message<'b>,
     },
+}
+
+/// What [`Decoder::decode_onward`] made of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Onward<'b> {
+    /// The step.
+    pub step: Step<'b>,
+    /// Where the message now lies as a server's frame, if it was written anew.
+    pub frame: Option<Range<usize>>,
 }
 
 /// Reads one direction of one connection.
@@ -126,6 +135,42 @@ impl Decoder {
             return Ok(Step::Item { consumed: end, message: Message::Binary(payload) });
         }
         self.whole_text(payload).map(|text| Step::Item { consumed: end, message: Message::Text(text) })
+    }
+
+    /// Reads the frame at `at`, as [`decode`](Self::decode) does, and makes it one to be passed on: a whole message in
+    /// one frame below 64 KiB is written anew at `front` (which must not be behind `at`), as the frame in which a server
+    /// sends it, and `front` is moved behind it. So the messages of one read come to lie one behind the other, unmasked,
+    /// each byte passed over once. Other frames are read where they lie, and `front` is moved behind them too. What is
+    /// consumed is counted from `at`.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    #[inline]
+    pub fn decode_onward<'b>(
+        &'b mut self,
+        limits: &Limits,
+        bytes: &'b mut [u8],
+        at: usize,
+        front: &mut usize,
+    ) -> Result<Onward<'b>, Fault> {
+        debug_assert!(*front <= at && self.role == Role::Server);
+        let Some(Common { is_text, key, start, end }) = self.common(limits, &bytes[at..]) else {
+            let step = self.decode_any(limits, &mut bytes[at..])?;
+            if let Step::Took(consumed) | Step::Item { consumed, .. } = step {
+                *front = at + consumed;
+            }
+            return Ok(Onward { step, frame: None });
+        };
+        let header = start - key.len();
+        let (from, to) = (at + start, *front + header);
+        let head = [bytes[at], bytes[at + 1] & 0x7f, bytes[at + 2], bytes[at + 3]];
+        bytes[*front..to].copy_from_slice(&head[..header]);
+        mask::apply_onward(key, bytes, from, to, end - start);
+        let frame = *front..to + (end - start);
+        *front = frame.end;
+        let payload = &bytes[to..frame.end];
+        let message = if is_text { Message::Text(self.whole_text(payload)?) } else { Message::Binary(payload) };
+        Ok(Onward { step: Step::Item { consumed: end, message }, frame: Some(frame) })
     }
 
     /// The frame at the front, if it is one of those that nearly all are: a whole message in one frame that is there

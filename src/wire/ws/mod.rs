@@ -9,7 +9,7 @@ mod decode;
 mod encode;
 mod utf8;
 
-pub use decode::{Decoder, Message, Step};
+pub use decode::{Decoder, Message, Onward, Step};
 pub use encode::{HEADER_MAX, client_close_frame, client_frame, close_frame, encode_header, frame};
 
 use tungstenite::protocol::frame::coding as raw;
