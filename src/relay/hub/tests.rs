@@ -24,6 +24,8 @@ impl Ids for Fake {
     fn did(&mut self) -> Text {
         "did".into()
     }
+
+    fn forget(&mut self, _: &str) {}
 }
 
 impl Profiles for Fake {
