@@ -204,6 +204,9 @@ fn a_refusal_belongs_to_the_thread_of_what_it_refuses() {
         let thread = format!("thread {number}");
         let draft = draft.thread(thread.as_bytes());
         assert_eq!(agent.refused(&draft, code).thread_id.as_deref(), Some(thread.as_bytes()));
+        if code == 3001 {
+            continue; // The third one of these ends the connection.
+        }
         let without = Draft { thread_id: None, ..draft.clone().at(draft.ts) };
         assert_eq!(agent.refused(&without, code).thread_id, None);
     }

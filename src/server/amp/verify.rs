@@ -112,13 +112,14 @@ impl Checks {
         self.paused.retain(|&paused| paused != peer);
     }
 
-    /// Gives the crypto thread what there is. True: it did not take all.
+    /// Gives the crypto thread what there is. True: it did not take all, and nothing that comes back from it will bring
+    /// about another try. What waits here meanwhile makes fuller batches.
     fn hand(&mut self, crypto: &Crypto) -> bool {
         let mut batches = std::mem::take(&mut self.batches).into_iter();
         while let Some(batch) = batches.next() {
             if let Err(batch) = crypto.check(batch) {
                 self.batches = [batch].into_iter().chain(batches).collect();
-                return true;
+                return self.batches.iter().map(Vec::len).sum::<usize>() >= self.all.messages;
             }
         }
         false
