@@ -199,7 +199,10 @@ fn a_clock_that_is_a_little_off_costs_one_more_hello() {
     let (error, _) = with_relay(never, Result::unwrap_err);
     assert!(error.to_string().contains("behind the relay's"), "{error}");
     // So far off that no message would be taken either.
-    let (error, _) = with_relay(move |socket| drop(refuse(socket, 60_000)), Result::unwrap_err);
+    let far = move |socket: &mut Socket| {
+        refuse(socket, 60_000);
+    };
+    let (error, _) = with_relay(far, Result::unwrap_err);
     assert!(error.to_string().contains("behind the relay's"), "{error}");
 }
 
