@@ -286,6 +286,29 @@ fn a_hello_of_a_clock_that_is_ahead_does_not_outlive_the_relay_either() {
     assert_eq!(replayed.next("the refusal").typ, typ::ERROR);
 }
 
+/// One that is a little ahead is taken when its time has come: then it is older than any later relay.
+#[test]
+fn a_hello_of_a_clock_that_is_a_little_ahead_waits_and_does_not_outlive_the_relay() {
+    let key = AgentKey::new();
+    let mut relay = Relay::options(&[]).keys(&key.line("agent")).start();
+    let mut agent = Agent::dial(&relay.tcp(), &key);
+    let hello = agent.hello().at(now_ms() + 700);
+    let frame = agent.send(&hello);
+    // What is said behind it waits with it.
+    let to_relay = agent.relay.clone();
+    let ping = agent.say(typ::PING, to_relay.as_str(), &Value::Null);
+    let ack = agent.next("the answer");
+    assert_eq!((ack.typ, ack.answers(&hello.id)), (typ::HELLO_ACK, true), "{ack:?}");
+    assert!(now_ms() >= hello.ts, "it was taken ahead of its time");
+    assert_eq!(agent.answer(&ping).typ, typ::PONG);
+    relay.signal(Signal::KILL);
+    relay.exit();
+    let again = start_again(&relay);
+    let mut replayed = Agent::dial(&again.tcp(), &key);
+    hello_refused(&mut replayed, &frame, &hello.id, 1003);
+    Agent::connect(&again.tcp(), &key).ping();
+}
+
 #[test]
 fn a_hello_is_of_now() {
     let ward = Ward::new();

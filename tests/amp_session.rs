@@ -297,6 +297,74 @@ fn a_session_goes_on_when_its_asker_leaves() {
     assert!(!stage.ask(&mut agent, "and now?").is_empty());
 }
 
+/// The same REQUEST on a new connection, as RFC 001 section 16.5 wants it after a break: one prompt, one whole answer.
+#[test]
+fn a_request_that_is_said_again_after_a_break_gets_its_whole_answer() {
+    let mut stage = Stage::demo(&["drive"]);
+    let session = stage.session.clone();
+    let mut agent = stage.agent(0);
+    let first = agent.draft(typ::REQUEST, stage.did.as_str(), &json!({"prompt": "tell me a story"}));
+    agent.send(&first);
+    agent.wait("work has begun", |message| message.typ == typ::PROCESSING);
+    agent.vanish();
+    // Once while it may still run, once when it is over for certain, each time beside a new one.
+    for _ in 0..2 {
+        let mut agent = stage.agent(0);
+        agent.send(&first);
+        let response = agent.answer(&first.id);
+        stage.check_answer(&response, &agent, &first.id, None);
+        let prompt = stage.laptop.event(&session, "the prompt", |event| event["kind"] == "prompt");
+        stage.laptop.turn(&session, text(&prompt["prompt"]));
+        let said = stage.laptop.recorded(&session).into_values().next().expect("an answer");
+        assert_eq!(response.body, json!({"ok": true, "text": said}));
+        assert!(!stage.ask(&mut agent, "and now?").is_empty());
+    }
+    assert_eq!(stage.prompts().len(), 3, "the one said twice ran once");
+}
+
+/// Who is here, by the relay's word: DIDs, and whether each is a session.
+fn here(agent: &mut Agent) -> Vec<(String, bool)> {
+    let answer = agent.ask(&json!({"action": "agents"}));
+    let agents = answer["agents"].as_array().expect("agents");
+    agents.iter().map(|agent| (text(&agent["did"]).to_owned(), agent["session"] == true)).collect()
+}
+
+#[test]
+fn a_session_that_gave_way_to_another_is_nobody_any_more() {
+    let mut stage = Stage::demo(&["drive"]);
+    // On both workers, as the kernel likes; every one of them is asked.
+    let mut agents: Vec<_> = (0..6).map(|_| stage.agent(0)).collect();
+    for agent in &mut agents {
+        let here = here(agent);
+        assert!(here.contains(&(stage.did.clone(), true)), "{here:?}");
+        assert!(here.contains(&(stage.keys[0].did.clone(), false)), "{here:?}");
+    }
+    let first = stage.session.clone();
+    stage.laptop.ok("detach", json!({"session": first}));
+    let (mut ended, mut created) = (first.clone(), 0);
+    // The relay holds so many sessions; then the one that ended first gives way.
+    loop {
+        stage.laptop.ok("stop", json!({"session": ended, "now": true}));
+        support::until("it has ended", || {
+            let list = stage.laptop.ok("list", json!({}));
+            let sessions = list["sessions"].as_array().expect("sessions").clone();
+            sessions.iter().any(|one| one["session"] == *ended && one["state"] == "stopped").then_some(())
+        });
+        ended = stage.laptop.create();
+        created += 1;
+        let list = stage.laptop.ok("list", json!({}));
+        if !list["sessions"].as_array().expect("sessions").iter().any(|one| one["session"] == *first) {
+            break;
+        }
+        assert!(created < 200, "the first session never gave way");
+    }
+    for agent in &mut agents {
+        support::until("its DID is gone", || (!here(agent).iter().any(|(did, _)| *did == stage.did)).then_some(()));
+        let request = agent.draft(typ::REQUEST, stage.did.as_str(), &json!({"prompt": "anybody?"}));
+        agent.refused(&request, 2003);
+    }
+}
+
 #[test]
 fn an_agent_on_every_listener_reaches_every_session() {
     let mut stage = Stage::demo(&["drive"]);

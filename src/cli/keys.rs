@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
+    out,
     reach::{ReachArgs, ask, default_data, reach},
     sessions::columns,
     settings::configured_path,
@@ -100,30 +101,33 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
                     own.display()
                 ));
             }
-            println!("{}", did_of_text(&public_line(key.as_deref().unwrap_or(&own.to_string_lossy()))?)?);
+            out::line(&did_of_text(&public_line(key.as_deref().unwrap_or(&own.to_string_lossy()))?)?)?;
         }
         KeysVerb::List { json } => list(&path, *json)?,
         KeysVerb::Add { key, role } => {
             let public = public_line(key)?;
             let granted = role.unwrap_or(ROLE_DEFAULT);
             let entry = edit(&path, |text| append_line(text, &public, granted).map_err(|error| error.to_string()))?;
-            println!("added {} as {} (line {})", describe(&entry), entry.role, entry.line);
+            // The running relay is told before anything is printed: a reader that has gone ends the program.
+            let told = tell(&data, &path);
+            out::line(&format_args!("added {} as {} (line {})", describe(&entry), entry.role, entry.line))?;
             if role.is_none() {
-                println!(
+                out::line(&format_args!(
                     "{granted}, the default, sees sessions, prompts, interrupts and answers permission requests; \
                      --role says otherwise"
-                );
+                ))?;
             }
-            println!("{}", tell(&data, &path)?);
+            out::line(&told?)?;
         }
         KeysVerb::Remove { name } => {
             let removed = edit(&path, |text| {
                 remove_by_fingerprint_or_comment(text, name).map_err(|error| format!("{name}: {error}"))
             })?;
+            let told = tell(&data, &path);
             for entry in &removed {
-                println!("removed {} (was {})", describe(entry), entry.role);
+                out::line(&format_args!("removed {} (was {})", describe(entry), entry.role))?;
             }
-            println!("{}", tell(&data, &path)?);
+            out::line(&told?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -164,11 +168,9 @@ fn list(path: &Path, as_json: bool) -> Result<(), String> {
             .collect();
         let refused: Vec<Value> =
             set.refused.iter().map(|refused| json!({"line": refused.line, "reason": refused.reason})).collect();
-        println!("{}", json!({"entries": entries, "refused": refused}));
-        return Ok(());
+        return out::line(&json!({"entries": entries, "refused": refused}));
     }
-    print!("{}", table(&set));
-    Ok(())
+    out::text(&table(&set))
 }
 
 fn table(set: &KeySet) -> String {

@@ -4,6 +4,7 @@ mod agent;
 mod attach;
 mod keys;
 mod log;
+mod out;
 mod reach;
 mod run;
 mod sessions;
@@ -102,11 +103,10 @@ fn config(verb: &ConfigVerb, matches: &ArgMatches) -> ExitCode {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     let (ConfigVerb::Show(args) | ConfigVerb::Check(args)) = verb;
     match (World::of_process().and_then(|world| settings::resolve(args, matches, &world)), verb) {
-        (Ok(settings), ConfigVerb::Show(_)) => print!("{}", settings::show(&settings)),
-        (Ok(_), ConfigVerb::Check(_)) => println!("the settings can be used"),
-        (Err(why), _) => return fail(&why),
+        (Ok(settings), ConfigVerb::Show(_)) => said(out::text(&settings::show(&settings)).map(|()| ExitCode::SUCCESS)),
+        (Ok(_), ConfigVerb::Check(_)) => said(out::line(&"the settings can be used").map(|()| ExitCode::SUCCESS)),
+        (Err(why), _) => fail(&why),
     }
-    ExitCode::SUCCESS
 }
 
 /// A verb's exit code, or why it failed.
@@ -116,6 +116,6 @@ fn said(result: Result<ExitCode, String>) -> ExitCode {
 
 /// Says why on stderr.
 fn fail(why: &str) -> ExitCode {
-    eprintln!("amp-relay: {why}");
+    out::note(&format_args!("amp-relay: {why}"));
     ExitCode::FAILURE
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
+    out,
     reach::{ReachArgs, ask, reach},
     text::clean_line,
 };
@@ -34,13 +35,13 @@ pub(super) fn run(args: &SessionsArgs) -> Result<ExitCode, String> {
     let reply = ask(&mut reached.connection, json!({"type": "list"}))?;
     reached.connection.writer().close();
     if args.json {
-        println!("{}", reply.fields.get("sessions").unwrap_or(&Value::Array(Vec::new())));
+        out::line(reply.fields.get("sessions").unwrap_or(&Value::Array(Vec::new())))?;
     } else {
         let sessions: Vec<Summary> = reply.field("sessions").unwrap_or_default();
         if sessions.is_empty() {
-            eprintln!("{NONE}");
+            out::note(&NONE);
         }
-        print!("{}", table(&sessions));
+        out::text(&table(&sessions))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -58,6 +58,10 @@ pub struct WorkerFacts {
     pub amp_out: u64,
     /// Agents that proved their DID and are here now, by connection.
     pub agents: u64,
+    /// AMP messages whose signature is being checked now.
+    pub amp_checking: u64,
+    /// AMP messages whose signature was wrong.
+    pub amp_wrong_signatures: u64,
     /// Messages to the supervisor that found its inbox full.
     pub inbox_full: u64,
 }
@@ -183,6 +187,10 @@ impl Scrape {
         gauges(encoder, "connections", "Open connections", None, each(|worker| worker.open))?;
         gauges(encoder, "devices", "Devices signed in", None, each(|worker| worker.devices))?;
         gauges(encoder, "agents", "Agents connected", None, each(|worker| worker.agents))?;
+        let checking = each(|worker| worker.amp_checking);
+        gauges(encoder, "amp_checking", "AMP messages whose signature is being checked", None, checking)?;
+        let wrong = sum(|worker| worker.amp_wrong_signatures);
+        counter(encoder, "amp_wrong_signatures", "AMP messages with a wrong signature", wrong)?;
         let queued = each(|worker| worker.queue_bytes);
         gauges(encoder, "queue", "Bytes waiting in send queues", Some(&Unit::Bytes), queued)?;
         let messages = [

@@ -1,4 +1,4 @@
-//! The crypto thread: verifies sign-ins, signs the relay's proofs, and owns the keys file, which it reads again when
+//! The crypto thread: verifies sign-ins and, where that is wanted, agents' messages, signs the relay's proofs, and owns the keys file, which it reads again when
 //! it changes. It must not touch a connection: its answers go to the workers by mail.
 
 use std::{
@@ -10,16 +10,17 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
 use ssh_key::{PrivateKey, PublicKey};
 
 use super::{
     mail::{Mail, Mailers},
+    signatures::{BATCHES_MAX, Check, Verifier},
     supervisor::DrainsAtTheEnd,
 };
 use crate::{
@@ -79,9 +80,13 @@ enum Job {
     End,
 }
 
-/// The way to the crypto thread. Cloning is cheap.
+/// The way to the crypto thread. Cloning is cheap. Messages to be checked have a queue of their own, so that those who
+/// sign in do not wait behind all of them.
 #[derive(Clone)]
-pub(super) struct Crypto(Sender<Job>);
+pub(super) struct Crypto {
+    jobs: Sender<Job>,
+    checks: Sender<Vec<Check>>,
+}
 
 impl Crypto {
     /// Starts the thread. The keys file is read before this returns.
@@ -93,16 +98,17 @@ impl Crypto {
         session_keys: SessionKeys,
         last: DrainsAtTheEnd,
     ) -> io::Result<(Self, JoinHandle<()>)> {
-        let (sender, jobs) = crossbeam_channel::bounded(JOBS_MAX);
+        let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_MAX);
+        let (to_checks, checks) = crossbeam_channel::bounded(BATCHES_MAX);
         let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers, session_keys)?;
         desk.keys.refresh(true);
         let run = move || {
             // Without this thread nobody can sign in.
             let _last = last;
-            desk.run(&jobs);
+            desk.run(&jobs, &checks);
         };
         let thread = thread::Builder::new().name("crypto".into()).spawn(run)?;
-        Ok((Self(sender), thread))
+        Ok((Self { jobs: to_jobs, checks: to_checks }, thread))
     }
 
     /// Has a sign-in checked; the answer comes by mail.
@@ -110,7 +116,7 @@ impl Crypto {
     /// # Errors
     /// Too many wait.
     pub(super) fn verify(&self, job: VerifyJob) -> Result<(), Error> {
-        self.0.try_send(Job::SignIn(job)).map_err(busy)
+        self.jobs.try_send(Job::SignIn(job)).map_err(busy)
     }
 
     /// Has the keys file read again; the answer comes by mail.
@@ -118,7 +124,7 @@ impl Crypto {
     /// # Errors
     /// Too many wait.
     pub(super) fn reload(&self, peer: ConnToken, id: Text) -> Result<(), Error> {
-        self.0.try_send(Job::Reload { peer, id }).map_err(busy)
+        self.jobs.try_send(Job::Reload { peer, id }).map_err(busy)
     }
 
     /// Has a HELLO checked and answered; the answer comes by mail.
@@ -126,7 +132,7 @@ impl Crypto {
     /// # Errors
     /// Too many wait.
     pub(super) fn hello(&self, job: HelloJob) -> Result<(), Error> {
-        self.0.try_send(Job::Hello(job)).map_err(busy)
+        self.jobs.try_send(Job::Hello(job)).map_err(busy)
     }
 
     /// Has a message of the relay or of a session signed; it comes by mail.
@@ -134,13 +140,25 @@ impl Crypto {
     /// # Errors
     /// Too many wait.
     pub(super) fn say(&self, say: Say) -> Result<(), Error> {
-        self.0.try_send(Job::Say(Box::new(say))).map_err(busy)
+        self.jobs.try_send(Job::Say(Box::new(say))).map_err(busy)
+    }
+
+    /// Has messages checked; the verdicts come by mail, in this order for each worker.
+    ///
+    /// # Errors
+    /// Too many wait: they are given back.
+    pub(super) fn check(&self, batch: Vec<Check>) -> Result<(), Vec<Check>> {
+        match self.checks.try_send(batch) {
+            Err(TrySendError::Full(batch)) => Err(batch),
+            // Without the thread the relay ends.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
     }
 
     /// Ends the thread after what waits. Takes this sender with it: a full queue ends by itself once the last sender is
     /// gone.
     pub(super) fn end(self) {
-        let _ = self.0.try_send(Job::End);
+        let _ = self.jobs.try_send(Job::End);
     }
 }
 
@@ -163,6 +181,9 @@ struct Desk {
     /// HELLOs that were admitted, and when, the oldest first.
     hellos: HashSet<(Text, [u8; 16])>,
     hello_order: VecDeque<(u64, Text, [u8; 16])>,
+    verifier: Verifier,
+    /// When the keys file was looked at.
+    looked: Instant,
 }
 
 impl Desk {
@@ -177,42 +198,69 @@ impl Desk {
             host_key.key_data().ed25519().ok_or_else(|| io::Error::other("the host key must be an Ed25519 key"))?;
         let signing = SigningKey::from_bytes(&pair.private.to_bytes());
         let (pending, hellos, hello_order) = (VecDeque::new(), HashSet::new(), VecDeque::new());
-        Ok(Self { host_key, did, keys, mailers, pending, signing, session_keys, hellos, hello_order })
+        let (verifier, looked) = (Verifier::default(), Instant::now());
+        Ok(Self { host_key, did, keys, mailers, pending, signing, session_keys, hellos, hello_order, verifier, looked })
     }
 
-    fn run(&mut self, jobs: &Receiver<Job>) {
+    fn run(&mut self, jobs: &Receiver<Job>, checks: &Receiver<Vec<Check>>) {
+        let nothing = never();
         loop {
             let wait = if self.pending.is_empty() { WATCH_EVERY } else { RETRY_AFTER };
-            match jobs.recv_timeout(wait) {
-                Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Job::SignIn(job)) => {
-                    self.refresh(false);
-                    let (peer, result) = (job.peer, self.judge(&job));
-                    self.mail(usize::from(peer.worker()), Mail::SignedIn { peer, result });
-                }
-                Ok(Job::Reload { peer, id }) => {
-                    self.refresh(true);
-                    let (entries, refused) = (self.keys.set.entries.len(), self.keys.set.refused.len());
-                    let file = self.keys.path.display().to_string().into();
-                    self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, file, entries, refused });
-                }
-                Ok(Job::Hello(job)) => {
-                    self.refresh(false);
-                    let peer = job.peer;
-                    if let Some(hello) = self.hello(&job) {
-                        self.mail(usize::from(peer.worker()), Mail::Hello { peer, hello });
-                    }
-                }
-                Ok(Job::Say(say)) => {
-                    let (peer, close) = (say.peer, say.close);
-                    if let Some(frame) = self.say(&say) {
-                        self.mail(usize::from(peer.worker()), Mail::Said { peer, frame, close });
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => self.refresh(false),
+            // No more messages are checked while verdicts find an inbox full, so that they need not be dropped. Who
+            // waits in both queues is served in turn: neither keeps the other out.
+            let checks = if self.pending.is_empty() { checks } else { &nothing };
+            select! {
+                recv(jobs) -> job => match job {
+                    Ok(Job::End) | Err(_) => return,
+                    Ok(job) => self.job(job),
+                },
+                recv(checks) -> batch => if let Ok(batch) = batch {
+                    self.check(batch);
+                },
+                default(wait) => {}
+            }
+            if self.looked.elapsed() >= WATCH_EVERY {
+                self.refresh(false);
             }
             self.flush();
         }
+    }
+
+    fn job(&mut self, job: Job) {
+        match job {
+            Job::End => {}
+            Job::SignIn(job) => {
+                self.refresh(false);
+                let (peer, result) = (job.peer, self.judge(&job));
+                self.mail(usize::from(peer.worker()), Mail::SignedIn { peer, result });
+            }
+            Job::Reload { peer, id } => {
+                self.refresh(true);
+                let (entries, refused) = (self.keys.set.entries.len(), self.keys.set.refused.len());
+                let file = self.keys.path.display().to_string().into();
+                self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, file, entries, refused });
+            }
+            Job::Hello(job) => {
+                self.refresh(false);
+                let peer = job.peer;
+                if let Some(hello) = self.hello(&job) {
+                    self.mail(usize::from(peer.worker()), Mail::Hello { peer, hello });
+                }
+            }
+            Job::Say(say) => {
+                let (peer, close) = (say.peer, say.close);
+                if let Some(frame) = self.say(&say) {
+                    self.mail(usize::from(peer.worker()), Mail::Said { peer, frame, close });
+                }
+            }
+        }
+    }
+
+    /// Checks a batch of one worker. Its verdicts are never dropped: the worker counts what is on the way, and bounds it.
+    fn check(&mut self, batch: Vec<Check>) {
+        let Some(worker) = batch.first().map(|check| usize::from(check.peer.worker())) else { return };
+        let checked = self.verifier.batch(batch);
+        self.pending.push_back((worker, Mail::Checked(checked)));
     }
 
     fn mail(&mut self, worker: usize, mail: Mail) {
@@ -240,6 +288,7 @@ impl Desk {
     /// Tells every worker when the keys have changed: connections of keys that are gone must end. This is never
     /// dropped; the newest keys take the place of those that wait.
     fn refresh(&mut self, force: bool) {
+        self.looked = Instant::now();
         if !self.keys.refresh(force) {
             return;
         }
@@ -277,7 +326,7 @@ impl Desk {
             typ,
             id: amp::Id::new(reactor::now().unix_ms, random),
             reply_to: Some(job.id),
-            thread_id: None,
+            thread_id: job.thread_id.clone(),
             body,
             dialect: job.dialect,
             close,
@@ -521,8 +570,8 @@ mod tests {
 
     #[test]
     fn the_thread_ends_though_its_queue_is_full() {
-        let (sender, jobs) = crossbeam_channel::bounded(1);
-        let crypto = Crypto(sender);
+        let (to_jobs, jobs) = crossbeam_channel::bounded(1);
+        let crypto = Crypto { jobs: to_jobs, checks: crossbeam_channel::bounded(1).0 };
         crypto.reload(ConnToken::new(0, 1, 1), "1".into()).expect("there is room");
         crypto.end();
         assert!(matches!(jobs.recv(), Ok(Job::Reload { .. })));

@@ -119,4 +119,8 @@ impl Ids for RandomIds {
         self.0.lock().insert(did.clone(), secret);
         did
     }
+
+    fn forget(&mut self, did: &str) {
+        self.0.lock().remove(did);
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{amp::Parcel, crypto::Hello, metrics::WorkerTallies};
+use super::{amp::Parcel, crypto::Hello, metrics::WorkerTallies, signatures::Checked};
 use crate::{
     base::{CloseCode, ConnToken},
     dialect::session::SignedIn,
@@ -29,10 +29,14 @@ pub(super) enum Mail {
     Core(Vec<Out>),
     /// There is a session, and agents may write to it.
     Session { session: Text, did: Text },
+    /// A session is gone, and its DID with it.
+    SessionGone { did: Text },
     /// What another worker's directory has for ours, in order.
     Directory(Vec<Word<Parcel>>),
     /// A HELLO was checked.
     Hello { peer: ConnToken, hello: Hello },
+    /// Messages of agents of this worker were checked, in order.
+    Checked(Vec<Checked>),
     /// What the relay says, signed.
     Said { peer: ConnToken, frame: Vec<u8>, close: Option<(CloseCode, &'static str)> },
     /// Take another turn.

@@ -47,6 +47,9 @@ pub(super) struct WorkerTallies {
     pub(super) amp_in: Tally,
     pub(super) amp_out: Tally,
     pub(super) agents: Tally,
+    /// Messages that are with the crypto thread.
+    pub(super) amp_checking: Tally,
+    pub(super) amp_wrong_signatures: Tally,
     pub(super) inbox_full: Tally,
     /// The worker keeps messages that found the supervisor's inbox full; whoever makes room there wakes it.
     pub(super) stuck: AtomicBool,
@@ -108,6 +111,8 @@ fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
         amp_in: tallies.amp_in.get(),
         amp_out: tallies.amp_out.get(),
         agents: tallies.agents.get(),
+        amp_checking: tallies.amp_checking.get(),
+        amp_wrong_signatures: tallies.amp_wrong_signatures.get(),
         inbox_full: tallies.inbox_full.get() + counted.inbox_full,
     }
 }

@@ -8,6 +8,7 @@ mod launch;
 mod mail;
 mod metrics;
 mod services;
+mod signatures;
 mod supervisor;
 mod worker;
 
@@ -18,10 +19,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use amp::Agents;
+use amp::{Agents, AgentsParts};
 pub use data::{DataError, DataFolder};
 use launch::{ConfigProfiles, Launcher, RandomIds};
 use mail::{Courier, Mailers};
@@ -81,6 +82,16 @@ impl Agent {
     }
 }
 
+/// Which signatures of agents the relay checks itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// That of HELLO, which proves the key; a receiver can check the others.
+    #[default]
+    Hello,
+    /// That of every message, before it goes on. It costs the crypto thread some 50 us a message.
+    All,
+}
+
 /// How a relay is to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -102,6 +113,8 @@ pub struct Options {
     pub first_session: bool,
     /// What agents can ask the relay itself.
     pub services: Services,
+    /// Which signatures of agents are checked.
+    pub amp_verify: Verify,
 }
 
 /// Why a relay did not start.
@@ -136,6 +149,9 @@ impl Server {
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub fn start(options: &Options, host_key: PrivateKey) -> Result<Self, StartError> {
+        // Whoever starts a relay holds its data folder, so that an earlier process of the same key has ended by now and
+        // has admitted no HELLO that is newer. What is said to this one comes a millisecond later at least.
+        let began_ms = reactor::now().unix_ms;
         let did = did_of(host_key.public_key()).ok_or_else(|| option("the host key must be an Ed25519 key"))?;
         let hosts = HostPolicy::new(&options.hosts).map_err(|error| option(error.to_string()))?;
         let mut profile = default_profile(&options.folders);
@@ -177,12 +193,16 @@ impl Server {
         let profiles = Box::new(ConfigProfiles(vec![profile]));
         let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds(keys_of)));
         let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
-        let agents = Arc::new((
-            dialect::amp::Greeting { did: did.into(), started_ms: reactor::now().unix_ms },
-            options.services.clone(),
-            mailers.clone(),
-            rand_secret()?,
-        ));
+        if reactor::now().unix_ms <= began_ms {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let agents = Arc::new(AgentsParts {
+            greeting: dialect::amp::Greeting { did: did.into(), started_ms: began_ms + 1 },
+            services: options.services.clone(),
+            verify: options.amp_verify,
+            mailers: mailers.clone(),
+            secret: rand_secret()?,
+        });
         let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, control };
         let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
         let first = options.first_session.then_some(create);
@@ -199,10 +219,7 @@ impl Server {
                     core: Courier::new(core.clone(), tallies.clone()),
                     shared: shared_of.clone(),
                     tallies,
-                    agents: {
-                        let (greeting, services, mailers, secret) = &*agents;
-                        Agents::new(greeting.clone(), services.clone(), index, *secret, mailers.clone())
-                    },
+                    agents: Agents::new(&agents, index),
                     acts: Vec::new(),
                 },
                 ws.clone(),
@@ -348,6 +365,7 @@ mod tests {
             grace_ms: 1_000,
             first_session: false,
             services: Services::default(),
+            amp_verify: Verify::default(),
         };
         let key = || PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
         let lost_crypto = Server::start(&options, key()).expect("started");

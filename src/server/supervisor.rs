@@ -147,6 +147,14 @@ impl Drop for DrainsAtTheEnd {
     }
 }
 
+/// What a worker hears of sessions.
+enum News {
+    /// There is one: its id and DID.
+    Here(Text, Text),
+    /// The one with this DID is gone.
+    Gone(Text),
+}
+
 /// A CLI that runs.
 struct Running {
     session: Text,
@@ -177,8 +185,8 @@ struct Desk {
     drain_ends_ms: Option<u64>,
     /// Sessions that the workers know.
     announced: HashSet<Text>,
-    /// Which workers are still to hear of which session: its id and DID.
-    news: Vec<(usize, Text, Text)>,
+    /// What workers are still to hear of sessions, in order for each.
+    news: Vec<(usize, News)>,
 }
 
 impl Desk {
@@ -309,6 +317,7 @@ impl Desk {
 
     /// Does what the core wants done, until it wants nothing more.
     fn carry_out(&mut self, now: Now) {
+        self.take_leave();
         while let Some(out) = self.hub.poll() {
             match out {
                 Out::Launch(launch) => {
@@ -345,7 +354,17 @@ impl Desk {
         };
         self.announced.insert(session.clone());
         for worker in 0..self.mailers.len() {
-            self.news.push((worker, session.clone(), summary.did.clone()));
+            self.news.push((worker, News::Here(session.clone(), summary.did.clone())));
+        }
+    }
+
+    /// Tells every worker of the sessions that are gone: their DIDs lead nowhere from then on.
+    fn take_leave(&mut self) {
+        for (session, did) in self.hub.take_gone() {
+            self.announced.remove(&session);
+            for worker in 0..self.mailers.len() {
+                self.news.push((worker, News::Gone(did.clone())));
+            }
         }
     }
 
@@ -357,9 +376,17 @@ impl Desk {
 
     fn flush(&mut self) {
         let mailers = &self.mailers;
-        self.news.retain(|(worker, session, did)| {
-            let mail = Mail::Session { session: session.clone(), did: did.clone() };
-            mailers.send(*worker, mail).is_err()
+        let mut full: Vec<usize> = Vec::new();
+        self.news.retain(|(worker, news)| {
+            let mail = match news {
+                News::Here(session, did) => Mail::Session { session: session.clone(), did: did.clone() },
+                News::Gone(did) => Mail::SessionGone { did: did.clone() },
+            };
+            let stays = full.contains(worker) || mailers.send(*worker, mail).is_err();
+            if stays {
+                full.push(*worker);
+            }
+            stays
         });
         for (worker, outs) in self.backlog.iter_mut().enumerate() {
             if outs.is_empty() {

@@ -150,8 +150,10 @@ impl WsHandler for Worker {
             }
             Mail::Core(outs) => outs.into_iter().for_each(|out| self.deliver(out, io)),
             Mail::Session { session, did } => self.agents.session(session, &did),
+            Mail::SessionGone { did } => self.agents.session_gone(&did),
             Mail::Directory(couriers) => self.amp_couriers(couriers, io),
             Mail::Hello { peer, hello } => self.amp_hello(peer, hello, io),
+            Mail::Checked(checked) => self.amp_checked(checked, io),
             Mail::Said { peer, frame, close } => {
                 self.send_binary(peer, &frame, io);
                 if let Some((code, reason)) = close {
@@ -211,6 +213,7 @@ impl WsHandler for Worker {
 
     fn turn(&mut self, io: &mut Io<'_>) {
         self.core.deliver();
+        self.amp_hand_checks(io);
         self.agents.carry(io);
     }
 }
@@ -304,7 +307,8 @@ impl Worker {
     fn deliver(&mut self, mut out: Out, io: &mut Io<'_>) {
         self.deliver_to_agents(&mut out, io);
         match out {
-            Out::Answer { peer, .. } if matches!(io.conn(peer), Some(Conn::Agent(_))) => {}
+            Out::Answer { peer, .. } | Out::CaughtUp { peer, .. } | Out::Reset { peer, .. }
+                if matches!(io.conn(peer), Some(Conn::Agent(_))) => {}
             Out::Answer { peer, re, result } => {
                 let text = match &result {
                     Ok(reply) => session::reply(&re, reply),
@@ -335,7 +339,7 @@ impl Worker {
         let is_agent = |io: &mut Io<'_>, peer: ConnToken| matches!(io.conn(peer), Some(Conn::Agent(_)));
         let mut agents = Vec::new();
         match out {
-            Out::Answer { peer, .. } if is_agent(io, *peer) => agents.push(*peer),
+            Out::Answer { peer, .. } | Out::Reset { peer, .. } if is_agent(io, *peer) => agents.push(*peer),
             Out::Event { peers, .. }
             | Out::Delta { peers, .. }
             | Out::Presence { peers, .. }

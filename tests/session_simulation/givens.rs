@@ -95,6 +95,8 @@ impl Ids for Counted {
     fn did(&mut self) -> Text {
         format!("did:key:z{}", self.next()).into()
     }
+
+    fn forget(&mut self, _: &str) {}
 }
 
 pub(crate) struct Anything;

@@ -14,10 +14,11 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
 
-use super::{as_json, print, rendered, signer};
+use super::{as_json, rendered, signer};
 use crate::{
     base::CloseCode,
     cli::{
+        out,
         reach::{Found, ReachArgs, device_name, reach_as_agent},
         text::clean_line,
     },
@@ -65,7 +66,7 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
     loop {
         let why = match connected.take() {
             Some(mut agent) => {
-                eprintln!("listening as {} at {target}; Ctrl-C ends", agent.did());
+                out::note(&format_args!("listening as {} at {target}; Ctrl-C ends", agent.did()));
                 *current.lock() = Some(agent.sender());
                 let since = Instant::now();
                 let ended = serve(&mut agent, args.json)?;
@@ -91,7 +92,7 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
         };
         *current.lock() = None;
         let pause = retry.next_ms();
-        eprintln!("not connected ({why}); next try in {:.1} s", pause as f64 / 1000.0);
+        out::note(&format_args!("not connected ({why}); next try in {:.1} s", pause as f64 / 1000.0));
         thread::sleep(Duration::from_millis(pause));
     }
 }
@@ -128,11 +129,13 @@ fn serve(agent: &mut Connection, json: bool) -> Result<Ended, String> {
         match agent.receive(Some(deadline)).map_err(|error| error.to_string())? {
             Received::Message(message) => {
                 let line = if json { as_json(&message).to_string() } else { line(&message) };
-                print(&line)?;
+                out::line(&line)?;
                 // A connection that cannot be written to shows as ended in the next round.
                 let _ = answer(&message).map(|(typ, body)| agent.send(&Draft::answering(&message, typ, &body)));
             }
-            Received::Unacceptable(why) => eprintln!("passed over a message: {}", clean_line(&why.to_string(), 300)),
+            Received::Unacceptable(why) => {
+                out::note(&format_args!("passed over a message: {}", clean_line(&why.to_string(), 300)));
+            }
             Received::Alive => {}
             Received::Nothing => return Ok(Ended::Broken("nothing was heard for a minute".into())),
             Received::Ended(ended) => return Ok(ended),

@@ -7,8 +7,7 @@ mod request;
 mod send;
 
 use std::{
-    fmt::Display,
-    io::{self, Read, Write},
+    io::{self, Read},
     time::Duration,
 };
 
@@ -145,12 +144,6 @@ fn explained(error: &ErrorAnswer) -> String {
         _ => return said,
     };
     format!("{said}: {next}")
-}
-
-/// Prints a line; a reader that has gone ends the program.
-fn print(line: &dyn Display) -> Result<(), String> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| format!("cannot print: {error}"))
 }
 
 #[cfg(test)]

@@ -14,10 +14,13 @@ use serde_json::{Value, json};
 use super::{
     RELAY, address,
     exchange::{Exchange, Say, decision},
-    given, given_json, millis, print, span,
+    given, given_json, millis, span,
 };
 use crate::{
-    cli::reach::{ReachArgs, reach_as_agent},
+    cli::{
+        out,
+        reach::{ReachArgs, reach_as_agent},
+    },
     client::amp::{Connection, Draft, Received, Type, body_of_json, did_base},
 };
 
@@ -27,7 +30,8 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 const ARRIVING: Duration = Duration::from_millis(50);
 
 /// Asks, and prints the answer. The relay itself knows ping, echo, time and agents; an agent or a session is asked in
-/// words. What a session wants to know meanwhile (may it use this tool?) is asked here, on a terminal.
+/// words. What a session wants to know meanwhile (may it use this tool?) is asked here, on a terminal; elsewhere that ends
+/// the program with an error, unless --timeout says how long somebody else may take to answer.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   amp-relay request relay agents                     who is here
@@ -70,7 +74,7 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
     let body = body_of_json(&body).map_err(|error| format!("this cannot be sent: {error}"))?;
     let asked = ask(&mut agent, &to, &body, args.timeout);
     agent.sender().close();
-    print(&asked?)?;
+    out::line(&asked?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -109,17 +113,17 @@ fn ask(agent: &mut Connection, to: &str, body: &[u8], timeout: Option<Duration>)
         drained = received == Received::Nothing;
         match received {
             Received::Message(message) => match exchange.received(&message) {
-                Some(Say::Status(text)) => eprintln!("{text}"),
+                Some(Say::Status(text)) => out::note(&text),
                 Some(Say::Asked) if person && !asking => put(&exchange),
                 Some(Say::Asked) if person => {}
+                // A script that said how long it waits leaves the answer to somebody else.
                 Some(Say::Asked) => {
-                    if let Some(question) = exchange.question() {
-                        eprintln!(
-                            "{}\nit waits for an answer: run this on a terminal, or answer with `amp-relay attach`",
-                            question.prompt
-                        );
-                    }
+                    let prompt = exchange.question().map(|question| question.prompt.clone()).unwrap_or_default();
                     exchange.answered(None);
+                    if timeout.is_none() {
+                        return Err(open_question(&prompt));
+                    }
+                    out::note(&format_args!("{prompt}\nit waits for an answer; `amp-relay attach` can answer"));
                 }
                 Some(Say::Done(text)) => return Ok(text),
                 Some(Say::Failed(why)) => return Err(why),
@@ -136,6 +140,15 @@ fn ask(agent: &mut Connection, to: &str, body: &[u8], timeout: Option<Duration>)
             Received::Nothing | Received::Alive | Received::Unacceptable(_) => {}
         }
     }
+}
+
+/// What to do about a question that nobody here can answer.
+fn open_question(prompt: &str) -> String {
+    format!(
+        "{prompt}\nThat needs an answer, and nobody can be asked here: this is not a terminal. The question stays open and \
+         the session waits. Answer it with `amp-relay attach`, where the session's answer will be too; next time run \
+         this on a terminal, or with --timeout TIME, which waits for somebody to answer"
+    )
 }
 
 /// What can be read.
@@ -162,7 +175,7 @@ fn wait_for_both(agent: &Connection, deadline: Option<Instant>) -> Result<Ready,
 /// Shows the question that is to be answered.
 fn put(exchange: &Exchange) {
     if let Some(question) = exchange.question() {
-        eprint!("{} [y/n] ", question.prompt);
+        out::question(&format_args!("{} [y/n] ", question.prompt));
     }
 }
 
@@ -172,7 +185,7 @@ fn decide(agent: &Connection, exchange: &mut Exchange) -> Result<(), String> {
     let read = io::stdin().read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
     let Some(question) = exchange.question() else { return Ok(()) };
     if read == 0 {
-        eprintln!("\nnot answered here; `amp-relay attach` can answer");
+        out::note(&"\nnot answered here; `amp-relay attach` can answer");
         exchange.answered(None);
     } else if let Some(decision) = decision(&line) {
         let body = body_of_json(&json!({ "decision": decision })).map_err(|error| error.to_string())?;
@@ -180,7 +193,7 @@ fn decide(agent: &Connection, exchange: &mut Exchange) -> Result<(), String> {
         let id = agent.send(&draft).map_err(|error| error.to_string())?;
         exchange.answered(Some(id));
     } else {
-        eprintln!("y allows it, n denies it");
+        out::note(&"y allows it, n denies it");
     }
     put(exchange);
     Ok(())

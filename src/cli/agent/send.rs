@@ -10,7 +10,10 @@ use serde_json::Value;
 
 use super::{address, explained, given, given_json, millis, span};
 use crate::{
-    cli::reach::{ReachArgs, reach_as_agent},
+    cli::{
+        out,
+        reach::{ReachArgs, reach_as_agent},
+    },
     client::amp::{Connection, Draft, Id, Received, Type, body_of_json},
 };
 
@@ -63,7 +66,7 @@ pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
     let outcome = wait(&mut agent, &to, &relay, id);
     agent.sender().close();
-    super::print(&outcome?)?;
+    out::line(&outcome?)?;
     Ok(ExitCode::SUCCESS)
 }
 

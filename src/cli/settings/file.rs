@@ -1,4 +1,4 @@
-//! The config file: TOML with one level of names. Unknown names are errors with a suggestion.
+//! The config file: TOML, its tables flattened to dotted names. Unknown names are errors with a suggestion.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,9 @@ pub(super) fn read(path: &Path) -> Result<File, String> {
 }
 
 pub(super) fn parse(path: &Path, text: String) -> Result<File, String> {
-    let table: Table = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+    let parsed: Table = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut table = Table::new();
+    flatten("", parsed, &mut table);
     let file = File { path: path.to_owned(), text, table };
     for name in file.table.keys() {
         if !NAMES.contains(&name.as_str()) {
@@ -36,12 +38,28 @@ pub(super) fn parse(path: &Path, text: String) -> Result<File, String> {
     Ok(file)
 }
 
+/// Writes `amp.verify` where the file has `verify` in the table `amp`.
+fn flatten(prefix: &str, from: Table, to: &mut Table) {
+    for (name, value) in from {
+        let name = format!("{prefix}{name}");
+        match value {
+            Value::Table(table) => flatten(&format!("{name}."), table, to),
+            value => drop(to.insert(name, value)),
+        }
+    }
+}
+
 impl File {
     fn origin(&self, name: &str) -> Origin {
-        let line = self.text.lines().position(|line| {
-            let line = line.trim_start().trim_start_matches(['"', '\'', '[']);
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '=', '"', '\'', '\t', '.', ']']))
-        });
+        let line_of = |name: &str| {
+            self.text.lines().position(|line| {
+                let line = line.trim_start().trim_start_matches(['"', '\'', '[']);
+                line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '=', '"', '\'', '\t', '.', ']']))
+            })
+        };
+        // In a table of its own it stands under its last name.
+        let last = name.rsplit('.').next().unwrap_or(name);
+        let line = line_of(name).or_else(|| line_of(last));
         Origin::File(self.path.clone(), line.map_or(1, |line| line + 1))
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Args, parser::ValueSource};
 
-use crate::reactor::Listen;
+use crate::{reactor::Listen, server::Verify};
 
 pub(crate) use show::show;
 pub(crate) use value::{LogFormat, Millis};
@@ -47,6 +47,9 @@ pub(crate) struct RelayArgs {
     /// How long a stop may take: 10s, 500ms [default: 10s]
     #[arg(long, value_name = "TIME", env = "AMP_RELAY_GRACE")]
     grace: Option<String>,
+    /// Whose signatures the relay checks: `hello`, or `all` messages of agents [default: hello]
+    #[arg(long, value_name = "WHICH", env = "AMP_RELAY_AMP_VERIFY")]
+    amp_verify: Option<String>,
     /// What to log: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", env = "AMP_RELAY_LOG")]
     log: Option<String>,
@@ -87,13 +90,26 @@ pub(crate) struct Settings {
     pub(crate) workers: Sourced<usize>,
     pub(crate) host: Sourced<Vec<String>>,
     pub(crate) grace: Sourced<Millis>,
+    pub(crate) amp_verify: Sourced<Verify>,
     pub(crate) log: Sourced<log::LevelFilter>,
     pub(crate) log_format: Sourced<LogFormat>,
 }
 
 /// The names that a config file may hold, in the order `config show` prints them.
-pub(crate) const NAMES: [&str; 11] =
-    ["data", "listen", "keys", "claude", "demo", "folder", "workers", "host", "grace", "log", "log_format"];
+pub(crate) const NAMES: [&str; 12] = [
+    "data",
+    "listen",
+    "keys",
+    "claude",
+    "demo",
+    "folder",
+    "workers",
+    "host",
+    "grace",
+    "amp.verify",
+    "log",
+    "log_format",
+];
 
 /// What resolving needs from the world, passed in so that it can be tested.
 #[derive(Clone, Debug)]
@@ -181,6 +197,9 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
         workers: workers.unwrap_or_else(|| default(world.cores)),
         host: host.unwrap_or_else(|| default(Vec::new())),
         grace: layers.parsed("grace", args.grace.as_deref(), value::millis)?.unwrap_or(default(Millis(10_000))),
+        amp_verify: layers
+            .parsed("amp.verify", args.amp_verify.as_deref(), value::verify)?
+            .unwrap_or_else(|| default(Verify::default())),
         log: layers.parsed("log", args.log.as_deref(), value::level)?.unwrap_or(default(log::LevelFilter::Info)),
         log_format: layers
             .parsed("log_format", args.log_format.as_deref(), value::format)?
@@ -222,9 +241,10 @@ struct Layers<'a> {
 impl Layers<'_> {
     /// Where clap has a value from, if it has one that somebody set.
     fn given(&self, name: &'static str) -> Option<Origin> {
-        match self.matches.value_source(name)? {
+        let id = name.replace('.', "_");
+        match self.matches.value_source(&id)? {
             ValueSource::CommandLine => Some(Origin::Flag(name)),
-            ValueSource::EnvVariable => Some(Origin::Environment(format!("AMP_RELAY_{}", name.to_uppercase()))),
+            ValueSource::EnvVariable => Some(Origin::Environment(format!("AMP_RELAY_{}", id.to_uppercase()))),
             _ => None,
         }
     }

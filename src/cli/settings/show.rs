@@ -3,12 +3,12 @@
 use std::fmt;
 
 use super::{LogFormat, Origin, Settings};
-use crate::reactor::Listen;
+use crate::{reactor::Listen, server::Verify};
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag(name) => write!(f, "--{}", name.replace('_', "-")),
+            Self::Flag(name) => write!(f, "--{}", name.replace(['_', '.'], "-")),
             Self::Environment(name) => f.write_str(name),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Default => f.write_str("default"),
@@ -18,12 +18,17 @@ impl fmt::Display for Origin {
 
 /// The settings as a config file, each line with the origin of its value as a comment.
 pub(crate) fn show(settings: &Settings) -> String {
-    let Settings { data, listen, keys, claude, demo, folder, workers, host, grace, log, log_format } = settings;
+    let Settings { data, listen, keys, claude, demo, folder, workers, host, grace, amp_verify, log, log_format } =
+        settings;
     let listens: Vec<String> = listen.value.iter().map(listen_text).collect();
     let folders: Vec<String> = folder.value.iter().map(|path| path.display().to_string()).collect();
     let format = match log_format.value {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
+    };
+    let verify = match amp_verify.value {
+        Verify::Hello => "hello",
+        Verify::All => "all",
     };
     let claude_line = match &claude.value {
         Some(path) => ("claude", quoted(&path.display().to_string()), &claude.origin),
@@ -39,6 +44,7 @@ pub(crate) fn show(settings: &Settings) -> String {
         ("workers", workers.value.to_string(), &workers.origin),
         ("host", list(&host.value), &host.origin),
         ("grace", quoted(&grace.value.to_string()), &grace.origin),
+        ("amp.verify", quoted(verify), &amp_verify.origin),
         ("log", quoted(&log.value.to_string().to_lowercase()), &log.origin),
         ("log_format", quoted(format), &log_format.origin),
     ];

@@ -33,6 +33,21 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
 }
 
 #[test]
+fn a_dotted_name_may_stand_in_a_table() {
+    for (file, line) in [("amp.verify = \"all\"\n", 1), ("workers = 1\n\n[amp]\nverify = \"all\"\n", 4)] {
+        let settings = resolved(&[], file).expect("good settings");
+        assert_eq!(settings.amp_verify.value, Verify::All);
+        assert!(matches!(settings.amp_verify.origin, Origin::File(_, found) if found == line), "{file}");
+        let settings = resolved(&["--amp-verify", "hello"], file).expect("good settings");
+        assert_eq!(settings.amp_verify.value, Verify::Hello);
+        assert_eq!(settings.amp_verify.origin.to_string(), "--amp-verify");
+    }
+    assert_eq!(resolved(&[], "").expect("good settings").amp_verify.value, Verify::Hello);
+    let error = resolved(&[], "[amp]\nverfy = \"all\"\n").expect_err("an unknown name");
+    assert!(error.contains("config.toml:2") && error.contains("did you mean `amp.verify`?"), "{error}");
+}
+
+#[test]
 fn an_unknown_name_is_an_error_with_a_suggestion_and_its_line() {
     let error = resolved(&[], "\nworker = 5\n").expect_err("an unknown name");
     assert!(error.contains("config.toml:2") && error.contains("did you mean `workers`?"), "{error}");
@@ -50,6 +65,7 @@ fn values_that_cannot_be_used_say_where_they_stand_and_what_is_wanted() {
         (&[], "listen = [\"[::]:1\"]", &["config.toml:1", "other machines"]),
         (&["--workers", "0"], "", &["--workers", "from 1 to"]),
         (&["--grace", "soon"], "", &["--grace", "10s"]),
+        (&["--amp-verify", "some"], "", &["--amp-verify", "hello", "all"]),
         (&["--log", "loud"], "", &["--log", "info"]),
         (&["--log-format", "xml"], "", &["--log-format", "json"]),
         (&["--folder", "/no/such/folder"], "", &["--folder", "/no/such/folder"]),

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{base::ConnToken, reactor::Listen};
+use crate::{base::ConnToken, reactor::Listen, server::Verify};
 
 /// A time span in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,14 @@ pub(super) fn millis(text: &str) -> Result<Millis, String> {
     match parsed {
         Some(millis) if millis <= 3_600_000 => Ok(Millis(millis)),
         _ => Err(format!("{text:?} is not a time up to an hour, like 10s or 500ms")),
+    }
+}
+
+pub(super) fn verify(text: &str) -> Result<Verify, String> {
+    match text {
+        "hello" => Ok(Verify::Hello),
+        "all" => Ok(Verify::All),
+        _ => Err(format!("{text:?} is neither hello nor all")),
     }
 }
 

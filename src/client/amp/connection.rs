@@ -91,9 +91,14 @@ impl Sender {
     /// # Errors
     /// See [`SendError`].
     pub fn send(&self, draft: &Draft<'_>) -> Result<Id, SendError> {
+        self.send_at(draft, now().unix_ms)
+    }
+
+    /// The same for a message of this time, Unix milliseconds.
+    fn send_at(&self, draft: &Draft<'_>, unix_ms: u64) -> Result<Id, SendError> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let id = Id::new(now().unix_ms, random);
+        let id = Id::new(unix_ms, random);
         let frame = draft.frame::<SendError>(&self.did, id, |bytes| Ok(self.identity.sign_ed25519(bytes)?))?;
         if frame.len() > self.bytes_max {
             return Err(SendError::TooLarge { bytes: frame.len(), bytes_max: self.bytes_max });
@@ -183,20 +188,29 @@ impl Connection {
     fn say_hello(&mut self, target: &Target, options: &Options, timeout: Duration) -> Result<(), ConnectError> {
         let io_error = |error| ConnectError::Io { target: target.to_string(), error };
         let body = hello::body(&options.name);
-        let draft = Draft { ttl_ms: HELLO_TTL_MS, ..Draft::new(self.judge.relay(), Type::HELLO, &body) };
-        let id = self.sender.send(&draft).map_err(|error| match error {
-            SendError::Io(error) => io_error(error),
-            SendError::Build(error) => error.into(),
-            SendError::Identity(error) => error.into(),
-            error @ SendError::TooLarge { .. } => io_error(io::Error::other(error)),
-        })?;
+        let relay = self.judge.relay().to_owned();
+        let draft = Draft { ttl_ms: HELLO_TTL_MS, ..Draft::new(&relay, Type::HELLO, &body) };
+        let say = |sender: &Sender, unix_ms| {
+            sender.send_at(&draft, unix_ms).map_err(|error| match error {
+                SendError::Io(error) => io_error(error),
+                SendError::Build(error) => error.into(),
+                SendError::Identity(error) => error.into(),
+                error @ SendError::TooLarge { .. } => io_error(io::Error::other(error)),
+            })
+        };
+        let mut id = say(&self.sender, now().unix_ms)?;
+        let mut again = true;
         let deadline = Instant::now() + timeout;
         loop {
             match self.next(Some(deadline), None).map_err(io_error)? {
                 Received::Message(message) => {
-                    let (did, relay) = (self.judge.did(), self.judge.relay());
-                    if let Some(outcome) = hello::outcome(&message, &id, did, relay, now().unix_ms) {
-                        return outcome;
+                    match hello::outcome(&message, &id, self.judge.did(), &relay, now().unix_ms) {
+                        None => {}
+                        Some(Err(error)) if std::mem::take(&mut again) && hello::relay_time(&error).is_some() => {
+                            // HELLO is taken by the relay's clock; the messages behind it may be as far off as ours is.
+                            id = say(&self.sender, hello::relay_time(&error).unwrap_or_default())?;
+                        }
+                        Some(outcome) => return outcome,
                     }
                 }
                 Received::Unacceptable(error @ Unacceptable::Signature { .. }) => {

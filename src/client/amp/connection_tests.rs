@@ -170,6 +170,42 @@ fn a_refusal_says_why() {
     assert!(error.to_string().contains("only 2.0"), "{error}");
 }
 
+#[test]
+fn a_clock_that_is_a_little_off_costs_one_more_hello() {
+    let refuse = |socket: &mut Socket, by_ms: i64| {
+        let (_, id, _) = read(socket).unwrap();
+        let relay_ms = now().unix_ms.saturating_add_signed(by_ms);
+        let (mut details, mut body) = (Vec::new(), Vec::new());
+        body::details_now(&mut details, relay_ms);
+        let error = body::ErrorBody::new(Code::INVALID_TIMESTAMP, "the HELLO is older than the relay");
+        body::ErrorBody { details: Some(&details), ..error }.write(&mut body);
+        write(socket, 9, 9, Type::ERROR, Some(id), &body);
+        relay_ms
+    };
+    let taken = move |socket: &mut Socket| {
+        let relay_ms = refuse(socket, -5_000);
+        let (typ, id, _) = read(socket).unwrap();
+        assert_eq!((typ, &id.0[..8]), (Type::HELLO, &relay_ms.to_be_bytes()[..]), "of the relay's time");
+        let mut body = Vec::new();
+        body::hello_ack(&mut body, "1.0");
+        write(socket, 9, 9, Type::HELLO_ACK, Some(id), &body);
+    };
+    let (connected, pinned) = with_relay(taken, |connected| connected.is_ok());
+    assert!(connected && pinned);
+    let never = move |socket: &mut Socket| {
+        refuse(socket, 5_000);
+        refuse(socket, 5_000);
+    };
+    let (error, _) = with_relay(never, Result::unwrap_err);
+    assert!(error.to_string().contains("behind the relay's"), "{error}");
+    // So far off that no message would be taken either.
+    let far = move |socket: &mut Socket| {
+        refuse(socket, 60_000);
+    };
+    let (error, _) = with_relay(far, Result::unwrap_err);
+    assert!(error.to_string().contains("behind the relay's"), "{error}");
+}
+
 /// Trusts nobody.
 struct Nobody;
 

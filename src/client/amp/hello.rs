@@ -99,6 +99,15 @@ fn advice(error: &ErrorAnswer, our_ms: u64) -> String {
     }
 }
 
+/// The relay's time, where a HELLO of that time is worth a second try: the clocks differ by no more than messages may.
+pub(super) fn relay_time(error: &ConnectError) -> Option<u64> {
+    let ConnectError::Refused { error: ErrorAnswer { code: Code::INVALID_TIMESTAMP, now_ms, .. }, our_ms, .. } = error
+    else {
+        return None;
+    };
+    now_ms.filter(|now_ms| now_ms.abs_diff(*our_ms) < SKEW_MS_DEFAULT)
+}
+
 impl ConnectError {
     /// Whether trying again later may help.
     pub fn is_passing(&self) -> bool {
@@ -176,6 +185,9 @@ mod tests {
             "{clock}"
         );
         assert!(refused(Code::INVALID_TIMESTAMP, Some(1_000)).to_string().contains("99 s ahead of"));
+        assert_eq!(relay_time(&refused(Code::INVALID_TIMESTAMP, Some(190_500))), None, "nothing would be taken");
+        assert_eq!(relay_time(&refused(Code::INVALID_TIMESTAMP, Some(98_000))), Some(98_000));
+        assert_eq!(relay_time(&refused(Code::UNAUTHORIZED, Some(98_000))), None);
         let key = refused(Code::UNAUTHORIZED, None);
         assert!(key.is_about_the_key() && !key.is_passing());
         assert!(key.to_string().contains("did:key:z1"), "{key}");

@@ -22,7 +22,7 @@ const RECIPIENTS_MAX: usize = 10_000;
 pub struct Greeting {
     /// The relay's DID.
     pub did: Text,
-    /// When it began to remember HELLOs, Unix milliseconds.
+    /// When it began to remember HELLOs, Unix milliseconds: later than the end of any earlier process of this relay.
     pub started_ms: u64,
 }
 
@@ -74,6 +74,10 @@ pub struct HelloJob {
     pub selected: Option<String>,
     /// Its id.
     pub id: Id,
+    /// Its thread.
+    pub thread_id: Option<Vec<u8>>,
+    /// It must not be checked before this time, Unix milliseconds.
+    pub from_ms: u64,
     /// How its keys are written.
     pub dialect: Dialect,
 }
@@ -87,8 +91,18 @@ pub struct Refused {
     pub id: Option<Id>,
     /// Whom to answer, where it could be read.
     pub from: Option<Text>,
+    /// The thread of the message, where it had one that could be read.
+    pub thread_id: Option<Vec<u8>>,
     /// End the connection behind the answer.
     pub close: Option<(CloseCode, &'static str)>,
+}
+
+impl Refused {
+    /// A message that could be read.
+    pub fn of(view: &EnvelopeView<'_>, refusal: Refusal) -> Self {
+        let thread_id = view.header.thread_id.map(<[u8]>::to_vec);
+        Self { refusal, id: Some(view.header.id), from: Some(view.header.from.into()), thread_id, close: None }
+    }
 }
 
 /// What a binary message turned out to be.
@@ -160,6 +174,7 @@ impl Connection {
                     refusal,
                     id: None,
                     from: self.did(),
+                    thread_id: None,
                     close: self.strike_of_a_stranger(),
                 });
             }
@@ -167,7 +182,7 @@ impl Connection {
             Err(malformed) => {
                 let refusal = Refusal::new(Malformed::CODE, "the frame is not one well-formed AMP message");
                 let (from, close) = (self.did(), self.strike_of_a_stranger());
-                return Heard::Refused(Refused { refusal, id: malformed.id, from, close });
+                return Heard::Refused(Refused { refusal, id: malformed.id, from, thread_id: None, close });
             }
         };
         if self.phase == Phase::New {
@@ -180,12 +195,7 @@ impl Connection {
             Err(_) if !view.header.typ.may_be_refused_aloud() => Heard::Ignored,
             Err(refusal) => {
                 let close = (refusal.code == Code::UNAUTHORIZED && self.strike()).then(|| self.end("not your DID"));
-                Heard::Refused(Refused {
-                    refusal,
-                    id: Some(view.header.id),
-                    from: Some(view.header.from.into()),
-                    close,
-                })
+                Heard::Refused(Refused { close, ..Refused::of(&view, refusal) })
             }
         }
     }
@@ -203,13 +213,14 @@ impl Connection {
                     from: view.header.from.into(),
                     selected: found.selected.map(str::to_owned),
                     id: view.header.id,
+                    thread_id: view.header.thread_id.map(<[u8]>::to_vec),
+                    from_ms: found.from_ms,
                     dialect: view.dialect,
                 })
             }
             Err(refusal) => {
-                let (id, from) = (Some(view.header.id), Some(view.header.from.into()));
                 let close = self.strike().then(|| self.end("say HELLO first"));
-                Heard::Refused(Refused { refusal, id, from, close })
+                Heard::Refused(Refused { close, ..Refused::of(view, refusal) })
             }
         }
     }

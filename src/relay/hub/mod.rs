@@ -94,6 +94,8 @@ pub struct Hub {
     draining: bool,
     /// Restarts of sessions that gave way.
     restarts_gone: u64,
+    /// Sessions that gave way and nobody was told of yet: their ids and DIDs.
+    gone: Vec<(Text, Text)>,
 }
 
 impl Hub {
@@ -116,6 +118,7 @@ impl Hub {
             out: VecDeque::new(),
             draining: false,
             restarts_gone: 0,
+            gone: Vec::new(),
         }
     }
 
@@ -261,7 +264,14 @@ impl Hub {
         let session = self.sessions.remove(index);
         self.restarts_gone += session.restarts();
         self.store.remove(session.log());
+        self.ids.forget(session.did());
+        self.gone.push((session.id().clone(), session.did().clone()));
         Ok(())
+    }
+
+    /// The sessions that gave way since the last call, each with its DID.
+    pub fn take_gone(&mut self) -> Vec<(Text, Text)> {
+        std::mem::take(&mut self.gone)
     }
 
     /// A connection is gone.

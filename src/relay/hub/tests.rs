@@ -24,6 +24,8 @@ impl Ids for Fake {
     fn did(&mut self) -> Text {
         "did".into()
     }
+
+    fn forget(&mut self, _: &str) {}
 }
 
 impl Profiles for Fake {
@@ -316,8 +318,11 @@ fn a_session_that_has_ended_gives_way_at_the_limit() {
     assert_eq!(bench.hub.create(create.clone(), bench.now).unwrap_err().code, Code::Limit);
     bench.ask(&caller(1, Role::Admin), stop(true));
     bench.hub.exited("id1", 1, &ExitInfo::default(), bench.now);
+    assert_eq!(bench.hub.take_gone(), []);
     assert!(bench.hub.create(create, bench.now).is_ok());
     assert_eq!(bench.hub.summaries().len(), 1);
+    assert_eq!(bench.hub.take_gone(), [("id1".into(), "did".into())]);
+    assert_eq!(bench.hub.take_gone(), []);
     let unknown = Create { profile: "other".into(), ..Create::default() };
     assert_eq!(bench.hub.create(unknown, bench.now).unwrap_err().code, Code::NotFound);
 }

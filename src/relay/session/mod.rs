@@ -46,6 +46,8 @@ pub trait Ids {
     fn epoch(&mut self) -> Text;
     /// A new session's DID.
     fn did(&mut self) -> Text;
+    /// A session is gone; nobody will ask for this DID again.
+    fn forget(&mut self, did: &str);
 }
 
 /// Limits and times of sessions. Times in milliseconds.
@@ -187,6 +189,11 @@ impl Session {
     /// Its id.
     pub fn id(&self) -> &Text {
         &self.id
+    }
+
+    /// Its DID.
+    pub fn did(&self) -> &Text {
+        &self.did
     }
 
     /// Its log in the store.

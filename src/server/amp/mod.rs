@@ -4,10 +4,12 @@
 mod route;
 mod serve;
 mod sessions;
+mod verify;
 
 use std::collections::HashMap;
 
 use super::{
+    Verify,
     crypto::Hello,
     mail::{Mail, Mailers},
     services::Services,
@@ -15,14 +17,16 @@ use super::{
 };
 use crate::{
     base::{CloseCode, ConnToken, Fault},
-    dialect::amp::{self, Asker, Connection, Greeting, Heard, Refused, Say},
+    dialect::amp::{self, Asker, Connection, Greeting, Heard, HelloJob, Refused, Say},
     reactor::ws::{Answer, Data, Framed},
     relay::{
         api::Text,
         directory::{Courier, Directory, Event, Options, Payload, ServiceId, Why},
     },
     wire::{
-        amp::{Code, Dialect, Id, PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL, Type, check::Refusal},
+        amp::{
+            Code, Dialect, Frame, Id, PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL, Type, check::Refusal, parse,
+        },
         http::{Head, Response},
     },
 };
@@ -35,22 +39,25 @@ const COURIERS_A_MAIL: usize = 512;
 pub(super) struct Parcel {
     framed: Framed,
     dialect: Dialect,
-    typ: Type,
-    id: Id,
-    from: Text,
     /// Whom to answer, on whichever worker.
     sender: ConnToken,
 }
 
+/// What it takes to tell a sender that its message was not handed over; `None`: it is not to be told.
+pub(super) type Ticket = Option<Box<(Dialect, Refused)>>;
+
 impl Payload for Parcel {
-    type Ticket = (Id, Text, Dialect, Type);
+    type Ticket = Ticket;
 
     fn size(&self) -> usize {
         self.framed.wire_len()
     }
 
     fn ticket(&self) -> Self::Ticket {
-        (self.id, self.from.clone(), self.dialect, self.typ)
+        // Read once more: it is wanted for the few that fail, not for each that goes.
+        let Ok(Frame::Envelope(view)) = parse(self.framed.payload()) else { return None };
+        let refused = || Box::new((self.dialect, Refused::of(&view, nobody(Why::Lost))));
+        view.header.typ.may_be_refused_aloud().then(refused)
     }
 }
 
@@ -58,8 +65,8 @@ impl Payload for Parcel {
 pub(super) struct AgentConn {
     connection: Connection,
     asker: Asker,
-    /// Sessions whose events this connection gets.
-    attached: Vec<Text>,
+    /// A HELLO that is ahead of our clock, until that is as far.
+    early: Option<Box<HelloJob>>,
     /// The HELLO that waits for the directory.
     hello: Option<Hello>,
     known: bool,
@@ -80,13 +87,25 @@ impl AgentConn {
     }
 }
 
+/// What the agents' side of every worker is made of.
+pub(super) struct AgentsParts {
+    pub(super) greeting: Greeting,
+    pub(super) services: Services,
+    pub(super) verify: Verify,
+    pub(super) mailers: Mailers,
+    /// Keys the hash of DIDs.
+    pub(super) secret: u64,
+}
+
 /// This worker's part of what agents need.
 pub(super) struct Agents {
     greeting: Greeting,
     services: Services,
     directory: Directory<Parcel>,
     /// Sessions by the number the directory knows them by: id and DID.
-    sessions: Vec<(Text, Text)>,
+    sessions: HashMap<u32, (Text, Text)>,
+    /// The number of the next one.
+    next_session: u32,
     mailers: Mailers,
     scratch: Vec<u8>,
     /// Who was handed the message that is being routed, so that nobody gets it twice.
@@ -95,6 +114,8 @@ pub(super) struct Agents {
     held: HashMap<ConnToken, Vec<ConnToken>>,
     /// Who is to be read again because its receiver is gone.
     released: Vec<ConnToken>,
+    /// What is being checked, where every message is.
+    checks: Option<verify::Checks>,
 }
 
 /// Connections of this worker by slot, each with the number of the last message it was marked for.
@@ -121,29 +142,45 @@ impl Marks {
 }
 
 impl Agents {
-    pub(super) fn new(greeting: Greeting, services: Services, worker: u16, secret: u64, mailers: Mailers) -> Self {
-        let workers = u16::try_from(mailers.len()).unwrap_or(u16::MAX);
-        let directory = Directory::new(Options::new(worker, workers, secret));
-        let (sessions, scratch, held) = (Vec::new(), Vec::new(), HashMap::new());
-        let marks = Marks::default();
-        Self { greeting, services, directory, sessions, mailers, scratch, marks, held, released: Vec::new() }
+    pub(super) fn new(parts: &AgentsParts, worker: u16) -> Self {
+        let workers = u16::try_from(parts.mailers.len()).unwrap_or(u16::MAX);
+        Self {
+            greeting: parts.greeting.clone(),
+            services: parts.services.clone(),
+            directory: Directory::new(Options::new(worker, workers, parts.secret)),
+            sessions: HashMap::new(),
+            next_session: 0,
+            mailers: parts.mailers.clone(),
+            scratch: Vec::new(),
+            marks: Marks::default(),
+            held: HashMap::new(),
+            released: Vec::new(),
+            checks: (parts.verify == Verify::All).then(verify::Checks::default),
+        }
     }
 
     /// A session's DID can be written to from now on.
     pub(super) fn session(&mut self, session: Text, did: &Text) {
-        let number = self.sessions.len() as u32;
+        let number = self.next_session;
         match self.directory.register_service(did, ServiceId(number)) {
             Ok(()) => {
-                self.sessions.push((session, did.clone()));
+                self.sessions.insert(number, (session, did.clone()));
+                self.next_session += 1;
             }
             Err(why) => log::error!(did = &**did, why:? = why; "a session's DID cannot be registered"),
         }
     }
 
+    /// A session is gone: nobody is behind its DID any more.
+    pub(super) fn session_gone(&mut self, did: &Text) {
+        self.directory.remove_service(did);
+        self.sessions.retain(|_, (_, known)| known != did);
+    }
+
     /// The end of a turn: what other workers' directories are to know.
     pub(super) fn carry(&mut self, io: &mut Io<'_>) {
         for sender in std::mem::take(&mut self.released) {
-            io.resume(sender);
+            self.resume(sender, io);
         }
         let worker = io.worker();
         let destinations: Vec<u16> = self.directory.destinations().collect();
@@ -174,8 +211,7 @@ pub(super) fn upgrade(head: &Head<'_>, peer: ConnToken, greeting: &Greeting, io:
         return Answer::Respond(Response::text(400, "the upgrade must offer the subprotocol amp.v1\n"));
     }
     let connection = Connection::new(peer, io.now());
-    let (asker, attached) = (Asker::default(), Vec::new());
-    let conn = AgentConn { connection, asker, attached, hello: None, known: false };
+    let conn = AgentConn { connection, asker: Asker::default(), early: None, hello: None, known: false };
     let headers = vec![(RELAY_DID_HEADER, greeting.did.to_string()), (SIZE_HEADER, super::MESSAGE_MAX.to_string())];
     Answer::Upgrade { conn: Conn::Agent(Box::new(conn)), subprotocol: Some(SUBPROTOCOL), headers }
 }
@@ -196,6 +232,9 @@ impl Worker {
     }
 
     pub(super) fn amp_timeout(&mut self, agent: &mut AgentConn, io: &mut Io<'_>) {
+        if let Some(job) = agent.early.take() {
+            return self.amp_prove(agent, *job, io);
+        }
         if agent.connection.deadline().is_some() {
             agent.connection.closing();
             self.tallies.sign_in_failures.add(1);
@@ -206,7 +245,7 @@ impl Worker {
     /// A receiver takes more again, or is gone: those who write to it are read again.
     pub(super) fn amp_release(&mut self, receiver: ConnToken, io: &mut Io<'_>) {
         for sender in self.agents.held.remove(&receiver).unwrap_or_default() {
-            io.resume(sender);
+            self.agents.resume(sender, io);
         }
     }
 
@@ -215,6 +254,9 @@ impl Worker {
         // `closed` has no loop at hand: the next turn, which comes at once, reads them again.
         if let Some(senders) = self.agents.held.remove(&token) {
             self.agents.released.extend(senders);
+        }
+        if let Some(checks) = &mut self.agents.checks {
+            checks.gone(token);
         }
         if agent.principal().is_some() {
             self.tallies.agents.sub(1);
@@ -233,19 +275,30 @@ impl Worker {
             Heard::Hello(job) => {
                 // Whatever comes behind the HELLO waits until the directory knows the peer.
                 io.pause(peer);
-                io.set_timeout(peer, None);
-                if self.crypto.hello(job).is_err() {
-                    io.close(peer, CloseCode::TRY_AGAIN, "too many sign-ins wait");
-                }
+                self.amp_prove(agent, job, io);
             }
             Heard::Refused(refused) => {
                 let did = self.agents.greeting.did.clone();
                 self.refuse(&did, agent.connection.dialect(), peer, io, refused);
             }
+            Heard::Message(view) if self.amp_check(io, &view) => {}
             Heard::Message(view) => self.amp_route(agent, io, &view, data),
         }
         self.amp_events(io);
         Ok(())
+    }
+
+    /// Has a HELLO of the current connection checked: not before its time, see `wire::amp::check::HelloFound::from_ms`.
+    fn amp_prove(&mut self, agent: &mut AgentConn, job: HelloJob, io: &mut Io<'_>) {
+        let early_ms = job.from_ms.saturating_sub(io.now().unix_ms);
+        if early_ms > 0 {
+            agent.early = Some(Box::new(job));
+            return io.set_timeout(io.token(), Some(early_ms));
+        }
+        io.set_timeout(io.token(), None);
+        if self.crypto.hello(job).is_err() {
+            io.close(io.token(), CloseCode::TRY_AGAIN, "too many sign-ins wait");
+        }
     }
 
     /// The crypto thread has checked a HELLO and signed its answer.
@@ -293,12 +346,14 @@ impl Worker {
             match event {
                 Event::Joined { token } => self.amp_joined(token, io),
                 Event::Refused { token, why } => self.amp_unjoined(token, why, io),
-                Event::Deliver { token, payload } => self.amp_deliver(token, &payload, io),
-                Event::Answer { sender, ticket: (id, from, dialect, typ), why, .. } => {
-                    if typ.may_be_refused_aloud() {
+                Event::Deliver { token, payload } => {
+                    // Its sender may be on another worker, where nothing is held back; what was closed has left.
+                    let _ = self.amp_deliver(token, &payload, io);
+                }
+                Event::Answer { sender, ticket, why, .. } => {
+                    if let Some((dialect, refused)) = ticket.map(|ticket| *ticket) {
                         let did = self.agents.greeting.did.clone();
-                        let refused = Refused { refusal: nobody(why), id: Some(id), from: Some(from), close: None };
-                        self.refuse(&did, dialect, sender, io, refused);
+                        self.refuse(&did, dialect, sender, io, Refused { refusal: nobody(why), ..refused });
                     }
                 }
                 // Services are on every worker, so that none is ever sent for; presence is read when it is asked for.
@@ -329,8 +384,8 @@ impl Worker {
         let mut body = Vec::new();
         refused.refusal.write_body(&mut body);
         let to = refused.from.unwrap_or_else(|| "did:unknown".into());
-        let (from, reply_to, close) = (did.clone(), refused.id, refused.close);
-        self.say(Say { peer, from, to, typ: Type::ERROR, id, reply_to, thread_id: None, body, dialect, close });
+        let Refused { id: reply_to, thread_id, close, .. } = refused;
+        self.say(Say { peer, from: did.clone(), to, typ: Type::ERROR, id, reply_to, thread_id, body, dialect, close });
     }
 
     pub(super) fn send_binary(&mut self, peer: ConnToken, frame: &[u8], io: &mut Io<'_>) {

@@ -12,7 +12,7 @@ use crate::{
     },
     relay::{
         api::Text,
-        directory::{Route, ServiceId, Why},
+        directory::{Payload, Route, ServiceId, Why},
     },
     server::{
         metrics::WorkerTallies,
@@ -65,9 +65,6 @@ impl Worker {
                     let owned = parcel.get_or_insert_with(|| Parcel {
                         framed: Framed::binary(view.frame),
                         dialect: view.dialect,
-                        typ: view.header.typ,
-                        id: view.header.id,
-                        from: view.header.from.into(),
                         sender: io.token(),
                     });
                     self.agents.directory.send(key, did, Some(io.token()), owned.clone());
@@ -78,8 +75,7 @@ impl Worker {
         let peer = io.token();
         let refuse = |worker: &mut Self, io: &mut Io<'_>, did: &Text, refusal| {
             if view.header.typ.may_be_refused_aloud() {
-                let (id, from) = (Some(view.header.id), Some(view.header.from.into()));
-                worker.refuse(did, agent.connection.dialect(), peer, io, Refused { refusal, id, from, close: None });
+                worker.refuse(did, agent.connection.dialect(), peer, io, Refused::of(view, refusal));
             }
         };
         if !absent && !for_us && sessions.is_empty() {
@@ -89,20 +85,20 @@ impl Worker {
         if absent {
             refuse(self, io, &did, nobody(Why::Absent));
         }
-        if for_us && let Err(refusal) = self.amp_serve(agent.connection.dialect(), io, view) {
+        if for_us && let Err(refusal) = self.amp_serve(peer, agent.connection.dialect(), io, view) {
             refuse(self, io, &did, refusal);
         }
         for number in sessions {
-            let Some((session, did)) = self.agents.sessions.get(number as usize).cloned() else { continue };
-            if let Err(refusal) = self.amp_ask(agent, io, view, &session, &did) {
-                let (id, from) = (Some(view.header.id), Some(view.header.from.into()));
-                let refused = Refused { refusal, id, from, close: None };
-                self.refuse(&did, agent.connection.dialect(), peer, io, refused);
+            let Some((session, did)) = self.agents.sessions.get(&number).cloned() else { continue };
+            if let Err(refusal) = self.amp_ask(agent, peer, view, &session, &did) {
+                self.refuse(&did, agent.connection.dialect(), peer, io, Refused::of(view, refusal));
             }
         }
     }
 
-    pub(super) fn amp_deliver(&mut self, token: ConnToken, parcel: &Parcel, io: &mut Io<'_>) {
+    /// Hands a message that came from elsewhere to a connection of this worker. `Closed`: it was not handed over, and
+    /// nobody has been told.
+    pub(super) fn amp_deliver(&mut self, token: ConnToken, parcel: &Parcel, io: &mut Io<'_>) -> Sent {
         // The current connection is not to be had here: it may only be the one that spoke, and it sends what it reads.
         let dialect = match io.conn(token) {
             Some(Conn::Agent(agent)) => agent.connection.dialect(),
@@ -113,23 +109,24 @@ impl Worker {
             io.framed_to(token, &parcel.framed)
         } else {
             if !rekeyed(parcel.framed.payload(), dialect, &mut self.agents.scratch) {
-                return self.amp_unsayable(parcel, io);
+                self.amp_unsayable(parcel, io);
+                return Sent::Queued;
             }
             io.binary_to(token, &self.agents.scratch)
         };
         if sent == Sent::Closed {
             self.agents.directory.leave(token);
         }
+        sent
     }
 
     /// A receiver's key dialect cannot say a message: its sender learns that it was not delivered.
     fn amp_unsayable(&mut self, parcel: &Parcel, io: &mut Io<'_>) {
-        if parcel.typ.may_be_refused_aloud() {
+        if let Some((dialect, refused)) = parcel.ticket().map(|ticket| *ticket) {
             let did = self.agents.greeting.did.clone();
             let refusal =
                 Refusal::new(Code::RELAY_REJECTED, "integer keys, which the receiver writes, cannot say this");
-            let refused = Refused { refusal, id: Some(parcel.id), from: Some(parcel.from.clone()), close: None };
-            self.refuse(&did, parcel.dialect, parcel.sender, io, refused);
+            self.refuse(&did, dialect, parcel.sender, io, Refused { refusal, ..refused });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{id, text_of};
 use crate::{
+    base::ConnToken,
     dialect::amp::Say,
     server::{
         services::Call,
@@ -17,8 +18,9 @@ impl Worker {
     /// A message for the relay itself.
     pub(super) fn amp_serve(
         &mut self,
+        peer: ConnToken,
         dialect: Dialect,
-        io: &mut Io<'_>,
+        io: &Io<'_>,
         view: &EnvelopeView<'_>,
     ) -> Result<(), Refusal> {
         let (typ, answer) = match view.header.typ {
@@ -30,7 +32,7 @@ impl Worker {
         let did = self.agents.greeting.did.clone();
         let Some(id) = id(io) else { return Ok(()) };
         self.say(Say {
-            peer: io.token(),
+            peer,
             from: did,
             to: view.header.from.into(),
             typ,

@@ -3,24 +3,24 @@
 use super::{AgentConn, new_id, text_of};
 use crate::{
     base::ConnToken,
-    dialect::amp::{self, Refused, Say, Taken, Tell},
-    relay::{
-        Role,
-        api::{Caller, Command, Decision, Out, Reply, Request, Text, When},
-    },
+    dialect::amp::{self, Asked, Refused, Say, Taken, Tell},
+    relay::api::{Caller, Command, Decision, Out, Reply, Request, Text, When},
     server::{
         mail::ToCore,
         worker::{Conn, Io, Worker},
     },
-    wire::amp::{Code, EnvelopeView, Type, check::Refusal},
+    wire::amp::{Code, Dialect, EnvelopeView, Type, check::Refusal},
 };
+
+/// The id of the command that has a session's events come, before the session's.
+const ATTACH: &str = "attach ";
 
 impl Worker {
     /// A message for a session.
     pub(super) fn amp_ask(
         &mut self,
         agent: &mut AgentConn,
-        io: &mut Io<'_>,
+        peer: ConnToken,
         view: &EnvelopeView<'_>,
         session: &Text,
         did: &Text,
@@ -40,7 +40,6 @@ impl Worker {
                         return Err(Refusal::new(Code::OVERLOADED, "too many requests of this connection wait"));
                     }
                 }
-                self.amp_attach(agent, io, session);
                 Command::Prompt { session: session.clone(), text: text.into(), when: When::Next }
             }
             Type::RESPONSE => {
@@ -60,33 +59,10 @@ impl Worker {
             Type::PING | Type::ERROR | Type::ACK | Type::PONG => return Ok(()),
             _ => return Err(Refusal::new(Code::UNKNOWN_TYPE, "a session takes REQUEST and RESPONSE")),
         };
-        self.amp_submit(agent, io, Request { id, command });
-        Ok(())
-    }
-
-    /// Makes sure that this connection gets the session's events.
-    fn amp_attach(&mut self, agent: &mut AgentConn, io: &mut Io<'_>, session: &Text) {
-        let may = agent.principal().is_some_and(|principal| principal.role.allows(Role::Watch));
-        if may && !agent.attached.contains(session) {
-            agent.attached.push(session.clone());
-            let command = Command::Attach { session: session.clone(), from: None, tail_bytes: Some(0) };
-            self.amp_submit(agent, io, Request { id: "attach".into(), command });
+        if let Some(caller) = caller(agent, peer) {
+            self.core.take(ToCore::Request(Box::new(caller), Request { id, command }));
         }
-    }
-
-    fn amp_submit(&mut self, agent: &mut AgentConn, io: &Io<'_>, request: Request) {
-        let Some(principal) = agent.connection.principal() else { return };
-        let caller = Caller {
-            peer: io.token(),
-            principal: principal.fingerprint.clone(),
-            role: principal.role,
-            client: "amp".into(),
-            device: format!("d{}", io.token()).into(),
-            name: principal.did.clone(),
-            kind: "agent".into(),
-        };
-        agent.known = true;
-        self.core.take(ToCore::Request(Box::new(caller), request));
+        Ok(())
     }
 
     /// What the core has for an agent.
@@ -95,13 +71,26 @@ impl Worker {
         let Some(Conn::Agent(agent)) = io.conn(peer) else { return };
         let dialect = agent.connection.dialect();
         match out {
-            Out::Answer { re, result: Ok(Reply::Prompted { prompt, .. }), .. } => agent.asker.taken(re, prompt.clone()),
+            Out::Answer { re, result: Ok(Reply::Prompted { prompt, position }), .. } => {
+                let Some((session, from)) = agent.asker.taken(re, prompt.clone(), position) else { return };
+                let id = format!("{ATTACH}{session}").into();
+                let command = Command::Attach { session, from: Some(from), tail_bytes: None };
+                if let Some(caller) = caller(agent, peer) {
+                    self.core.take(ToCore::Request(Box::new(caller), Request { id, command }));
+                }
+            }
             Out::Answer { re, result: Ok(Reply::Decided { .. }), .. } => agent.asker.decided(re),
             Out::Answer { re, result: Err(error), .. } => {
-                let Some(asked) = agent.asker.refused(re) else { return };
-                let (id, from) = (Some(asked.id), Some(asked.from));
-                let refused = Refused { refusal: amp::refusal(error), id, from, close: None };
-                self.refuse(&asked.did, dialect, peer, io, refused);
+                let asked = match re.strip_prefix(ATTACH) {
+                    Some(session) => agent.asker.unheard(session),
+                    None => agent.asker.refused(re).into_iter().collect(),
+                };
+                self.amp_disappoint(asked, amp::refusal(error), dialect, peer, io);
+            }
+            Out::Reset { session, .. } => {
+                let refusal = Refusal::new(Code::UNAVAILABLE, "the session's log has moved on: the answer was missed");
+                let asked = agent.asker.unheard(session);
+                self.amp_disappoint(asked, refusal, dialect, peer, io);
             }
             Out::Event { event, .. } => {
                 let mut says = Vec::new();
@@ -137,4 +126,35 @@ impl Worker {
             _ => {}
         }
     }
+
+    /// Tells that these REQUESTs get no answer.
+    fn amp_disappoint(
+        &mut self,
+        asked: Vec<Asked>,
+        refusal: Refusal,
+        dialect: Dialect,
+        peer: ConnToken,
+        io: &mut Io<'_>,
+    ) {
+        for Asked { did, id, from, thread_id, .. } in asked {
+            let refused = Refused { refusal, id: Some(id), from: Some(from), thread_id, close: None };
+            self.refuse(&did, dialect, peer, io, refused);
+        }
+    }
+}
+
+/// Who asks the core, on this connection. It must learn of the connection's end from now on.
+fn caller(agent: &mut AgentConn, peer: ConnToken) -> Option<Caller> {
+    let principal = agent.connection.principal()?;
+    let caller = Caller {
+        peer,
+        principal: principal.fingerprint.clone(),
+        role: principal.role,
+        client: "amp".into(),
+        device: format!("d{peer}").into(),
+        name: principal.did.clone(),
+        kind: "agent".into(),
+    };
+    agent.known = true;
+    Some(caller)
 }

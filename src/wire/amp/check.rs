@@ -14,7 +14,7 @@ use super::{
 
 /// How far a clock may be ahead of ours, and how old a HELLO or a `ttl` of 0 may be, in milliseconds.
 pub const SKEW_MS_DEFAULT: u64 = 30_000;
-/// How far the clock of one that says HELLO may be ahead of ours, in milliseconds.
+/// How far the clock of one that says HELLO may be ahead of ours, in milliseconds. Until ours is as far it must wait.
 pub const HELLO_AHEAD_MS_MAX: u64 = 1_000;
 /// Longest `ttl` that is taken: 30 days.
 pub const TTL_MS_MAX_DEFAULT: u64 = 30 * 86_400_000;
@@ -255,10 +255,13 @@ pub struct HelloFound<'a> {
     pub from: &'a str,
     /// What to answer HELLO_ACK with; `None`: HELLO_REJECT.
     pub selected: Option<&'a str>,
+    /// Unix milliseconds by our clock before which it must not be admitted. One that is admitted ahead of its time could
+    /// be fresh once more for a relay that is started in between and remembers nothing.
+    pub from_ms: u64,
 }
 
-/// A HELLO on a connection that has said none: to us, fresh, newer than our start. `started_ms` is when we began to
-/// remember ids, Unix milliseconds.
+/// A HELLO on a connection that has said none: to us, fresh, not older than our start. `started_ms` is when we began to
+/// remember ids, Unix milliseconds: later than anything an earlier process of the same key can have admitted.
 ///
 /// # Errors
 /// 1004: it is not a HELLO to us in version 1. 1003: it is not fresh; with our time. 1001: its id or body is wrong, or it
@@ -281,18 +284,19 @@ pub fn hello<'a>(
     if now.unix_ms.saturating_sub(view.header.ts) > skew_ms {
         return Err(stale("the HELLO is not fresh"));
     }
-    // A HELLO from the future would be fresh once more in a relay that was started anew and remembers nothing.
     if view.header.ts > now.unix_ms.saturating_add(HELLO_AHEAD_MS_MAX) {
         return Err(stale("the HELLO is from the future"));
     }
-    if view.header.ts <= started_ms {
+    // Every HELLO that an earlier process admitted is older than our start: it admitted none before its time (see
+    // `HelloFound::from_ms`), and it had ended when we began. So none of them counts again, though we remember nothing.
+    if view.header.ts < started_ms {
         return Err(stale("the HELLO is older than the relay"));
     }
     id(view)?;
     signed(view, false)?;
     let body = view.body_or_null().ok_or(Refusal::from(BadBody))?;
     let selected = HelloView::read(body)?.select();
-    Ok(HelloFound { named, from: did_base(view.header.from), selected })
+    Ok(HelloFound { named, from: did_base(view.header.from), selected, from_ms: view.header.ts })
 }
 
 /// An ACK: its body, and that nobody but a relay speaks as one. Whether it commits anything is the core's to say.

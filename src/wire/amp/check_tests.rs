@@ -123,7 +123,7 @@ fn a_hello_is_for_us_fresh_and_new() {
     let judged = |header: Header<'_>, body: &[u8], started, now| {
         judged(header, body, |view| {
             let found = hello(view, &NAMES, SKEW_MS_DEFAULT, started, at(now))?;
-            assert_eq!((found.from, found.selected), ("did:web:a", Some("1.0")));
+            assert_eq!((found.from, found.selected, found.from_ms), ("did:web:a", Some("1.0"), TS));
             assert_eq!(found.named == Named::Alias, view.header.to == To::One(RELAY_SERVER));
             Ok(())
         })
@@ -136,7 +136,12 @@ fn a_hello_is_for_us_fresh_and_new() {
     assert_eq!(judged(Header { to: To::Many(&[US]), ..good }, &body, 0, TS), 1004);
     assert_eq!(judged(good, &body, 0, TS + 30_001), 1003);
     assert_eq!(judged(good, &body, 0, TS - 30_001), 1003);
-    assert_eq!(judged(good, &body, TS, TS), 1003);
+    // Of the millisecond in which the relay began to remember, and of the one before.
+    assert_eq!(judged(good, &body, TS, TS), 0);
+    assert_eq!(judged(good, &body, TS + 1, TS + 1), 1003);
+    // A little ahead is taken, to be admitted at its time.
+    assert_eq!(judged(good, &body, 0, TS - HELLO_AHEAD_MS_MAX), 0);
+    assert_eq!(judged(good, &body, 0, TS - HELLO_AHEAD_MS_MAX - 1), 1003);
     assert_eq!(judged(Header { id: Id::new(0, [0; 8]), ..good }, &body, 0, TS), 1001);
     assert_eq!(judged(good, cbor::NULL, 0, TS), 1001);
 }

@@ -1,0 +1,137 @@
+//! Signatures of agents' messages, checked one by one on the crypto thread where `amp.verify` is `all`: what a worker
+//! hands over, the verdict it gets back, and the arithmetic between. Knows no thread and no connection; where a message
+//! goes afterwards is the worker's affair.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use ed25519_dalek::VerifyingKey;
+
+use crate::{
+    base::ConnToken,
+    reactor::ws::Framed,
+    wire::amp::{self, Code, Frame, Malformed, check::Refusal},
+};
+
+/// Messages in one batch. A HELLO that comes meanwhile waits for one batch at the most, a few milliseconds.
+pub(super) const BATCH_MAX: usize = 64;
+/// Batches that may wait for the crypto thread.
+pub(super) const BATCHES_MAX: usize = 1024;
+/// Keys that are kept unpacked; unpacking one costs a tenth of a check.
+const KEYS_MAX: usize = 4096;
+
+/// A message whose signature is to be checked, framed as it will be sent on.
+#[derive(Debug)]
+pub(super) struct Check {
+    /// Whose.
+    pub(super) peer: ConnToken,
+    /// The message.
+    pub(super) framed: Framed,
+}
+
+/// A message that was checked.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// What was to be checked.
+    pub(super) check: Check,
+    /// Whether it may go on, or what its sender is told.
+    pub(super) verdict: Result<(), Refusal>,
+}
+
+/// Checks batches.
+#[derive(Default)]
+pub(super) struct Verifier {
+    keys: HashMap<Box<str>, VerifyingKey>,
+    scratch: Vec<u8>,
+}
+
+impl Verifier {
+    /// Checks a batch; its order stays. Each signature is checked by itself and strictly: the equation for many at once
+    /// also holds for sets of signatures that a receiver, who checks one, would refuse.
+    pub(super) fn batch(&mut self, checks: Vec<Check>) -> Vec<Checked> {
+        let judge = |check: Check| {
+            // Arithmetic that panics costs the sender this message, and nobody else.
+            let judged = catch_unwind(AssertUnwindSafe(|| self.verdict(check.framed.payload())));
+            let verdict =
+                judged.unwrap_or_else(|_| Err(Refusal::new(Code::INTERNAL_ERROR, "checking the signature failed")));
+            Checked { check, verdict }
+        };
+        checks.into_iter().map(judge).collect()
+    }
+
+    fn verdict(&mut self, frame: &[u8]) -> Result<(), Refusal> {
+        let wrong = Refusal::new(Code::INVALID_SIGNATURE, "the message's signature is wrong");
+        let Ok(Frame::Envelope(view)) = amp::parse(frame) else {
+            return Err(Refusal::new(Malformed::CODE, "the frame is not one well-formed AMP message"));
+        };
+        // The signature is over the plain text, which only the recipient can read: its sender proved the DID at HELLO.
+        if view.body_or_null().is_none() {
+            return Ok(());
+        }
+        let key = self.key(view.header.from).ok_or(wrong)?;
+        amp::verify(&view, &key, &mut self.scratch)
+            .map_err(|error| Refusal::new(error.code(), "the message's signature is wrong"))
+    }
+
+    /// The key of a DID as it is written, with a fragment that must name the key.
+    fn key(&mut self, from: &str) -> Option<VerifyingKey> {
+        if let Some(key) = self.keys.get(from) {
+            return Some(*key);
+        }
+        let key = amp::verifying_key(from)?;
+        if self.keys.len() >= KEYS_MAX {
+            self.keys.clear();
+        }
+        self.keys.insert(from.into(), key);
+        Some(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::wire::{
+        amp::{Builder, Dialect, Header, Id, To, Type},
+        sign_in::did_of,
+    };
+
+    fn did(key: &SigningKey) -> String {
+        let public = ssh_key::PublicKey::from(ssh_key::public::Ed25519PublicKey(key.verifying_key().to_bytes()));
+        did_of(&public).expect("a did:key")
+    }
+
+    fn check(from: &str, signer: &SigningKey, dialect: Dialect) -> Check {
+        let header = Header::new(Id::new(1_800_000_000_000, [1; 8]), Type::MESSAGE, from, To::One("did:a:b"));
+        let mut frame = Vec::new();
+        Builder::new(header).body(&[0xf6]).write_signed(dialect, signer, &mut Vec::new(), &mut frame).expect("built");
+        Check { peer: ConnToken::new(0, 1, 1), framed: Framed::binary(&frame) }
+    }
+
+    #[test]
+    fn each_message_of_a_batch_gets_its_own_verdict_in_order() {
+        let (ours, other) = (SigningKey::from_bytes(&[7; 32]), SigningKey::from_bytes(&[8; 32]));
+        let from = did(&ours);
+        let named = format!("{from}#{}", from.trim_start_matches("did:key:"));
+        let batch = vec![
+            check(&from, &ours, Dialect::Text),
+            check(&from, &other, Dialect::Text),
+            check(&named, &ours, Dialect::Int),
+            check(&format!("{from}#z6Mkother"), &ours, Dialect::Text),
+            Check { peer: ConnToken::new(0, 1, 1), framed: Framed::binary(b"\xa0") },
+            check(&from, &ours, Dialect::Int),
+        ];
+        let mut verifier = Verifier::default();
+        let codes: Vec<_> = verifier
+            .batch(batch)
+            .into_iter()
+            .map(|checked| checked.verdict.err().map(|refusal| refusal.code))
+            .collect();
+        let wrong = Some(Code::INVALID_SIGNATURE);
+        assert_eq!(codes, [None, wrong, None, wrong, Some(Malformed::CODE), None]);
+        assert_eq!(verifier.keys.len(), 2, "a fragment that names no key is not kept");
+    }
+}
