@@ -420,6 +420,12 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.slots.get(token).map_or(0, |slot| slot.queue.len())
     }
 
+    /// Whether the kernel has refused bytes of the connection and takes no more. A queue above its high mark that is not
+    /// blocked is most often empty at the end of the turn.
+    pub fn is_blocked(&self, token: ConnToken) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::BLOCKED))
+    }
+
     /// Reads no more from the connection until [`resume`](Self::resume). An input callback that pauses its own
     /// connection should return what it consumed so far.
     pub fn pause(&mut self, token: ConnToken) {

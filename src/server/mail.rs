@@ -39,6 +39,10 @@ pub(super) enum Mail {
     Checked(Vec<Checked>),
     /// What the relay says, signed.
     Said { peer: ConnToken, frame: Vec<u8>, close: Option<(CloseCode, &'static str)> },
+    /// A receiver on another worker takes nothing: do not read this sender.
+    Hold(ConnToken),
+    /// Such a receiver takes more again, or is gone.
+    Freed(ConnToken),
     /// Take another turn.
     Again,
 }

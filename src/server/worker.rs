@@ -160,6 +160,8 @@ impl WsHandler for Worker {
                     io.close(peer, code, reason);
                 }
             }
+            Mail::Hold(sender) => self.agents.held_elsewhere(sender, io),
+            Mail::Freed(sender) => self.agents.freed(sender, io),
             Mail::Again => {}
         }
     }

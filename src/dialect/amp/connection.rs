@@ -6,7 +6,6 @@ use crate::{
     wire::amp::{
         Code, Dialect, EnvelopeView, Frame, Id, Malformed, RELAY_SERVER, Type,
         check::{self, Names, Peer, Policy, Refusal},
-        parse,
     },
 };
 
@@ -107,11 +106,11 @@ impl Refused {
 
 /// What a binary message turned out to be.
 #[derive(Debug)]
-pub enum Heard<'a> {
+pub enum Heard {
     /// A HELLO to us: have it checked; nothing is heard until [`Connection::admitted`].
     Hello(HelloJob),
     /// A message of the principal that passed every check: deliver it.
-    Message(EnvelopeView<'a>),
+    Message,
     /// Refused.
     Refused(Refused),
     /// Nothing is to be done.
@@ -160,12 +159,18 @@ impl Connection {
         (self.phase == Phase::New).then_some(self.deadline)
     }
 
-    /// A binary message came.
-    pub fn binary<'a>(&mut self, frame: &'a [u8], greeting: &Greeting, now: Now) -> Heard<'a> {
-        if matches!(self.phase, Phase::Closing | Phase::Proving) {
+    /// Whether what comes is not even read: a HELLO is being proved, or everything is said.
+    pub fn is_deaf(&self) -> bool {
+        matches!(self.phase, Phase::Closing | Phase::Proving)
+    }
+
+    /// A binary message came, and this is what was read of it ([`parse`](crate::wire::amp::parse)). The view is not
+    /// passed on but looked at where it lies: it is large, and every message has one.
+    pub fn binary(&mut self, parsed: &Result<Frame<'_>, Malformed>, greeting: &Greeting, now: Now) -> Heard {
+        if self.is_deaf() {
             return Heard::Ignored;
         }
-        let view = match parse(frame) {
+        let view = match parsed {
             Ok(Frame::Envelope(view)) => view,
             Ok(Frame::Legacy(_) | Frame::JsonAuth(_)) => {
                 let refusal =
@@ -186,21 +191,21 @@ impl Connection {
             }
         };
         if self.phase == Phase::New {
-            return self.hello(&view, greeting, now);
+            return self.hello(view, greeting, now);
         }
         let principal = self.principal.as_ref().map(|principal| &*principal.did);
         let peer = Peer { negotiated: true, principal };
-        match check::ingress(&view, &peer, &greeting.policy(), now) {
-            Ok(()) => Heard::Message(view),
+        match check::ingress(view, &peer, &greeting.policy(), now) {
+            Ok(()) => Heard::Message,
             Err(_) if !view.header.typ.may_be_refused_aloud() => Heard::Ignored,
             Err(refusal) => {
                 let close = (refusal.code == Code::UNAUTHORIZED && self.strike()).then(|| self.end("not your DID"));
-                Heard::Refused(Refused { close, ..Refused::of(&view, refusal) })
+                Heard::Refused(Refused { close, ..Refused::of(view, refusal) })
             }
         }
     }
 
-    fn hello<'a>(&mut self, view: &EnvelopeView<'_>, greeting: &Greeting, now: Now) -> Heard<'a> {
+    fn hello(&mut self, view: &EnvelopeView<'_>, greeting: &Greeting, now: Now) -> Heard {
         self.dialect = view.dialect;
         let found = check::hello(view, &greeting.names(), check::SKEW_MS_DEFAULT, greeting.started_ms, now);
         match found {
@@ -265,7 +270,7 @@ mod tests {
 
     use super::*;
     use crate::wire::{
-        amp::{Builder, Header, To, body::Hello},
+        amp::{Builder, Header, To, body::Hello, parse},
         sign_in::did_of,
     };
 
@@ -299,16 +304,20 @@ mod tests {
     fn opened(proves: bool) -> Connection {
         let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
         let frame = hello(if proves { "did:key:zRelay" } else { RELAY_SERVER });
-        let Heard::Hello(job) = connection.binary(&frame, &greeting(), NOW) else { panic!("no HELLO") };
+        let Heard::Hello(job) = heard(&mut connection, &frame) else { panic!("no HELLO") };
         assert_eq!((job.proves.is_some(), job.selected.as_deref()), (proves, Some("1.0")));
-        let heard = connection.binary(&frame, &greeting(), NOW);
+        let heard = heard(&mut connection, &frame);
         assert!(matches!(heard, Heard::Ignored), "nothing is heard while the proof is checked");
         let did = agent().1;
         connection.admitted(proves.then(|| Principal { did, fingerprint: "SHA256:x".into(), role: Role::Agent }));
         connection
     }
 
-    fn code(heard: &Heard<'_>) -> Option<Code> {
+    fn heard(connection: &mut Connection, frame: &[u8]) -> Heard {
+        connection.binary(&parse(frame), &greeting(), NOW)
+    }
+
+    fn code(heard: &Heard) -> Option<Code> {
         match heard {
             Heard::Refused(refused) => Some(refused.refusal.code),
             _ => None,
@@ -319,37 +328,37 @@ mod tests {
     fn a_message_before_hello_is_refused_and_a_stranger_is_borne_three_times() {
         let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
         let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
-        assert_eq!(code(&connection.binary(&frame, &greeting(), NOW)), Some(Code::UNSUPPORTED_VERSION));
-        assert_eq!(code(&connection.binary(b"\xff", &greeting(), NOW)), Some(Code::INVALID_MESSAGE));
-        let Heard::Refused(last) = connection.binary(b"{}", &greeting(), NOW) else { panic!("not refused") };
+        assert_eq!(code(&heard(&mut connection, &frame)), Some(Code::UNSUPPORTED_VERSION));
+        assert_eq!(code(&heard(&mut connection, b"\xff")), Some(Code::INVALID_MESSAGE));
+        let Heard::Refused(last) = heard(&mut connection, b"{}") else { panic!("not refused") };
         assert!(last.close.is_some_and(|(code, _)| code == CloseCode::POLICY));
-        assert!(matches!(connection.binary(&hello("did:key:zRelay"), &greeting(), NOW), Heard::Ignored));
+        assert!(matches!(heard(&mut connection, &hello("did:key:zRelay")), Heard::Ignored));
     }
 
     #[test]
     fn messages_of_the_proved_did_pass_and_those_of_another_end_the_connection() {
         let mut connection = opened(true);
         let fine = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
-        assert!(matches!(connection.binary(&fine, &greeting(), NOW), Heard::Message(_)));
+        assert!(matches!(heard(&mut connection, &fine), Heard::Message));
         let foreign = message(Type::MESSAGE, "did:key:zB", "did:key:zElse", &[0xf6]);
         for strike in 1..=STRIKES_MAX {
-            let Heard::Refused(refused) = connection.binary(&foreign, &greeting(), NOW) else { panic!("not refused") };
+            let Heard::Refused(refused) = heard(&mut connection, &foreign) else { panic!("not refused") };
             assert_eq!((refused.refusal.code, refused.close.is_some()), (Code::UNAUTHORIZED, strike == STRIKES_MAX));
         }
-        assert!(matches!(connection.binary(&fine, &greeting(), NOW), Heard::Ignored));
+        assert!(matches!(heard(&mut connection, &fine), Heard::Ignored));
     }
 
     #[test]
     fn a_hello_to_an_alias_proves_nothing() {
         let mut connection = opened(false);
         let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
-        assert_eq!(code(&connection.binary(&frame, &greeting(), NOW)), Some(Code::UNAUTHORIZED));
+        assert_eq!(code(&heard(&mut connection, &frame)), Some(Code::UNAUTHORIZED));
     }
 
     #[test]
     fn an_error_is_never_answered() {
         let mut connection = opened(true);
         let frame = message(Type::ERROR, "did:key:zB", "did:key:zElse", &[0xa0]);
-        assert!(matches!(connection.binary(&frame, &greeting(), NOW), Heard::Ignored));
+        assert!(matches!(heard(&mut connection, &frame), Heard::Ignored));
     }
 }

@@ -275,6 +275,12 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         self.io.resume(token);
     }
 
+    /// Whether the kernel has refused bytes of the connection and takes no more. A queue above its high mark that is not
+    /// blocked is most often empty at the end of the turn.
+    pub fn is_blocked(&self, token: ConnToken) -> bool {
+        self.io.is_blocked(token)
+    }
+
     /// Bytes that wait to be written to the connection; 0 for stale tokens.
     pub fn queued(&self, token: ConnToken) -> usize {
         self.io.queued(token)

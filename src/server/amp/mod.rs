@@ -1,6 +1,7 @@
 //! Agents on a worker: their connections, this worker's part of the directory, and what the relay itself serves them.
 //! Moves messages between the dialect, the directory and the sockets; it must not decide who may send what.
 
+mod hold;
 mod route;
 mod serve;
 mod sessions;
@@ -8,6 +9,7 @@ mod verify;
 
 use std::collections::HashMap;
 
+use self::hold::Holds;
 use super::{
     Verify,
     crypto::Hello,
@@ -18,7 +20,10 @@ use super::{
 use crate::{
     base::{CloseCode, ConnToken, Fault},
     dialect::amp::{self, Asker, Connection, Greeting, Heard, HelloJob, Refused, Say},
-    reactor::ws::{Answer, Data, Framed},
+    reactor::{
+        Sent,
+        ws::{Answer, Data, Framed},
+    },
     relay::{
         api::Text,
         directory::{Courier, Directory, Event, Options, Payload, ServiceId, Why},
@@ -110,10 +115,8 @@ pub(super) struct Agents {
     scratch: Vec<u8>,
     /// Who was handed the message that is being routed, so that nobody gets it twice.
     marks: Marks,
-    /// Who is not read because a receiver's queue is above its high mark, by receiver.
-    held: HashMap<ConnToken, Vec<ConnToken>>,
-    /// Who is to be read again because its receiver is gone.
-    released: Vec<ConnToken>,
+    /// Who is not read because a receiver takes nothing.
+    holds: Holds,
     /// What is being checked, where every message is.
     checks: Option<verify::Checks>,
 }
@@ -153,8 +156,7 @@ impl Agents {
             mailers: parts.mailers.clone(),
             scratch: Vec::new(),
             marks: Marks::default(),
-            held: HashMap::new(),
-            released: Vec::new(),
+            holds: Holds::default(),
             checks: (parts.verify == Verify::All).then(verify::Checks::default),
         }
     }
@@ -179,9 +181,7 @@ impl Agents {
 
     /// The end of a turn: what other workers' directories are to know.
     pub(super) fn carry(&mut self, io: &mut Io<'_>) {
-        for sender in std::mem::take(&mut self.released) {
-            self.resume(sender, io);
-        }
+        self.carry_freed(io);
         let worker = io.worker();
         let destinations: Vec<u16> = self.directory.destinations().collect();
         for to in destinations {
@@ -242,19 +242,16 @@ impl Worker {
         }
     }
 
-    /// A receiver takes more again, or is gone: those who write to it are read again.
+    /// A receiver takes more again: those who write to it are read again.
     pub(super) fn amp_release(&mut self, receiver: ConnToken, io: &mut Io<'_>) {
-        for sender in self.agents.held.remove(&receiver).unwrap_or_default() {
-            self.agents.resume(sender, io);
-        }
+        self.agents.holds.release(receiver);
+        self.agents.carry_freed(io);
     }
 
     pub(super) fn amp_closed(&mut self, agent: &AgentConn, token: ConnToken) {
         self.agents.directory.leave(token);
-        // `closed` has no loop at hand: the next turn, which comes at once, reads them again.
-        if let Some(senders) = self.agents.held.remove(&token) {
-            self.agents.released.extend(senders);
-        }
+        // `closed` has no loop at hand: the next turn, which comes at once, reads those again who were held.
+        self.agents.holds.gone(token);
         if let Some(checks) = &mut self.agents.checks {
             checks.gone(token);
         }
@@ -269,8 +266,12 @@ impl Worker {
         let Data::Binary(frame) = data else {
             return Err(Fault::new(CloseCode::UNSUPPORTED, "AMP is CBOR in binary messages"));
         };
+        if agent.connection.is_deaf() {
+            return Ok(());
+        }
         let peer = io.token();
-        match agent.connection.binary(frame, &self.agents.greeting, io.now()) {
+        let parsed = parse(frame);
+        match agent.connection.binary(&parsed, &self.agents.greeting, io.now()) {
             Heard::Ignored => {}
             Heard::Hello(job) => {
                 // Whatever comes behind the HELLO waits until the directory knows the peer.
@@ -281,8 +282,13 @@ impl Worker {
                 let did = self.agents.greeting.did.clone();
                 self.refuse(&did, agent.connection.dialect(), peer, io, refused);
             }
-            Heard::Message(view) if self.amp_check(io, &view) => {}
-            Heard::Message(view) => self.amp_route(agent, io, &view, data),
+            Heard::Message => {
+                if let Ok(Frame::Envelope(view)) = &parsed
+                    && !self.amp_check(io, view)
+                {
+                    self.amp_route(agent, io, view, data);
+                }
+            }
         }
         self.amp_events(io);
         Ok(())
@@ -347,8 +353,10 @@ impl Worker {
                 Event::Joined { token } => self.amp_joined(token, io),
                 Event::Refused { token, why } => self.amp_unjoined(token, why, io),
                 Event::Deliver { token, payload } => {
-                    // Its sender may be on another worker, where nothing is held back; what was closed has left.
-                    let _ = self.amp_deliver(token, &payload, io);
+                    // What was closed has left.
+                    if self.amp_deliver(token, &payload, io) == Sent::High {
+                        self.agents.hold(token, payload.sender, io);
+                    }
                 }
                 Event::Answer { sender, ticket, why, .. } => {
                     if let Some((dialect, refused)) = ticket.map(|ticket| *ticket) {

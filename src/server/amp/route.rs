@@ -38,6 +38,7 @@ impl Worker {
         if several {
             self.agents.marks.next();
         }
+        let mut high = Vec::new();
         for to in view.header.to.iter() {
             let did = did_base(to);
             match self.agents.directory.route(did) {
@@ -51,8 +52,7 @@ impl Worker {
                         let sent = forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies);
                         handed |= sent != Sent::Closed;
                         if sent == Sent::High {
-                            self.agents.held.entry(token).or_default().push(io.token());
-                            io.pause(io.token());
+                            high.push(token);
                         }
                     }
                     absent |= !handed;
@@ -73,6 +73,9 @@ impl Worker {
             }
         }
         let peer = io.token();
+        for receiver in high {
+            self.agents.hold(receiver, peer, io);
+        }
         let refuse = |worker: &mut Self, io: &mut Io<'_>, did: &Text, refusal| {
             if view.header.typ.may_be_refused_aloud() {
                 worker.refuse(did, agent.connection.dialect(), peer, io, Refused::of(view, refusal));

@@ -129,12 +129,10 @@ impl Checks {
 impl Agents {
     /// Reads a sender again, unless there is another reason not to.
     pub(super) fn resume(&self, sender: ConnToken, io: &mut Io<'_>) {
-        if let Some(checks) = &self.checks
-            && (checks.paused.contains(&sender) || self.held.values().any(|held| held.contains(&sender)))
-        {
-            return;
+        let is_checked = self.checks.as_ref().is_some_and(|checks| checks.paused.contains(&sender));
+        if !is_checked && !self.holds.is_held(sender) {
+            io.resume(sender);
         }
-        io.resume(sender);
     }
 }
 
@@ -226,8 +224,7 @@ impl Worker {
                         let sent = self.amp_deliver(token, &parcel, io);
                         handed |= sent != Sent::Closed;
                         if sent == Sent::High {
-                            self.agents.held.entry(token).or_default().push(peer);
-                            io.pause(peer);
+                            self.agents.hold(token, peer, io);
                         }
                     }
                     absent |= !handed;
