@@ -13,6 +13,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     \u{20}                                     whoever knows the seed has the keys)\n  \
     loadtest pairs --url ws://127.0.0.1:5711 --server-pid $(pidof amp-relay)\n  \
     loadtest floor --pattern pairs        the same bytes through a plain TCP forwarder, to compare with\n\n\
+    Everything at once, with a relay of its own:\n  \
+    loadtest table                        server CPU time for each delivery, as ratios to the floor\n\n\
     Exits with 1 when a message was lost, doubled, misdirected, refused or out of order.")]
 pub struct Cli {
     /// What to do.
@@ -39,12 +41,14 @@ pub enum Command {
     Idle(Options),
     /// Prompts to sessions over /session: each connection has a session of its own
     Session(Options),
+    /// The table of ratios to the floor: starts floor and relay itself, in interleaved rounds, on CPUs of their own
+    Table(TableOptions),
     /// The forwarder alone, until it is ended: prints its address
     FloorServer(FloorServer),
 }
 
 impl Command {
-    /// The options of a scenario; `None` for the floor's server.
+    /// The options of a scenario; `None` for what is none.
     pub fn options(&self) -> Option<&Options> {
         match self {
             Self::Floor(floor) => Some(&floor.options),
@@ -55,7 +59,7 @@ impl Command {
             | Self::Connect(options)
             | Self::Idle(options)
             | Self::Session(options) => Some(options),
-            Self::FloorServer(_) => None,
+            Self::Table(_) | Self::FloorServer(_) => None,
         }
     }
 
@@ -70,6 +74,7 @@ impl Command {
             Self::Connect(_) => "connect",
             Self::Idle(_) => "idle",
             Self::Session(_) => "session",
+            Self::Table(_) => "table",
             Self::FloorServer(_) => "floor-server",
         }
     }
@@ -140,6 +145,56 @@ pub struct Options {
     /// Pin the threads to CPUs from this one on
     #[arg(long, value_name = "CPU")]
     pub cpu: Option<usize>,
+    /// Another server, driven by turns with the first: prints ratios, first by second
+    #[arg(long, value_name = "URL")]
+    pub compare: Option<String>,
+    /// Process of that server
+    #[arg(long, value_name = "PID", requires = "compare")]
+    pub compare_pid: Option<u32>,
+    /// Rounds of a comparison
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Pairs only: dial each receiver again until /stats says that it is on another worker than its sender
+    #[arg(long)]
+    pub cross_workers: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the table takes.
+#[derive(Args, Clone, Debug)]
+pub struct TableOptions {
+    /// Rows to measure, by name; all unless given. An unknown name lists them
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub rows: Vec<String>,
+    /// The relay's program [default: amp-relay beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub relay: Option<PathBuf>,
+    /// Compare with another relay's program instead of the floor
+    #[arg(long, value_name = "PATH")]
+    pub base: Option<PathBuf>,
+    /// Rounds of each row; a round is base, relay, base
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Seconds of each window
+    #[arg(long, value_name = "N", default_value_t = 2.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Seconds of load before each window
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
+    pub warmup: f64,
+    /// CPUs of the server [default: the first]
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    pub server_cpu: Vec<usize>,
+    /// CPU of the harness [default: the first that the server has not]
+    #[arg(long, value_name = "CPU")]
+    pub load_cpu: Option<usize>,
+    /// Let the system place server and harness
+    #[arg(long)]
+    pub no_pin: bool,
+    /// What keys and orders come from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -176,17 +176,37 @@ impl Checks {
     }
 }
 
-impl Report {
+/// Anything that a command gives: for people, as JSON, and whether it is as it should be.
+pub trait Shown {
+    /// For people.
+    fn text(&self) -> String;
+
     /// Whether the process ends with 0.
-    pub fn is_right(&self) -> bool {
+    fn is_right(&self) -> bool;
+
+    /// One JSON object in one line.
+    fn json(&self) -> String
+    where
+        Self: Serialize,
+    {
+        serde_json::to_string(self).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    }
+}
+
+impl Shown for Report {
+    fn is_right(&self) -> bool {
         self.checks.is_right()
     }
 
-    /// One JSON object in one line.
-    pub fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut out);
+        out
     }
+}
 
+impl Report {
     /// Adds what should be known before the figures are believed.
     pub(crate) fn warn(&mut self, expects_deliveries: bool) {
         let mut warnings = Vec::new();
@@ -206,14 +226,6 @@ impl Report {
         self.warnings.extend(warnings);
     }
 
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a string cannot fail.
-        let _ = self.write(&mut out);
-        out
-    }
-
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let Setting { connections, senders, depth, size, message_bytes, rate, threads, .. } = &self.setting;
         writeln!(out, "{} at {}", self.scenario, self.url)?;
@@ -225,7 +237,7 @@ impl Report {
             Some(rate) => writeln!(out, ", {rate} messages a second")?,
             None => writeln!(out, ", {depth} in flight each")?,
         }
-        let Machine { cpu, cores, kernel, load_before, load_after } = &self.machine;
+        let Machine { cpu, cores, kernel, load_before, load_after, .. } = &self.machine;
         writeln!(out, "  {cpu}, {cores} cores, {kernel}; load {load_before} before, {load_after} after\n")?;
         let seconds = self.measured_seconds;
         writeln!(out, "  delivered   {} in {seconds:.2} s, {:.0} a second", self.delivered, self.per_second)?;

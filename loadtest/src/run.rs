@@ -53,14 +53,23 @@ impl From<String> for Failure {
 /// The run could not be made; the error says why. Deliveries that went wrong are in the report.
 pub fn run(command: &Command) -> Result<Option<Report>, Failure> {
     let Some(options) = command.options() else {
-        return Err(Failure::Usage("floor-server is no scenario".into()));
+        return Err(Failure::Usage(format!("{} is no scenario", command.name())));
     };
-    let scenario = Scenario::of(command)?;
     if let Some(path) = &options.keys_out {
-        let lines = scenario.keys(options)?;
-        fs::write(path, lines).map_err(|error| format!("{}: {error}", path.display()))?;
+        fs::write(path, keys(command, options)?).map_err(|error| format!("{}: {error}", path.display()))?;
         return Ok(None);
     }
+    once(command, options).map(Some)
+}
+
+/// The lines for a keys file that a scenario needs.
+pub(crate) fn keys(command: &Command, options: &Options) -> Result<String, Failure> {
+    Scenario::of(command)?.keys(options)
+}
+
+/// Runs a scenario once; `options` go before those that `command` carries.
+pub(crate) fn once(command: &Command, options: &Options) -> Result<Report, Failure> {
+    let scenario = Scenario::of(command)?;
     // Whether it rises is of no account until a connection finds no descriptor, and that is told then.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let (url, server, floor) = match (command, &options.url) {
@@ -76,13 +85,16 @@ pub fn run(command: &Command) -> Result<Option<Report>, Failure> {
     if matches!(command, Command::Floor(_)) && target.speech != Speech::Floor {
         return Err(Failure::Usage("the scenario `floor` drives tcp://, not a relay".into()));
     }
+    if options.cross_workers && (scenario.kind != Kind::Pattern(Pattern::Pairs) || target.speech != Speech::Amp) {
+        return Err(Failure::Usage("--cross-workers is for pairs through a relay".into()));
+    }
     if server.is_some() && Sample::take(server).server.is_none() {
         return Err(Failure::Usage(format!("there is no process {}", server.unwrap_or_default())));
     }
     let mut run = Run::new(scenario, options, target, server);
     let report = run.go()?;
     drop(floor);
-    Ok(Some(report))
+    Ok(report)
 }
 
 /// What is run.
@@ -117,7 +129,8 @@ impl Scenario {
             Command::Fanout(_) => Kind::Pattern(Pattern::Fanout),
             Command::Connect(_) => Kind::Connect,
             Command::Idle(_) => Kind::Idle,
-            Command::Session(_) | Command::FloorServer(_) => Kind::Session,
+            Command::Session(_) => Kind::Session,
+            Command::Table(_) | Command::FloorServer(_) => return Err(Failure::Usage("no scenario".into())),
         };
         let (connections, threads) = (options.connections, options.threads);
         let (clients, senders) = match kind {
@@ -244,6 +257,7 @@ impl<'a> Run<'a> {
                     ttl: u64::from(options.ttl),
                     sign: options.sign,
                     verify: options.verify,
+                    cross_workers: options.cross_workers,
                     seed: options.seed,
                     rate: options.rate.map(|rate| f64::from(rate) * share),
                     run: run.wrapping_add(index),
@@ -425,15 +439,14 @@ impl<'a> Run<'a> {
         let server = server_cpu.zip(self.server).map(|(cpu, pid)| Server {
             pid,
             cpu,
-            us_per_message: each(cpu.total()),
+            us_per_message: each(cpu.total),
             user_us_per_message: each(cpu.user),
-            cpu_share: cpu.total() / seconds,
+            cpu_share: cpu.total / seconds,
         });
         // What the server used is only known apart from the rest where its process is.
         let other = after.machine.zip(before.machine).zip(own_cpu).zip(server_cpu);
-        let other = other.map(|(((after, before), own), server)| {
-            ((after - before - own.total() - server.total()) / seconds).max(0.0)
-        });
+        let other = other
+            .map(|(((after, before), own), server)| ((after - before - own.total - server.total) / seconds).max(0.0));
         let options = self.options;
         let threads = if self.scenario.kind == Kind::Session { options.connections } else { options.threads };
         let setting = Setting {
@@ -459,7 +472,7 @@ impl<'a> Run<'a> {
             latency: Latency::of(&tally.latency),
             steps: std::mem::take(&mut self.steps),
             server,
-            own_cpu_share: own_cpu.map(|cpu| cpu.total() / seconds / f64::from(threads)),
+            own_cpu_share: own_cpu.map(|cpu| cpu.total / seconds / f64::from(threads)),
             other_cpu_share: other,
             idle,
             checks: checks(tally),

@@ -5,7 +5,7 @@ mod support;
 use std::{fs, path::Path, process};
 
 use clap::Parser as _;
-use loadtest::{Checks, Cli, Floor, Report};
+use loadtest::{Checks, Cli, Floor, Report, Shown as _};
 
 use crate::support::Fault;
 

@@ -81,22 +81,37 @@ impl Conn {
 impl World {
     /// Starts as many connections as may be on their way in.
     pub(super) fn open_more(&mut self) -> Result<(), String> {
-        while self.opening < OPENING_MAX && self.conns.len() < self.agents.len() {
-            let at = self.conns.len();
-            let failed = |error: io::Error| format!("connection {at} to {}: {error}", self.job.target);
-            let mut stream = TcpStream::connect(self.job.target.address).map_err(failed)?;
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, Token(at), interest).map_err(failed)?;
-            self.conns.push(Conn {
-                stream,
-                state: State::Connecting,
-                decoder: Decoder::new(ws::Role::Client),
-                partial: Vec::new(),
-                outbox: Outbox::default(),
-                is_touched: false,
-            });
-            self.opening += 1;
+        // Where a connection goes is only seen while it is the only one.
+        let opening_max = if self.job.cross_workers { 1 } else { OPENING_MAX };
+        while self.opening < opening_max && self.conns.len() < self.agents.len() {
+            let conn = self.dial(self.conns.len())?;
+            self.conns.push(conn);
         }
+        Ok(())
+    }
+
+    /// Starts the connection of one client.
+    fn dial(&mut self, at: usize) -> Result<Conn, String> {
+        let failed = |error: io::Error| format!("connection {at} to {}: {error}", self.job.target);
+        let mut stream = TcpStream::connect(self.job.target.address).map_err(failed)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(at), interest).map_err(failed)?;
+        self.opening += 1;
+        Ok(Conn {
+            stream,
+            state: State::Connecting,
+            decoder: Decoder::new(ws::Role::Client),
+            partial: Vec::new(),
+            outbox: Outbox::default(),
+            is_touched: false,
+        })
+    }
+
+    /// Ends a client's connection and starts another one.
+    pub(super) fn redial(&mut self, at: usize) -> Result<(), String> {
+        self.in_count -= 1;
+        // The old one is closed by the assignment, and with it its place among the events.
+        self.conns[at] = self.dial(at)?;
         Ok(())
     }
 
@@ -174,7 +189,10 @@ impl World {
         self.opening -= 1;
         self.in_count += 1;
         self.progress_at = self.now;
-        self.shared.ready[self.job.index].set(u64::from(self.in_count));
+        // With --cross-workers it counts once it is where it should be.
+        if !self.job.cross_workers {
+            self.shared.ready[self.job.index].set(u64::from(self.in_count));
+        }
     }
 
     /// Control frames and what should not come at all.

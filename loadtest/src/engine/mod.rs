@@ -4,6 +4,7 @@
 //! reads the clock once for each read, not for each message.
 
 mod conn;
+mod place;
 mod shared;
 
 use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _, sync::Arc, time::Duration};
@@ -53,6 +54,8 @@ pub(crate) struct Job {
     pub(crate) ttl: u64,
     pub(crate) sign: bool,
     pub(crate) verify: bool,
+    /// Receivers are dialled until they are on another worker than their sender.
+    pub(crate) cross_workers: bool,
     pub(crate) seed: u64,
     /// Of this world, a second.
     pub(crate) rate: Option<f64>,
@@ -133,6 +136,7 @@ pub(crate) struct World {
     random: Random,
     tally: Tally,
     timer: Option<std::os::fd::OwnedFd>,
+    places: place::Places,
 }
 
 impl World {
@@ -166,6 +170,7 @@ impl World {
             random: Random::new(u64::from(job.run), shared.unix_ms(shared.now()).rotate_left(20) ^ job.index as u64),
             tally: Tally::new(),
             timer: None,
+            places: place::Places::default(),
             agents,
             job,
             shared,
@@ -434,6 +439,9 @@ impl World {
 
     /// What is due without an event: connections, the start, the schedule.
     fn go_on(&mut self) -> Result<(), String> {
+        if self.job.cross_workers && self.plan.is_none() {
+            self.place()?;
+        }
         if (self.in_count as usize) < self.agents.len() && self.plan.is_none() {
             if self.now.saturating_sub(self.progress_at) > STALLED_NANOS {
                 return Err(format!("{} of {} clients got in, then none for 30 s", self.in_count, self.agents.len()));
