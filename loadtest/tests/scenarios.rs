@@ -2,7 +2,12 @@
 
 mod support;
 
-use std::{fs, path::Path, process};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process,
+    sync::OnceLock,
+};
 
 use clap::Parser as _;
 use loadtest::{Checks, Cli, Floor, Report, Shown as _};
@@ -29,6 +34,69 @@ fn right(report: &Report) {
 
 fn floor() -> Floor {
     Floor::start(Path::new(env!("CARGO_BIN_EXE_loadtest")), None).expect("the floor")
+}
+
+/// The relay's program. A test of this package alone does not make it, so it is made here; as a rule it is there.
+fn relay() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut build = process::Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--offline", "--package", "amp-relay", "--bin", "amp-relay"]);
+        let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().expect("a folder");
+        if folder.file_name().is_some_and(|name| name == "release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the relay is built");
+        folder.join("amp-relay")
+    })
+}
+
+/// Runs the program, and reads the JSON object it prints.
+#[track_caller]
+fn json(arguments: &str) -> serde_json::Value {
+    let mut program = process::Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    let output = program.args(arguments.split_whitespace()).arg("--json").output().expect("it runs");
+    assert!(output.status.success(), "{arguments}: {output:?}");
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+#[test]
+fn the_table_runs_floor_and_relay_by_turns() {
+    let relay = relay().display();
+    let brief = "--rounds 2 --seconds 0.2 --warmup 0.05";
+    let table = json(&format!("table --rows pairs-16,connect,two-workers --relay {relay} {brief}"));
+    let rows = table["rows"].as_array().expect("rows");
+    assert_eq!(
+        rows.iter().map(|row| row["base"].as_str()).collect::<Vec<_>>(),
+        [Some("floor"), Some("floor"), Some("one worker")]
+    );
+    for row in rows {
+        assert_eq!(row["rounds"].as_array().map(Vec::len), Some(2), "{row}");
+        assert!(row["ratio"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{row}");
+        assert!(row["base_to_base"]["median"].as_f64().is_some_and(|ratio| ratio >= 1.0), "{row}");
+    }
+    let same = json(&format!("table --rows echo-1 --no-pin --relay {relay} --base {relay} --rounds 1 --seconds 0.2"));
+    assert_eq!(same["rows"][0]["base"], relay.to_string());
+    assert_eq!(same["places"], "server on any CPU, load on any CPU");
+}
+
+#[test]
+fn two_servers_are_compared() {
+    let (first, second) = (floor(), floor());
+    let compared = json(&format!(
+        "echo --connections 4 --url {} --server-pid {} --compare {} --compare-pid {} --rounds 2 --seconds 0.2 --warmup 0",
+        first.url(),
+        first.pid(),
+        second.url(),
+        second.pid()
+    ));
+    assert_eq!(
+        (compared["first"].as_array().map(Vec::len), compared["second"][1]["url"].as_str()),
+        (Some(2), Some(second.url()))
+    );
+    for figure in ["cpu", "rate", "p50", "p99"] {
+        assert!(compared[figure]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{figure}: {compared}");
+    }
 }
 
 #[test]
@@ -144,6 +212,7 @@ fn command_lines_without_sense_are_refused() {
         ("fanout --threads 2 --url tcp://127.0.0.1:1", "one sender"),
         ("scatter --connections 3 --threads 2 --url tcp://127.0.0.1:1", "too few"),
         ("scatter --connections 1 --url tcp://127.0.0.1:1", "too few"),
+        ("echo --cross-workers --url ws://127.0.0.1:1", "pairs"),
         ("echo --server-pid 4294967295 --url tcp://127.0.0.1:1", "no process"),
     ] {
         let refused = try_run(arguments).expect_err(arguments);
@@ -165,6 +234,7 @@ fn the_program_reports_in_json_and_by_its_exit_code() {
     let url = support::start(Fault::Double, false);
     let wrong = output(&[&["echo", "--connections", "1", "--url", &url][..], &brief].concat());
     assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    assert_eq!(output(&["table", "--rows", "nonsense"]).status.code(), Some(2));
     assert_eq!(output(&["echo"]).status.code(), Some(2));
     assert_eq!(output(&["echo", "--url", "tcp://127.0.0.1:1"]).status.code(), Some(1), "nobody listens there");
 }
