@@ -81,6 +81,10 @@ pub(crate) fn run(command: &Command, options: &Options, other: &str) -> Result<C
 }
 
 impl Shown for Comparison {
+    fn kind(&self) -> &'static str {
+        "comparison"
+    }
+
     fn text(&self) -> String {
         let mut out = String::new();
         for (round, (first, second)) in self.first.iter().zip(&self.second).enumerate() {

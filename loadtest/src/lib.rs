@@ -9,16 +9,19 @@ mod amp;
 mod cli;
 mod compare;
 mod connect;
+mod curve;
 mod engine;
 mod floor;
 mod idle;
 mod ledger;
 mod measure;
 mod outbox;
+mod page;
 mod report;
 mod run;
 mod servers;
 mod session;
+mod stalled;
 mod stats;
 mod table;
 mod target;
@@ -28,11 +31,17 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-pub use cli::{Cli, Command, FloorOptions, FloorServer, Options, Pattern, TableOptions};
+pub use cli::{
+    Cli, Command, CurveOptions, FloorOptions, FloorServer, IdleOptions, Options, PageOptions, Pattern, StalledOptions,
+    TableOptions,
+};
 pub use compare::{Comparison, Spread};
+pub use curve::{Curve, Point};
 pub use floor::Floor;
+pub use idle::{IdleStep, IdleSteps};
 pub use report::{Checks, Latency, Report, Shown};
 pub use run::run;
+pub use stalled::Stalled;
 pub use table::{Figures, Round, RowResult, Table};
 
 /// Runs a command line, prints what it gives, and says how the process should end: 0 when every delivery was right, 1
@@ -43,6 +52,19 @@ pub fn main(cli: Cli) -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => return fail(&format!("floor-server: {error}"), 1),
         },
+        Command::Idle(options) if idle::is_stepped(options) => {
+            idle::run(options).map(|steps| print(&steps, options.options.json))
+        }
+        Command::Stalled(options) if options.options.keys_out.is_none() => {
+            stalled::run(options).map(|stalled| print(&stalled, options.options.json))
+        }
+        Command::Curve(options) if options.options.keys_out.is_none() => {
+            curve::run(options).map(|curve| print(&curve, options.options.json))
+        }
+        Command::Report(options) => page::run(options).map(|right| {
+            println!("{}", options.out.display());
+            right
+        }),
         Command::Table(options) => table::run(options).map(|table| print(&table, options.json)),
         command => match command.options() {
             Some(options) if options.keys_out.is_none() && options.compare.is_some() => {

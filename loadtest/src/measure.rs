@@ -46,6 +46,14 @@ impl Sample {
             machine: machine_cpu(),
         }
     }
+
+    /// CPU seconds that neither the server nor the harness spent since then; not known where the server is not.
+    pub(crate) fn other_since(&self, before: &Self) -> Option<f64> {
+        let machine = self.machine? - before.machine?;
+        let own = self.own?.since(&before.own?);
+        let server = self.server?.since(&before.server?);
+        Some((machine - own.total - server.total).max(0.0))
+    }
 }
 
 fn tick() -> f64 {
@@ -86,10 +94,30 @@ fn parse_machine(stat: &str, tick: f64) -> Option<f64> {
     (fields.len() == 8).then(|| (fields.iter().sum::<f64>() - fields[3] - fields[4]) * tick)
 }
 
-/// Bytes of anonymous memory that a process holds: what it allocated and touched, without its program text.
-pub(crate) fn memory_of(pid: u32) -> Option<u64> {
+/// Memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// What it allocated and touched, without its program text.
+    pub(crate) anonymous: u64,
+    /// Proportional set size: what it shares counts in part.
+    pub(crate) pss: Option<u64>,
+}
+
+/// Memory that a process holds.
+pub(crate) fn memory_of(pid: u32) -> Option<Memory> {
+    Some(Memory { anonymous: anonymous_of(pid)?, pss: pss_of(pid) })
+}
+
+/// Bytes of its anonymous memory.
+pub(crate) fn anonymous_of(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn pss_of(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -200,7 +228,8 @@ mod tests {
         assert_eq!(parse_machine("cpu  1 2", 0.01), None);
         let before = Sample::take(Some(std::process::id()));
         assert!(before.server.is_some() && before.own.is_some() && before.machine.is_some());
-        assert!(memory_of(std::process::id()).is_some_and(|bytes| bytes > 0));
+        let memory = memory_of(std::process::id()).expect("a process");
+        assert!(memory.anonymous > 0 && memory.pss.is_none_or(|pss| pss > 0));
         assert!(Sample::take(Some(u32::MAX)).server.is_none());
     }
 

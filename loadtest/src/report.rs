@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::measure::{Cpu, Machine};
 
 /// A thread of the harness that is busier than this may be what limits a run.
 const LIMIT_SHARE: f64 = 0.9;
 /// Other programs that use more of a CPU than this disturb a run.
-const DISTURBED_SHARE: f64 = 0.1;
+pub(crate) const DISTURBED_SHARE: f64 = 0.1;
 
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
@@ -31,6 +32,8 @@ pub struct Report {
     pub per_second: f64,
     /// From the time a message should have been sent to its delivery.
     pub latency: Latency,
+    /// Its distribution: quantile and microseconds.
+    pub percentiles: Vec<(f64, f64)>,
     /// Further steps, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub steps: BTreeMap<&'static str, Latency>,
@@ -124,6 +127,24 @@ pub struct Server {
     pub cpu_share: f64,
 }
 
+impl Server {
+    /// Of the CPU time of a window.
+    pub(crate) fn new(pid: u32, cpu: Cpu, delivered: u64, seconds: f64) -> Self {
+        let each = |cpu_seconds: f64| cpu_seconds * 1e6 / (delivered.max(1) as f64);
+        let (us_per_message, user_us_per_message) = (each(cpu.total), each(cpu.user));
+        Self { pid, cpu, us_per_message, user_us_per_message, cpu_share: cpu.total / seconds }
+    }
+}
+
+/// A distribution for a plot whose axis shows ever more nines.
+pub(crate) fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    if histogram.is_empty() {
+        return Vec::new();
+    }
+    let at = |quantile: f64| (quantile, histogram.value_at_quantile(quantile) as f64 / 1000.0);
+    (0..=40).map(|step| at(1.0 - 10f64.powf(-f64::from(step) / 8.0))).collect()
+}
+
 /// What connections cost in memory: anonymous memory of the server in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Idle {
@@ -139,6 +160,10 @@ pub struct Idle {
     pub bytes_per_connection: f64,
     /// The same after the message.
     pub bytes_per_connection_used: f64,
+    /// Bytes for each connection by the proportional set size, which counts what a process shares in part.
+    pub pss_per_connection: Option<f64>,
+    /// The same after the message.
+    pub pss_per_connection_used: Option<f64>,
 }
 
 /// What was wrong with the deliveries. All zero is right.
@@ -184,16 +209,33 @@ pub trait Shown {
     /// Whether the process ends with 0.
     fn is_right(&self) -> bool;
 
+    /// What it is, in JSON's field `kind`.
+    fn kind(&self) -> &'static str;
+
+    /// As JSON.
+    fn value(&self) -> serde_json::Value
+    where
+        Self: Serialize,
+    {
+        let mut value = serde_json::to_value(self).unwrap_or_else(|error| json!({"error": error.to_string()}));
+        value["kind"] = self.kind().into();
+        value
+    }
+
     /// One JSON object in one line.
     fn json(&self) -> String
     where
         Self: Serialize,
     {
-        serde_json::to_string(self).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+        self.value().to_string()
     }
 }
 
 impl Shown for Report {
+    fn kind(&self) -> &'static str {
+        "run"
+    }
+
     fn is_right(&self) -> bool {
         self.checks.is_right()
     }
@@ -207,6 +249,11 @@ impl Shown for Report {
 }
 
 impl Report {
+    /// Whether other programs used so much of a CPU that the figures say little.
+    pub fn is_disturbed(&self) -> bool {
+        self.other_cpu_share.is_some_and(|share| share > DISTURBED_SHARE)
+    }
+
     /// Adds what should be known before the figures are believed.
     pub(crate) fn warn(&mut self, expects_deliveries: bool) {
         let mut warnings = Vec::new();
@@ -217,7 +264,7 @@ impl Report {
                 100.0 * share
             ));
         }
-        if let Some(share) = self.other_cpu_share.filter(|&share| share > DISTURBED_SHARE) {
+        if let Some(share) = self.other_cpu_share.filter(|_| self.is_disturbed()) {
             warnings.push(format!("other programs used {:.0} % of a CPU: the figures are disturbed", 100.0 * share));
         }
         if self.delivered == 0 && expects_deliveries {
@@ -286,7 +333,8 @@ impl Latency {
 }
 
 impl Checks {
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    /// In words.
+    pub(crate) fn write(&self, out: &mut String) -> std::fmt::Result {
         if self.is_right() {
             return writeln!(out, "  checks      all {} deliveries of the run are right", self.delivered);
         }

@@ -12,14 +12,10 @@ use crate::{
     cli::{Cli, Command, Options, TableOptions},
     compare::Spread,
     measure::{self, Machine},
-    report::{Report, Shown},
+    report::{DISTURBED_SHARE, Report, Shown},
     run::{self, Failure},
     servers::{self, Places, Server},
 };
-
-/// A run during which other programs used more of a CPU than this is made again.
-const DISTURBED_SHARE: f64 = 0.1;
-const ATTEMPTS: u32 = 3;
 
 /// One row: what is run, and how well it should do.
 struct Row {
@@ -251,18 +247,11 @@ impl Bench<'_> {
 
     /// A run that nobody disturbed, or the last of several.
     fn quiet(&mut self, row: &Row, is_base: bool) -> Result<Figures, Failure> {
-        let mut figures = self.once(row, is_base)?;
-        for _ in 1..ATTEMPTS {
-            if figures.other_share <= DISTURBED_SHARE {
-                break;
-            }
-            figures = self.once(row, is_base)?;
-        }
-        Ok(figures)
+        Figures::of(&run::quiet(|| self.once(row, is_base))?)
     }
 
-    /// One run against a server of its own.
-    fn once(&self, row: &Row, is_base: bool) -> Result<Figures, Failure> {
+    /// One run with a server of its own.
+    fn once(&self, row: &Row, is_base: bool) -> Result<Report, Failure> {
         let (command, mut options) = parse(row.command)?;
         options.seconds = self.options.seconds;
         options.warmup = self.options.warmup;
@@ -281,7 +270,7 @@ impl Bench<'_> {
         };
         options.url = Some(server.url().to_owned());
         options.server_pid = Some(server.pid());
-        Figures::of(&run::once(&command, &options)?)
+        run::once(&command, &options)
     }
 }
 
@@ -294,6 +283,10 @@ pub(crate) fn parse(line: &str) -> Result<(Command, Options), Failure> {
 }
 
 impl Shown for Table {
+    fn kind(&self) -> &'static str {
+        "table"
+    }
+
     fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
