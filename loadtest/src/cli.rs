@@ -222,6 +222,9 @@ pub struct TableOptions {
     /// CPU of the harness [default: the first that the server has not]
     #[arg(long, value_name = "CPU")]
     pub load_cpu: Option<usize>,
+    /// Runs of the table that other programs disturb, by more than a tenth of a CPU, are made again: attempts at most
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub attempts: u32,
     /// Let the system place server and harness
     #[arg(long)]
     pub no_pin: bool,
@@ -276,6 +279,9 @@ pub struct CurveOptions {
     #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_values_t = [10, 20, 30, 40, 50, 60, 70, 80, 90],
           value_parser = clap::value_parser!(u32).range(1..=200))]
     pub steps: Vec<u32>,
+    /// Runs of a curve that other programs disturb, by more than a tenth of a CPU, are made again: attempts at most
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub attempts: u32,
     /// The rest.
     #[command(flatten)]
     pub options: Options,
@@ -305,6 +311,9 @@ pub struct PageOptions {
     /// Runs made now: seconds of each window
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = seconds)]
     pub seconds: f64,
+    /// Runs made now: those of table and curve that other programs disturb, by more than a tenth of a CPU, are made again: attempts at most
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub attempts: u32,
     /// Runs made now: numbers of idle connections
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000,2000,5000",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -247,7 +247,7 @@ impl Bench<'_> {
 
     /// A run that nobody disturbed, or the last of several.
     fn quiet(&mut self, row: &Row, is_base: bool) -> Result<Figures, Failure> {
-        Figures::of(&run::quiet(|| self.once(row, is_base))?)
+        Figures::of(&run::quiet(self.options.attempts, || self.once(row, is_base))?)
     }
 
     /// One run with a server of its own.

@@ -63,7 +63,7 @@ fn json(arguments: &str) -> serde_json::Value {
 #[test]
 fn the_table_runs_floor_and_relay_by_turns() {
     let relay = relay().display();
-    let brief = "--rounds 2 --seconds 0.2 --warmup 0.05";
+    let brief = "--rounds 2 --seconds 0.2 --warmup 0.05 --attempts 1";
     let table = json(&format!("table --rows pairs-16,connect,two-workers --relay {relay} {brief}"));
     let rows = table["rows"].as_array().expect("rows");
     assert_eq!(
@@ -75,7 +75,9 @@ fn the_table_runs_floor_and_relay_by_turns() {
         assert!(row["ratio"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{row}");
         assert!(row["base_to_base"]["median"].as_f64().is_some_and(|ratio| ratio >= 1.0), "{row}");
     }
-    let same = json(&format!("table --rows echo-1 --no-pin --relay {relay} --base {relay} --rounds 1 --seconds 0.2"));
+    let same = json(&format!(
+        "table --rows echo-1 --no-pin --relay {relay} --base {relay} --rounds 1 --attempts 1 --seconds 0.2"
+    ));
     assert_eq!(same["rows"][0]["base"], relay.to_string());
     assert_eq!(same["places"], "server on any CPU, load on any CPU");
 }
@@ -119,7 +121,7 @@ fn readers_that_stall_are_counted_beside_healthy_pairs() {
 fn a_curve_goes_through_the_rates_it_is_asked_for() {
     let floor = floor();
     let curve = json(&format!(
-        "curve --pattern echo --connections 4 --steps 5,20 --seconds 0.3 --warmup 0.05 --url {} --server-pid {}",
+        "curve --pattern echo --connections 4 --steps 5,20 --attempts 1 --seconds 0.3 --warmup 0.05 --url {} --server-pid {}",
         floor.url(),
         floor.pid()
     ));
@@ -155,7 +157,7 @@ fn a_report_is_one_page_of_runs() {
     let floor = floor();
     let runs = [
         json(&format!("pairs --pairs 2 --seconds 0.2 --warmup 0 --url {}", floor.url())),
-        json(&format!("curve --pairs 2 --steps 10,30 --seconds 0.2 --warmup 0 --url {}", floor.url())),
+        json(&format!("curve --pairs 2 --steps 10,30 --attempts 1 --seconds 0.2 --warmup 0 --url {}", floor.url())),
     ];
     fs::write(path("runs.json"), runs.map(|run| run.to_string()).join("\n")).expect("a file");
     let made = page(&[path("runs.json").to_str().expect("a path"), "--date", "some day"]);
@@ -163,7 +165,20 @@ fn a_report_is_one_page_of_runs() {
         assert!(made.contains(shown), "{shown}");
     }
     let relay = relay().to_str().expect("a path");
-    let made = page(&["--relay", relay, "--rows", "echo-1", "--seconds", "0.2", "--idle", "10,20", "--stalled", "5"]);
+    let made = page(&[
+        "--relay",
+        relay,
+        "--attempts",
+        "1",
+        "--rows",
+        "echo-1",
+        "--seconds",
+        "0.2",
+        "--idle",
+        "10,20",
+        "--stalled",
+        "5",
+    ]);
     for shown in ["Server CPU time for each delivery", "Memory of idle connections", "Readers that stall", "UTC"] {
         assert!(made.contains(shown), "{shown}");
     }

@@ -67,18 +67,24 @@ fn measure(options: &PageOptions) -> Result<(Vec<Value>, bool), Failure> {
     if let (Some(server), Some(load)) = (places.server.as_deref().and_then(<[usize]>::first), places.load) {
         let _ = write!(pins, " --server-cpu {server} --cpu {load}");
     }
-    let (seconds, relay) = (options.seconds, relay.as_path());
+    let (seconds, attempts, relay) = (options.seconds, options.attempts, relay.as_path());
+    let warmup = seconds / 4.0;
     let (mut runs, mut is_right) = (Vec::new(), true);
     let mut add = |value: Value, right: bool| {
         is_right &= right;
         runs.push(value);
     };
     let rows = options.rows.join(",");
-    if let Command::Table(own) = command(&format!("table --rows {rows} --seconds {seconds}"), relay)? {
+    if let Command::Table(own) =
+        command(&format!("table --rows {rows} --seconds {seconds} --attempts {attempts}"), relay)?
+    {
         let table = table::run(&own)?;
         add(table.value(), table.is_right());
     }
-    if let Command::Curve(own) = command(&format!("curve --seconds {seconds}{pins}"), relay)? {
+    if let Command::Curve(own) = command(
+        &format!("curve --steps 10,30,50,70,90 --seconds {seconds} --warmup {warmup} --attempts {attempts}{pins}"),
+        relay,
+    )? {
         let curve = curve::run(&own)?;
         add(curve.value(), curve.is_right());
     }

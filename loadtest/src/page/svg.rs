@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn axes_have_round_numbers() {
         assert_eq!(texts(Scale::Linear, &[3.0, 100.0]), ["0", "20", "40", "60", "80", "100"]);
-        assert_eq!(texts(Scale::Log, &[9.0, 4000.0]), ["10", "100", "1000"]);
+        assert_eq!(texts(Scale::Log, &[9.0, 4000.0]), ["10", "100", "1000", "10 k"]);
         assert_eq!(texts(Scale::Log, &[100.0, 110.0]), ["50", "100", "200"]);
         assert_eq!(texts(Scale::Nines, &[0.5, 0.9995]), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
         assert_eq!(texts(Scale::Linear, &[]), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);

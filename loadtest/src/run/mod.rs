@@ -34,8 +34,6 @@ const SETTLE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(20);
 /// What an open loop may have in flight per sender, unless it is said.
 const OPEN_DEPTH: u32 = 1024;
-/// How often a run is made that other programs disturb.
-const ATTEMPTS: u32 = 3;
 /// Bytes of payload where nothing is said.
 const SIZE: u32 = 128;
 const SIZE_IDLE: u32 = 4096;
@@ -81,10 +79,10 @@ pub(crate) fn once(command: &Command, options: &Options) -> Result<Report, Failu
     run.go()
 }
 
-/// Runs it until nothing else on the machine disturbs it, at most a few times; the last one counts.
-pub(crate) fn quiet(mut once: impl FnMut() -> Result<Report, Failure>) -> Result<Report, Failure> {
+/// Runs it until nothing else on the machine disturbs it, at most so often; the last one counts.
+pub(crate) fn quiet(attempts: u32, mut once: impl FnMut() -> Result<Report, Failure>) -> Result<Report, Failure> {
     let mut report = once()?;
-    for _ in 1..ATTEMPTS {
+    for _ in 1..attempts {
         if !report.is_disturbed() {
             break;
         }
