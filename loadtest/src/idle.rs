@@ -18,8 +18,8 @@ use crate::{
 /// How long the messages at the end may take.
 const USE_MAX: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
-/// Descriptors that are no connection of ours, here or in the server.
-const OTHER_FILES: u64 = 100;
+/// Descriptors that are no connection of ours, here or in the server: it keeps some hundreds for agents and files.
+const OTHER_FILES: u64 = 1000;
 /// What a server does once, however many connect, is done before memory is read.
 const WARM: &str = "echo --connections 8 --depth 16 --seconds 0.2 --warmup 0";
 
