@@ -61,10 +61,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Curve(options) if options.options.keys_out.is_none() => {
             curve::run(options).map(|curve| print(&curve, options.options.json))
         }
-        Command::Report(options) => page::run(options).map(|right| {
-            println!("{}", options.out.display());
-            right
-        }),
+        Command::Report(options) => page::run(options).inspect(|_| println!("{}", options.out.display())),
         Command::Table(options) => table::run(options).map(|table| print(&table, options.json)),
         command => match command.options() {
             Some(options) if options.keys_out.is_none() && options.compare.is_some() => {

@@ -187,9 +187,8 @@ impl Stalled {
                 write!(out, " ({min:.0} to {max:.0} by thirds)")?;
             }
             write!(out, ", p99.9 {p999_us:.0}")?;
-            match &window.server {
-                Some(server) => write!(out, "; server {:.2} of a CPU", server.cpu_share)?,
-                None => {}
+            if let Some(server) = &window.server {
+                write!(out, "; server {:.2} of a CPU", server.cpu_share)?;
             }
             match window.other_share.filter(|&share| share > DISTURBED_SHARE) {
                 Some(share) => writeln!(out, "; DISTURBED: others used {share:.2} of a CPU")?,
