@@ -13,6 +13,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     \u{20}                                     whoever knows the seed has the keys)\n  \
     loadtest pairs --url ws://127.0.0.1:5711 --server-pid $(pidof amp-relay)\n  \
     loadtest floor --pattern pairs        the same bytes through a plain TCP forwarder, to compare with\n\n\
+    Everything at once, with a relay of its own:\n  \
+    loadtest table                        server CPU time for each delivery, as ratios to the floor\n\n\
     Exits with 1 when a message was lost, doubled, misdirected, refused or out of order.")]
 pub struct Cli {
     /// What to do.
@@ -35,16 +37,26 @@ pub enum Command {
     Fanout(Options),
     /// Opens WebSockets and resets them, without signing in
     Connect(Options),
-    /// Signs in, holds the connections, and says what one costs in memory
-    Idle(Options),
+    /// Signs in, holds the connections, and says what one costs in memory before and after a message of 4 KiB each way
+    Idle(IdleOptions),
+    /// Ends all connections at once and lets every client come back: connect, upgrade, HELLO
+    Storm(Options),
+    /// Healthy pairs beside readers that stop reading: what those cost in memory and in the latency of the healthy
+    Stalled(StalledOptions),
+    /// Latency over throughput: as much as goes, then fixed shares of that in an open loop
+    Curve(CurveOptions),
     /// Prompts to sessions over /session: each connection has a session of its own
     Session(Options),
+    /// The table of ratios to the floor: starts floor and relay itself, in interleaved rounds, on CPUs of their own
+    Table(TableOptions),
+    /// One HTML page without anything from elsewhere: of the JSON of runs, or of a short set of runs made now
+    Report(PageOptions),
     /// The forwarder alone, until it is ended: prints its address
     FloorServer(FloorServer),
 }
 
 impl Command {
-    /// The options of a scenario; `None` for the floor's server.
+    /// The options of a scenario; `None` for what is none.
     pub fn options(&self) -> Option<&Options> {
         match self {
             Self::Floor(floor) => Some(&floor.options),
@@ -53,9 +65,12 @@ impl Command {
             | Self::Scatter(options)
             | Self::Fanout(options)
             | Self::Connect(options)
-            | Self::Idle(options)
+            | Self::Storm(options)
             | Self::Session(options) => Some(options),
-            Self::FloorServer(_) => None,
+            Self::Idle(idle) => Some(&idle.options),
+            Self::Stalled(stalled) => Some(&stalled.options),
+            Self::Curve(curve) => Some(&curve.options),
+            Self::Table(_) | Self::Report(_) | Self::FloorServer(_) => None,
         }
     }
 
@@ -70,6 +85,16 @@ impl Command {
             Self::Connect(_) => "connect",
             Self::Idle(_) => "idle",
             Self::Session(_) => "session",
+            Self::Storm(_) => "storm",
+            Self::Stalled(_) => "stalled",
+            Self::Curve(curve) => match curve.pattern {
+                Pattern::Echo => "echo",
+                Pattern::Scatter => "scatter",
+                Pattern::Fanout => "fanout",
+                Pattern::Pairs | Pattern::Flood => "pairs",
+            },
+            Self::Table(_) => "table",
+            Self::Report(_) => "report",
             Self::FloorServer(_) => "floor-server",
         }
     }
@@ -86,6 +111,9 @@ pub enum Pattern {
     Scatter,
     /// One client to all the others at once.
     Fanout,
+    /// A few clients to all the others, which may stop reading.
+    #[value(skip)]
+    Flood,
 }
 
 /// What every scenario takes.
@@ -94,7 +122,7 @@ pub struct Options {
     /// Where the server is: ws://HOST:PORT for a relay, tcp://HOST:PORT for a floor
     #[arg(long)]
     pub url: Option<String>,
-    /// Clients; in fanout the receivers, in connect how many are being opened at a time
+    /// Clients; in fanout the receivers, in connect how many are being opened at a time, in stalled the readers
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections: u32,
     /// Pairs of sender and receiver, for the pattern of that name
@@ -103,11 +131,12 @@ pub struct Options {
     /// Messages in flight per sender. With --rate: the most, 1024 unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub depth: Option<u32>,
-    /// Bytes of payload; the envelope comes on top
-    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(24..=64 << 20))]
-    pub size: u32,
+    /// Bytes of payload; the envelope comes on top. 128 unless given, 4096 in idle
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(24..=64 << 20))]
+    pub size: Option<u32>,
     /// Messages a second of all senders together, sent at their times whether or not answers come (open loop).
-    /// Without it every sender keeps --depth messages in flight (closed loop)
+    /// Without it every sender keeps --depth messages in flight (closed loop). In stalled: to the readers, 10,000
+    /// unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
     /// Seconds that are measured
@@ -131,6 +160,15 @@ pub struct Options {
     /// What keys and orders come from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Without --url: start this relay for the run, with the keys it needs, in a scratch folder
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
+    pub relay: Option<PathBuf>,
+    /// Workers of that relay
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub workers: u32,
+    /// CPUs of the server that is started here, floor or relay
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    pub server_cpu: Vec<usize>,
     /// Process of the server, for its CPU time and memory
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
@@ -140,6 +178,59 @@ pub struct Options {
     /// Pin the threads to CPUs from this one on
     #[arg(long, value_name = "CPU")]
     pub cpu: Option<usize>,
+    /// Another server, driven by turns with the first: prints ratios, first by second
+    #[arg(long, value_name = "URL")]
+    pub compare: Option<String>,
+    /// Process of that server
+    #[arg(long, value_name = "PID", requires = "compare")]
+    pub compare_pid: Option<u32>,
+    /// Rounds of a comparison
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Pairs only: dial each receiver again until /stats says that it is on another worker than its sender
+    #[arg(long)]
+    pub cross_workers: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the table takes.
+#[derive(Args, Clone, Debug)]
+pub struct TableOptions {
+    /// Rows to measure, by name; all unless given. An unknown name lists them
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub rows: Vec<String>,
+    /// The relay's program [default: amp-relay beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub relay: Option<PathBuf>,
+    /// Compare with another relay's program instead of the floor
+    #[arg(long, value_name = "PATH")]
+    pub base: Option<PathBuf>,
+    /// Rounds of each row; a round is base, relay, base
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Seconds of each window
+    #[arg(long, value_name = "N", default_value_t = 2.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Seconds of load before each window
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
+    pub warmup: f64,
+    /// CPUs of the server [default: the first]
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    pub server_cpu: Vec<usize>,
+    /// CPU of the harness [default: the first that the server has not]
+    #[arg(long, value_name = "CPU")]
+    pub load_cpu: Option<usize>,
+    /// Runs of the table that other programs disturb, by more than a tenth of a CPU, are made again: attempts at most
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub attempts: u32,
+    /// Let the system place server and harness
+    #[arg(long)]
+    pub no_pin: bool,
+    /// What keys and orders come from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -151,12 +242,85 @@ pub struct FloorOptions {
     /// Who sends to whom
     #[arg(long, value_enum, default_value_t = Pattern::Pairs)]
     pub pattern: Pattern,
-    /// Pin the forwarder to a CPU
-    #[arg(long, value_name = "CPU")]
-    pub floor_cpu: Option<usize>,
     /// The rest.
     #[command(flatten)]
     pub options: Options,
+}
+
+/// What idle takes.
+#[derive(Args, Clone, Debug)]
+pub struct IdleOptions {
+    /// Numbers of connections to do it with one after the other, instead of --connections
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub steps: Vec<u32>,
+    /// Do it with 1,000, 2,000, 5,000 and so on, up to the limit of open files
+    #[arg(long, conflicts_with = "steps")]
+    pub to_limit: bool,
+    /// The rest.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What stalled takes: --connections are the readers, --rate is what they get.
+#[derive(Args, Clone, Debug)]
+pub struct StalledOptions {
+    /// The rest.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What a curve takes.
+#[derive(Args, Clone, Debug)]
+pub struct CurveOptions {
+    /// Who sends to whom
+    #[arg(long, value_enum, default_value_t = Pattern::Pairs)]
+    pub pattern: Pattern,
+    /// Rates to measure, in percent of the closed loop's
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_values_t = [10, 20, 30, 40, 50, 60, 70, 80, 90],
+          value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub steps: Vec<u32>,
+    /// Runs of a curve that other programs disturb, by more than a tenth of a CPU, are made again: attempts at most
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub attempts: u32,
+    /// The rest.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What a report takes.
+#[derive(Args, Clone, Debug)]
+pub struct PageOptions {
+    /// JSON of runs, as --json prints it, one object a line; without any a short set of runs is made
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Where the page goes
+    #[arg(long, value_name = "FILE", default_value = "loadtest.html")]
+    pub out: PathBuf,
+    /// Its title
+    #[arg(long, value_name = "TEXT", default_value = "amp-relay under load")]
+    pub title: String,
+    /// The date it shows [default: that of the first run]
+    #[arg(long, value_name = "TEXT")]
+    pub date: Option<String>,
+    /// Runs made now: the relay's program [default: amp-relay beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub relay: Option<PathBuf>,
+    /// Runs made now: rows of the table
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "pairs-1,pairs-16,scatter-16,echo-16")]
+    pub rows: Vec<String>,
+    /// Runs made now: seconds of each window
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Runs made now: those of table and curve that other programs disturb, by more than a tenth of a CPU, are made again: attempts at most
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub attempts: u32,
+    /// Runs made now: numbers of idle connections
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000,2000,5000",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub idle: Vec<u32>,
+    /// Runs made now: readers that stall; 0 leaves that out
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub stalled: u32,
 }
 
 /// What the forwarder takes.

@@ -132,10 +132,12 @@ impl Dial {
             if let Some(error) = self.stream.take_error().map_err(text)? {
                 return Err(text(error));
             }
-            let request = match job.target.speech {
-                Speech::Amp => job.target.request(&job.key, 1 << 20).into_bytes(),
-                Speech::Floor => [8, 0, 0, 0, 1, 0, 0, 0].to_vec(),
-            };
+            let mut request = job.target.request(&job.key, 1 << 20).into_bytes();
+            if job.target.speech == Speech::Floor {
+                // As many bytes, which come back: an answer to an upgrade is about as long as its request.
+                let len = (request.len() as u32).to_le_bytes();
+                request[..8].copy_from_slice(&[len, 1u32.to_le_bytes()].concat());
+            }
             match self.stream.write(&request) {
                 Ok(count) if count == request.len() => self.is_asked = true,
                 Ok(_) => return Err("the request was not taken at once".into()),
@@ -156,7 +158,10 @@ impl Dial {
         }
         match job.target.speech {
             Speech::Amp => job.key.answer(&self.answer).map(|answer| answer.is_some()),
-            Speech::Floor => Ok(self.answer.len() >= 8),
+            Speech::Floor => {
+                let len = self.answer.first_chunk::<4>().map(|len| u32::from_le_bytes(*len) as usize);
+                Ok(len.is_some_and(|len| self.answer.len() >= len))
+            }
         }
     }
 }

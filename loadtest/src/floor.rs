@@ -5,9 +5,11 @@
 //! client's first frame has 8 bytes and its own number; it comes back as the answer. [`ALL`] goes to every client but the
 //! sender. Each readable socket is read once a turn into an arena, each destination gets one vectored write at the end of
 //! the turn with the pieces that are for it; only what the kernel does not take is copied.
+//!
+//! Its own part of the work is kept as small as it can be, for a slow floor flatters whoever is compared with it: clients
+//! are found by an index, a run of frames for one receiver is one piece, and nothing is allocated for a message or a turn.
 
 use std::{
-    collections::HashMap,
     io::{self, IoSlice, Read as _, Write as _},
     net::SocketAddr,
     ops::Range,
@@ -31,6 +33,12 @@ const READ_BYTES_MIN: usize = 64 * 1024;
 /// A receiver that takes nothing while so much waits for it is closed.
 const WAITING_BYTES_MAX: usize = 256 << 20;
 const FRAME_BYTES_MAX: usize = 128 << 20;
+/// Numbers are an index, so that finding a receiver costs a load.
+const NUMBER_MAX: u32 = 1 << 22;
+/// The place of a number that nobody has.
+const NOBODY: u32 = u32::MAX;
+/// Pieces of one write whose list stands on the stack.
+const PIECES_INLINE: usize = 64;
 const LISTENER: Token = Token(usize::MAX);
 const EVENTS: usize = 4096;
 
@@ -121,7 +129,8 @@ pub(crate) struct Forwarder {
     listener: TcpListener,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
-    numbers: HashMap<u32, usize>,
+    /// Places by number, [`NOBODY`] where there is none.
+    numbers: Vec<u32>,
     arena: Vec<u8>,
     used: usize,
     touched: Vec<usize>,
@@ -142,7 +151,7 @@ impl Forwarder {
             listener,
             clients: Vec::new(),
             free: Vec::new(),
-            numbers: HashMap::new(),
+            numbers: Vec::new(),
             arena: vec![0; ARENA_BYTES],
             used: 0,
             touched: Vec::new(),
@@ -235,12 +244,15 @@ impl Forwarder {
         }
     }
 
-    /// Gives the frames that were read to their destinations, as ranges of the arena.
+    /// Gives the frames that were read to their destinations, as ranges of the arena: a run for one receiver is one.
     fn route(&mut self, at: usize, count: usize) {
         let (mut next, end) = (self.used, self.used + count);
         self.used = end;
+        let mut is_in = self.clients[at].as_ref().is_some_and(|client| client.number.is_some());
+        let (mut run, mut run_receiver) = (next..next, 0);
         while let Some((len, receiver)) = header(&self.arena[next..end]) {
             if !(HEADER_BYTES..=FRAME_BYTES_MAX).contains(&len) {
+                self.give_run(at, run_receiver, &run);
                 return self.gone.push(at);
             }
             if end - next < len {
@@ -248,63 +260,82 @@ impl Forwarder {
             }
             let frame = next..next + len;
             next += len;
-            let number = self.clients[at].as_ref().and_then(|client| client.number);
-            match (number, receiver) {
-                (None, number) => self.enter(at, number, frame),
-                (Some(_), ALL) => {
-                    for other in (0..self.clients.len()).filter(|&other| other != at) {
-                        self.give(other, &frame);
-                    }
-                }
-                (Some(_), receiver) => {
-                    if let Some(&to) = self.numbers.get(&receiver) {
-                        self.give(to, &frame);
-                    }
-                }
+            if !is_in {
+                is_in = self.enter(at, receiver, &frame);
+                run = next..next;
+            } else if receiver == run_receiver {
+                run.end = next;
+            } else {
+                self.give_run(at, run_receiver, &run);
+                (run, run_receiver) = (frame, receiver);
             }
         }
-        if let Some(client) = self.clients[at].as_mut() {
+        self.give_run(at, run_receiver, &run);
+        if next < end
+            && let Some(client) = self.clients[at].as_mut()
+        {
             client.partial.extend_from_slice(&self.arena[next..end]);
         }
     }
 
-    fn enter(&mut self, at: usize, number: u32, frame: Range<usize>) {
+    fn enter(&mut self, at: usize, number: u32, frame: &Range<usize>) -> bool {
+        if number >= NUMBER_MAX {
+            self.gone.push(at);
+            return false;
+        }
         if let Some(client) = self.clients[at].as_mut() {
             client.number = Some(number);
-            self.numbers.insert(number, at);
-            self.give(at, &frame);
+            let number = number as usize;
+            if self.numbers.len() <= number {
+                self.numbers.resize(number + 1, NOBODY);
+            }
+            self.numbers[number] = at as u32;
+            self.give(at, frame);
+        }
+        true
+    }
+
+    fn give_run(&mut self, from: usize, receiver: u32, run: &Range<usize>) {
+        if run.is_empty() {
+            return;
+        }
+        if receiver == ALL {
+            for other in (0..self.clients.len()).filter(|&other| other != from) {
+                self.give(other, run);
+            }
+        } else if let Some(&to) = self.numbers.get(receiver as usize).filter(|&&to| to != NOBODY) {
+            self.give(to as usize, run);
         }
     }
 
-    fn give(&mut self, to: usize, frame: &Range<usize>) {
+    fn give(&mut self, to: usize, frames: &Range<usize>) {
         let Some(client) = self.clients[to].as_mut().filter(|client| client.number.is_some()) else { return };
         if client.pieces.is_empty() {
             self.touched.push(to);
         }
         match client.pieces.last_mut() {
-            Some(last) if last.end == frame.start => last.end = frame.end,
-            _ => client.pieces.push(frame.clone()),
+            Some(last) if last.end == frames.start => last.end = frames.end,
+            _ => client.pieces.push(frames.clone()),
         }
     }
 
     /// Writes what the turn gathered, once for each destination.
     fn flush(&mut self) {
-        for at in std::mem::take(&mut self.touched) {
+        for at in self.touched.drain(..) {
             let Some(client) = self.clients[at].as_mut() else { continue };
-            let pieces = std::mem::take(&mut client.pieces);
-            if send(client, &self.arena, &pieces).is_err() {
+            if send(client, &self.arena).is_err() {
                 self.gone.push(at);
             }
-            // The list goes back with its memory.
-            client.pieces = pieces;
             client.pieces.clear();
         }
         self.used = 0;
-        for at in std::mem::take(&mut self.gone) {
+        for at in self.gone.drain(..) {
             if let Some(number) = self.clients[at].take().map(|client| client.number) {
-                number
-                    .filter(|number| self.numbers.get(number) == Some(&at))
-                    .map(|number| self.numbers.remove(&number));
+                if let Some(place) = number.and_then(|number| self.numbers.get_mut(number as usize))
+                    && *place == at as u32
+                {
+                    *place = NOBODY;
+                }
                 self.free.push(at);
             }
         }
@@ -331,29 +362,48 @@ fn header(bytes: &[u8]) -> Option<(usize, u32)> {
     Some((u32::from_le_bytes(*len) as usize, u32::from_le_bytes(*receiver)))
 }
 
-/// Sends pieces of the arena; what the kernel does not take waits in a buffer of the client's own.
-fn send(client: &mut Client, arena: &[u8], pieces: &[Range<usize>]) -> io::Result<()> {
-    if client.waiting.is_empty() {
-        let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(&arena[piece.clone()])).collect();
-        let mut slices = &mut slices[..];
-        while !slices.is_empty() {
-            let written = match &*slices {
-                [one] => client.stream.write(one),
-                many => client.stream.write_vectored(many),
-            };
-            match written {
+/// Sends a client's pieces of the arena; what the kernel does not take waits in a buffer of the client's own.
+fn send(client: &mut Client, arena: &[u8]) -> io::Result<()> {
+    let Client { stream, waiting, pieces, .. } = client;
+    if !waiting.is_empty() {
+        pieces.iter().for_each(|piece| waiting.extend_from_slice(&arena[piece.clone()]));
+    } else if let [one] = &pieces[..] {
+        let mut rest = &arena[one.clone()];
+        while !rest.is_empty() {
+            match stream.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => IoSlice::advance_slices(&mut slices, count),
+                Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        slices.iter().for_each(|slice| client.waiting.extend_from_slice(slice));
+        waiting.extend_from_slice(rest);
+    } else if pieces.len() <= PIECES_INLINE {
+        let mut slices = [IoSlice::new(&[]); PIECES_INLINE];
+        for (slice, piece) in slices.iter_mut().zip(&*pieces) {
+            *slice = IoSlice::new(&arena[piece.clone()]);
+        }
+        send_many(stream, waiting, &mut slices[..pieces.len()])?;
     } else {
-        pieces.iter().for_each(|piece| client.waiting.extend_from_slice(&arena[piece.clone()]));
+        let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(&arena[piece.clone()])).collect();
+        send_many(stream, waiting, &mut slices)?;
     }
-    if client.waiting.len() > WAITING_BYTES_MAX { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+    if waiting.len() > WAITING_BYTES_MAX { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+}
+
+fn send_many(stream: &mut TcpStream, waiting: &mut Vec<u8>, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !slices.is_empty() {
+        match stream.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    slices.iter().for_each(|slice| waiting.extend_from_slice(slice));
+    Ok(())
 }
 
 #[cfg(test)]

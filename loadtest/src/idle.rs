@@ -1,43 +1,214 @@
 //! What a held connection costs the server in memory: before the first, when all are in, and after each has carried a
-//! message both ways.
+//! message both ways; for one number of connections, or for ever more up to the limit of open files.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{fmt::Write as _, sync::Arc, thread, time::Duration};
+
+use serde::Serialize;
 
 use crate::{
+    cli::{Command, IdleOptions, Options},
     engine::{Plan, Shared},
-    measure,
-    report::Idle,
+    measure::{self, Machine, Memory},
+    report::{Idle, Shown},
+    run::{self, Failure},
+    servers::{self, Server},
+    table,
 };
 
 /// How long the messages at the end may take.
 const USE_MAX: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
+/// Descriptors that are no connection of ours, here or in the server: it keeps some hundreds for agents and files.
+const OTHER_FILES: u64 = 1000;
+/// What a server does once, however many connect, is done before memory is read.
+const WARM: &str = "echo --connections 8 --depth 16 --seconds 0.2 --warmup 0";
 
 /// Sends one message on every connection, and reads the server's memory when all have arrived.
 pub(crate) fn finish(
     shared: &Arc<Shared>,
     connections: u64,
     server: Option<u32>,
-    before: Option<u64>,
-    connected: Option<u64>,
+    before: Option<Memory>,
+    connected: Option<Memory>,
 ) -> Option<Idle> {
     let now = shared.now();
     let drain = now + USE_MAX.as_nanos() as u64;
     // Only this function sets the plan of an idle run.
-    let _ = shared.plan.set(Plan { start: now, count_from: now, end: drain, drain, once: true });
+    let _ = shared.plan.set(Plan { start: now, count_from: now, end: drain, drain, once: true, ..Plan::default() });
     while shared.now() < drain && Shared::sum(&shared.delivered) < connections && !shared.is_stopped() {
         thread::sleep(LOOK);
     }
     let used = server.and_then(measure::memory_of);
     shared.release();
     let (before, connected, used) = (before?, connected?, used?);
-    let each = |bytes: u64| bytes.saturating_sub(before) as f64 / connections.max(1) as f64;
+    let share = |bytes: u64, before: u64| bytes.saturating_sub(before) as f64 / connections.max(1) as f64;
+    let pss = |memory: Memory| Some(share(memory.pss?, before.pss?));
     Some(Idle {
         connections,
-        before,
-        connected,
-        used,
-        bytes_per_connection: each(connected),
-        bytes_per_connection_used: each(used),
+        before: before.anonymous,
+        connected: connected.anonymous,
+        used: used.anonymous,
+        bytes_per_connection: share(connected.anonymous, before.anonymous),
+        bytes_per_connection_used: share(used.anonymous, before.anonymous),
+        pss_per_connection: pss(connected),
+        pss_per_connection_used: pss(used),
     })
+}
+
+/// One number of connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdleStep {
+    /// What they cost.
+    #[serde(flatten)]
+    pub idle: Idle,
+    /// Share of a CPU that the server used while it held them.
+    pub cpu_share: f64,
+    /// Every message arrived.
+    pub is_right: bool,
+}
+
+/// Ever more connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdleSteps {
+    /// On what.
+    pub machine: Machine,
+    /// The relay's program, or the server's URL.
+    pub server: String,
+    /// Connections that the limit of open files allows.
+    pub limit: u64,
+    /// The steps.
+    pub steps: Vec<IdleStep>,
+    /// Bytes that one more connection costs, between the first step and the last.
+    pub marginal: Option<f64>,
+}
+
+/// Connections that the limit of open files allows.
+fn limit() -> u64 {
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft).saturating_sub(OTHER_FILES)
+}
+
+/// 1,000, 2,000, 5,000, 10,000 and so on, and the limit.
+fn steps_to(limit: u64) -> Vec<u32> {
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX).min(1_000_000);
+    let decades = (3..6).map(|power| 10u32.pow(power)).flat_map(|decade| [decade, 2 * decade, 5 * decade]);
+    let mut steps: Vec<u32> = decades.filter(|&step| f64::from(step) < 0.95 * f64::from(limit)).collect();
+    steps.push(limit);
+    steps
+}
+
+/// Whether more than one number of connections is asked for.
+pub(crate) fn is_stepped(own: &IdleOptions) -> bool {
+    (own.to_limit || !own.steps.is_empty()) && own.options.keys_out.is_none()
+}
+
+/// Runs all steps, each against a server of its own where it is not given.
+///
+/// # Errors
+/// A run could not be made.
+pub(crate) fn run(own: &IdleOptions) -> Result<IdleSteps, Failure> {
+    let options = &own.options;
+    let limit = limit();
+    let numbers = if own.steps.is_empty() { steps_to(limit) } else { own.steps.clone() };
+    let program = match (&options.url, &options.relay) {
+        (Some(_), _) => None,
+        (None, Some(program)) => Some(program.clone()),
+        (None, None) => Some(servers::relay_beside_us().map_err(Failure::Usage)?),
+    };
+    let mut machine = Machine::read();
+    let mut steps = Vec::new();
+    for connections in numbers {
+        let step = Options { connections, ..options.clone() };
+        steps.push(one(own, step, program.as_deref())?);
+    }
+    machine.load_after = measure::load_average();
+    let marginal = steps.first().zip(steps.last()).and_then(|(first, last)| {
+        let connections = last.idle.connections.checked_sub(first.idle.connections).filter(|&more| more > 0)?;
+        let grown = |step: &IdleStep| step.idle.used as f64 - step.idle.before as f64;
+        Some((grown(last) - grown(first)) / connections as f64)
+    });
+    let server = program.map_or_else(|| options.url.clone().unwrap_or_default(), |path| path.display().to_string());
+    Ok(IdleSteps { machine, server, limit, steps, marginal })
+}
+
+fn one(own: &IdleOptions, mut options: Options, program: Option<&std::path::Path>) -> Result<IdleStep, Failure> {
+    let command = Command::Idle(IdleOptions { options: options.clone(), ..own.clone() });
+    let server = match program {
+        Some(program) => {
+            let cpus = (!options.server_cpu.is_empty()).then_some(&options.server_cpu[..]);
+            let most = Options { connections: options.connections.max(8), ..options.clone() };
+            let keys = run::keys(&Command::Idle(IdleOptions { options: most.clone(), ..own.clone() }), &most)?;
+            Some(Server::relay(program, &keys, options.workers, cpus)?)
+        }
+        None => None,
+    };
+    if let Some(server) = &server {
+        options.url = Some(server.url().to_owned());
+        options.server_pid = Some(server.pid());
+        let (warm, mut small) = table::parse(WARM)?;
+        small.url.clone_from(&options.url);
+        small.seed = options.seed;
+        run::once(&warm, &small)?;
+    }
+    let report = run::once(&command, &options)?;
+    let idle = report.idle.ok_or_else(|| Failure::Usage("idle steps need --server-pid beside --url".into()))?;
+    let cpu_share = report.server.as_ref().map_or(0.0, |server| server.cpu_share);
+    Ok(IdleStep { idle, cpu_share, is_right: report.is_right() })
+}
+
+impl Shown for IdleSteps {
+    fn kind(&self) -> &'static str {
+        "idle"
+    }
+
+    fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "idle connections of {}; the limit of open files allows {}\n", self.server, self.limit);
+        let _ = writeln!(
+            out,
+            "| connections | bytes each, unused | bytes each, used | by PSS, unused | by PSS, used | CPU share |"
+        );
+        let _ = writeln!(out, "|---|---|---|---|---|---|");
+        for step in &self.steps {
+            let Idle { connections, bytes_per_connection, bytes_per_connection_used, .. } = step.idle;
+            let pss = |bytes: Option<f64>| bytes.map_or("-".into(), |bytes| format!("{bytes:.0}"));
+            let _ = writeln!(
+                out,
+                "| {connections} | {bytes_per_connection:.0} | {bytes_per_connection_used:.0} | {} | {} | {:.4} |",
+                pss(step.idle.pss_per_connection),
+                pss(step.idle.pss_per_connection_used),
+                step.cpu_share
+            );
+        }
+        if let Some(marginal) = self.marginal {
+            let gib = |connections: f64| marginal * connections / f64::from(1 << 30);
+            let _ = writeln!(
+                out,
+                "\nOne more connection costs {marginal:.0} bytes of user space after use: {:.2} GiB for 100,000, {:.2} GiB \
+                 for a million.",
+                gib(1e5),
+                gib(1e6)
+            );
+        }
+        out
+    }
+
+    fn is_right(&self) -> bool {
+        self.steps.iter().all(|step| step.is_right)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_lead_to_the_limit() {
+        assert_eq!(steps_to(19_900), [1000, 2000, 5000, 10_000, 19_900]);
+        assert_eq!(steps_to(20_100), [1000, 2000, 5000, 10_000, 20_100]);
+        assert_eq!(steps_to(900), [900]);
+        assert_eq!(steps_to(u64::MAX).last(), Some(&1_000_000));
+        assert!(limit() > 0);
+    }
 }

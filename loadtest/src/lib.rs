@@ -7,51 +7,89 @@
 mod agent;
 mod amp;
 mod cli;
+mod compare;
 mod connect;
+mod curve;
 mod engine;
 mod floor;
 mod idle;
 mod ledger;
 mod measure;
 mod outbox;
+mod page;
 mod report;
 mod run;
+mod servers;
 mod session;
+mod stalled;
+mod stats;
+mod table;
 mod target;
 mod template;
 
 use std::process::ExitCode;
 
-pub use cli::{Cli, Command, FloorOptions, FloorServer, Options, Pattern};
+use serde::Serialize;
+
+pub use cli::{
+    Cli, Command, CurveOptions, FloorOptions, FloorServer, IdleOptions, Options, PageOptions, Pattern, StalledOptions,
+    TableOptions,
+};
+pub use compare::{Comparison, Spread};
+pub use curve::{Curve, Point};
 pub use floor::Floor;
-pub use report::{Checks, Latency, Report};
+pub use idle::{IdleStep, IdleSteps};
+pub use report::{Checks, Latency, Report, Shown};
 pub use run::run;
+pub use stalled::Stalled;
+pub use table::{Figures, Round, RowResult, Table};
 
 /// Runs a command line, prints what it gives, and says how the process should end: 0 when every delivery was right, 1
 /// when one was not or the run failed, 2 when the command line makes no sense.
 pub fn main(cli: Cli) -> ExitCode {
-    match cli.command {
-        Command::FloorServer(options) => match floor::serve(&options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&format!("floor-server: {error}"), 1),
+    let result = match &cli.command {
+        Command::FloorServer(options) => match floor::serve(options) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => return fail(&format!("floor-server: {error}"), 1),
         },
-        command => {
-            let json = command.options().is_some_and(|options| options.json);
-            match run(&command) {
-                Ok(None) => ExitCode::SUCCESS,
-                Ok(Some(report)) => {
-                    if json {
-                        println!("{}", report.json());
-                    } else {
-                        print!("{}", report.text());
-                    }
-                    if report.is_right() { ExitCode::SUCCESS } else { ExitCode::from(1) }
-                }
-                Err(run::Failure::Usage(text)) => fail(&text, 2),
-                Err(run::Failure::Run(text)) => fail(&text, 1),
-            }
+        Command::Idle(options) if idle::is_stepped(options) => {
+            idle::run(options).map(|steps| print(&steps, options.options.json))
         }
+        Command::Stalled(options) if options.options.keys_out.is_none() => {
+            stalled::run(options).map(|stalled| print(&stalled, options.options.json))
+        }
+        Command::Curve(options) if options.options.keys_out.is_none() => {
+            curve::run(options).map(|curve| print(&curve, options.options.json))
+        }
+        Command::Report(options) => page::run(options).inspect(|_| println!("{}", options.out.display())),
+        Command::Table(options) => table::run(options).map(|table| print(&table, options.json)),
+        command => match command.options() {
+            Some(options) if options.keys_out.is_none() && options.compare.is_some() => {
+                let other = options.compare.as_deref().unwrap_or_default();
+                compare::run(command, options, other).map(|comparison| print(&comparison, options.json))
+            }
+            options => {
+                let json = options.is_some_and(|options| options.json);
+                run(command).map(|report| report.is_none_or(|report| print(&report, json)))
+            }
+        },
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(run::Failure::Usage(text)) => fail(&text, 2),
+        Err(run::Failure::Run(text)) => fail(&text, 1),
     }
+}
+
+/// Prints it, and says whether it is right.
+fn print<T: Shown + Serialize>(shown: &T, json: bool) -> bool {
+    if json {
+        println!("{}", shown.json());
+    } else {
+        print!("{}", shown.text());
+    }
+    shown.is_right()
 }
 
 fn fail(text: &str, code: u8) -> ExitCode {

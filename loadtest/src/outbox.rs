@@ -20,6 +20,11 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    /// Nothing waits in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.heads.is_empty()
+    }
+
     /// Queues bytes that go between messages.
     pub(crate) fn control(&mut self, bytes: &[u8]) {
         self.control.extend_from_slice(bytes);

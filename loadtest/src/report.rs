@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::measure::{Cpu, Machine};
 
 /// A thread of the harness that is busier than this may be what limits a run.
 const LIMIT_SHARE: f64 = 0.9;
 /// Other programs that use more of a CPU than this disturb a run.
-const DISTURBED_SHARE: f64 = 0.1;
+pub(crate) const DISTURBED_SHARE: f64 = 0.1;
 
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
@@ -31,6 +32,8 @@ pub struct Report {
     pub per_second: f64,
     /// From the time a message should have been sent to its delivery.
     pub latency: Latency,
+    /// Its distribution: quantile and microseconds.
+    pub percentiles: Vec<(f64, f64)>,
     /// Further steps, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub steps: BTreeMap<&'static str, Latency>,
@@ -124,6 +127,24 @@ pub struct Server {
     pub cpu_share: f64,
 }
 
+impl Server {
+    /// Of the CPU time of a window.
+    pub(crate) fn new(pid: u32, cpu: Cpu, delivered: u64, seconds: f64) -> Self {
+        let each = |cpu_seconds: f64| cpu_seconds * 1e6 / (delivered.max(1) as f64);
+        let (us_per_message, user_us_per_message) = (each(cpu.total), each(cpu.user));
+        Self { pid, cpu, us_per_message, user_us_per_message, cpu_share: cpu.total / seconds }
+    }
+}
+
+/// A distribution for a plot whose axis shows ever more nines.
+pub(crate) fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    if histogram.is_empty() {
+        return Vec::new();
+    }
+    let at = |quantile: f64| (quantile, histogram.value_at_quantile(quantile) as f64 / 1000.0);
+    (0..=40).map(|step| at(1.0 - 10f64.powf(-f64::from(step) / 8.0))).collect()
+}
+
 /// What connections cost in memory: anonymous memory of the server in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Idle {
@@ -139,6 +160,10 @@ pub struct Idle {
     pub bytes_per_connection: f64,
     /// The same after the message.
     pub bytes_per_connection_used: f64,
+    /// Bytes for each connection by the proportional set size, which counts what a process shares in part.
+    pub pss_per_connection: Option<f64>,
+    /// The same after the message.
+    pub pss_per_connection_used: Option<f64>,
 }
 
 /// What was wrong with the deliveries. All zero is right.
@@ -176,15 +201,57 @@ impl Checks {
     }
 }
 
-impl Report {
+/// Anything that a command gives: for people, as JSON, and whether it is as it should be.
+pub trait Shown {
+    /// For people.
+    fn text(&self) -> String;
+
     /// Whether the process ends with 0.
-    pub fn is_right(&self) -> bool {
-        self.checks.is_right()
+    fn is_right(&self) -> bool;
+
+    /// What it is, in JSON's field `kind`.
+    fn kind(&self) -> &'static str;
+
+    /// As JSON.
+    fn value(&self) -> serde_json::Value
+    where
+        Self: Serialize,
+    {
+        let mut value = serde_json::to_value(self).unwrap_or_else(|error| json!({"error": error.to_string()}));
+        value["kind"] = self.kind().into();
+        value
     }
 
     /// One JSON object in one line.
-    pub fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    fn json(&self) -> String
+    where
+        Self: Serialize,
+    {
+        self.value().to_string()
+    }
+}
+
+impl Shown for Report {
+    fn kind(&self) -> &'static str {
+        "run"
+    }
+
+    fn is_right(&self) -> bool {
+        self.checks.is_right()
+    }
+
+    fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut out);
+        out
+    }
+}
+
+impl Report {
+    /// Whether other programs used so much of a CPU that the figures say little.
+    pub fn is_disturbed(&self) -> bool {
+        self.other_cpu_share.is_some_and(|share| share > DISTURBED_SHARE)
     }
 
     /// Adds what should be known before the figures are believed.
@@ -197,21 +264,13 @@ impl Report {
                 100.0 * share
             ));
         }
-        if let Some(share) = self.other_cpu_share.filter(|&share| share > DISTURBED_SHARE) {
+        if let Some(share) = self.other_cpu_share.filter(|_| self.is_disturbed()) {
             warnings.push(format!("other programs used {:.0} % of a CPU: the figures are disturbed", 100.0 * share));
         }
         if self.delivered == 0 && expects_deliveries {
             warnings.push("nothing was delivered in the measured time".into());
         }
         self.warnings.extend(warnings);
-    }
-
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a string cannot fail.
-        let _ = self.write(&mut out);
-        out
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
@@ -225,7 +284,7 @@ impl Report {
             Some(rate) => writeln!(out, ", {rate} messages a second")?,
             None => writeln!(out, ", {depth} in flight each")?,
         }
-        let Machine { cpu, cores, kernel, load_before, load_after } = &self.machine;
+        let Machine { cpu, cores, kernel, load_before, load_after, .. } = &self.machine;
         writeln!(out, "  {cpu}, {cores} cores, {kernel}; load {load_before} before, {load_after} after\n")?;
         let seconds = self.measured_seconds;
         writeln!(out, "  delivered   {} in {seconds:.2} s, {:.0} a second", self.delivered, self.per_second)?;
@@ -274,7 +333,8 @@ impl Latency {
 }
 
 impl Checks {
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    /// In words.
+    pub(crate) fn write(&self, out: &mut String) -> std::fmt::Result {
         if self.is_right() {
             return writeln!(out, "  checks      all {} deliveries of the run are right", self.delivered);
         }

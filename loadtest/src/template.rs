@@ -161,10 +161,16 @@ impl Make<'_> {
         Template::new(frame, payload_at, self.key, places, layout, signer)
     }
 
-    /// A frame of the floor, as long as the envelope: length, receiver, stamp, filling.
+    /// A frame of the floor: length, receiver, stamp, filling. It is as long as the envelope with the mean of the header
+    /// that a client sends and the one, four bytes shorter, that a server does: in both directions together a forwarder
+    /// of these frames moves as many bytes as one of WebSocket messages.
     pub(crate) fn floor(&self, receiver: u32) -> Template {
         let (written, _) = self.written();
+        let mut header = [0; HEADER_MAX];
+        let len = written.bytes.len() as u64;
+        let header_len = encode_header(&mut header, OpCode::Binary, true, len, Some(self.key)) - 2;
         let mut frame = written.bytes;
+        frame.resize(frame.len() + header_len, 0x3C);
         let len = frame.len();
         frame[..4].copy_from_slice(&(len as u32).to_le_bytes());
         frame[4..8].copy_from_slice(&receiver.to_le_bytes());
@@ -325,11 +331,11 @@ mod tests {
         let (from, to) = (Agent::new(1, 0), Agent::new(1, 1));
         let make = make(&from, To::One(to.did()), 128);
         assert_eq!(make.amp().layout().len, 375);
-        assert_eq!(make.floor(1).layout().len, 375);
+        assert_eq!(make.floor(1).layout().len, 375 + (8 + 4) / 2);
         let mut floor = make.floor(0);
         let stamp = Stamp { run: 1, sender: 0, slot: 3, receiver: 9, sequence: 4 };
         let frame = one(&mut floor, &stamp, Some(&9u32.to_le_bytes()));
-        assert_eq!((frame.len(), &frame[..8]), (375, &[0x77, 1, 0, 0, 9, 0, 0, 0][..]));
+        assert_eq!((frame.len(), &frame[..8]), (381, &[0x7D, 1, 0, 0, 9, 0, 0, 0][..]));
         assert_eq!(Stamp::read(frame[8..].first_chunk().expect("a stamp")), stamp);
     }
 }

@@ -2,10 +2,15 @@
 
 mod support;
 
-use std::{fs, path::Path, process};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process,
+    sync::OnceLock,
+};
 
 use clap::Parser as _;
-use loadtest::{Checks, Cli, Floor, Report};
+use loadtest::{Checks, Cli, Floor, Report, Shown as _};
 
 use crate::support::Fault;
 
@@ -29,6 +34,174 @@ fn right(report: &Report) {
 
 fn floor() -> Floor {
     Floor::start(Path::new(env!("CARGO_BIN_EXE_loadtest")), None).expect("the floor")
+}
+
+/// The relay's program. A test of this package alone does not make it, so it is made here; as a rule it is there.
+fn relay() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut build = process::Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--offline", "--package", "amp-relay", "--bin", "amp-relay"]);
+        let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().expect("a folder");
+        if folder.file_name().is_some_and(|name| name == "release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the relay is built");
+        folder.join("amp-relay")
+    })
+}
+
+/// Runs the program, and reads the JSON object it prints.
+#[track_caller]
+fn json(arguments: &str) -> serde_json::Value {
+    let mut program = process::Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    let output = program.args(arguments.split_whitespace()).arg("--json").output().expect("it runs");
+    assert!(output.status.success(), "{arguments}: {output:?}");
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+#[test]
+fn the_table_runs_floor_and_relay_by_turns() {
+    let relay = relay().display();
+    let brief = "--rounds 2 --seconds 0.2 --warmup 0.05 --attempts 1";
+    let table = json(&format!("table --rows pairs-16,connect,two-workers --relay {relay} {brief}"));
+    let rows = table["rows"].as_array().expect("rows");
+    assert_eq!(
+        rows.iter().map(|row| row["base"].as_str()).collect::<Vec<_>>(),
+        [Some("floor"), Some("floor"), Some("one worker")]
+    );
+    for row in rows {
+        assert_eq!(row["rounds"].as_array().map(Vec::len), Some(2), "{row}");
+        assert!(row["ratio"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{row}");
+        assert!(row["base_to_base"]["median"].as_f64().is_some_and(|ratio| ratio >= 1.0), "{row}");
+    }
+    let same = json(&format!(
+        "table --rows echo-1 --no-pin --relay {relay} --base {relay} --rounds 1 --attempts 1 --seconds 0.2"
+    ));
+    assert_eq!(same["rows"][0]["base"], relay.to_string());
+    assert_eq!(same["places"], "server on any CPU, load on any CPU");
+}
+
+#[test]
+fn a_plain_scenario_starts_a_relay_of_its_own() {
+    let report = json(&format!("pairs --pairs 3 --depth 4 --seconds 0.2 --warmup 0 --relay {}", relay().display()));
+    assert!(report["server"]["us_per_message"].as_f64().is_some_and(|us| us > 0.0), "{report}");
+    let quantiles = report["percentiles"].as_array().expect("a distribution");
+    assert!(quantiles.len() > 20 && quantiles.windows(2).all(|two| two[0][1].as_f64() <= two[1][1].as_f64()));
+}
+
+#[test]
+fn every_client_comes_back_after_a_storm() {
+    let report = json(&format!("storm --connections 60 --threads 2 --relay {}", relay().display()));
+    assert_eq!((report["delivered"].as_u64(), report["latency"]["count"].as_u64()), (Some(60), Some(60)), "{report}");
+    assert_eq!(report["steps"]["handshake"]["count"], 60);
+    let url = support::start(Fault::None, false);
+    right(&run(&format!("storm --connections 20 --url {url}")));
+}
+
+#[test]
+fn readers_that_stall_are_counted_beside_healthy_pairs() {
+    let stalled = json(&format!(
+        "stalled --connections 20 --pairs 4 --depth 2 --rate 4000 --seconds 0.6 --warmup 0.1 --relay {}",
+        relay().display()
+    ));
+    assert_eq!(stalled["kind"], "stalled");
+    for window in ["control", "stalled"] {
+        assert!(stalled[window]["latency"]["count"].as_u64().is_some_and(|count| count > 0), "{stalled}");
+        assert!(stalled[window]["p99_us"]["max"].as_f64() >= stalled[window]["p99_us"]["min"].as_f64());
+    }
+    let readers = &stalled["readers"];
+    assert!(readers["delivered_in_control"].as_u64().is_some_and(|count| count > 0), "{readers}");
+    // What lay in the receivers' buffers may come late; while they sleep nothing is read.
+    assert!(readers["delivered_after"].as_u64().is_some_and(|count| count > 0), "{readers}");
+    assert!(stalled["memory"]["peak"].as_u64() >= stalled["memory"]["before"].as_u64(), "{stalled}");
+}
+
+#[test]
+fn a_curve_goes_through_the_rates_it_is_asked_for() {
+    let floor = floor();
+    let curve = json(&format!(
+        "curve --pattern echo --connections 4 --steps 5,20 --attempts 1 --seconds 0.3 --warmup 0.05 --url {} --server-pid {}",
+        floor.url(),
+        floor.pid()
+    ));
+    let percents: Vec<_> = curve["points"].as_array().expect("points").iter().map(|point| &point["percent"]).collect();
+    assert_eq!((curve["scenario"].as_str(), percents), (Some("echo"), vec![&5.into(), &20.into()]));
+    for point in curve["points"].as_array().expect("points") {
+        assert!(point["latency"]["count"].as_u64().is_some_and(|count| count > 0), "{point}");
+    }
+}
+
+#[test]
+fn idle_connections_are_held_in_steps() {
+    let idle = json(&format!("idle --steps 10,40 --seconds 0.1 --warmup 0 --relay {}", relay().display()));
+    let steps = idle["steps"].as_array().expect("steps");
+    assert_eq!(steps.iter().map(|step| step["connections"].as_u64()).collect::<Vec<_>>(), [Some(10), Some(40)]);
+    for step in steps {
+        assert!(step["pss_per_connection_used"].is_number() && step["is_right"] == true, "{step}");
+    }
+    assert!(idle["marginal"].is_number() && idle["limit"].as_u64().is_some_and(|limit| limit > 0));
+}
+
+#[test]
+fn a_report_is_one_page_of_runs() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| scratch.path().join(name);
+    let page = |arguments: &[&str]| {
+        let mut program = process::Command::new(env!("CARGO_BIN_EXE_loadtest"));
+        program.arg("report").args(arguments).args(["--out".as_ref(), path("page.html").as_os_str()]);
+        let output = program.output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        fs::read_to_string(path("page.html")).expect("a page")
+    };
+    let floor = floor();
+    let runs = [
+        json(&format!("pairs --pairs 2 --seconds 0.2 --warmup 0 --url {}", floor.url())),
+        json(&format!("curve --pairs 2 --steps 10,30 --attempts 1 --seconds 0.2 --warmup 0 --url {}", floor.url())),
+    ];
+    fs::write(path("runs.json"), runs.map(|run| run.to_string()).join("\n")).expect("a file");
+    let made = page(&[path("runs.json").to_str().expect("a path"), "--date", "some day"]);
+    for shown in ["some day", "Latency by percentile", "Latency over throughput", "<polyline"] {
+        assert!(made.contains(shown), "{shown}");
+    }
+    let relay = relay().to_str().expect("a path");
+    let made = page(&[
+        "--relay",
+        relay,
+        "--attempts",
+        "1",
+        "--rows",
+        "echo-1",
+        "--seconds",
+        "0.2",
+        "--idle",
+        "10,20",
+        "--stalled",
+        "5",
+    ]);
+    for shown in ["Server CPU time for each delivery", "Memory of idle connections", "Readers that stall", "UTC"] {
+        assert!(made.contains(shown), "{shown}");
+    }
+    assert!(!made.contains("http://") && !made.contains("https://") && !made.contains("<script"));
+}
+
+#[test]
+fn two_servers_are_compared() {
+    let (first, second) = (floor(), floor());
+    let compared = json(&format!(
+        "echo --connections 4 --url {} --server-pid {} --compare {} --compare-pid {} --rounds 2 --seconds 0.2 --warmup 0",
+        first.url(),
+        first.pid(),
+        second.url(),
+        second.pid()
+    ));
+    assert_eq!(
+        (compared["first"].as_array().map(Vec::len), compared["second"][1]["url"].as_str()),
+        (Some(2), Some(second.url()))
+    );
+    for figure in ["cpu", "rate", "p50", "p99"] {
+        assert!(compared[figure]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{figure}: {compared}");
+    }
 }
 
 #[test]
@@ -144,6 +317,7 @@ fn command_lines_without_sense_are_refused() {
         ("fanout --threads 2 --url tcp://127.0.0.1:1", "one sender"),
         ("scatter --connections 3 --threads 2 --url tcp://127.0.0.1:1", "too few"),
         ("scatter --connections 1 --url tcp://127.0.0.1:1", "too few"),
+        ("echo --cross-workers --url ws://127.0.0.1:1", "pairs"),
         ("echo --server-pid 4294967295 --url tcp://127.0.0.1:1", "no process"),
     ] {
         let refused = try_run(arguments).expect_err(arguments);
@@ -165,6 +339,7 @@ fn the_program_reports_in_json_and_by_its_exit_code() {
     let url = support::start(Fault::Double, false);
     let wrong = output(&[&["echo", "--connections", "1", "--url", &url][..], &brief].concat());
     assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    assert_eq!(output(&["table", "--rows", "nonsense"]).status.code(), Some(2));
     assert_eq!(output(&["echo"]).status.code(), Some(2));
     assert_eq!(output(&["echo", "--url", "tcp://127.0.0.1:1"]).status.code(), Some(1), "nobody listens there");
 }

@@ -10,8 +10,8 @@ use crate::{
     wire::sign_in::{did_of, fingerprint, usable},
 };
 
-/// Largest keys file that is read, in bytes.
-pub const FILE_BYTES_MAX: usize = 1 << 20;
+/// Largest keys file that is read, in bytes: over a hundred thousand keys.
+pub const FILE_BYTES_MAX: usize = 16 << 20;
 /// Longest comment kept, in characters.
 const COMMENT_CHARS_MAX: usize = 256;
 const BOM: char = '\u{feff}';

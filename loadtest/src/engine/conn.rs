@@ -1,13 +1,20 @@
 //! One connection of the generator, and how it gets in: connect, upgrade, HELLO, HELLO_ACK.
 
-use std::io::{self, Read as _};
+use std::{
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream as StdStream},
+    time::Duration,
+};
 
 use amp_relay::wire::ws::{self, Decoder, Message, OpCode};
 use mio::{Interest, Token, net::TcpStream};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::World;
 use crate::{
     amp::{self, Fields, To},
+    cli::Pattern,
+    engine::histogram,
     outbox::Outbox,
     target::Speech,
     template::Template,
@@ -15,6 +22,13 @@ use crate::{
 
 /// Connections that are on their way in at a time.
 const OPENING_MAX: u32 = 64;
+/// The same where all come back at once.
+const OPENING_MAX_STORM: u32 = 256;
+/// Connections from one loopback address: fewer than there are ports.
+const PER_ADDRESS: usize = 20_000;
+/// What the kernel may hold for a reader that can stall.
+const STALLING_BYTES: usize = 16 * 1024;
+const STALLING_SEGMENT: u32 = 1400;
 const HELLO_TTL_MS: u64 = 30_000;
 
 /// How far a connection is.
@@ -38,6 +52,8 @@ pub(super) struct Conn {
     partial: Vec<u8>,
     pub(super) outbox: Outbox,
     pub(super) is_touched: bool,
+    /// When it was dialled.
+    dialled: u64,
 }
 
 /// What reading gave.
@@ -81,22 +97,77 @@ impl Conn {
 impl World {
     /// Starts as many connections as may be on their way in.
     pub(super) fn open_more(&mut self) -> Result<(), String> {
-        while self.opening < OPENING_MAX && self.conns.len() < self.agents.len() {
-            let at = self.conns.len();
-            let failed = |error: io::Error| format!("connection {at} to {}: {error}", self.job.target);
-            let mut stream = TcpStream::connect(self.job.target.address).map_err(failed)?;
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, Token(at), interest).map_err(failed)?;
-            self.conns.push(Conn {
-                stream,
-                state: State::Connecting,
-                decoder: Decoder::new(ws::Role::Client),
-                partial: Vec::new(),
-                outbox: Outbox::default(),
-                is_touched: false,
-            });
-            self.opening += 1;
+        // Where a connection goes is only seen while it is the only one.
+        let opening_max = match () {
+            () if self.job.cross_workers => 1,
+            () if self.job.is_storm && self.plan.is_some() => OPENING_MAX_STORM,
+            () => OPENING_MAX,
+        };
+        while self.opening < opening_max && self.conns.len() < self.agents.len() {
+            let conn = self.dial(self.conns.len())?;
+            self.conns.push(conn);
         }
+        Ok(())
+    }
+
+    /// Starts the connection of one client.
+    fn dial(&mut self, at: usize) -> Result<Conn, String> {
+        let failed = |error: io::Error| format!("connection {at} to {}: {error}", self.job.target);
+        let mut stream = self.connect(at).map_err(failed)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(at), interest).map_err(failed)?;
+        self.opening += 1;
+        Ok(Conn {
+            stream,
+            state: State::Connecting,
+            decoder: Decoder::new(ws::Role::Client),
+            partial: Vec::new(),
+            outbox: Outbox::default(),
+            is_touched: false,
+            dialled: self.now,
+        })
+    }
+
+    fn connect(&self, at: usize) -> io::Result<TcpStream> {
+        let address = self.job.target.address;
+        let can_stall = self.job.pattern == Pattern::Flood && at >= self.job.senders as usize;
+        let source = source_of(address.ip(), self.job.first as usize + at);
+        if source.is_none() && !can_stall {
+            return TcpStream::connect(address);
+        }
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        if can_stall {
+            socket.set_recv_buffer_size(STALLING_BYTES)?;
+            // As on a network. Loopback's own is so large that the kernel would hold megabytes for such a reader.
+            socket.set_tcp_mss(STALLING_SEGMENT)?;
+        }
+        if let Some(source) = source {
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
+            _ => Ok(TcpStream::from_std(StdStream::from(socket))),
+        }
+    }
+
+    /// Ends every connection at once, as a lost network does.
+    pub(super) fn end_all(&mut self) {
+        for conn in self.conns.drain(..) {
+            // A reset needs no goodbye, and leaves no port behind. If it cannot be asked for, an ordinary end will do.
+            let _ = SockRef::from(&conn.stream).set_linger(Some(Duration::ZERO));
+        }
+        self.in_count = 0;
+        self.opening = 0;
+        self.touched.clear();
+        self.again.clear();
+        self.tally.parts.resize_with(1, histogram);
+    }
+
+    /// Ends a client's connection and starts another one.
+    pub(super) fn redial(&mut self, at: usize) -> Result<(), String> {
+        self.in_count -= 1;
+        // The old one is closed by the assignment, and with it its place among the events.
+        self.conns[at] = self.dial(at)?;
         Ok(())
     }
 
@@ -174,7 +245,19 @@ impl World {
         self.opening -= 1;
         self.in_count += 1;
         self.progress_at = self.now;
-        self.shared.ready[self.job.index].set(u64::from(self.in_count));
+        if self.job.is_storm
+            && let Some(plan) = self.plan
+        {
+            self.tally.sent += 1;
+            self.tally.delivered += 1;
+            self.tally.latency.saturating_record(self.now.saturating_sub(plan.start));
+            let took = self.now.saturating_sub(self.conns[at].dialled);
+            self.tally.parts.iter_mut().for_each(|part| part.saturating_record(took));
+        }
+        // With --cross-workers it counts once it is where it should be.
+        if !self.job.cross_workers {
+            self.shared.ready[self.job.index].set(u64::from(self.in_count));
+        }
     }
 
     /// Control frames and what should not come at all.
@@ -198,4 +281,27 @@ impl World {
 pub(super) fn error_text(body: &[u8]) -> String {
     let code = amp::body_number(body, "code").unwrap_or_default();
     format!("{code} {}", amp::body_text(body, "message").unwrap_or_default())
+}
+
+/// The loopback address that a client dials from: one has too few ports for all clients.
+fn source_of(target: IpAddr, client: usize) -> Option<IpAddr> {
+    let index = u8::try_from(client / PER_ADDRESS).ok().filter(|&index| index > 0 && index < 254)?;
+    match target {
+        IpAddr::V4(address) if address.is_loopback() => Some(Ipv4Addr::new(127, 0, 0, 1 + index).into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_beyond_the_ports_of_an_address_have_another() {
+        let of = |target: &str, client| source_of(target.parse().expect("an address"), client);
+        assert_eq!(of("127.0.0.1", PER_ADDRESS - 1), None);
+        assert_eq!(of("127.0.0.1", PER_ADDRESS), Some(Ipv4Addr::new(127, 0, 0, 2).into()));
+        assert_eq!(of("127.0.0.1", 3 * PER_ADDRESS), Some(Ipv4Addr::new(127, 0, 0, 4).into()));
+        assert_eq!((of("10.0.0.1", PER_ADDRESS), of("::1", PER_ADDRESS)), (None, None));
+    }
 }

@@ -4,6 +4,8 @@
 //! reads the clock once for each read, not for each message.
 
 mod conn;
+mod flood;
+mod place;
 mod shared;
 
 use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _, sync::Arc, time::Duration};
@@ -13,7 +15,7 @@ use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use self::conn::{Conn, Got, State};
-pub(crate) use self::shared::{Plan, Shared, Tally, histogram};
+pub(crate) use self::shared::{Counter, Plan, Shared, Tally, histogram};
 use crate::{
     agent::{Agent, Random},
     amp::{self, To},
@@ -53,6 +55,10 @@ pub(crate) struct Job {
     pub(crate) ttl: u64,
     pub(crate) sign: bool,
     pub(crate) verify: bool,
+    /// Receivers are dialled until they are on another worker than their sender.
+    pub(crate) cross_workers: bool,
+    /// At the start all connections end, and come back.
+    pub(crate) is_storm: bool,
     pub(crate) seed: u64,
     /// Of this world, a second.
     pub(crate) rate: Option<f64>,
@@ -85,7 +91,7 @@ fn make_templates(job: &Job, agents: &[Agent], senders: u32, now_ms: u64) -> Vec
                     (To::One(dids[receiver]), job.number(receiver))
                 }
                 // Each message has its own receiver; this one only has the right length.
-                Pattern::Scatter => (To::One(dids[sender]), 0),
+                Pattern::Scatter | Pattern::Flood => (To::One(dids[sender]), 0),
                 Pattern::Fanout => (To::Many(&dids[1..]), Stamp::ALL),
             };
             let Job { size, ttl, sign, mask: key, .. } = *job;
@@ -133,6 +139,9 @@ pub(crate) struct World {
     random: Random,
     tally: Tally,
     timer: Option<std::os::fd::OwnedFd>,
+    /// The readers were asleep at the last turn.
+    was_stalling: bool,
+    places: place::Places,
 }
 
 impl World {
@@ -140,7 +149,7 @@ impl World {
     pub(crate) fn new(job: Job, shared: Arc<Shared>) -> io::Result<Self> {
         let agents: Vec<_> = (0..job.clients).map(|at| Agent::new(job.seed, job.first + u64::from(at))).collect();
         let shape = match job.pattern {
-            Pattern::Echo | Pattern::Pairs => Shape::Single,
+            Pattern::Echo | Pattern::Pairs | Pattern::Flood => Shape::Single,
             Pattern::Scatter => Shape::Spread(job.verify || job.clients <= 128),
             Pattern::Fanout => Shape::All(job.clients - 1),
         };
@@ -166,6 +175,8 @@ impl World {
             random: Random::new(u64::from(job.run), shared.unix_ms(shared.now()).rotate_left(20) ^ job.index as u64),
             tally: Tally::new(),
             timer: None,
+            was_stalling: false,
+            places: place::Places::default(),
             agents,
             job,
             shared,
@@ -249,7 +260,7 @@ impl World {
     }
 
     fn read(&mut self, at: usize) -> Result<(), String> {
-        if matches!(self.conns[at].state, State::Connecting | State::Dead) {
+        if matches!(self.conns[at].state, State::Connecting | State::Dead) || self.is_stalled(at) {
             return Ok(());
         }
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -331,6 +342,10 @@ impl World {
         let Some(layout) = self.layout.filter(|layout| layout.len == bytes.len()) else {
             return self.odd(at, bytes);
         };
+        if self.job.pattern == Pattern::Flood {
+            self.tally.delivered += 1;
+            return;
+        }
         let Some(stamp) = bytes[layout.stamp_at..].first_chunk().map(Stamp::read) else {
             return self.odd(at, bytes);
         };
@@ -344,8 +359,12 @@ impl World {
             Verdict::Right { intended, settled, disordered } => {
                 self.tally.delivered += 1;
                 self.tally.disordered += u64::from(disordered);
-                if self.plan.is_some_and(|plan| (plan.count_from..plan.end).contains(&intended)) {
-                    self.tally.latency.saturating_record(self.now.saturating_sub(intended));
+                if let Some(plan) = self.plan.as_ref().filter(|plan| (plan.count_from..plan.end).contains(&intended)) {
+                    let waited = self.now.saturating_sub(intended);
+                    self.tally.latency.saturating_record(waited);
+                    if let Some(part) = plan.part(intended).and_then(|part| self.tally.parts.get_mut(part)) {
+                        part.saturating_record(waited);
+                    }
                 }
                 if settled {
                     self.credit(stamp.sender);
@@ -411,7 +430,7 @@ impl World {
                 let place = self.cursors[at].at;
                 place + u32::from(place >= sender)
             }
-            Pattern::Fanout => Stamp::ALL,
+            Pattern::Fanout | Pattern::Flood => Stamp::ALL,
         };
         let Some(stamp) = self.ledger.send(sender, receiver, intended) else {
             return self.ledger.put_off(sender, intended);
@@ -434,6 +453,12 @@ impl World {
 
     /// What is due without an event: connections, the start, the schedule.
     fn go_on(&mut self) -> Result<(), String> {
+        if self.job.cross_workers && self.plan.is_none() {
+            self.place()?;
+        }
+        if self.job.is_storm && self.plan.is_some() {
+            return self.open_more();
+        }
         if (self.in_count as usize) < self.agents.len() && self.plan.is_none() {
             if self.now.saturating_sub(self.progress_at) > STALLED_NANOS {
                 return Err(format!("{} of {} clients got in, then none for 30 s", self.in_count, self.agents.len()));
@@ -445,6 +470,9 @@ impl World {
         {
             self.plan = Some(plan);
             self.start(&plan).map_err(|error| format!("the timer: {error}"))?;
+        }
+        if self.job.pattern == Pattern::Flood {
+            return self.flood();
         }
         if let (Some(plan), Some(rate)) = (self.plan, self.job.rate) {
             let until = self.now.min(plan.end);
@@ -462,6 +490,13 @@ impl World {
     }
 
     fn start(&mut self, plan: &Plan) -> io::Result<()> {
+        if plan.resume_from > 0 {
+            self.tally.parts.resize_with(Plan::PARTS, histogram);
+        }
+        if self.job.is_storm {
+            self.end_all();
+            return Ok(());
+        }
         if let Some(rate) = self.job.rate.filter(|_| !plan.once) {
             let nanos = ((1e9 / rate) as u64).max(TICK_NANOS_MIN);
             let tick = Timespec { tv_sec: (nanos / 1_000_000_000) as _, tv_nsec: (nanos % 1_000_000_000) as _ };
@@ -485,6 +520,9 @@ impl World {
         if plan.once {
             return self.shared.is_released();
         }
+        if self.job.is_storm {
+            return self.in_count as usize + self.tally.dead as usize >= self.agents.len() || self.now >= plan.drain;
+        }
         self.now >= plan.end && (self.now >= plan.drain || self.ledger.is_settled())
     }
 
@@ -495,6 +533,10 @@ impl World {
             return Err(format!("client {number} of {}: {why}", self.job.target));
         }
         self.conns[at].state = State::Dead;
+        if self.job.pattern == Pattern::Flood {
+            *self.tally.ended.entry(why).or_default() += 1;
+            return Ok(());
+        }
         self.tally.dead += 1;
         self.tally.problem(format!("client {number}: {why}"));
         Ok(())
@@ -506,7 +548,7 @@ impl World {
             self.tally.latency.saturating_record(self.now.saturating_sub(intended));
         }
         self.tally.lost = self.ledger.missing();
-        self.tally.sent = self.ledger.sent();
+        self.tally.sent += self.ledger.sent();
         if self.job.target.speech == Speech::Amp {
             let goodbye = ws::client_close_frame(amp_relay::base::CloseCode::NORMAL, "", self.job.mask);
             for (at, conn) in self.conns.iter_mut().enumerate().filter(|(_, conn)| conn.state == State::Ready) {

@@ -17,7 +17,7 @@ const PROBLEMS_MAX: usize = 20;
 const LATENCY_MAX: u64 = 3_600_000_000_000;
 
 /// When what happens; nanoseconds since the run's origin.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) start: u64,
     /// The warm-up ends.
@@ -28,6 +28,27 @@ pub(crate) struct Plan {
     pub(crate) drain: u64,
     /// Every sender sends one message only.
     pub(crate) once: bool,
+    /// Readers that can stall do so from then on.
+    pub(crate) stall_from: u64,
+    /// Until then. Zero where nothing stalls.
+    pub(crate) resume_from: u64,
+}
+
+impl Plan {
+    /// Parts that the time from the beginning of the count to the end of the stall is divided into.
+    pub(crate) const PARTS: usize = 6;
+
+    /// Whether readers that can stall do so.
+    pub(crate) fn is_stalling(&self, now: u64) -> bool {
+        (self.stall_from..self.resume_from).contains(&now)
+    }
+
+    /// The part that a time lies in.
+    pub(crate) fn part(&self, at: u64) -> Option<usize> {
+        let parts = self.resume_from.checked_sub(self.count_from).filter(|&parts| parts > 0)?;
+        let part = at.checked_sub(self.count_from)? * Self::PARTS as u64 / parts;
+        usize::try_from(part).ok().filter(|&part| part < Self::PARTS)
+    }
 }
 
 /// A counter in a cache line of its own.
@@ -39,6 +60,11 @@ impl Counter {
     /// Sets it.
     pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// What it was set to.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -99,7 +125,7 @@ impl Shared {
 
     /// Sum over the threads.
     pub(crate) fn sum(counters: &[Counter]) -> u64 {
-        counters.iter().map(|counter| counter.0.load(Ordering::Relaxed)).sum()
+        counters.iter().map(|counter| counter.get()).sum()
     }
 
     /// Every thread should give up.
@@ -131,6 +157,12 @@ pub(crate) struct Tally {
     pub(crate) problems: Vec<String>,
     /// Nanoseconds from the intended send to the delivery.
     pub(crate) latency: Histogram<u64>,
+    /// Further ones: by part of the time, or of a step on the way.
+    pub(crate) parts: Vec<Histogram<u64>>,
+    /// Messages that were due while the server took none of that sender.
+    pub(crate) held_back: u64,
+    /// Connections that the server ended as it may, by what it said.
+    pub(crate) ended: BTreeMap<String, u64>,
 }
 
 impl Tally {
@@ -149,6 +181,9 @@ impl Tally {
             dead: 0,
             problems: Vec::new(),
             latency: histogram(),
+            parts: Vec::new(),
+            held_back: 0,
+            ended: BTreeMap::new(),
         }
     }
 
@@ -174,8 +209,16 @@ impl Tally {
             *self.refused.entry(text).or_default() += count;
         }
         other.problems.into_iter().for_each(|text| self.problem(text));
-        // Both have the same bounds, so this cannot fail.
+        self.held_back += other.held_back;
+        for (text, count) in other.ended {
+            *self.ended.entry(text).or_default() += count;
+        }
+        // All have the same bounds, so this cannot fail.
         let _ = self.latency.add(&other.latency);
+        self.parts.resize_with(self.parts.len().max(other.parts.len()), histogram);
+        for (part, other) in self.parts.iter_mut().zip(&other.parts) {
+            let _ = part.add(other);
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! A run from its beginning to its report: keys, threads, plan, readings of the system, progress.
 
+mod stall;
+mod storm;
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -16,11 +19,11 @@ use crate::{
     cli::{Command, Options, Pattern},
     connect,
     engine::{self, Plan, Shared, Tally, World},
-    floor::Floor,
     idle,
-    measure::{self, Machine, Sample},
-    report::{Checks, Idle, Latency, Report, Server, Setting},
-    session,
+    measure::{self, Machine, Memory, Sample},
+    report::{self, Checks, Idle, Latency, Report, Setting},
+    servers, session,
+    stalled::Stalled,
     target::{Key, Speech, Target},
 };
 
@@ -31,6 +34,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(20);
 /// What an open loop may have in flight per sender, unless it is said.
 const OPEN_DEPTH: u32 = 1024;
+/// Bytes of payload where nothing is said.
+const SIZE: u32 = 128;
+const SIZE_IDLE: u32 = 4096;
 
 /// Why there is no report.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,36 +59,73 @@ impl From<String> for Failure {
 /// The run could not be made; the error says why. Deliveries that went wrong are in the report.
 pub fn run(command: &Command) -> Result<Option<Report>, Failure> {
     let Some(options) = command.options() else {
-        return Err(Failure::Usage("floor-server is no scenario".into()));
+        return Err(Failure::Usage(format!("{} is no scenario", command.name())));
     };
-    let scenario = Scenario::of(command)?;
     if let Some(path) = &options.keys_out {
-        let lines = scenario.keys(options)?;
-        fs::write(path, lines).map_err(|error| format!("{}: {error}", path.display()))?;
+        fs::write(path, keys(command, options)?).map_err(|error| format!("{}: {error}", path.display()))?;
         return Ok(None);
     }
+    once(command, options).map(Some)
+}
+
+/// The lines for a keys file that a scenario needs.
+pub(crate) fn keys(command: &Command, options: &Options) -> Result<String, Failure> {
+    Scenario::of(command, options)?.keys(options)
+}
+
+/// Runs a scenario once; `options` go before those that `command` carries.
+pub(crate) fn once(command: &Command, options: &Options) -> Result<Report, Failure> {
+    let (mut run, _server) = prepare(command, options)?;
+    run.go()
+}
+
+/// Runs it until nothing else on the machine disturbs it, at most so often; the last one counts.
+pub(crate) fn quiet(attempts: u32, mut once: impl FnMut() -> Result<Report, Failure>) -> Result<Report, Failure> {
+    let mut report = once()?;
+    for _ in 1..attempts {
+        if !report.is_disturbed() {
+            break;
+        }
+        report = once()?;
+    }
+    Ok(report)
+}
+
+/// Runs healthy pairs beside readers that stall.
+pub(crate) fn stalled(command: &Command, options: &Options) -> Result<Stalled, Failure> {
+    let (mut run, _server) = prepare(command, options)?;
+    run.stall()
+}
+
+/// A run with its server, which is started here unless it has a URL.
+fn prepare<'a>(command: &Command, options: &'a Options) -> Result<(Run<'a>, Option<servers::Server>), Failure> {
+    let scenario = Scenario::of(command, options)?;
     // Whether it rises is of no account until a connection finds no descriptor, and that is told then.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let (url, server, floor) = match (command, &options.url) {
-        (_, Some(url)) => (url.clone(), options.server_pid, None),
-        (Command::Floor(own), None) => {
-            let program = std::env::current_exe().map_err(|error| error.to_string())?;
-            let floor = Floor::start(&program, own.floor_cpu).map_err(|error| format!("the floor: {error}"))?;
+    let cpus = (!options.server_cpu.is_empty()).then_some(&options.server_cpu[..]);
+    let (url, server, own) = match (command, &options.url, &options.relay) {
+        (_, Some(url), _) => (url.clone(), options.server_pid, None),
+        (Command::Floor(_), None, _) => {
+            let floor = servers::Server::floor(cpus)?;
             (floor.url().to_owned(), Some(floor.pid()), Some(floor))
         }
-        _ => return Err(Failure::Usage(format!("{} needs --url (or --keys-out)", command.name()))),
+        (_, None, Some(program)) => {
+            let relay = servers::Server::relay(program, &scenario.keys(options)?, options.workers, cpus)?;
+            (relay.url().to_owned(), Some(relay.pid()), Some(relay))
+        }
+        _ => return Err(Failure::Usage(format!("{} needs --url or --relay (or --keys-out)", command.name()))),
     };
     let target = Target::parse(&url).map_err(Failure::Usage)?;
     if matches!(command, Command::Floor(_)) && target.speech != Speech::Floor {
         return Err(Failure::Usage("the scenario `floor` drives tcp://, not a relay".into()));
     }
+    if options.cross_workers && (scenario.kind != Kind::Pattern(Pattern::Pairs) || target.speech != Speech::Amp) {
+        return Err(Failure::Usage("--cross-workers is for pairs through a relay".into()));
+    }
     if server.is_some() && Sample::take(server).server.is_none() {
         return Err(Failure::Usage(format!("there is no process {}", server.unwrap_or_default())));
     }
-    let mut run = Run::new(scenario, options, target, server);
-    let report = run.go()?;
-    drop(floor);
-    Ok(Some(report))
+    Ok((Run::new(scenario, options, target, server), own))
 }
 
 /// What is run.
@@ -92,6 +135,10 @@ enum Kind {
     Connect,
     Idle,
     Session,
+    /// All connections end at once and come back.
+    Storm,
+    /// Pairs, beside them senders that flood readers, which stall for a time.
+    Stalled,
 }
 
 #[derive(Clone, Debug)]
@@ -103,8 +150,7 @@ struct Scenario {
 }
 
 impl Scenario {
-    fn of(command: &Command) -> Result<Self, Failure> {
-        let Some(options) = command.options() else { return Err(Failure::Usage("no scenario".into())) };
+    fn of(command: &Command, options: &Options) -> Result<Self, Failure> {
         let mut name = command.name().to_owned();
         let kind = match command {
             Command::Floor(floor) => {
@@ -117,12 +163,19 @@ impl Scenario {
             Command::Fanout(_) => Kind::Pattern(Pattern::Fanout),
             Command::Connect(_) => Kind::Connect,
             Command::Idle(_) => Kind::Idle,
-            Command::Session(_) | Command::FloorServer(_) => Kind::Session,
+            Command::Session(_) => Kind::Session,
+            Command::Storm(_) => Kind::Storm,
+            Command::Stalled(_) => Kind::Stalled,
+            Command::Curve(own) => Kind::Pattern(own.pattern),
+            Command::Table(_) | Command::Report(_) | Command::FloorServer(_) => {
+                return Err(Failure::Usage("no scenario".into()));
+            }
         };
         let (connections, threads) = (options.connections, options.threads);
         let (clients, senders) = match kind {
             Kind::Pattern(Pattern::Pairs) => (2 * options.pairs, options.pairs),
             Kind::Pattern(Pattern::Fanout) => (connections.saturating_add(1), 1),
+            Kind::Stalled => (2 * options.pairs + stall::SENDERS + connections, options.pairs + stall::SENDERS),
             _ => (connections, connections),
         };
         let groups = match kind {
@@ -130,7 +183,10 @@ impl Scenario {
                 return Err(Failure::Usage("fanout has one sender, so one thread".into()));
             }
             Kind::Pattern(Pattern::Scatter) => clients / 2,
-            Kind::Pattern(_) | Kind::Connect | Kind::Idle => senders,
+            Kind::Stalled if threads > 1 => {
+                return Err(Failure::Usage("stalled has a thread for the pairs and one for the rest".into()));
+            }
+            Kind::Pattern(_) | Kind::Connect | Kind::Idle | Kind::Storm | Kind::Stalled => senders,
             Kind::Session if threads > 1 => {
                 return Err(Failure::Usage(
                     "session has a thread for each connection, --threads does not apply".into(),
@@ -177,7 +233,11 @@ type Thread<T> = JoinHandle<Result<T, String>>;
 
 impl<'a> Run<'a> {
     fn new(scenario: Scenario, options: &'a Options, target: Target, server: Option<u32>) -> Self {
-        let threads = if scenario.kind == Kind::Session { options.connections } else { options.threads };
+        let threads = match scenario.kind {
+            Kind::Session => options.connections,
+            Kind::Stalled => 2,
+            _ => options.threads,
+        };
         let shared = Arc::new(Shared::new(threads as usize));
         // It draws on standard error, and only if that is a terminal.
         let bar = ProgressBar::new(1);
@@ -194,6 +254,8 @@ impl<'a> Run<'a> {
             Kind::Idle => self.worlds(Pattern::Echo, memory)?,
             Kind::Connect => self.dials()?,
             Kind::Session => self.sessions()?,
+            Kind::Storm => self.storm()?,
+            Kind::Stalled => return Err(Failure::Usage("stalled gives no plain report".into())),
         };
         self.bar.finish_and_clear();
         machine.load_after = measure::load_average();
@@ -203,6 +265,10 @@ impl<'a> Run<'a> {
     fn depth(&self) -> u32 {
         let closed = if self.options.rate.is_some() { OPEN_DEPTH } else { 1 };
         self.options.depth.unwrap_or(closed)
+    }
+
+    fn size(&self) -> u32 {
+        self.options.size.unwrap_or(if self.scenario.kind == Kind::Idle { SIZE_IDLE } else { SIZE })
     }
 
     fn key(&self) -> Key {
@@ -240,10 +306,12 @@ impl<'a> Run<'a> {
                     clients,
                     senders,
                     depth: if self.scenario.kind == Kind::Idle { 1 } else { self.depth() },
-                    size: options.size as usize,
+                    size: self.size() as usize,
                     ttl: u64::from(options.ttl),
                     sign: options.sign,
                     verify: options.verify,
+                    cross_workers: options.cross_workers,
+                    is_storm: self.scenario.kind == Kind::Storm,
                     seed: options.seed,
                     rate: options.rate.map(|rate| f64::from(rate) * share),
                     run: run.wrapping_add(index),
@@ -255,7 +323,7 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    fn worlds(&mut self, pattern: Pattern, memory: Option<u64>) -> Result<(Readings, Tally), Failure> {
+    fn worlds(&mut self, pattern: Pattern, memory: Option<Memory>) -> Result<(Readings, Tally), Failure> {
         let mut threads = Vec::new();
         for job in self.jobs(pattern) {
             let shared = self.shared.clone();
@@ -324,7 +392,7 @@ impl<'a> Run<'a> {
 
     /// A prompt of `--size` bytes.
     fn prompt_text(&self) -> String {
-        "Say hello. ".chars().cycle().take(self.options.size as usize).collect()
+        "Say hello. ".chars().cycle().take(self.size() as usize).collect()
     }
 
     /// Waits until every connection is in; a thread that ends before has failed.
@@ -359,7 +427,7 @@ impl<'a> Run<'a> {
         let start = self.shared.now() + nanos(SETTLE);
         let count_from = start + nanos(Duration::from_secs_f64(self.options.warmup));
         let end = count_from + nanos(Duration::from_secs_f64(self.options.seconds));
-        let plan = Plan { start, count_from, end, drain: end + nanos(DRAIN), once: false };
+        let plan = Plan { start, count_from, end, drain: end + nanos(DRAIN), ..Plan::default() };
         // Nobody else sets it.
         let _ = self.shared.plan.set(plan);
         self.wait("warm-up", start, count_from);
@@ -370,7 +438,7 @@ impl<'a> Run<'a> {
     }
 
     /// Holds the connections, then uses each once.
-    fn hold(&self, memory: Option<u64>) -> Readings {
+    fn hold(&self, memory: Option<Memory>) -> Readings {
         let nanos = |seconds: f64| Duration::from_secs_f64(seconds).as_nanos() as u64;
         let start = self.shared.now();
         let count_from = start + nanos(self.options.warmup);
@@ -408,8 +476,9 @@ impl<'a> Run<'a> {
         let pattern = match self.scenario.kind {
             Kind::Pattern(pattern) => pattern,
             Kind::Idle => Pattern::Echo,
-            Kind::Connect => return 0,
-            Kind::Session => return u64::from(self.options.size),
+            Kind::Stalled => Pattern::Pairs,
+            Kind::Connect | Kind::Storm => return 0,
+            Kind::Session => return u64::from(self.size()),
         };
         let Some(job) = self.jobs(pattern).into_iter().next() else { return 0 };
         engine::message_bytes(&job, self.shared.unix_ms(0)) as u64
@@ -421,26 +490,15 @@ impl<'a> Run<'a> {
         let delivered = counted_after - counted;
         let server_cpu = after.server.zip(before.server).map(|(after, before)| after.since(&before));
         let own_cpu = after.own.zip(before.own).map(|(after, before)| after.since(&before));
-        let each = |cpu_seconds: f64| cpu_seconds * 1e6 / (delivered.max(1) as f64);
-        let server = server_cpu.zip(self.server).map(|(cpu, pid)| Server {
-            pid,
-            cpu,
-            us_per_message: each(cpu.total()),
-            user_us_per_message: each(cpu.user),
-            cpu_share: cpu.total() / seconds,
-        });
-        // What the server used is only known apart from the rest where its process is.
-        let other = after.machine.zip(before.machine).zip(own_cpu).zip(server_cpu);
-        let other = other.map(|(((after, before), own), server)| {
-            ((after - before - own.total() - server.total()) / seconds).max(0.0)
-        });
+        let server = server_cpu.zip(self.server).map(|(cpu, pid)| report::Server::new(pid, cpu, delivered, seconds));
+        let other = after.other_since(&before).map(|other| other / seconds);
         let options = self.options;
         let threads = if self.scenario.kind == Kind::Session { options.connections } else { options.threads };
         let setting = Setting {
             connections: u64::from(self.scenario.clients),
             senders: u64::from(self.scenario.senders),
             depth: self.depth(),
-            size: options.size,
+            size: self.size(),
             message_bytes: self.message_bytes(),
             rate: options.rate,
             seconds: options.seconds,
@@ -457,9 +515,10 @@ impl<'a> Run<'a> {
             delivered,
             per_second: delivered as f64 / seconds,
             latency: Latency::of(&tally.latency),
+            percentiles: report::percentiles(&tally.latency),
             steps: std::mem::take(&mut self.steps),
             server,
-            own_cpu_share: own_cpu.map(|cpu| cpu.total() / seconds / f64::from(threads)),
+            own_cpu_share: own_cpu.map(|cpu| cpu.total / seconds / f64::from(threads)),
             other_cpu_share: other,
             idle,
             checks: checks(tally),
