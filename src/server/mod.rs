@@ -4,6 +4,7 @@
 mod amp;
 mod crypto;
 mod data;
+mod hosted;
 mod launch;
 mod mail;
 mod metrics;
@@ -24,8 +25,9 @@ use std::{
 
 use amp::{Agents, AgentsParts};
 pub use data::{DataError, DataFolder};
+pub use hosted::Hosted;
 use launch::{ConfigProfiles, Launcher, RandomIds};
-use mail::{Courier, Mailers};
+use mail::{Courier, Mailers, ToCore};
 use metrics::{CoreTallies, Shared, WorkerTallies};
 pub use services::{Call, Services};
 use ssh_key::PrivateKey;
@@ -39,7 +41,7 @@ use crate::{
         session::{Greeting, TICK_MS},
     },
     reactor::{
-        self, BoundAddr, Control, Handle, Listen, Reactor,
+        self, Bound, BoundAddr, Control, Handle, Listen, Reactor,
         ws::{Ws, WsOptions},
     },
     relay::{
@@ -134,6 +136,12 @@ pub enum StartError {
 /// A relay that runs. Dropping it without [`Stopper::drain`] leaves it running.
 pub struct Server {
     handle: Handle,
+    rest: Rest,
+}
+
+/// What a relay has besides its workers.
+struct Rest {
+    control: Control,
     addresses: Vec<BoundAddr>,
     first: Option<Summary>,
     supervisor: Supervisor,
@@ -143,12 +151,35 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
-impl Server {
-    /// Starts every thread. When this returns the relay serves.
-    ///
-    /// # Errors
-    /// See [`StartError`]; nothing is left running.
-    pub fn start(options: &Options, host_key: PrivateKey) -> Result<Self, StartError> {
+/// Makes the handler of each worker.
+struct Handlers {
+    greeting: Arc<Greeting>,
+    crypto: crypto::Crypto,
+    core: reactor::Sender<Vec<ToCore>>,
+    shared: Arc<Shared>,
+    agents: Arc<AgentsParts>,
+    ws: WsOptions,
+}
+
+impl Handlers {
+    fn make(&self, index: u16) -> Ws<Worker> {
+        let tallies = self.shared.workers[usize::from(index)].clone();
+        let worker = Worker {
+            greeting: self.greeting.clone(),
+            crypto: self.crypto.clone(),
+            core: Courier::new(self.core.clone(), tallies.clone()),
+            shared: self.shared.clone(),
+            tallies,
+            agents: Agents::new(&self.agents, index),
+            acts: Vec::new(),
+        };
+        Ws::new(worker, self.ws.clone())
+    }
+}
+
+impl Rest {
+    /// Opens the listeners and starts every thread but the workers'.
+    fn start(options: &Options, host_key: PrivateKey) -> Result<(Bound<Ws<Worker>>, Handlers, Self), StartError> {
         // Whoever starts a relay holds its data folder, so that an earlier process of the same key has ended by now and
         // has admitted no HELLO that is newer. What is said to this one comes a millisecond later at least.
         let began_ms = reactor::now().unix_ms;
@@ -209,62 +240,37 @@ impl Server {
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
         let ws = WsOptions { hosts, message_max: MESSAGE_MAX, ..WsOptions::default() };
-        let (core, crypto_of, shared_of) = (supervisor.inbox.clone(), crypto.clone(), shared.clone());
-        let started = bound.start(move |index, _| {
-            let tallies = shared_of.workers[usize::from(index)].clone();
-            Ws::new(
-                Worker {
-                    greeting: greeting.clone(),
-                    crypto: crypto_of.clone(),
-                    core: Courier::new(core.clone(), tallies.clone()),
-                    shared: shared_of.clone(),
-                    tallies,
-                    agents: Agents::new(&agents, index),
-                    acts: Vec::new(),
-                },
-                ws.clone(),
-            )
-        });
-        let handle = match started {
-            Ok(handle) => handle,
-            Err(error) => {
-                // The crypto thread ends with its last sender; this one would run on, and its sessions with it.
-                supervisor.drain();
-                let _ = supervisor_thread.join();
-                return Err(error.into());
-            }
+        let handlers = Handlers {
+            greeting,
+            crypto: crypto.clone(),
+            core: supervisor.inbox.clone(),
+            shared: shared.clone(),
+            agents,
+            ws,
         };
-        shared.ready.store(true, Ordering::Relaxed);
-        Ok(Self { handle, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared })
+        let control = bound.control();
+        let rest = Self { control, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared };
+        Ok((bound, handlers, rest))
     }
 
-    /// Where it listens, in the order of the options.
-    pub fn addresses(&self) -> &[BoundAddr] {
-        &self.addresses
+    /// There are no workers: the crypto thread ends with its last sender; the supervisor would run on, and its sessions
+    /// with it.
+    fn give_up(self) {
+        self.supervisor.drain();
+        let _ = self.supervisor_thread.join();
     }
 
-    /// The session that was created at the start.
-    pub fn first_session(&self) -> Option<&Summary> {
-        self.first.as_ref()
+    fn stopper(&self) -> Stopper {
+        Stopper { control: self.control.clone(), supervisor: self.supervisor.clone(), shared: self.shared.clone() }
     }
 
-    /// What can begin the end from another thread.
-    pub fn stopper(&self) -> Stopper {
-        Stopper { control: self.handle.control(), supervisor: self.supervisor.clone(), shared: self.shared.clone() }
-    }
-
-    /// Waits until the relay has ended: after a drain, or because one of its threads failed.
-    ///
-    /// # Errors
-    /// A thread failed; the others were drained.
-    pub fn join(self) -> Result<(), String> {
-        let Self { handle, supervisor, supervisor_thread, crypto, crypto_thread, .. } = self;
-        let loops = handle.join();
+    /// Waits for the end of the threads. The workers have ended as `loops` says.
+    fn join(self, loops: Result<(), String>) -> Result<(), String> {
         // A worker that failed takes the rest down in order.
-        supervisor.drain();
-        let supervisor = supervisor_thread.join();
-        crypto.end();
-        let crypto = crypto_thread.join();
+        self.supervisor.drain();
+        let supervisor = self.supervisor_thread.join();
+        self.crypto.end();
+        let crypto = self.crypto_thread.join();
         match (loops, supervisor, crypto) {
             (Ok(()), Ok(Ok(())), Ok(())) => Ok(()),
             (Err(error), ..) => Err(format!("a worker failed: {error}")),
@@ -272,6 +278,50 @@ impl Server {
             (_, Err(_), _) => Err("the supervisor thread panicked".into()),
             (.., Err(_)) => Err("the crypto thread panicked".into()),
         }
+    }
+}
+
+impl Server {
+    /// Starts every thread. When this returns the relay serves.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub fn start(options: &Options, host_key: PrivateKey) -> Result<Self, StartError> {
+        let (bound, handlers, rest) = Rest::start(options, host_key)?;
+        match bound.start(move |index, _| handlers.make(index)) {
+            Ok(handle) => {
+                rest.shared.ready.store(true, Ordering::Relaxed);
+                Ok(Self { handle, rest })
+            }
+            Err(error) => {
+                rest.give_up();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Where it listens, in the order of the options.
+    pub fn addresses(&self) -> &[BoundAddr] {
+        &self.rest.addresses
+    }
+
+    /// The session that was created at the start.
+    pub fn first_session(&self) -> Option<&Summary> {
+        self.rest.first.as_ref()
+    }
+
+    /// What can begin the end from another thread.
+    pub fn stopper(&self) -> Stopper {
+        self.rest.stopper()
+    }
+
+    /// Waits until the relay has ended: after a drain, or because one of its threads failed.
+    ///
+    /// # Errors
+    /// A thread failed; the others were drained.
+    pub fn join(self) -> Result<(), String> {
+        let loops = self.handle.join().map_err(|error| error.to_string());
+        self.rest.join(loops)
     }
 }
 
@@ -369,10 +419,10 @@ mod tests {
         };
         let key = || PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
         let lost_crypto = Server::start(&options, key()).expect("started");
-        lost_crypto.crypto.clone().end();
+        lost_crypto.rest.crypto.clone().end();
         assert_eq!(lost_crypto.join(), Ok(()));
         let lost_supervisor = Server::start(&options, key()).expect("started");
-        lost_supervisor.supervisor.drain();
+        lost_supervisor.rest.supervisor.drain();
         assert_eq!(lost_supervisor.join(), Ok(()));
     }
 }
