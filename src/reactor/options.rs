@@ -88,7 +88,7 @@ impl Default for Options {
         Self {
             workers: 0,
             listeners: Vec::new(),
-            read_buffer: 256 * 1024,
+            read_buffer: 1024 * 1024,
             kept_max: 64 * 1024 * 1024,
             queue_high: 256 * 1024,
             queue_low: 64 * 1024,

@@ -51,7 +51,7 @@ impl<P: Protocol> Worker<P> {
             return Reading::More;
         }
         let Memory { arena, used, .. } = &mut self.memory;
-        let most = arena.len() / 4;
+        let most = arena.len() / 2;
         // What an incomplete message has so far goes in front, unless the message is large: then it grows apart.
         let apart = slot.kept.len().max(slot.need) > most;
         let front = if apart { 0 } else { slot.kept.len() };
