@@ -58,33 +58,44 @@ pub fn apply_onward(key: [u8; 4], bytes: &mut [u8], from: usize, to: usize, len:
     let word = word << 32 | word;
     let shift = from - to;
     let bytes = &mut bytes[to..from + len];
-    let load = |bytes: &[u8], at: usize| bytes[at..].first_chunk().map_or(0, |lane| u64::from_ne_bytes(*lane));
-    // The last lane overlaps the one before; it is read now because its place may be written over on the way.
-    let last = if len >= 8 { load(bytes, len - 8 + shift) } else { 0 };
-    let mut at = 0;
-    // Whole blocks are read before they are written, and what is written ends before what is read next.
-    while at + BLOCK <= len {
-        let mut block = [0; BLOCK];
-        block.copy_from_slice(&bytes[at + shift..at + shift + BLOCK]);
+    if len < BLOCK {
+        return short(key, bytes, shift, len);
+    }
+    let load = |bytes: &[u8], at: usize| bytes[at..].first_chunk::<BLOCK>().copied().unwrap_or([0; BLOCK]);
+    let unmask = |mut block: [u8; BLOCK], word: u64| {
         for lane in block.as_chunks_mut::<8>().0 {
             *lane = (u64::from_ne_bytes(*lane) ^ word).to_ne_bytes();
         }
+        block
+    };
+    // The last block overlaps the one before; it is read now because its place may be written over on the way.
+    let last = load(bytes, len - BLOCK + shift);
+    let mut at = 0;
+    // Whole blocks are read before they are written, and what is written ends before what is read next.
+    while at + BLOCK < len {
+        let block = unmask(load(bytes, at + shift), word);
         bytes[at..at + BLOCK].copy_from_slice(&block);
         at += BLOCK;
     }
+    // The key as it stands at the last block's first byte.
+    let turned = u32::from_le_bytes(key).rotate_right(8 * (len as u32 % 4));
+    let word = u64::from(u32::from_ne_bytes(turned.to_le_bytes()));
+    bytes[len - BLOCK..len].copy_from_slice(&unmask(last, word | word << 32));
+}
+
+/// Less than a block.
+#[inline]
+fn short(key: [u8; 4], bytes: &mut [u8], shift: usize, len: usize) {
+    let word = u64::from(u32::from_ne_bytes(key));
+    let word = word << 32 | word;
+    let mut at = 0;
     while at + 8 <= len {
-        let lane = load(bytes, at + shift) ^ word;
-        bytes[at..at + 8].copy_from_slice(&lane.to_ne_bytes());
+        let mut lane = [0; 8];
+        lane.copy_from_slice(&bytes[at + shift..at + shift + 8]);
+        bytes[at..at + 8].copy_from_slice(&(u64::from_ne_bytes(lane) ^ word).to_ne_bytes());
         at += 8;
     }
-    if len < 8 {
-        (0..len).for_each(|at| bytes[at] = bytes[at + shift] ^ key[at % 4]);
-    } else if at < len {
-        let mut turned = key;
-        turned.rotate_left(len % 4);
-        let word = u64::from(u32::from_ne_bytes(turned));
-        bytes[len - 8..len].copy_from_slice(&(last ^ word ^ word << 32).to_ne_bytes());
-    }
+    (at..len).for_each(|at| bytes[at] = bytes[at + shift] ^ key[at % 4]);
 }
 
 #[cfg(test)]

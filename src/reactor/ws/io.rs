@@ -72,14 +72,26 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         Self { io, options, open, lent: (0, 0), framed: None, asked: Asked::default() }
     }
 
-    pub(super) fn lent(mut self, address: usize, len: usize, framed: Option<(OpCode, Range<usize>)>) -> Self {
-        self.lent = (address, len);
-        self.framed = framed;
-        self
+    /// For a message that lies in lent bytes.
+    #[inline(always)]
+    pub(super) fn of_message(
+        io: Io<'a, Ws<H>>,
+        options: &'a WsOptions,
+        lent: (usize, usize),
+        framed: Option<(OpCode, Range<usize>)>,
+    ) -> Self {
+        Self { io, options, open: true, lent, framed, asked: Asked::default() }
     }
 
     pub(super) fn asked(self) -> Asked {
         self.asked
+    }
+
+    /// What was asked, if anything was.
+    #[inline(always)]
+    pub(super) fn asked_anything(&self) -> Option<Asked> {
+        let Asked { close, timeout, message_max } = &self.asked;
+        (close.is_some() | timeout.is_some() | message_max.is_some()).then_some(self.asked)
     }
 
     /// The current connection. In callbacks without one, a token that names nobody.

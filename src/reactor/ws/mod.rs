@@ -301,10 +301,11 @@ impl<H: WsHandler> Ws<H> {
             let Some(app) = conn.app.as_mut() else { continue };
             let framed =
                 framed.map(|frame| (if matches!(data, Data::Text(_)) { OpCode::Text } else { OpCode::Binary }, frame));
-            let mut hands = WsIo::new(io.reborrow(), &self.options, true).lent(lent, at, framed);
+            let mut hands = WsIo::of_message(io.reborrow(), &self.options, (lent, at), framed);
             let handled = self.handler.message(app, &mut hands, data);
-            let asked = hands.asked();
-            conn.apply(asked, io, &self.options);
+            if let Some(asked) = hands.asked_anything() {
+                conn.apply(asked, io, &self.options);
+            }
             if let Err(fault) = handled {
                 break Err(fault);
             }

@@ -291,11 +291,6 @@ impl<M: Payload> Directory<M> {
 
     /// Where a message for `did` goes. The DID must be bare: no fragment, query or path. Allocates nothing.
     pub fn route(&self, did: &str) -> Route<'_> {
-        if let Some(entry) = self.table.recent(did)
-            && entry.direct
-        {
-            return Route::Local(self.receivers(entry));
-        }
         let hash = hash(self.options.secret, did);
         let Some(id) = self.table.find(hash, did) else {
             return if self.home_of(hash) == self.options.worker { Route::Absent } else { Route::Elsewhere(Key(hash)) };
@@ -308,6 +303,13 @@ impl<M: Payload> Directory<M> {
             return Route::Service(service);
         }
         if self.is_absent(entry) { Route::Absent } else { Route::Elsewhere(Key(hash)) }
+    }
+
+    /// The connections of [`Route::Local`], if the DID is the one that was looked for last: a sender's messages often go
+    /// where the one before went. It need not be bare: one that is not is not found.
+    #[inline]
+    pub fn route_again(&self, did: &str) -> Option<&[ConnToken]> {
+        self.table.recent(did).filter(|entry| entry.direct).map(|entry| self.receivers(entry))
     }
 
     /// Sends a message to whoever has the DID. What becomes of it is told by events, here or on other workers: it is

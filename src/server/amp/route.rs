@@ -40,8 +40,9 @@ impl Worker {
         }
         let mut high = Vec::new();
         for to in view.header.to.iter() {
-            let did = did_base(to);
-            match self.agents.directory.route(did) {
+            let again = self.agents.directory.route_again(to);
+            let did = if again.is_some() { to } else { did_base(to) };
+            match again.map_or_else(|| self.agents.directory.route(did), Route::Local) {
                 Route::Local(tokens) => {
                     let mut handed = false;
                     for &token in tokens {

@@ -74,6 +74,7 @@ pub enum Named {
 
 impl Names<'_> {
     /// Whether this is us, and by which name.
+    #[inline]
     pub fn named(&self, did: &str) -> Option<Named> {
         if is_base(self.did, did) {
             return Some(Named::Did);

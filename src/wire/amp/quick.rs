@@ -23,8 +23,7 @@ pub(super) fn read(frame: &[u8]) -> Option<EnvelopeView<'_>> {
         return None;
     }
     let line = Line { frame, at: 1, pairs: first - MAP_OF_FEW };
-    let (view, end) = if frame.get(1)? >> 5 == cbor::TEXT { text(line)? } else { int(line)? };
-    (end.pairs == 0 && end.at == frame.len()).then_some(view)
+    if frame.get(1)? >> 5 == cbor::TEXT { text(line) } else { int(line) }
 }
 
 /// A place in a frame. Passed on by value, so that it lives in registers: a message has some 30 heads.
@@ -84,6 +83,12 @@ impl<'a> Line<'a> {
         Some((str::from_utf8(bytes).ok()?, line))
     }
 
+    /// Nothing may follow.
+    #[inline(always)]
+    fn end(self) -> Option<()> {
+        (self.pairs == 0 && self.at == self.frame.len()).then_some(())
+    }
+
     /// What another reader takes from here.
     #[inline(always)]
     fn with<R>(self, read: impl FnOnce(&mut Reader<'a>) -> Result<R, cbor::Error>) -> Option<(R, Self)> {
@@ -116,7 +121,7 @@ impl<'a> Line<'a> {
 }
 
 #[inline(always)]
-fn text(line: Line<'_>) -> Option<(EnvelopeView<'_>, Line<'_>)> {
+fn text(line: Line<'_>) -> Option<EnvelopeView<'_>> {
     const { assert!(VERSION == 1 && SIG_BYTES == 0x40) };
     let frame = line.frame;
     let (id, line) = line.key(b"\x61v\x01")?.key(b"\x62id\x50")?.sized()?;
@@ -134,13 +139,14 @@ fn text(line: Line<'_>) -> Option<(EnvelopeView<'_>, Line<'_>)> {
     let (from, line) = line.key(b"\x64from")?.text()?;
     let (reply_to, line) = line.maybe(b"\x68reply_to", |line| line.string(cbor::BYTES))?;
     let (thread_id, line) = line.maybe(b"\x69thread_id", |line| line.string(cbor::BYTES))?;
+    line.end()?;
     let header = Header { id: Id(*id), typ: Type(typ), ts, ttl, from, to, reply_to, thread_id };
     let (dialect, body, sig, enc) = (Dialect::Text, Some(body), Some(sig), None);
-    Some((EnvelopeView { dialect, v: VERSION, header, sig, body, enc, ext, frame }, line))
+    Some(EnvelopeView { dialect, v: VERSION, header, sig, body, enc, ext, frame })
 }
 
 #[inline(always)]
-fn int(line: Line<'_>) -> Option<(EnvelopeView<'_>, Line<'_>)> {
+fn int(line: Line<'_>) -> Option<EnvelopeView<'_>> {
     let frame = line.frame;
     let (id, line) = line.key(b"\x01\x01")?.key(b"\x02\x50")?.sized()?;
     let (typ, line) = line.key(b"\x03")?.uint()?;
@@ -153,8 +159,9 @@ fn int(line: Line<'_>) -> Option<(EnvelopeView<'_>, Line<'_>)> {
     let (sig, line) = line.maybe(b"\x0a\x58\x40", Line::sized)?;
     let (body, line) = line.maybe(b"\x0b", Line::item)?;
     let (ext, line) = line.maybe(b"\x0c", |line| line.with(map))?;
+    line.end()?;
     let header = Header { id: Id(*id), typ: Type(typ), ts, ttl, from, to: To::One(to), reply_to, thread_id };
-    Some((EnvelopeView { dialect: Dialect::Int, v: VERSION, header, sig, body, enc: None, ext, frame }, line))
+    Some(EnvelopeView { dialect: Dialect::Int, v: VERSION, header, sig, body, enc: None, ext, frame })
 }
 
 #[cfg(test)]
