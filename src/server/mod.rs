@@ -57,6 +57,12 @@ use crate::{
     },
 };
 
+/// What a peer that reads nothing costs: above it, those who write to it are held back once the kernel, which has buffers
+/// of its own, takes no more. A thousand such peers hold less than the 32 MiB that a relay may grow by.
+const QUEUE_HIGH: usize = 16 * 1024;
+/// At or below this much they go on.
+const QUEUE_LOW: usize = 4 * 1024;
+
 /// The one profile there is without a config of profiles.
 pub const DEFAULT_PROFILE: &str = "default";
 /// Largest message of a device in bytes.
@@ -189,7 +195,12 @@ impl Rest {
         profile.resolve(&SystemFolders).map_err(StartError::Option)?;
         let greeting = Arc::new(greeting(&host_key, &did, &profile)?);
 
-        let mut loop_options = reactor::Options { workers: options.workers, ..reactor::Options::default() };
+        let mut loop_options = reactor::Options {
+            workers: options.workers,
+            queue_high: QUEUE_HIGH,
+            queue_low: QUEUE_LOW,
+            ..reactor::Options::default()
+        };
         loop_options.listeners.clone_from(&options.listen);
         loop_options.grace_ms = options.grace_ms;
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
