@@ -18,51 +18,48 @@ const FEW_MAX: u8 = 0xb7;
 /// Reads a frame with keys in order. `None`: read it another way.
 #[inline(always)]
 pub(super) fn read(frame: &[u8]) -> Option<EnvelopeView<'_>> {
-    let first = *frame.first()?;
+    let (&first, rest) = frame.split_first()?;
     if !(MAP_OF_FEW..=FEW_MAX).contains(&first) {
         return None;
     }
-    let line = Line { frame, at: 1, pairs: first - MAP_OF_FEW };
-    if frame.get(1)? >> 5 == cbor::TEXT { text(line) } else { int(line) }
+    let (line, pairs) = (Line { rest }, first - MAP_OF_FEW);
+    if rest.first()? >> 5 == cbor::TEXT { text(frame, line, pairs) } else { int(frame, line, pairs) }
 }
 
-/// A place in a frame. Passed on by value, so that it lives in registers: a message has some 30 heads.
+/// What of a frame is still to be read. Passed on by value, so that it lives in registers: a message has some 30 heads.
 #[derive(Clone, Copy)]
 struct Line<'a> {
-    frame: &'a [u8],
-    at: usize,
-    /// Pairs that are still to come.
-    pairs: u8,
+    rest: &'a [u8],
 }
 
 impl<'a> Line<'a> {
-    /// Takes a key, with as much of its value's head as is the same in every message.
+    /// Takes keys, with as much of the values' heads as is the same in every message.
     #[inline(always)]
     fn key<const N: usize>(self, key: &[u8; N]) -> Option<Self> {
-        let next = self.frame.get(self.at..)?.first_chunk::<N>()?;
-        (next == key).then_some(Self { at: self.at + N, pairs: self.pairs.wrapping_sub(1), ..self })
+        let (next, rest) = self.rest.split_first_chunk::<N>()?;
+        (next == key).then_some(Self { rest })
     }
 
     #[inline(always)]
     fn sized<const N: usize>(self) -> Option<(&'a [u8; N], Self)> {
-        let next = self.frame.get(self.at..)?.first_chunk::<N>()?;
-        Some((next, Self { at: self.at + N, ..self }))
+        let (next, rest) = self.rest.split_first_chunk::<N>()?;
+        Some((next, Self { rest }))
     }
 
     /// The argument of a shortest head of this major type.
     #[inline(always)]
     fn argument(self, major: u8) -> Option<(u64, Self)> {
-        let rest = self.frame.get(self.at..)?;
-        let info = rest.first()?.wrapping_sub(major << 5);
-        let (argument, least, length) = match info {
-            0..24 => (u64::from(info), 0, 1),
-            24 => (u64::from(*rest.get(1)?), 24, 2),
-            25 => (u64::from(u16::from_be_bytes(*rest.get(1..)?.first_chunk()?)), 1 << 8, 3),
-            26 => (u64::from(u32::from_be_bytes(*rest.get(1..)?.first_chunk()?)), 1 << 16, 5),
-            27 => (u64::from_be_bytes(*rest.get(1..)?.first_chunk()?), 1 << 32, 9),
+        let (first, rest) = self.rest.split_first()?;
+        let line = Self { rest };
+        let (argument, least, line) = match first.wrapping_sub(major << 5) {
+            info @ 0..24 => return Some((u64::from(info), line)),
+            24 => line.sized().map(|([byte], line)| (u64::from(*byte), 24, line))?,
+            25 => line.sized().map(|(bytes, line)| (u64::from(u16::from_be_bytes(*bytes)), 1 << 8, line))?,
+            26 => line.sized().map(|(bytes, line)| (u64::from(u32::from_be_bytes(*bytes)), 1 << 16, line))?,
+            27 => line.sized().map(|(bytes, line)| (u64::from_be_bytes(*bytes), 1 << 32, line))?,
             _ => return None,
         };
-        (argument >= least).then_some((argument, Self { at: self.at + length, ..self }))
+        (argument >= least).then_some((argument, line))
     }
 
     #[inline(always)]
@@ -70,11 +67,19 @@ impl<'a> Line<'a> {
         self.argument(cbor::UINT)
     }
 
+    /// A time of our days, which takes the long form.
+    #[inline(always)]
+    fn time(self) -> Option<(u64, Self)> {
+        let (bytes, line) = self.sized()?;
+        let time = u64::from_be_bytes(*bytes);
+        (time >= 1 << 32).then_some((time, line))
+    }
+
     #[inline(always)]
     fn string(self, major: u8) -> Option<(&'a [u8], Self)> {
         let (length, line) = self.argument(major)?;
-        let end = line.at.checked_add(usize::try_from(length).ok()?)?;
-        Some((line.frame.get(line.at..end)?, Self { at: end, ..line }))
+        let (bytes, rest) = line.rest.split_at_checked(usize::try_from(length).ok()?)?;
+        Some((bytes, Self { rest }))
     }
 
     #[inline(always)]
@@ -83,25 +88,19 @@ impl<'a> Line<'a> {
         Some((str::from_utf8(bytes).ok()?, line))
     }
 
-    /// Nothing may follow.
-    #[inline(always)]
-    fn end(self) -> Option<()> {
-        (self.pairs == 0 && self.at == self.frame.len()).then_some(())
-    }
-
     /// What another reader takes from here.
     #[inline(always)]
     fn with<R>(self, read: impl FnOnce(&mut Reader<'a>) -> Result<R, cbor::Error>) -> Option<(R, Self)> {
-        let mut reader = Reader::new(self.frame.get(self.at..)?);
+        let mut reader = Reader::new(self.rest);
         let found = read(&mut reader).ok()?;
-        Some((found, Self { at: self.at + reader.offset(), ..self }))
+        Some((found, Self { rest: self.rest.get(reader.offset()..)? }))
     }
 
     /// One item. A byte string, the usual large one, needs no look at what is in it.
     #[inline(always)]
     fn item(self) -> Option<(&'a [u8], Self)> {
         if let Some((_, line)) = self.string(cbor::BYTES) {
-            return Some((&self.frame[self.at..line.at], line));
+            return Some((&self.rest[..self.rest.len() - line.rest.len()], line));
         }
         self.with(|reader| reader.item(cbor::DEPTH_MAX))
     }
@@ -114,23 +113,29 @@ impl<'a> Line<'a> {
         read: impl FnOnce(Self) -> Option<(R, Self)>,
     ) -> Option<(Option<R>, Self)> {
         match self.key(key) {
-            Some(line) if self.pairs > 0 => read(line).map(|(value, line)| (Some(value), line)),
-            _ => Some((None, self)),
+            Some(line) => read(line).map(|(value, line)| (Some(value), line)),
+            None => Some((None, self)),
         }
+    }
+
+    /// Nothing may follow, and the map's head must have said so.
+    #[inline(always)]
+    fn end(self, pairs: u8, always: u8, perhaps: &[bool]) -> Option<()> {
+        let found = always + perhaps.iter().map(|&there| u8::from(there)).sum::<u8>();
+        (pairs == found && self.rest.is_empty()).then_some(())
     }
 }
 
 #[inline(always)]
-fn text(line: Line<'_>) -> Option<EnvelopeView<'_>> {
+fn text<'a>(frame: &'a [u8], line: Line<'a>, pairs: u8) -> Option<EnvelopeView<'a>> {
     const { assert!(VERSION == 1 && SIG_BYTES == 0x40) };
-    let frame = line.frame;
-    let (id, line) = line.key(b"\x61v\x01")?.key(b"\x62id\x50")?.sized()?;
+    let (id, line) = line.key(b"\x61v\x01\x62id\x50")?.sized()?;
     let line = line.key(b"\x62to")?;
-    let (to, line) = match frame.get(line.at)? >> 5 {
+    let (to, line) = match line.rest.first()? >> 5 {
         cbor::ARRAY => line.with(several)?,
         _ => line.text().map(|(did, line)| (To::One(did), line))?,
     };
-    let (ts, line) = line.key(b"\x62ts")?.uint()?;
+    let (ts, line) = line.key(b"\x62ts\x1b")?.time()?;
     let (ext, line) = line.maybe(b"\x63ext", |line| line.with(map))?;
     let (sig, line) = line.key(b"\x63sig\x58\x40")?.sized()?;
     let (ttl, line) = line.key(b"\x63ttl")?.uint()?;
@@ -139,18 +144,17 @@ fn text(line: Line<'_>) -> Option<EnvelopeView<'_>> {
     let (from, line) = line.key(b"\x64from")?.text()?;
     let (reply_to, line) = line.maybe(b"\x68reply_to", |line| line.string(cbor::BYTES))?;
     let (thread_id, line) = line.maybe(b"\x69thread_id", |line| line.string(cbor::BYTES))?;
-    line.end()?;
+    line.end(pairs, 9, &[ext.is_some(), reply_to.is_some(), thread_id.is_some()])?;
     let header = Header { id: Id(*id), typ: Type(typ), ts, ttl, from, to, reply_to, thread_id };
     let (dialect, body, sig, enc) = (Dialect::Text, Some(body), Some(sig), None);
     Some(EnvelopeView { dialect, v: VERSION, header, sig, body, enc, ext, frame })
 }
 
 #[inline(always)]
-fn int(line: Line<'_>) -> Option<EnvelopeView<'_>> {
-    let frame = line.frame;
-    let (id, line) = line.key(b"\x01\x01")?.key(b"\x02\x50")?.sized()?;
+fn int<'a>(frame: &'a [u8], line: Line<'a>, pairs: u8) -> Option<EnvelopeView<'a>> {
+    let (id, line) = line.key(b"\x01\x01\x02\x50")?.sized()?;
     let (typ, line) = line.key(b"\x03")?.uint()?;
-    let (ts, line) = line.key(b"\x04")?.uint()?;
+    let (ts, line) = line.key(b"\x04\x1b")?.time()?;
     let (ttl, line) = line.key(b"\x05")?.uint()?;
     let (from, line) = line.key(b"\x06")?.text()?;
     let (to, line) = line.key(b"\x07")?.text()?;
@@ -159,7 +163,8 @@ fn int(line: Line<'_>) -> Option<EnvelopeView<'_>> {
     let (sig, line) = line.maybe(b"\x0a\x58\x40", Line::sized)?;
     let (body, line) = line.maybe(b"\x0b", Line::item)?;
     let (ext, line) = line.maybe(b"\x0c", |line| line.with(map))?;
-    line.end()?;
+    let perhaps = [reply_to.is_some(), thread_id.is_some(), sig.is_some(), body.is_some(), ext.is_some()];
+    line.end(pairs, 7, &perhaps)?;
     let header = Header { id: Id(*id), typ: Type(typ), ts, ttl, from, to: To::One(to), reply_to, thread_id };
     Some(EnvelopeView { dialect: Dialect::Int, v: VERSION, header, sig, body, enc: None, ext, frame })
 }
