@@ -140,6 +140,10 @@ impl Lines {
     fn next(&mut self) -> Option<String> {
         match self.lines.recv_timeout(SILENCE_MAX) {
             Ok(line) => {
+                if env::var_os("AMP_RELAY_TEST_AUTOBAHN_ALL").is_some() {
+                    // That takes an hour: it is good to see where it is.
+                    eprintln!("{line}");
+                }
                 self.last.clone_from(&line);
                 Some(line)
             }
