@@ -55,7 +55,7 @@ impl<C> WsConn<C> {
             app: None,
             peer: Some(Box::new(*peer)),
             decoder: Decoder::new(Role::Server),
-            deflate: Own::default(),
+            deflate: Default::default(),
             phase: Phase::Head,
             ending: None,
             next_ms: now.mono_ms.saturating_add(handshake_ms),

@@ -7,7 +7,9 @@ use crate::{
     wire::http::Head,
 };
 
-pub(super) type Own = ();
+/// What a connection has of it: nothing.
+#[derive(Debug, Default)]
+pub(super) struct Own;
 
 #[derive(Debug)]
 pub(super) struct Deflating;
@@ -21,9 +23,9 @@ impl Deflating {
         None
     }
 
-    pub(super) fn closed(&mut self, (): Own) {}
+    pub(super) fn closed(&mut self, _: Own) {}
 
-    pub(super) fn inflate(&mut self, (): &mut Own, _: &[u8], _: usize) -> Result<Vec<u8>, Fault> {
+    pub(super) fn inflate(&mut self, _: &mut Own, _: &[u8], _: usize) -> Result<Vec<u8>, Fault> {
         Err(Fault::new(CloseCode::PROTOCOL, "compressed without an agreement"))
     }
 
@@ -33,7 +35,7 @@ impl Deflating {
         false
     }
 
-    pub(super) fn deflate(&mut self, (): &mut Own, _: &[u8]) -> Option<&[u8]> {
+    pub(super) fn deflate(&mut self, _: &mut Own, _: &[u8]) -> Option<&[u8]> {
         None
     }
 }

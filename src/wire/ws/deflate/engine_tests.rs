@@ -1,3 +1,5 @@
+//! Tests of the engine: the RFC's examples, windows, bombs, cuts and garbage. Must not know frames.
+
 use proptest::prelude::*;
 
 use super::*;
