@@ -107,6 +107,7 @@ impl Socket {
                 Ok(0) => return,
                 Ok(read) => self.pending.extend_from_slice(&more[..read]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("the suite neither goes on nor hangs up: {error}"),
             }
         }

@@ -159,7 +159,7 @@ pub struct WsOptions {
     /// once for many ([`Framed`]) go uncompressed to all.
     #[cfg(feature = "deflate")]
     pub deflate: Option<crate::wire::ws::deflate::DeflateOptions>,
-    /// Most connections of a worker that keep windows of their own, about 300 KiB each; the next ones are agreed to
+    /// Most connections of a worker that keep windows of their own, up to 420 KiB each; the next ones are agreed to
     /// have none.
     #[cfg(feature = "deflate")]
     pub deflate_windows_max: usize,

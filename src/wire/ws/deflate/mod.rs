@@ -6,7 +6,7 @@
 //!
 //! # Memory
 //!
-//! A compressor owns about 270 KiB at 15 window bits, a decompressor about 40. So by default nobody keeps a window
+//! A compressor owns 371 KiB at 15 window bits and 245 at 9, a decompressor 46 (zlib-rs 0.6.8, measured). So by default nobody keeps a window
 //! between messages: both directions are agreed to have no context takeover, and a thread needs one [`Codec`] for all of
 //! its connections. With [`DeflateOptions::takeover`] a [`Connection`] has a window of its own for each direction in
 //! which it was agreed; who owns the connections bounds how many of these there are.
