@@ -134,6 +134,7 @@ impl Conn {
                     });
                     at += consumed;
                 }
+                Ok(Step::Deflated { .. }) => panic!("compression was not agreed on"),
                 Err(fault) => self.got.push(Got::Fail(fault.code.0)),
             }
             assert!(self.decoder.heap_bytes() <= self.limits.message_max, "memory above the limit");

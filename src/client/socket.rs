@@ -294,7 +294,8 @@ impl Socket {
                     self.make_room(total);
                     return None;
                 }
-                Step::Took(consumed) => (consumed, None),
+                // Never offered, so the decoder refuses what is compressed.
+                Step::Took(consumed) | Step::Deflated { consumed, .. } => (consumed, None),
                 Step::Item { consumed, message } => (consumed, Some(message)),
             };
             let received = match message {

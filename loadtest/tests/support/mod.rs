@@ -90,7 +90,7 @@ impl Endpoint {
                     bytes.extend_from_slice(&part[..count]);
                     continue;
                 }
-                Step::Took(consumed) => (consumed, None),
+                Step::Took(consumed) | Step::Deflated { consumed, .. } => (consumed, None),
                 Step::Item { consumed, message: Message::Binary(message) } => (consumed, Some(message.to_vec())),
                 Step::Item { message: Message::Close(_), .. } => return None,
                 Step::Item { consumed, .. } => (consumed, None),

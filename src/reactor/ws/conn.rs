@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Ws, WsHandler, WsOptions, io::Asked};
+use super::{Ws, WsHandler, WsOptions, deflate::Own, io::Asked};
 use crate::{
     base::{Close, CloseCode, Now},
     reactor::{io::Io, options::Peer},
@@ -32,6 +32,8 @@ pub struct WsConn<C> {
     /// Until the request is answered.
     pub(super) peer: Option<Box<Peer>>,
     pub(super) decoder: Decoder,
+    /// What was agreed on compression.
+    pub(super) deflate: Own,
     pub(super) phase: Phase,
     /// Why it will have been closed, once the close handshake is over.
     pub(super) ending: Option<Close>,
@@ -53,6 +55,7 @@ impl<C> WsConn<C> {
             app: None,
             peer: Some(Box::new(*peer)),
             decoder: Decoder::new(Role::Server),
+            deflate: Default::default(),
             phase: Phase::Head,
             ending: None,
             next_ms: now.mono_ms.saturating_add(handshake_ms),

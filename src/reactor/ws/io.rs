@@ -4,14 +4,18 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{Data, Ws, WsConn, WsHandler, WsOptions, conn::Phase};
+use super::{
+    Data, Ws, WsConn, WsHandler, WsOptions,
+    conn::Phase,
+    deflate::{Deflating, Own},
+};
 use crate::{
     base::{Close, CloseCode, ConnToken, Now},
     reactor::{
         WorkerCounters,
         io::{Io, Sent},
     },
-    wire::ws::{HEADER_MAX, OpCode, close_frame, encode_header, frame},
+    wire::ws::{HEADER_MAX, OpCode, RSV1, close_frame, encode_header, frame},
 };
 
 /// A message framed once, to be sent to many.
@@ -58,6 +62,9 @@ pub(super) struct Asked {
 pub struct WsIo<'a, H: WsHandler> {
     io: Io<'a, Ws<H>>,
     options: &'a WsOptions,
+    deflating: &'a mut Deflating,
+    /// The current connection's part in it.
+    own: Option<&'a mut Own>,
     /// Whether the current connection is an open WebSocket.
     open: bool,
     /// Address and length of the bytes that messages are in.
@@ -68,8 +75,16 @@ pub struct WsIo<'a, H: WsHandler> {
 }
 
 impl<'a, H: WsHandler> WsIo<'a, H> {
-    pub(super) fn new(io: Io<'a, Ws<H>>, options: &'a WsOptions, open: bool) -> Self {
-        Self { io, options, open, lent: (0, 0), framed: None, asked: Asked::default() }
+    /// Hands for a callback without a connection.
+    pub(super) fn new(io: Io<'a, Ws<H>>, options: &'a WsOptions, deflating: &'a mut Deflating) -> Self {
+        Self { io, options, deflating, own: None, open: false, lent: (0, 0), framed: None, asked: Asked::default() }
+    }
+
+    /// Hands for a callback of an open WebSocket.
+    pub(super) fn of(mut self, own: &'a mut Own) -> Self {
+        self.own = Some(own);
+        self.open = true;
+        self
     }
 
     /// For a message that lies in lent bytes.
@@ -77,10 +92,11 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     pub(super) fn of_message(
         io: Io<'a, Ws<H>>,
         options: &'a WsOptions,
+        (deflating, own): (&'a mut Deflating, &'a mut Own),
         lent: (usize, usize),
         framed: Option<(OpCode, Range<usize>)>,
     ) -> Self {
-        Self { io, options, open: true, lent, framed, asked: Asked::default() }
+        Self { io, options, deflating, own: Some(own), open: true, lent, framed, asked: Asked::default() }
     }
 
     pub(super) fn asked(self) -> Asked {
@@ -152,13 +168,29 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         if !self.is_open(token) {
             return Sent::Closed;
         }
+        if self.deflating.is_on()
+            && let Some(sent) = self.deflate_to(token, opcode, payload)
+        {
+            return self.count(sent);
+        }
         let mut header = [0; HEADER_MAX];
         let len = encode_header(&mut header, opcode, true, payload.len() as u64, None);
         let sent = self.io.write_to(token, &[&header[..len], payload]);
         self.count(sent)
     }
 
-    /// Sends a message that was framed before: shared, not copied.
+    /// Sends a message compressed. None: to this connection it goes as it is.
+    #[cold]
+    fn deflate_to(&mut self, token: ConnToken, opcode: OpCode, payload: &[u8]) -> Option<Sent> {
+        let own = if token == self.io.token() { self.own.as_deref_mut()? } else { &mut self.io.conn(token)?.deflate };
+        let payload = self.deflating.deflate(own, payload)?;
+        let mut header = [0; HEADER_MAX];
+        let len = encode_header(&mut header, opcode, true, payload.len() as u64, None);
+        header[0] |= RSV1;
+        Some(self.io.write_to(token, &[&header[..len], payload]))
+    }
+
+    /// Sends a message that was framed before: shared, not copied, and not compressed.
     pub fn framed_to(&mut self, token: ConnToken, framed: &Framed) -> Sent {
         if !self.is_open(token) {
             return Sent::Closed;
@@ -181,6 +213,12 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
             Data::Text(text) => (OpCode::Text, text.as_bytes()),
             Data::Binary(bytes) => (OpCode::Binary, bytes),
         };
+        if self.deflating.is_on()
+            && self.is_open(token)
+            && let Some(sent) = self.deflate_to(token, opcode, payload)
+        {
+            return self.count(sent);
+        }
         let (address, len) = self.lent;
         let start = payload.as_ptr().addr().wrapping_sub(address);
         if let Some((kind, framed)) = self.framed.clone()

@@ -4,11 +4,16 @@
 //! upgrade, frames, pings both ways, the close handshake and their time limits. Must not know what messages mean.
 
 mod conn;
+#[cfg(feature = "deflate")]
+mod deflate;
+#[cfg(not(feature = "deflate"))]
+#[path = "deflate_off.rs"]
+mod deflate;
 mod io;
 
 use bytes::Bytes;
 
-use self::conn::Phase;
+use self::{conn::Phase, deflate::Deflating};
 pub use self::{
     conn::WsConn,
     io::{Framed, WsIo},
@@ -150,6 +155,14 @@ pub struct WsOptions {
     pub pings_missed_max: u8,
     /// How long the peer's answer to our close frame may take.
     pub close_ms: u64,
+    /// permessage-deflate (RFC 7692) where a client offers it; None, the default, declines. Messages that are framed
+    /// once for many ([`Framed`]) go uncompressed to all.
+    #[cfg(feature = "deflate")]
+    pub deflate: Option<crate::wire::ws::deflate::DeflateOptions>,
+    /// Most connections of a worker that keep windows of their own, up to 420 KiB each; the next ones are agreed to
+    /// have none.
+    #[cfg(feature = "deflate")]
+    pub deflate_windows_max: usize,
 }
 
 impl Default for WsOptions {
@@ -162,6 +175,10 @@ impl Default for WsOptions {
             ping_every_ms: 25_000,
             pings_missed_max: 2,
             close_ms: 5_000,
+            #[cfg(feature = "deflate")]
+            deflate: None,
+            #[cfg(feature = "deflate")]
+            deflate_windows_max: 1_000,
         }
     }
 }
@@ -169,13 +186,14 @@ impl Default for WsOptions {
 /// A [`WsHandler`] as a [`Protocol`].
 pub struct Ws<H> {
     handler: H,
+    deflating: Deflating,
     options: WsOptions,
 }
 
 impl<H: WsHandler> Ws<H> {
     /// A protocol from a handler.
     pub fn new(handler: H, options: WsOptions) -> Self {
-        Self { handler, options }
+        Self { handler, deflating: Deflating::new(&options), options }
     }
 
     /// The handler, to look at between turns.
@@ -194,7 +212,7 @@ impl<H: WsHandler> Ws<H> {
             return None;
         }
         let app = conn.app.as_mut()?;
-        let mut hands = WsIo::new(io.reborrow(), &self.options, true);
+        let mut hands = WsIo::new(io.reborrow(), &self.options, &mut self.deflating).of(&mut conn.deflate);
         let result = callback(&mut self.handler, app, &mut hands);
         let asked = hands.asked();
         conn.apply(asked, io, &self.options);
@@ -202,7 +220,7 @@ impl<H: WsHandler> Ws<H> {
     }
 
     fn without_conn(&mut self, io: &mut Io<'_, Self>, callback: impl FnOnce(&mut H, &mut WsIo<'_, H>)) {
-        callback(&mut self.handler, &mut WsIo::new(io.reborrow(), &self.options, false));
+        callback(&mut self.handler, &mut WsIo::new(io.reborrow(), &self.options, &mut self.deflating));
     }
 
     /// The request head. Says how many bytes it took; 0 when it is incomplete.
@@ -221,13 +239,22 @@ impl<H: WsHandler> Ws<H> {
             return Ok(respond(conn, io, &response, only_head, bytes.len()));
         }
         let Some(peer) = conn.peer.take() else { return Ok(bytes.len()) };
-        let answer = self.handler.request(&head, &peer, &mut WsIo::new(io.reborrow(), &self.options, false));
-        let (app, subprotocol, headers) = match answer {
+        let mut hands = WsIo::new(io.reborrow(), &self.options, &mut self.deflating);
+        let answer = self.handler.request(&head, &peer, &mut hands);
+        let (app, subprotocol, mut headers) = match answer {
             Answer::Respond(response) => return Ok(respond(conn, io, &response, only_head, bytes.len())),
             Answer::Upgrade { conn, subprotocol, headers } => (conn, subprotocol, headers),
         };
+        if let Some((own, header)) = self.deflating.agree(&head) {
+            conn.deflate = own;
+            conn.decoder.allow_deflate();
+            headers.push(header);
+        }
         match http::accept_with(&head, subprotocol, &headers) {
-            Err(response) => Ok(respond(conn, io, &response, only_head, bytes.len())),
+            Err(response) => {
+                self.deflating.closed(std::mem::take(&mut conn.deflate));
+                Ok(respond(conn, io, &response, only_head, bytes.len()))
+            }
             Ok(answer) => {
                 let _ = io.send(answer.into());
                 conn.app = Some(app);
@@ -273,6 +300,20 @@ impl<H: WsHandler> Ws<H> {
                     continue;
                 }
                 Step::Item { consumed, message } => (consumed, message),
+                Step::Deflated { consumed, is_text, payload } => {
+                    frames += 1;
+                    messages += 1;
+                    at += consumed;
+                    if conn.phase != Phase::Open {
+                        continue;
+                    }
+                    let inflated = self.deflating.inflate(&mut conn.deflate, payload, limits.message_max);
+                    match inflated.and_then(|message| self.inflated(conn, io, message, is_text)) {
+                        Err(fault) => break Err(fault),
+                        Ok(()) if !io.is_open(io.token()) => break Ok(at),
+                        Ok(()) => continue,
+                    }
+                }
             };
             frames += 1;
             at += consumed;
@@ -301,7 +342,8 @@ impl<H: WsHandler> Ws<H> {
             let Some(app) = conn.app.as_mut() else { continue };
             let framed =
                 framed.map(|frame| (if matches!(data, Data::Text(_)) { OpCode::Text } else { OpCode::Binary }, frame));
-            let mut hands = WsIo::of_message(io.reborrow(), &self.options, (lent, at), framed);
+            let deflate = (&mut self.deflating, &mut conn.deflate);
+            let mut hands = WsIo::of_message(io.reborrow(), &self.options, deflate, (lent, at), framed);
             let handled = self.handler.message(app, &mut hands, data);
             if let Some(asked) = hands.asked_anything() {
                 conn.apply(asked, io, &self.options);
@@ -316,6 +358,25 @@ impl<H: WsHandler> Ws<H> {
         io.counters().frames_in.add(frames);
         io.counters().messages_in.add(messages);
         result
+    }
+
+    /// A message that came compressed. It is nowhere in the bytes lent, so whatever is forwarded of it is copied.
+    fn inflated(
+        &mut self,
+        conn: &mut WsConn<H::Conn>,
+        io: &mut Io<'_, Self>,
+        message: Vec<u8>,
+        is_text: bool,
+    ) -> Result<(), Fault> {
+        let data = if is_text {
+            let not_utf8 = |_| Fault::new(CloseCode::INVALID_DATA, "text is not UTF-8");
+            Data::Text(str::from_utf8(&message).map_err(not_utf8)?)
+        } else {
+            Data::Binary(&message)
+        };
+        let handled = self.call(conn, io, |handler, app, hands| handler.message(app, hands, data));
+        self.deflating.recycle(message);
+        handled.unwrap_or(Ok(()))
     }
 }
 
@@ -409,6 +470,7 @@ impl<H: WsHandler> Protocol for Ws<H> {
     }
 
     fn closed(&mut self, conn: Self::Conn, token: ConnToken, why: Close) {
+        self.deflating.closed(conn.deflate);
         if let Some(app) = conn.app {
             self.handler.closed(app, token, why);
         }

@@ -45,6 +45,16 @@ pub enum Step<'b> {
         /// What they hold.
         message: Message<'b>,
     },
+    /// A whole compressed message, after [`Decoder::allow_deflate`] only. Its limits were those of what came: whoever
+    /// inflates it sets others to what comes out, and checks that text is UTF-8.
+    Deflated {
+        /// Bytes at the front that are done with.
+        consumed: usize,
+        /// Whether it is text.
+        is_text: bool,
+        /// The payloads of its frames (RFC 7692 section 7.2.2).
+        payload: &'b [u8],
+    },
 }
 
 /// What [`Decoder::decode_onward`] made of a frame.
@@ -68,6 +78,10 @@ pub struct Decoder {
     kind: Option<Kind>,
     role: Role,
     delivered: bool,
+    /// Messages may be compressed.
+    deflate: bool,
+    /// The incomplete message is compressed.
+    deflated: bool,
     /// A close frame or a fault was the last thing to be read.
     ended: bool,
 }
@@ -85,6 +99,8 @@ enum Kind {
 struct Frame {
     opcode: OpCode,
     fin: bool,
+    /// Begins a compressed message.
+    rsv1: bool,
     mask: Option<[u8; 4]>,
     start: usize,
     end: usize,
@@ -109,8 +125,16 @@ impl Decoder {
             kind: None,
             role,
             delivered: false,
+            deflate: false,
+            deflated: false,
             ended: false,
         }
+    }
+
+    /// From now on a message may be compressed: permessage-deflate was agreed on (RFC 7692). Its first frame says so by
+    /// RSV1, which stays a fault everywhere else.
+    pub fn allow_deflate(&mut self) {
+        self.deflate = true;
     }
 
     /// Reads the frame at the front of `bytes`, unmasking it in place.
@@ -156,7 +180,7 @@ impl Decoder {
         debug_assert!(*front <= at && self.role == Role::Server);
         let Some(Common { is_text, key, start, end }) = self.common(limits, &bytes[at..]) else {
             let step = self.decode_any(limits, &mut bytes[at..])?;
-            if let Step::Took(consumed) | Step::Item { consumed, .. } = step {
+            if let Step::Took(consumed) | Step::Item { consumed, .. } | Step::Deflated { consumed, .. } = step {
                 *front = at + consumed;
             }
             return Ok(Onward { step, frame: None });
@@ -253,6 +277,9 @@ impl Decoder {
                 }
                 Err(fault) => Err(self.end(fault)),
             },
+            OpCode::Text | OpCode::Binary if frame.fin && frame.rsv1 => {
+                Ok(Step::Deflated { consumed, is_text: frame.opcode == OpCode::Text, payload })
+            }
             OpCode::Binary if frame.fin => Ok(Step::Item { consumed, message: Message::Binary(payload) }),
             OpCode::Text if frame.fin => {
                 self.whole_text(payload).map(|text| Step::Item { consumed, message: Message::Text(text) })
@@ -260,6 +287,9 @@ impl Decoder {
             OpCode::Text | OpCode::Binary | OpCode::Continue => match self.keep(limits, &frame, payload) {
                 Err(fault) => Err(self.end(fault)),
                 Ok(None) => Ok(Step::Took(consumed)),
+                Ok(Some(kind)) if self.deflated => {
+                    Ok(Step::Deflated { consumed, is_text: kind == Kind::Text, payload: &self.message })
+                }
                 Ok(Some(kind)) => Ok(Step::Item { consumed, message: whole(kind, &self.message)? }),
             },
         }
@@ -300,10 +330,12 @@ impl Decoder {
             }
             Err(_) => return Err(protocol("unreadable frame header")),
         };
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        let Some(opcode) = OpCode::of(header.opcode) else { return Err(protocol("reserved opcode")) };
+        // RFC 7692 section 6: on the first frame of a data message.
+        let may_deflate = self.deflate && matches!(opcode, OpCode::Text | OpCode::Binary);
+        if (header.rsv1 && !may_deflate) || header.rsv2 || header.rsv3 {
             return Err(protocol("reserved bit without an extension"));
         }
-        let Some(opcode) = OpCode::of(header.opcode) else { return Err(protocol("reserved opcode")) };
         match (self.role, header.mask) {
             (Role::Server, None) => return Err(protocol("frame of a client is not masked")),
             (Role::Client, Some(_)) => return Err(protocol("frame of a server is masked")),
@@ -328,7 +360,7 @@ impl Decoder {
         let Some(end) = usize::try_from(len).ok().and_then(|len| start.checked_add(len)) else {
             return Err(too_big());
         };
-        Ok(Some(Frame { opcode, fin: header.is_final, mask: header.mask, start, end }))
+        Ok(Some(Frame { opcode, fin: header.is_final, rsv1: header.rsv1, mask: header.mask, start, end }))
     }
 
     /// Judges the order and the size of a data frame.
@@ -351,8 +383,8 @@ impl Decoder {
     /// unmasked on the side.
     fn look_ahead(&mut self, frame: &Frame, there: &[u8]) -> Result<(), Fault> {
         let is_text = match frame.opcode {
-            OpCode::Text => true,
-            OpCode::Continue => self.kind == Some(Kind::Text),
+            OpCode::Text => !frame.rsv1,
+            OpCode::Continue => self.kind == Some(Kind::Text) && !self.deflated,
             _ => false,
         };
         if !is_text {
@@ -378,7 +410,10 @@ impl Decoder {
             OpCode::Binary => Kind::Binary,
             _ => self.kind.unwrap_or(Kind::Binary),
         };
-        if kind == Kind::Text {
+        if frame.opcode != OpCode::Continue {
+            self.deflated = frame.rsv1;
+        }
+        if kind == Kind::Text && !self.deflated {
             self.utf8.feed(payload.get(self.checked..).unwrap_or_default()).map_err(|_| not_utf8())?;
             self.checked = 0;
             if frame.fin && !self.utf8.is_whole() {

@@ -2,10 +2,13 @@
 //!
 //! Owns the rules of sections 5 to 8 that can be judged from the bytes of one direction: masking, reserved bits,
 //! opcodes, fragment order, sizes, UTF-8 and close payloads. Must not answer anything: pongs, the close handshake and
-//! its time limit belong to whoever owns the connection. No extension is spoken, so every reserved bit is a fault.
+//! its time limit belong to whoever owns the connection. Of the extensions only permessage-deflate is known (feature
+//! `deflate`), and only where it was agreed on: otherwise every reserved bit is a fault.
 
 mod close;
 mod decode;
+#[cfg(feature = "deflate")]
+pub mod deflate;
 mod encode;
 mod utf8;
 
@@ -71,6 +74,9 @@ impl OpCode {
         }
     }
 }
+
+/// The bit of a header's first byte that says that a message is compressed (RFC 7692 section 6).
+pub const RSV1: u8 = 0x40;
 
 /// Most bytes in the payload of a control frame (section 5.5).
 pub const CONTROL_MAX: usize = 125;
