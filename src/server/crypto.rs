@@ -2,7 +2,7 @@
 //! it changes. It must not touch a connection: its answers go to the workers by mail.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     fs,
     io::{self, Read},
     os::unix::fs::MetadataExt,
@@ -20,6 +20,7 @@ use ssh_key::{PrivateKey, PublicKey};
 
 use super::{
     mail::{Mail, Mailers},
+    replays::Replays,
     signatures::{BATCHES_MAX, Check, Verifier},
     supervisor::DrainsAtTheEnd,
 };
@@ -36,10 +37,7 @@ use crate::{
         keys::{FILE_BYTES_MAX, KeySet},
     },
     wire::{
-        amp::{
-            self,
-            check::{Refusal, SKEW_MS_DEFAULT},
-        },
+        amp::{self, check::Refusal},
         sign_in::{self, Transcript},
     },
 };
@@ -53,8 +51,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(5);
 /// Answers that may wait for full inboxes; beyond, the sign-in times out on its own.
 const PENDING_MAX: usize = 4 * JOBS_MAX;
 
-/// How long a HELLO is remembered against replay: as long as clocks that differ may take it for fresh.
-const HELLO_REMEMBERED_MS: u64 = 2 * SKEW_MS_DEFAULT;
 /// HELLOs that are remembered; while there are so many, more are told to try again.
 const HELLOS_MAX: usize = 262_144;
 
@@ -178,9 +174,7 @@ struct Desk {
     pending: VecDeque<(usize, Mail)>,
     signing: SigningKey,
     session_keys: SessionKeys,
-    /// HELLOs that were admitted, and when, the oldest first.
-    hellos: HashSet<(Text, [u8; 16])>,
-    hello_order: VecDeque<(u64, Text, [u8; 16])>,
+    hellos: Replays,
     verifier: Verifier,
     /// When the keys file was looked at.
     looked: Instant,
@@ -197,9 +191,9 @@ impl Desk {
         let pair =
             host_key.key_data().ed25519().ok_or_else(|| io::Error::other("the host key must be an Ed25519 key"))?;
         let signing = SigningKey::from_bytes(&pair.private.to_bytes());
-        let (pending, hellos, hello_order) = (VecDeque::new(), HashSet::new(), VecDeque::new());
+        let (pending, hellos) = (VecDeque::new(), Replays::default());
         let (verifier, looked) = (Verifier::default(), Instant::now());
-        Ok(Self { host_key, did, keys, mailers, pending, signing, session_keys, hellos, hello_order, verifier, looked })
+        Ok(Self { host_key, did, keys, mailers, pending, signing, session_keys, hellos, verifier, looked })
     }
 
     fn run(&mut self, jobs: &Receiver<Job>, checks: &Receiver<Vec<Check>>) {
@@ -347,18 +341,13 @@ impl Desk {
         let entry = self.keys.set.lookup(&public).ok_or(unknown)?;
         let principal = Principal { did: did.clone(), fingerprint: entry.fingerprint.clone(), role: entry.role };
         let now = reactor::now().mono_ms;
-        while self.hello_order.front().is_some_and(|(at, ..)| at + HELLO_REMEMBERED_MS < now) {
-            if let Some((_, did, id)) = self.hello_order.pop_front() {
-                self.hellos.remove(&(did, id));
-            }
-        }
+        self.hellos.forget(now);
         if self.hellos.len() >= HELLOS_MAX {
             return Err(Refusal::new(amp::Code::OVERLOADED, "too many agents connect at once"));
         }
-        if !self.hellos.insert((did.clone(), job.id.0)) {
+        if !self.hellos.remember(did, &job.id, now) {
             return Err(Refusal::new(amp::Code::INVALID_MESSAGE, "this HELLO was said before"));
         }
-        self.hello_order.push_back((now, did.clone(), job.id.0));
         Ok(Some(principal))
     }
 

@@ -8,6 +8,7 @@ mod hosted;
 mod launch;
 mod mail;
 mod metrics;
+mod replays;
 mod services;
 mod signatures;
 mod supervisor;
