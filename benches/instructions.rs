@@ -177,7 +177,7 @@ fn routes(receivers: usize) -> Box<dyn FnMut()> {
     let mut directory = Directory::<Nothing>::new(Options::new(0, 1, 0x5EED));
     let dids: Vec<_> = (0..64).map(|number| Key::new(number).did).collect();
     for (slot, did) in (0..).zip(&dids) {
-        assert_eq!(directory.join(did, ConnToken::new(0, slot, 0)), Ok(()));
+        assert_eq!(directory.join(&**did, ConnToken::new(0, slot, 0)), Ok(()));
     }
     while directory.event().is_some() {}
     let mut at = 0;

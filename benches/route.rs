@@ -49,7 +49,7 @@ fn workers(agents: u32) -> Vec<Directory<Message>> {
     let mut workers: Vec<_> = (0..2).map(|worker| Directory::new(Options::new(worker, 2, 0x5EED))).collect();
     for n in 0..agents {
         let worker = (n % 2) as u16;
-        let joined = workers[usize::from(worker)].join(&did(n), ConnToken::new(worker, n / 2, 0));
+        let joined = workers[usize::from(worker)].join(did(n), ConnToken::new(worker, n / 2, 0));
         assert_eq!(joined, Ok(()));
         if n % 1_000 == 0 {
             settle(&mut workers);

@@ -50,11 +50,13 @@ pub(super) struct Worker {
 
 /// A connection, by its dialect.
 pub(super) enum Conn {
-    /// On `/session`.
-    Device(Device),
+    /// On `/session`. Agents are many and devices few: these do not make those large.
+    Device(Box<Device>),
     /// On `/amp/v1/ws`.
-    Agent(Box<AgentConn>),
+    Agent(AgentConn),
 }
+
+const _: () = assert!(size_of::<Option<Conn>>() == size_of::<AgentConn>(), "paid by every idle connection");
 
 /// A connection on `/session`.
 pub(super) struct Device {
@@ -99,7 +101,11 @@ impl WsHandler for Worker {
         let reached = Reached { host, unix: matches!(peer.addr, PeerAddr::Unix { .. }) };
         let (connection, challenge) = Connection::open(peer.token, reached, nonce, &self.greeting, io.now());
         let device = Device { connection, challenge: Some(challenge), known: false, welcomed: false, paused: false };
-        Answer::Upgrade { conn: Conn::Device(device), subprotocol: Some(session::SUBPROTOCOL), headers: Vec::new() }
+        Answer::Upgrade {
+            conn: Conn::Device(Box::new(device)),
+            subprotocol: Some(session::SUBPROTOCOL),
+            headers: Vec::new(),
+        }
     }
 
     fn open(&mut self, conn: &mut Conn, io: &mut Io<'_>) -> Result<(), Fault> {

@@ -96,7 +96,7 @@ impl World {
             here.slots.len() - 1
         });
         let token = ConnToken::new(worker as u16, slot as u32, here.slots[slot].0);
-        if here.directory.join(&did(did_number), token).is_err() {
+        if here.directory.join(did(did_number), token).is_err() {
             self.refused += 1;
             return None;
         }

@@ -126,22 +126,33 @@ enum Phase {
     Closing,
 }
 
+/// Whose connection it is. One field, since nobody who is known has a time limit: every idle connection pays for it.
+#[derive(Debug)]
+enum Standing {
+    /// Not proved; when the HELLO must have come, on the monotonic clock.
+    Unknown { deadline: u64 },
+    /// The key it proved; `None` after a HELLO to an alias, which proves nothing.
+    Known(Option<Principal>),
+}
+
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Connection {
     peer: ConnToken,
+    standing: Standing,
     phase: Phase,
     dialect: Dialect,
-    principal: Option<Principal>,
     strikes: u8,
-    deadline: u64,
 }
+
+const _: () = assert!(size_of::<Connection>() <= 56, "paid by every idle connection");
 
 impl Connection {
     /// A connection that was just upgraded.
     pub fn new(peer: ConnToken, now: Now) -> Self {
         let deadline = now.mono_ms + HELLO_MS;
-        Self { peer, phase: Phase::New, dialect: Dialect::Text, principal: None, strikes: 0, deadline }
+        let standing = Standing::Unknown { deadline };
+        Self { peer, standing, phase: Phase::New, dialect: Dialect::Text, strikes: 0 }
     }
 
     /// How the peer writes its keys: how it is answered.
@@ -151,12 +162,18 @@ impl Connection {
 
     /// The key it proved.
     pub fn principal(&self) -> Option<&Principal> {
-        self.principal.as_ref()
+        match &self.standing {
+            Standing::Known(principal) => principal.as_ref(),
+            Standing::Unknown { .. } => None,
+        }
     }
 
     /// When the peer must have said HELLO, on the monotonic clock; `None` once it has.
     pub fn deadline(&self) -> Option<u64> {
-        (self.phase == Phase::New).then_some(self.deadline)
+        match self.standing {
+            Standing::Unknown { deadline } if self.phase == Phase::New => Some(deadline),
+            _ => None,
+        }
     }
 
     /// Whether what comes is not even read: a HELLO is being proved, or everything is said.
@@ -193,7 +210,7 @@ impl Connection {
         if self.phase == Phase::New {
             return self.hello(view, greeting, now);
         }
-        let principal = self.principal.as_ref().map(|principal| &*principal.did);
+        let principal = self.principal().map(|principal| &*principal.did);
         let peer = Peer { negotiated: true, principal };
         match check::ingress(view, &peer, &greeting.policy(), now) {
             Ok(()) => Heard::Message,
@@ -231,7 +248,7 @@ impl Connection {
     }
 
     fn did(&self) -> Option<Text> {
-        self.principal.as_ref().map(|principal| principal.did.clone())
+        self.principal().map(|principal| principal.did.clone())
     }
 
     /// Counts a message that nobody who keeps to the protocol sends. True: it was the last one that is borne.
@@ -242,7 +259,7 @@ impl Connection {
 
     /// An answer costs us a signature: who has proved nothing gets a few.
     fn strike_of_a_stranger(&mut self) -> Option<(CloseCode, &'static str)> {
-        (self.principal.is_none() && self.strike()).then(|| self.end("not AMP"))
+        (self.principal().is_none() && self.strike()).then(|| self.end("not AMP"))
     }
 
     fn end(&mut self, reason: &'static str) -> (CloseCode, &'static str) {
@@ -254,7 +271,7 @@ impl Connection {
     pub fn admitted(&mut self, principal: Option<Principal>) {
         if self.phase == Phase::Proving {
             self.phase = Phase::Open;
-            self.principal = principal;
+            self.standing = Standing::Known(principal);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Payload, Why, name::Did};
+use super::{Payload, Tokens, Why, name::Did};
 use crate::base::ConnToken;
 
 /// A word from one worker's directory to another's. Its content is the directory's own affair: the shell carries it,
@@ -34,7 +34,7 @@ pub(super) enum Word<M: Payload> {
     /// From the home: the connection is not wanted.
     Refuse { did: Did, token: ConnToken, why: Why },
     /// From the home, to the next owner: take over.
-    Grant { did: Did, epoch: u64, from: u16, members: Vec<ConnToken> },
+    Grant { did: Did, epoch: u64, from: u16, members: Tokens },
     /// From the next owner, to everybody: send to me from now on.
     Move { did: Did, epoch: u64, from: u16, to: u16 },
     /// From everybody, to the former owner: you get nothing more from me.
@@ -46,9 +46,9 @@ pub(super) enum Word<M: Payload> {
     /// From the former to the next owner: what could not be handed to anybody, and how many `Drained` will come.
     Handover { did: Did, epoch: u64, parked: VecDeque<Parcel<M>>, drains: u16 },
     /// From the next owner, to the home: taken over.
-    Done { did: Did, epoch: u64 },
+    Done { did: Did },
     /// From the home, to the owner: who is there.
-    Members { did: Did, members: Vec<ConnToken> },
+    Members { did: Did, members: Tokens },
     /// From the owner, to a connection's worker: it gets everything from now on.
     Confirm { did: Did, token: ConnToken },
     /// From the home, to everybody: how many connections there are.

@@ -1,17 +1,18 @@
 //! The home's part: who is connected under a DID, in the order they came, and who owns it. Moves ownership one step
 //! at a time; hands no message to anybody.
 
-use super::{Directory, Payload, Why, courier::Word, name::Did, owner::Owner};
+use super::{Directory, Payload, Tokens, Why, courier::Word, name::Did};
 use crate::base::ConnToken;
 
 /// What the home of a DID knows.
 pub(super) struct Home {
     /// The connections, oldest first.
-    pub(super) members: Vec<ConnToken>,
+    pub(super) members: Tokens,
     owner: u16,
-    /// The next owner, from its grant to its word that it has taken over.
-    pub(super) moving: Option<u16>,
-    epoch: u64,
+    /// The next owner, while there is one.
+    next: u16,
+    /// From the grant to the next owner to its word that it has taken over.
+    pub(super) moving: bool,
 }
 
 impl<M: Payload> Directory<M> {
@@ -42,9 +43,9 @@ impl<M: Payload> Directory<M> {
         }
         if entry.home.is_none() {
             self.homes += 1;
-            entry.duty = Some(Box::new(Owner::without_members()));
+            entry.owns = true;
         }
-        let fresh = || Box::new(Home { members: Vec::new(), owner: worker, moving: None, epoch: 0 });
+        let fresh = || Home { members: Tokens::new(), owner: worker, next: worker, moving: false };
         entry.home.get_or_insert_with(fresh).members.push(token);
         self.settle(id);
         Ok(())
@@ -54,18 +55,22 @@ impl<M: Payload> Directory<M> {
         let Some(id) = self.find(did) else { return };
         let Some(home) = &mut self.table[id].home else { return self.forget(id) };
         let before = home.members.len();
-        home.members.retain(|&member| member != token);
+        home.members.retain(|&mut member| member != token);
         if home.members.len() < before {
+            // A crowd that is gone takes its memory with it.
+            if home.members.len() == 1 {
+                home.members.shrink_to_fit();
+            }
             self.settle(id);
         }
     }
 
-    pub(super) fn on_done(&mut self, did: &Did, epoch: u64) {
+    pub(super) fn on_done(&mut self, did: &Did) {
         let Some(id) = self.find(did) else { return };
         let Some(home) = &mut self.table[id].home else { return };
-        debug_assert_eq!(home.epoch, epoch);
-        if let Some(owner) = home.moving.take() {
-            home.owner = owner;
+        debug_assert!(home.moving, "ownership moves one step at a time");
+        if std::mem::take(&mut home.moving) {
+            home.owner = home.next;
             self.resettle(id);
         }
     }
@@ -86,7 +91,7 @@ impl<M: Payload> Directory<M> {
         let entry = &mut self.table[id];
         let did = entry.did.clone();
         let Some(home) = &mut entry.home else { return };
-        if home.moving.is_some() {
+        if home.moving {
             return;
         }
         let wanted = home.members.last().map_or(worker, |newest| newest.worker());
@@ -95,8 +100,8 @@ impl<M: Payload> Directory<M> {
             return self.post(wanted, Word::Members { did, members });
         }
         self.epoch += 1;
-        home.moving = Some(wanted);
-        home.epoch = self.epoch;
+        home.moving = true;
+        home.next = wanted;
         self.post(wanted, Word::Grant { did, epoch: self.epoch, from, members });
     }
 
@@ -104,21 +109,23 @@ impl<M: Payload> Directory<M> {
     pub(super) fn retire(&mut self, id: u32) {
         let entry = &mut self.table[id];
         let Some(home) = &entry.home else { return };
-        let idle = entry.duty.as_ref().is_some_and(|duty| duty.is_idle());
-        if home.members.is_empty() && home.moving.is_none() && home.owner == self.options.worker && idle {
+        let idle = entry.owns && entry.work.as_ref().is_none_or(|work| work.is_idle());
+        if home.members.is_empty() && !home.moving && home.owner == self.options.worker && idle {
             entry.home = None;
-            entry.duty = None;
+            entry.owns = false;
+            entry.work = None;
             self.homes -= 1;
             self.forget(id);
         }
     }
 
     pub(super) fn on_refuse(&mut self, did: &Did, token: ConnToken, why: Why) {
-        let Some(seat) = self.seat(token) else { return };
-        debug_assert_eq!(self.table[seat.id].did, *did);
-        self.seats[token.slot() as usize] = None;
-        self.table[seat.id].joining.retain(|&other| other != token);
+        let Some(id) = self.seat(token) else { return };
+        let entry = &mut self.table[id];
+        debug_assert_eq!(entry.did, *did);
+        entry.unseat(token);
+        self.seats[token.slot() as usize] = super::EMPTY;
         self.events.push_back(super::Event::Refused { token, why });
-        self.forget(seat.id);
+        self.forget(id);
     }
 }

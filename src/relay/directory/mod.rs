@@ -44,7 +44,7 @@ mod owner;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 pub use counters::Counters;
 pub use courier::Courier;
@@ -52,7 +52,8 @@ use courier::{Outbox, Parcel, Word};
 use home::Home;
 pub use name::Did;
 use name::{Named, Table, hash};
-use owner::Owner;
+use owner::Work;
+use smallvec::SmallVec;
 
 use crate::base::ConnToken;
 
@@ -224,24 +225,59 @@ pub struct Agent<'a> {
     pub service: Option<ServiceId>,
 }
 
+/// Connections under one DID: mostly one, which then needs no memory of its own.
+type Tokens = SmallVec<[ConnToken; 1]>;
+
 /// What a worker knows of a DID.
 struct Entry<M: Payload> {
     did: Did,
-    /// Connections of this worker that get messages, oldest first.
-    joined: Vec<ConnToken>,
-    /// Connections of this worker that wait for `Joined`.
-    joining: Vec<ConnToken>,
-    /// What this worker must do as the owner.
-    duty: Option<Box<Owner<M>>>,
+    /// Connections of this worker: those that get messages, oldest first, and behind them those that wait for `Joined`.
+    here: Tokens,
     /// What this worker knows as the home.
-    home: Option<Box<Home>>,
+    home: Option<Home>,
+    /// What waits at this worker, as the owner, or is taken over.
+    work: Option<Box<Work<M>>>,
     /// Connections on all workers.
     connections: u32,
+    /// How many of those that are here get messages.
+    joined: u32,
     service: Option<ServiceId>,
     /// To whom this worker sends.
     owner: u16,
+    /// This worker is the owner, or is taking over.
+    owns: bool,
     /// Nobody but connections of this worker gets a message, and nothing waits before it.
     direct: bool,
+}
+
+impl<M: Payload> Entry<M> {
+    /// Connections of this worker that get messages, oldest first.
+    fn joined(&self) -> &[ConnToken] {
+        &self.here[..self.joined as usize]
+    }
+
+    /// Takes a connection of this worker out.
+    fn unseat(&mut self, token: ConnToken) {
+        let Some(at) = self.here.iter().position(|&other| other == token) else { return };
+        self.here.remove(at);
+        if at < self.joined as usize {
+            self.joined -= 1;
+        }
+        // A crowd that is gone takes its memory with it.
+        if self.here.len() == 1 {
+            self.here.shrink_to_fit();
+        }
+    }
+
+    /// A connection that waits gets messages from now on. False: it does not wait.
+    fn seat(&mut self, token: ConnToken) -> bool {
+        let joined = self.joined as usize;
+        let Some(at) = self.here[joined..].iter().position(|&other| other == token) else { return false };
+        // Those that wait before it keep their order.
+        self.here[joined..=joined + at].rotate_right(1);
+        self.joined += 1;
+        true
+    }
 }
 
 impl<M: Payload> Named for Entry<M> {
@@ -250,19 +286,24 @@ impl<M: Payload> Named for Entry<M> {
     }
 }
 
-/// The connection in a slot of this worker.
+/// The connection in a slot of this worker. Its number there is its place.
 #[derive(Clone, Copy)]
 struct Seat {
-    token: ConnToken,
+    generation: u32,
+    /// The entry, or [`NO_ENTRY`].
     id: u32,
 }
+
+const NO_ENTRY: u32 = u32::MAX;
+/// A slot whose connection, if there is one, is not in the directory.
+const EMPTY: Seat = Seat { generation: 0, id: NO_ENTRY };
 
 /// One worker's part of the directory.
 pub struct Directory<M: Payload> {
     options: Options,
     table: Table<Entry<M>>,
     /// By slot.
-    seats: Vec<Option<Seat>>,
+    seats: Vec<Seat>,
     /// By worker; our own is a queue that is empty whenever a public function returns.
     outboxes: Vec<Outbox<M>>,
     events: VecDeque<Event<M>>,
@@ -325,30 +366,31 @@ impl<M: Payload> Directory<M> {
         self.pump();
     }
 
-    /// A connection of this worker has proved the DID. Either `Joined` or `Refused` follows, unless it leaves before.
+    /// A connection of this worker has proved the DID, whose text is shared if it can be. Either `Joined` or `Refused` follows, unless it leaves before.
     ///
     /// # Errors
     /// Why not; nothing was changed.
-    pub fn join(&mut self, did: &str, token: ConnToken) -> Result<(), Why> {
-        let hash = hash(self.options.secret, did);
+    pub fn join(&mut self, did: impl AsRef<str> + Into<Arc<str>>, token: ConnToken) -> Result<(), Why> {
+        let hash = hash(self.options.secret, did.as_ref());
         debug_assert_eq!(token.worker(), self.options.worker);
         let slot = token.slot() as usize;
         if self.is_choked() {
             return Err(Why::Busy);
         }
-        if self.table.find(hash, did).is_some_and(|id| self.table[id].service.is_some()) {
+        let known = self.table.find(hash, did.as_ref());
+        if known.is_some_and(|id| self.table[id].service.is_some()) {
             return Err(Why::Service);
         }
-        if self.seats.get(slot).is_some_and(|seat| seat.is_some()) {
+        if self.seats.get(slot).is_some_and(|seat| seat.id != NO_ENTRY) {
             debug_assert!(false, "a slot is one connection's, and a connection has one DID");
             return Err(Why::Full);
         }
-        let id = self.table.find(hash, did).unwrap_or_else(|| self.intern(Did::new(hash, did)));
+        let id = known.unwrap_or_else(|| self.intern(Did::new(hash, did)));
         if self.seats.len() <= slot {
-            self.seats.resize(slot + 1, None);
+            self.seats.resize(slot + 1, EMPTY);
         }
-        self.seats[slot] = Some(Seat { token, id });
-        self.table[id].joining.push(token);
+        self.seats[slot] = Seat { generation: token.generation(), id };
+        self.table[id].here.push(token);
         let did = self.table[id].did.clone();
         self.post(self.home_of(hash), Word::Join { did, token });
         self.pump();
@@ -358,11 +400,10 @@ impl<M: Payload> Directory<M> {
     /// A connection of this worker takes nothing any more. To be called as soon as that is known (at the latest when it
     /// is closed): what is delivered to it until then is taken for handed. Says whether it was there.
     pub fn leave(&mut self, token: ConnToken) -> bool {
-        let Some(seat) = self.seats.get_mut(token.slot() as usize) else { return false };
-        let Some(Seat { id, .. }) = seat.take_if(|seat| seat.token == token) else { return false };
+        let Some(id) = self.seat(token) else { return false };
+        self.seats[token.slot() as usize] = EMPTY;
         let entry = &mut self.table[id];
-        entry.joined.retain(|&other| other != token);
-        entry.joining.retain(|&other| other != token);
+        entry.unseat(token);
         let did = entry.did.clone();
         self.refresh(id);
         self.forget(id);
@@ -380,7 +421,7 @@ impl<M: Payload> Directory<M> {
         let hash = hash(self.options.secret, did);
         let id = self.table.find(hash, did).unwrap_or_else(|| self.intern(Did::new(hash, did)));
         let entry = &mut self.table[id];
-        if entry.connections > 0 || entry.duty.is_some() || !entry.joining.is_empty() {
+        if entry.connections > 0 || entry.owns || !entry.here.is_empty() {
             return Err(Why::Full);
         }
         entry.service = Some(service);
@@ -439,7 +480,7 @@ impl<M: Payload> Directory<M> {
 
     /// The DID of a connection of this worker.
     pub fn did_of(&self, token: ConnToken) -> Option<&Did> {
-        self.seat(token).map(|seat| &self.table[seat.id].did)
+        self.seat(token).map(|id| &self.table[id].did)
     }
 
     /// What happened so far, and what waits.
@@ -459,8 +500,12 @@ impl<M: Payload> Directory<M> {
         ((u64::from((hash >> 16) as u32) * u64::from(self.options.workers)) >> 32) as u16
     }
 
-    fn seat(&self, token: ConnToken) -> Option<Seat> {
-        self.seats.get(token.slot() as usize).copied().flatten().filter(|seat| seat.token == token)
+    /// The entry of a connection of this worker that is in the directory.
+    fn seat(&self, token: ConnToken) -> Option<u32> {
+        let seat = self.seats.get(token.slot() as usize)?;
+        let is_its =
+            seat.id != NO_ENTRY && seat.generation == token.generation() && token.worker() == self.options.worker;
+        is_its.then_some(seat.id)
     }
 
     fn find(&self, did: &Did) -> Option<u32> {
@@ -471,13 +516,14 @@ impl<M: Payload> Directory<M> {
         let owner = self.home_of(did.hash());
         self.table.insert(Entry {
             did,
-            joined: Vec::new(),
-            joining: Vec::new(),
-            duty: None,
+            here: Tokens::new(),
             home: None,
+            work: None,
             connections: 0,
+            joined: 0,
             service: None,
             owner,
+            owns: false,
             direct: false,
         })
     }
@@ -489,8 +535,8 @@ impl<M: Payload> Directory<M> {
     /// Removes an entry that says nothing that its absence would not say.
     fn forget(&mut self, id: u32) {
         let entry = &self.table[id];
-        let here = !entry.joined.is_empty() || !entry.joining.is_empty();
-        let busy = entry.duty.is_some() || entry.home.is_some() || entry.service.is_some() || entry.connections > 0;
+        let here = !entry.here.is_empty();
+        let busy = entry.owns || entry.home.is_some() || entry.service.is_some() || entry.connections > 0;
         if !here && !busy && entry.owner == self.home_of(entry.did.hash()) {
             self.table.remove(id);
         }
@@ -538,7 +584,7 @@ impl<M: Payload> Directory<M> {
             Word::Drain { did, epoch, to } => self.post(to, Word::Drained { did, epoch }),
             Word::Drained { did, epoch } => self.on_drained(&did, epoch),
             Word::Handover { did, epoch, parked, drains } => self.on_handover(&did, epoch, parked, drains),
-            Word::Done { did, epoch } => self.on_done(&did, epoch),
+            Word::Done { did } => self.on_done(&did),
             Word::Members { did, members } => self.on_members(&did, &members),
             Word::Confirm { did, token } => self.on_confirm(&did, token),
             Word::Count { did, connections } => self.on_count(&did, connections),

@@ -14,7 +14,7 @@ pub struct Did {
 }
 
 impl Did {
-    pub(super) fn new(hash: u64, text: &str) -> Self {
+    pub(super) fn new(hash: u64, text: impl Into<Arc<str>>) -> Self {
         Self { hash, text: text.into() }
     }
 
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn names_are_found_until_they_are_removed() {
         let mut table = Table::new();
-        let ids: Vec<_> = (0..2_000).map(|n| table.insert(Did::new(hash(7, &text(n)), &text(n)))).collect();
+        let ids: Vec<_> = (0..2_000).map(|n| table.insert(Did::new(hash(7, &text(n)), text(n)))).collect();
         for (n, &id) in (0..2_000).zip(&ids) {
             assert_eq!(table.find(hash(7, &text(n)), &text(n)), Some(id));
         }

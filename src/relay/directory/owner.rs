@@ -4,14 +4,16 @@
 use std::{collections::VecDeque, mem};
 
 use super::{
-    Directory, Entry, Event, Payload, Receivers, Why,
+    Directory, Entry, Event, Payload, Receivers, Tokens, Why,
     courier::{Parcel, Word},
     name::Did,
 };
 use crate::base::ConnToken;
 
-/// What the owner of a DID knows.
-pub(super) struct Owner<M: Payload> {
+/// What the owner of a DID has to do, or to remember, beyond handing messages over. Mostly there is nothing: a DID's
+/// connections are on one worker, and it stays the owner.
+pub(super) struct Work<M: Payload> {
+    /// Of the take-over that made this worker the owner, if it is remembered.
     epoch: u64,
     /// Messages that nobody here can take yet.
     parked: VecDeque<Parcel<M>>,
@@ -27,21 +29,48 @@ pub(super) struct Owner<M: Payload> {
 
 /// A take-over that is not done.
 struct Taking<M> {
-    members: Vec<ConnToken>,
+    members: Tokens,
     /// What the former owner kept, and how many workers will say that its copies are there.
     handed: Option<(VecDeque<Parcel<M>>, u16)>,
     drained: u16,
 }
 
-impl<M: Payload> Owner<M> {
-    /// The home's, of a DID that nobody is connected under.
-    pub(super) fn without_members() -> Self {
+impl<M: Payload> Default for Work<M> {
+    fn default() -> Self {
         Self { epoch: 0, parked: VecDeque::new(), others: Vec::new(), copied: Vec::new(), fences: 0, taking: None }
     }
+}
 
+impl<M: Payload> Work<M> {
     /// Owns, and nothing waits.
     pub(super) fn is_idle(&self) -> bool {
-        self.taking.is_none() && self.parked.is_empty() && self.fences == 0
+        self.takes_nothing_over() && self.fences == 0
+    }
+
+    /// Owns, and nothing waits that a message could pass.
+    fn takes_nothing_over(&self) -> bool {
+        self.taking.is_none() && self.parked.is_empty()
+    }
+
+    /// It says nothing that its absence would not say.
+    fn is_nothing(&self) -> bool {
+        self.is_idle() && self.others.is_empty() && self.copied.is_empty()
+    }
+}
+
+impl<M: Payload> Entry<M> {
+    fn takes_over(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.taking.is_some())
+    }
+
+    /// This worker owns the DID, and may hand the next message over before anything else.
+    fn is_ready(&self) -> bool {
+        self.owns && self.joined > 0 && self.work.as_ref().is_none_or(|work| work.takes_nothing_over())
+    }
+
+    /// Other workers that have connections of the DID.
+    fn others(&self) -> &[u16] {
+        self.work.as_ref().map_or(&[], |work| &work.others)
     }
 }
 
@@ -49,9 +78,9 @@ impl<M: Payload> Owner<M> {
 impl<M: Payload> Directory<M> {
     /// Whether this worker may say that nobody is there.
     pub(super) fn is_absent(&self, entry: &Entry<M>) -> bool {
-        match (&entry.duty, &entry.home) {
-            (None, None) => entry.owner == self.options.worker,
-            (Some(duty), Some(home)) => duty.taking.is_none() && home.members.is_empty() && home.moving.is_none(),
+        match (entry.owns, &entry.home) {
+            (false, None) => entry.owner == self.options.worker,
+            (true, Some(home)) => !entry.takes_over() && home.members.is_empty() && !home.moving,
             _ => false,
         }
     }
@@ -59,8 +88,8 @@ impl<M: Payload> Directory<M> {
     /// Those of this worker's connections that get a message.
     pub(super) fn receivers<'a>(&self, entry: &'a Entry<M>) -> &'a [ConnToken] {
         match self.options.receivers {
-            Receivers::All => &entry.joined,
-            Receivers::Newest => &entry.joined[entry.joined.len().saturating_sub(1)..],
+            Receivers::All => entry.joined(),
+            Receivers::Newest => entry.joined().last().map_or(&[], std::slice::from_ref),
         }
     }
 
@@ -70,7 +99,7 @@ impl<M: Payload> Directory<M> {
         if let Some(service) = entry.service {
             let Parcel { sender, payload } = parcel;
             self.events.push_back(Event::Service { service, sender, payload });
-        } else if entry.duty.is_some() {
+        } else if entry.owns {
             self.dispatch(id, parcel);
         } else {
             self.forward(entry.did.clone(), entry.owner, hops, parcel);
@@ -98,14 +127,16 @@ impl<M: Payload> Directory<M> {
     /// The owner's decision about a message: hand it over, keep it, or answer.
     fn dispatch(&mut self, id: u32, parcel: Parcel<M>) {
         let entry = &self.table[id];
-        let Some(duty) = &entry.duty else { return };
+        if !entry.owns {
+            return;
+        }
         let did = entry.did.clone();
-        if duty.taking.is_none() && duty.parked.is_empty() && !entry.joined.is_empty() {
+        if entry.is_ready() {
             let all = self.options.receivers == Receivers::All;
-            if all && !duty.others.iter().all(|&worker| self.has_room(worker)) {
+            if all && !entry.others().iter().all(|&worker| self.has_room(worker)) {
                 return self.answer(did, parcel, Why::Busy);
             }
-            if all && !duty.others.is_empty() {
+            if all && !entry.others().is_empty() {
                 self.copy(id, &did, &parcel.payload);
             }
             self.deliver(id, parcel.payload);
@@ -117,19 +148,19 @@ impl<M: Payload> Directory<M> {
     }
 
     fn copy(&mut self, id: u32, did: &Did, payload: &M) {
-        let Some(duty) = &mut self.table[id].duty else { return };
-        let others = mem::take(&mut duty.others);
+        let Some(work) = &mut self.table[id].work else { return };
+        let others = mem::take(&mut work.others);
         for worker in &others {
-            if !duty.copied.contains(worker) {
-                duty.copied.push(*worker);
+            if !work.copied.contains(worker) {
+                work.copied.push(*worker);
             }
         }
         for &worker in &others {
             self.counters.crossed += 1;
             self.post(worker, Word::Copy { did: did.clone(), payload: payload.clone() });
         }
-        if let Some(duty) = &mut self.table[id].duty {
-            duty.others = others;
+        if let Some(work) = &mut self.table[id].work {
+            work.others = others;
         }
     }
 
@@ -144,7 +175,7 @@ impl<M: Payload> Directory<M> {
 
     pub(super) fn on_copy(&mut self, did: &Did, payload: M) {
         match self.find(did) {
-            Some(id) if !self.table[id].joined.is_empty() => self.deliver(id, payload),
+            Some(id) if self.table[id].joined > 0 => self.deliver(id, payload),
             _ => self.counters.copies_stale += 1,
         }
     }
@@ -154,17 +185,13 @@ impl<M: Payload> Directory<M> {
         let entry = &mut self.table[id];
         let full = self.counters.parked >= self.options.parked_max
             || self.counters.parked_bytes.saturating_add(size) > self.options.parked_bytes_max;
-        match &mut entry.duty {
-            Some(duty) if !full => {
-                duty.parked.push_back(parcel);
-                self.counters.parked += 1;
-                self.counters.parked_bytes += size;
-            }
-            _ => {
-                let did = entry.did.clone();
-                self.answer(did, parcel, Why::Busy);
-            }
+        if full || !entry.owns {
+            let did = entry.did.clone();
+            return self.answer(did, parcel, Why::Busy);
         }
+        entry.work.get_or_insert_default().parked.push_back(parcel);
+        self.counters.parked += 1;
+        self.counters.parked_bytes += size;
     }
 
     fn unpark(&mut self, parked: &VecDeque<Parcel<M>>) {
@@ -174,12 +201,14 @@ impl<M: Payload> Directory<M> {
 
     /// Decides anew about what waits. Each message goes the same way as those before it, so order holds.
     fn replay(&mut self, id: u32) {
-        let Some(duty) = &mut self.table[id].duty else { return };
-        if duty.taking.is_none() {
-            let parked = mem::take(&mut duty.parked);
+        if let Some(work) = &mut self.table[id].work
+            && work.taking.is_none()
+        {
+            let parked = mem::take(&mut work.parked);
             self.unpark(&parked);
             parked.into_iter().for_each(|parcel| self.dispatch(id, parcel));
         }
+        self.table[id].work.take_if(|work| work.is_nothing());
         self.refresh(id);
     }
 
@@ -187,22 +216,20 @@ impl<M: Payload> Directory<M> {
     pub(super) fn refresh(&mut self, id: u32) {
         let all = self.options.receivers == Receivers::All;
         let entry = &mut self.table[id];
-        entry.direct =
-            entry.duty.as_ref().is_some_and(|duty| {
-                duty.taking.is_none() && duty.parked.is_empty() && (duty.others.is_empty() || !all)
-            }) && !entry.joined.is_empty();
+        entry.direct = entry.is_ready() && (entry.others().is_empty() || !all);
     }
 }
 
 /// Take-over.
 impl<M: Payload> Directory<M> {
     /// The home says: take over.
-    pub(super) fn on_grant(&mut self, did: &Did, epoch: u64, from: u16, members: Vec<ConnToken>) {
+    pub(super) fn on_grant(&mut self, did: &Did, epoch: u64, from: u16, members: Tokens) {
         let id = self.interned(did);
         let entry = &mut self.table[id];
-        debug_assert!(entry.duty.is_none(), "a worker takes over from another one");
+        debug_assert!(!entry.owns && entry.work.is_none(), "a worker takes over from another one");
         let taking = Some(Taking { members, handed: None, drained: 0 });
-        entry.duty = Some(Box::new(Owner { epoch, taking, ..Owner::without_members() }));
+        entry.owns = true;
+        entry.work = Some(Box::new(Work { epoch, taking, ..Work::default() }));
         self.refresh(id);
         self.counters.takeovers += 1;
         let to = self.options.worker;
@@ -223,17 +250,18 @@ impl<M: Payload> Directory<M> {
         let workers = self.options.workers;
         let Some(id) = self.find(did) else { return };
         let entry = &mut self.table[id];
-        let Some(mut duty) = entry.duty.take_if(|duty| {
-            debug_assert!(
-                duty.taking.is_none() && duty.epoch < epoch,
-                "an owner is asked to hand over after it took over"
-            );
-            duty.fences += 1;
-            duty.fences == workers
-        }) else {
+        if !entry.owns {
             return;
-        };
-        let (parked, copied) = (mem::take(&mut duty.parked), duty.copied);
+        }
+        let work = entry.work.get_or_insert_default();
+        debug_assert!(work.taking.is_none() && work.epoch < epoch, "an owner hands over what it has taken over");
+        work.fences += 1;
+        if work.fences < workers {
+            return;
+        }
+        let (parked, copied) = (mem::take(&mut work.parked), mem::take(&mut work.copied));
+        entry.owns = false;
+        entry.work = None;
         self.unpark(&parked);
         self.refresh(id);
         for &worker in &copied {
@@ -257,26 +285,26 @@ impl<M: Payload> Directory<M> {
     /// A step of a take-over. With the last one, this worker owns: first what was handed over, then what came meanwhile.
     fn take_step(&mut self, did: &Did, epoch: u64, step: impl FnOnce(&mut Taking<M>)) {
         let Some(id) = self.find(did) else { return };
-        let Some(duty) = &mut self.table[id].duty else { return };
-        debug_assert_eq!(duty.epoch, epoch);
-        let Some(taking) = &mut duty.taking else { return };
+        let Some(work) = &mut self.table[id].work else { return };
+        debug_assert_eq!(work.epoch, epoch);
+        let Some(taking) = &mut work.taking else { return };
         step(taking);
         let drained = taking.drained;
         if taking.handed.as_ref().is_none_or(|&(_, drains)| drained < drains) {
             return;
         }
-        let Some(Taking { members, handed: Some((mut parked, _)), .. }) = duty.taking.take() else { return };
-        parked.append(&mut duty.parked);
-        duty.parked = parked;
+        let Some(Taking { members, handed: Some((mut parked, _)), .. }) = work.taking.take() else { return };
+        parked.append(&mut work.parked);
+        work.parked = parked;
         // The home hears of it before anything that follows from it, and says what has changed meanwhile.
-        self.post(self.home_of(did.hash()), Word::Done { did: did.clone(), epoch });
+        self.post(self.home_of(did.hash()), Word::Done { did: did.clone() });
         self.admit_members(id, &members);
     }
 
     /// The home says who is here now.
     pub(super) fn on_members(&mut self, did: &Did, members: &[ConnToken]) {
         let Some(id) = self.find(did) else { return };
-        if self.table[id].duty.is_some() {
+        if self.table[id].owns {
             self.admit_members(id, members);
             self.retire(id);
         }
@@ -289,8 +317,9 @@ impl<M: Payload> Directory<M> {
             members.iter().map(|member| member.worker()).filter(|&worker| worker != me).collect();
         others.sort_unstable();
         others.dedup();
-        if let Some(duty) = &mut self.table[id].duty {
-            duty.others = others;
+        let entry = &mut self.table[id];
+        if entry.work.is_some() || !others.is_empty() {
+            entry.work.get_or_insert_default().others = others;
         }
         let did = self.table[id].did.clone();
         for &token in members {
@@ -311,9 +340,8 @@ impl<M: Payload> Directory<M> {
     }
 
     fn confirm(&mut self, id: u32, token: ConnToken) {
-        let entry = &mut self.table[id];
-        let Some(at) = entry.joining.iter().position(|&other| other == token) else { return };
-        entry.joined.push(entry.joining.remove(at));
-        self.events.push_back(Event::Joined { token });
+        if self.table[id].seat(token) {
+            self.events.push_back(Event::Joined { token });
+        }
     }
 }

@@ -225,3 +225,28 @@ fn the_home_bounds_names_and_connections() {
     assert_eq!(settle(&mut workers), ["joined 0.0.1", "refused 0.1.1 Full", "refused 0.2.1 Full"]);
     assert_eq!((workers[0].counters().entries, workers[0].counters().refused), (1, 2));
 }
+
+#[test]
+fn an_idle_entry_is_small_and_owns_no_memory() {
+    let mut workers = workers(&Options::new(0, 1, 1));
+    workers[0].join(ALICE, token(0, 0)).unwrap();
+    assert_eq!(workers[0].table.len(), 1);
+    let entry = workers[0].table.iter().next().unwrap();
+    assert!(entry.direct && entry.work.is_none() && !entry.here.spilled());
+    assert!(entry.home.as_ref().is_some_and(|home| !home.members.spilled()));
+    // Every DID has one on every worker; the slab adds nothing.
+    let bytes = size_of_val(entry);
+    assert!(bytes <= 112, "{bytes} bytes");
+}
+
+#[test]
+fn a_crowd_that_is_gone_leaves_no_memory_behind() {
+    let mut workers = workers(&Options::new(0, 1, 1));
+    (0..5).for_each(|slot| workers[0].join(ALICE, token(0, slot)).unwrap());
+    for slot in [1, 0, 4, 2] {
+        assert!(workers[0].leave(token(0, slot)) && !workers[0].leave(token(0, slot)));
+    }
+    let entry = workers[0].table.iter().next().unwrap();
+    assert_eq!(entry.joined(), [token(0, 3)]);
+    assert!(!entry.here.spilled() && entry.home.as_ref().is_some_and(|home| !home.members.spilled()));
+}

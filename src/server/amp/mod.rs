@@ -69,15 +69,48 @@ impl Payload for Parcel {
 /// A connection on `/amp/v1/ws`.
 pub(super) struct AgentConn {
     connection: Connection,
-    asker: Asker,
-    /// A HELLO that is ahead of our clock, until that is as far.
-    early: Option<Box<HelloJob>>,
-    /// The HELLO that waits for the directory.
-    hello: Option<Hello>,
+    /// What it has asked sessions: most agents never do.
+    asker: Option<Box<Asker>>,
+    proving: Option<Box<Proving>>,
     known: bool,
 }
 
+const _: () = assert!(size_of::<AgentConn>() <= 80, "paid by every idle connection");
+
+/// A HELLO on its way, after its parse and before its answer.
+enum Proving {
+    /// It is ahead of our clock, until that is as far.
+    Early(HelloJob),
+    /// It is checked, and waits for the directory.
+    Joining(Hello),
+}
+
 impl AgentConn {
+    fn new(connection: Connection) -> Self {
+        Self { connection, asker: None, proving: None, known: false }
+    }
+
+    /// What it has asked sessions, to ask more.
+    fn asker(&mut self) -> &mut Asker {
+        self.asker.get_or_insert_default()
+    }
+
+    /// The HELLO that is ahead of our clock.
+    fn take_early(&mut self) -> Option<HelloJob> {
+        match *self.proving.take_if(|proving| matches!(**proving, Proving::Early(_)))? {
+            Proving::Early(job) => Some(job),
+            Proving::Joining(_) => None,
+        }
+    }
+
+    /// The HELLO that waits for the directory.
+    fn take_joining(&mut self) -> Option<Hello> {
+        match *self.proving.take_if(|proving| matches!(**proving, Proving::Joining(_)))? {
+            Proving::Joining(hello) => Some(hello),
+            Proving::Early(_) => None,
+        }
+    }
+
     pub(super) fn is_known(&self) -> bool {
         self.known
     }
@@ -88,7 +121,10 @@ impl AgentConn {
 
     /// The key it proved, also while the directory does not know it yet: a revocation must not pass it by.
     pub(super) fn proved(&self) -> Option<&amp::Principal> {
-        self.principal().or_else(|| self.hello.as_ref()?.principal.as_ref())
+        self.principal().or_else(|| match self.proving.as_deref()? {
+            Proving::Joining(hello) => hello.principal.as_ref(),
+            Proving::Early(_) => None,
+        })
     }
 }
 
@@ -211,9 +247,8 @@ pub(super) fn upgrade(head: &Head<'_>, peer: ConnToken, greeting: &Greeting, io:
         return Answer::Respond(Response::text(400, "the upgrade must offer the subprotocol amp.v1\n"));
     }
     let connection = Connection::new(peer, io.now());
-    let conn = AgentConn { connection, asker: Asker::default(), early: None, hello: None, known: false };
     let headers = vec![(RELAY_DID_HEADER, greeting.did.to_string()), (SIZE_HEADER, super::MESSAGE_MAX.to_string())];
-    Answer::Upgrade { conn: Conn::Agent(Box::new(conn)), subprotocol: Some(SUBPROTOCOL), headers }
+    Answer::Upgrade { conn: Conn::Agent(AgentConn::new(connection)), subprotocol: Some(SUBPROTOCOL), headers }
 }
 
 pub(super) fn path() -> &'static str {
@@ -232,8 +267,8 @@ impl Worker {
     }
 
     pub(super) fn amp_timeout(&mut self, agent: &mut AgentConn, io: &mut Io<'_>) {
-        if let Some(job) = agent.early.take() {
-            return self.amp_prove(agent, *job, io);
+        if let Some(job) = agent.take_early() {
+            return self.amp_prove(agent, job, io);
         }
         if agent.connection.deadline().is_some() {
             agent.connection.closing();
@@ -298,7 +333,7 @@ impl Worker {
     fn amp_prove(&mut self, agent: &mut AgentConn, job: HelloJob, io: &mut Io<'_>) {
         let early_ms = job.from_ms.saturating_sub(io.now().unix_ms);
         if early_ms > 0 {
-            agent.early = Some(Box::new(job));
+            agent.proving = Some(Box::new(Proving::Early(job)));
             return io.set_timeout(io.token(), Some(early_ms));
         }
         io.set_timeout(io.token(), None);
@@ -322,8 +357,8 @@ impl Worker {
             self.send_binary(peer, &hello.answer, io);
             return io.resume(peer);
         };
-        agent.hello = Some(hello);
-        if let Err(why) = self.agents.directory.join(&did, peer) {
+        agent.proving = Some(Box::new(Proving::Joining(hello)));
+        if let Err(why) = self.agents.directory.join(did, peer) {
             self.amp_unjoined(peer, why, io);
         }
         self.amp_events(io);
@@ -372,7 +407,7 @@ impl Worker {
 
     fn amp_joined(&mut self, token: ConnToken, io: &mut Io<'_>) {
         let Some(Conn::Agent(agent)) = io.conn(token) else { return };
-        let Some(hello) = agent.hello.take() else { return };
+        let Some(hello) = agent.take_joining() else { return };
         agent.connection.admitted(hello.principal);
         io.limit_messages(token, u32::MAX);
         self.tallies.agents.add(1);

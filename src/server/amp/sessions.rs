@@ -33,7 +33,7 @@ impl Worker {
                 let text = text_of(body, "prompt").filter(|text| !text.is_empty()).ok_or(wanted)?;
                 let from = Text::from(view.header.from);
                 let thread_id = view.header.thread_id.map(<[u8]>::to_vec);
-                match agent.asker.ask(session.clone(), did.clone(), from, view.header.id, thread_id) {
+                match agent.asker().ask(session.clone(), did.clone(), from, view.header.id, thread_id) {
                     Taken::New => {}
                     Taken::Again => return Ok(()),
                     Taken::Full => {
@@ -45,13 +45,13 @@ impl Worker {
             Type::RESPONSE => {
                 let unknown = Refusal::new(Code::BAD_REQUEST, "this answers no INPUT_REQUIRED that waits");
                 let (of, request) =
-                    view.header.reply_to.and_then(|reply_to| agent.asker.answered(reply_to)).ok_or(unknown)?;
+                    view.header.reply_to.and_then(|reply_to| agent.asker().answered(reply_to)).ok_or(unknown)?;
                 let decision = match text_of(body, "decision").as_deref() {
                     Some("allow") => Decision::Allow,
                     Some("deny") => Decision::Deny,
                     _ => return Err(Refusal::new(Code::BAD_REQUEST, "`decision` is neither \"allow\" nor \"deny\"")),
                 };
-                if !agent.asker.decide(of.clone(), did.clone(), view.header.from.into(), view.header.id) {
+                if !agent.asker().decide(of.clone(), did.clone(), view.header.from.into(), view.header.id) {
                     return Err(Refusal::new(Code::OVERLOADED, "too many decisions of this connection wait"));
                 }
                 Command::Decide { session: of, request, decision, message: None, input: None, answers: None }
@@ -72,30 +72,30 @@ impl Worker {
         let dialect = agent.connection.dialect();
         match out {
             Out::Answer { re, result: Ok(Reply::Prompted { prompt, position }), .. } => {
-                let Some((session, from)) = agent.asker.taken(re, prompt.clone(), position) else { return };
+                let Some((session, from)) = agent.asker().taken(re, prompt.clone(), position) else { return };
                 let id = format!("{ATTACH}{session}").into();
                 let command = Command::Attach { session, from: Some(from), tail_bytes: None };
                 if let Some(caller) = caller(agent, peer) {
                     self.core.take(ToCore::Request(Box::new(caller), Request { id, command }));
                 }
             }
-            Out::Answer { re, result: Ok(Reply::Decided { .. }), .. } => agent.asker.decided(re),
+            Out::Answer { re, result: Ok(Reply::Decided { .. }), .. } => agent.asker().decided(re),
             Out::Answer { re, result: Err(error), .. } => {
                 let asked = match re.strip_prefix(ATTACH) {
-                    Some(session) => agent.asker.unheard(session),
-                    None => agent.asker.refused(re).into_iter().collect(),
+                    Some(session) => agent.asker().unheard(session),
+                    None => agent.asker().refused(re).into_iter().collect(),
                 };
                 self.amp_disappoint(asked, amp::refusal(error), dialect, peer, io);
             }
             Out::Reset { session, .. } => {
                 let refusal = Refusal::new(Code::UNAVAILABLE, "the session's log has moved on: the answer was missed");
-                let asked = agent.asker.unheard(session);
+                let asked = agent.asker().unheard(session);
                 self.amp_disappoint(asked, refusal, dialect, peer, io);
             }
             Out::Event { event, .. } => {
                 let mut says = Vec::new();
                 let mut inputs = Vec::new();
-                agent.asker.event(event, &mut |asked, tell| {
+                agent.asker().event(event, &mut |asked, tell| {
                     let Some(id) = new_id(now.unix_ms) else { return };
                     let (typ, body) = match tell {
                         Tell::Processing(body) => (Type::PROCESSING, body),
@@ -119,7 +119,7 @@ impl Worker {
                     });
                 });
                 for (id, session, request) in inputs {
-                    agent.asker.waits(id, session, request);
+                    agent.asker().waits(id, session, request);
                 }
                 says.into_iter().for_each(|say| self.say(say));
             }
