@@ -96,9 +96,10 @@ pub(super) struct Slot<C> {
     /// Bytes that the protocol has not consumed.
     pub(super) kept: Vec<u8>,
     /// Bytes that must be there before input is worth a call.
-    pub(super) need: usize,
+    pub(super) need: u32,
     pub(super) flags: Flags,
-    pub(super) why: Option<Close>,
+    /// Only those that close have one.
+    pub(super) why: Option<Box<Close>>,
 }
 
 /// The bytes lent to the input callback that is running.
@@ -181,7 +182,7 @@ impl<P: Protocol> Core<P> {
             return false;
         };
         if slot.flags.newly(Flags::CLOSING) {
-            slot.why = Some(why);
+            slot.why = Some(Box::new(why));
             self.closes.push(token);
         }
         true
@@ -211,7 +212,7 @@ impl<P: Protocol> Core<P> {
         let queued = slot.queue.len() + len;
         if queued > self.max {
             slot.flags.set(Flags::CLOSING);
-            slot.why = Some(Close::TooSlow);
+            slot.why = Some(Box::new(Close::TooSlow));
             self.closes.push(token);
             return None;
         }
@@ -466,7 +467,7 @@ impl<'a, P: Protocol> Io<'a, P> {
     /// Says that input is not worth a call before so many unconsumed bytes are there. Holds for the next call only.
     pub fn need(&mut self, bytes: usize) {
         if let Some(slot) = self.core.slots.get_mut(self.token) {
-            slot.need = bytes;
+            slot.need = u32::try_from(bytes).unwrap_or(u32::MAX);
         }
     }
 

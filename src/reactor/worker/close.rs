@@ -41,7 +41,7 @@ impl<P: Protocol> Worker<P> {
             return;
         }
         self.kept_bytes -= std::mem::take(&mut slot.kept).len();
-        let why = slot.why.take().unwrap_or(Close::Broken);
+        let why = slot.why.take().map_or(Close::Broken, |why| *why);
         let dead = slot.flags.has(Flags::DEAD);
         let Some(conn) = slot.conn.take() else { return };
         self.told_late = true;

@@ -53,7 +53,7 @@ impl<P: Protocol> Worker<P> {
         let Memory { arena, used, .. } = &mut self.memory;
         let most = arena.len() / 2;
         // What an incomplete message has so far goes in front, unless the message is large: then it grows apart.
-        let apart = slot.kept.len().max(slot.need) > most;
+        let apart = slot.kept.len().max(slot.need as usize) > most;
         let front = if apart { 0 } else { slot.kept.len() };
         let room = arena.len() - *used;
         if room < front + ROOM_MIN {
@@ -106,7 +106,7 @@ impl<P: Protocol> Worker<P> {
         let before = slot.kept.len();
         let start = self.memory.used;
         let new = start + front..start + front + read;
-        let enough = before + read >= slot.need;
+        let enough = before + read >= slot.need as usize;
         if apart || !enough {
             copy::append(&mut slot.kept, &self.memory.arena[new]);
             self.kept_bytes += read;

@@ -421,7 +421,7 @@ impl<H: WsHandler> Protocol for Ws<H> {
 
     fn eof(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
         // Without a close frame it is a broken connection, even if it ended in order.
-        let why = conn.ending.take().unwrap_or(Close::Broken);
+        let why = conn.ending.take().map_or(Close::Broken, |why| *why);
         conn.phase = Phase::Over;
         io.close(io.token(), why);
     }
