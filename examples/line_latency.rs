@@ -261,6 +261,7 @@ fn relay(folder: &Path, workers: usize) -> Result<(Server, DataFolder, Identity)
     fs::write(&keys, format!("amp-role=\"admin\" {}\n", key.public_key().to_openssh()?))?;
     let options = Options {
         workers,
+        pin: false,
         listen: vec![Listen::Tcp(([127, 0, 0, 1], 0).into()), Listen::Unix(data.socket())],
         hosts: Vec::new(),
         keys,

@@ -66,6 +66,7 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Sign
     listen.push(Listen::Unix(data.socket()));
     let options = Options {
         workers: settings.workers.value,
+        pin: settings.pin.value,
         listen,
         hosts: settings.host.value.clone(),
         keys: settings.keys.value.clone(),

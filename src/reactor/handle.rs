@@ -18,6 +18,7 @@ use super::{
     inbox::{Sender, inbox},
     listen,
     options::{BoundAddr, Options},
+    pin::pin,
     protocol::Protocol,
     stream::Accepted,
     worker::{Parts, Turn, WAKER, Worker},
@@ -202,6 +203,12 @@ impl<P: Protocol> Bound<P> {
 /// A worker's thread. Whatever ends it before its time makes the others drain.
 fn run<P: Protocol>(parts: Parts<P::Mail>, options: &Options, protocol: P, shared: &Shared) -> Result<(), Ended> {
     let worker = parts.worker;
+    if options.pin {
+        match pin(usize::from(worker)) {
+            Ok(cpu) => log::debug!(worker, cpu; "a worker has its CPU"),
+            Err(error) => log::warn!(worker, error:% = error; "a worker cannot be kept on one CPU"),
+        }
+    }
     let counters = parts.counters.clone();
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut worker = Worker::new(parts, options, protocol)?;

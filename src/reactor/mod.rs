@@ -63,6 +63,7 @@ pub mod inbox;
 mod io;
 mod listen;
 mod options;
+mod pin;
 mod protocol;
 mod sendq;
 mod slots;

@@ -59,6 +59,9 @@ pub struct Peer {
 pub struct Options {
     /// Threads; 0 means one for each core.
     pub workers: usize,
+    /// Keep each worker's thread on a CPU of its own, in the order of those the process may use. Where that cannot be done
+    /// a warning says so.
+    pub pin: bool,
     /// Where to listen, in the order of [`Peer::listener`].
     pub listeners: Vec<Listen>,
     /// The read buffer of a worker. A message larger than that costs its connection memory of its own.
@@ -87,6 +90,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             workers: 0,
+            pin: false,
             listeners: Vec::new(),
             read_buffer: 1024 * 1024,
             kept_max: 64 * 1024 * 1024,

@@ -106,6 +106,8 @@ pub enum Verify {
 pub struct Options {
     /// Event-loop threads.
     pub workers: usize,
+    /// Keep each of them on a CPU of its own.
+    pub pin: bool,
     /// Where to listen, in the order that [`Server::addresses`] keeps.
     pub listen: Vec<Listen>,
     /// Names, besides loopback names, that requests may carry in Host.
@@ -198,6 +200,7 @@ impl Rest {
 
         let mut loop_options = reactor::Options {
             workers: options.workers,
+            pin: options.pin,
             queue_high: QUEUE_HIGH,
             queue_low: QUEUE_LOW,
             ..reactor::Options::default()
@@ -419,6 +422,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let options = Options {
             workers: 2,
+            pin: false,
             listen: vec![Listen::Unix(folder.path().join("relay.sock"))],
             hosts: Vec::new(),
             keys: folder.path().join("keys"),

@@ -60,6 +60,7 @@ pub fn options(keys: &[Key]) -> (Options, TempDir) {
     fs::write(&file, keys.iter().map(|key| key.line.as_str()).collect::<String>()).expect("a keys file");
     let options = Options {
         workers: 1,
+        pin: false,
         listen: vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))],
         hosts: Vec::new(),
         keys: file,

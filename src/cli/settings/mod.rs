@@ -41,6 +41,9 @@ pub(crate) struct RelayArgs {
     /// Event-loop threads [default: one per core]
     #[arg(long, value_name = "N", env = "AMP_RELAY_WORKERS")]
     workers: Option<usize>,
+    /// Keep each event-loop thread on a CPU of its own
+    #[arg(long, env = "AMP_RELAY_PIN", value_parser = clap::builder::FalseyValueParser::new())]
+    pin: bool,
     /// A name, besides loopback names, that requests may carry in Host; several times
     #[arg(long, value_name = "NAME", env = "AMP_RELAY_HOST", value_delimiter = ',')]
     host: Vec<String>,
@@ -88,6 +91,7 @@ pub(crate) struct Settings {
     pub(crate) demo: Sourced<bool>,
     pub(crate) folder: Sourced<Vec<PathBuf>>,
     pub(crate) workers: Sourced<usize>,
+    pub(crate) pin: Sourced<bool>,
     pub(crate) host: Sourced<Vec<String>>,
     pub(crate) grace: Sourced<Millis>,
     pub(crate) amp_verify: Sourced<Verify>,
@@ -96,7 +100,7 @@ pub(crate) struct Settings {
 }
 
 /// The names that a config file may hold, in the order `config show` prints them.
-pub(crate) const NAMES: [&str; 12] = [
+pub(crate) const NAMES: [&str; 13] = [
     "data",
     "listen",
     "keys",
@@ -104,6 +108,7 @@ pub(crate) const NAMES: [&str; 12] = [
     "demo",
     "folder",
     "workers",
+    "pin",
     "host",
     "grace",
     "amp.verify",
@@ -195,6 +200,7 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
         demo: layers.flag("demo", args.demo)?,
         folder: folder.unwrap_or_else(|| default(vec![world.here.clone()])),
         workers: workers.unwrap_or_else(|| default(world.cores)),
+        pin: layers.flag("pin", args.pin)?,
         host: host.unwrap_or_else(|| default(Vec::new())),
         grace: layers.parsed("grace", args.grace.as_deref(), value::millis)?.unwrap_or(default(Millis(10_000))),
         amp_verify: layers

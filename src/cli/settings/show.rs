@@ -18,7 +18,7 @@ impl fmt::Display for Origin {
 
 /// The settings as a config file, each line with the origin of its value as a comment.
 pub(crate) fn show(settings: &Settings) -> String {
-    let Settings { data, listen, keys, claude, demo, folder, workers, host, grace, amp_verify, log, log_format } =
+    let Settings { data, listen, keys, claude, demo, folder, workers, pin, host, grace, amp_verify, log, log_format } =
         settings;
     let listens: Vec<String> = listen.value.iter().map(listen_text).collect();
     let folders: Vec<String> = folder.value.iter().map(|path| path.display().to_string()).collect();
@@ -42,6 +42,7 @@ pub(crate) fn show(settings: &Settings) -> String {
         ("demo", demo.value.to_string(), &demo.origin),
         ("folder", list(&folders), &folder.origin),
         ("workers", workers.value.to_string(), &workers.origin),
+        ("pin", pin.value.to_string(), &pin.origin),
         ("host", list(&host.value), &host.origin),
         ("grace", quoted(&grace.value.to_string()), &grace.origin),
         ("amp.verify", quoted(verify), &amp_verify.origin),
