@@ -52,7 +52,7 @@ impl Worker {
                         }
                         let sent = forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies);
                         handed |= sent != Sent::Closed;
-                        if sent == Sent::High {
+                        if sent == Sent::High && io.is_blocked(token) {
                             high.push(token);
                         }
                     }
