@@ -377,11 +377,10 @@ impl Worker {
                 continue;
             }
             self.tallies.session_out.add(1);
-            let Some(Conn::Device(device)) = io.conn(peer) else { continue };
-            device.connection.sent(now);
             // What the kernel has not refused is gone by the end of the turn, however much it is.
             let stuck = sent == Sent::High && io.is_blocked(peer);
             let Some(Conn::Device(device)) = io.conn(peer) else { continue };
+            device.connection.sent(now);
             if stuck && !device.paused {
                 device.paused = true;
                 self.core.take(ToCore::Paused(peer));

@@ -21,6 +21,23 @@ use crate::{
     wire::amp::{Code, Dialect, EnvelopeView, Frame, check::Refusal, did_base, parse, rekey},
 };
 
+/// Recipients of a message that are no connections.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Some name leads to nobody.
+    pub(super) absent: bool,
+    /// The relay itself is one.
+    pub(super) for_us: bool,
+    /// Sessions, by number.
+    pub(super) sessions: Vec<u32>,
+}
+
+impl Rest {
+    fn is_nothing(&self) -> bool {
+        !self.absent && !self.for_us && self.sessions.is_empty()
+    }
+}
+
 impl Worker {
     /// Hands a message to each of its recipients.
     pub(super) fn amp_route(
@@ -31,10 +48,10 @@ impl Worker {
         data: Data<'_>,
     ) {
         let mut parcel: Option<Parcel> = None;
-        let (mut for_us, mut sessions, mut absent) = (false, Vec::new(), false);
+        let mut rest = Rest::default();
         let several = view.header.to.is_array();
         // Who is named twice gets it once: connections of this worker have marks, names that lead elsewhere are kept.
-        let mut named: HashSet<&str> = HashSet::new();
+        let mut named = several.then(HashSet::new);
         if several {
             self.agents.marks.next();
         }
@@ -56,12 +73,12 @@ impl Worker {
                             high.push(token);
                         }
                     }
-                    absent |= !handed;
+                    rest.absent |= !handed;
                 }
-                _ if several && !named.insert(did) => {}
+                _ if named.as_mut().is_some_and(|named| !named.insert(did)) => {}
                 // Nobody can prove our names, so that they are never found here.
-                _ if self.agents.greeting.names().named(did).is_some() => for_us = true,
-                Route::Service(ServiceId(number)) => sessions.push(number),
+                _ if self.agents.greeting.names().named(did).is_some() => rest.for_us = true,
+                Route::Service(ServiceId(number)) => rest.sessions.push(number),
                 Route::Elsewhere(key) => {
                     let owned = parcel.get_or_insert_with(|| Parcel {
                         framed: Framed::binary(view.frame),
@@ -70,33 +87,63 @@ impl Worker {
                     });
                     self.agents.directory.send(key, did, Some(io.token()), owned.clone());
                 }
-                Route::Absent => absent = true,
+                Route::Absent => rest.absent = true,
             }
         }
         let peer = io.token();
         for receiver in high {
             self.agents.hold(receiver, peer, io);
         }
-        let refuse = |worker: &mut Self, io: &mut Io<'_>, did: &Text, refusal| {
-            if view.header.typ.may_be_refused_aloud() {
-                worker.refuse(did, agent.connection.dialect(), peer, io, Refused::of(view, refusal));
-            }
-        };
-        if !absent && !for_us && sessions.is_empty() {
-            return;
+        if !rest.is_nothing() {
+            let dialect = agent.connection.dialect();
+            self.amp_rest(Some(agent), peer, dialect, rest, view, io);
         }
+    }
+
+    /// What is left of a message when it was handed to all connections: the relay's own part, its sessions', and a word
+    /// to the sender where nobody is there. `agent` is the sender's state where the caller has it in hands.
+    pub(super) fn amp_rest(
+        &mut self,
+        mut agent: Option<&mut AgentConn>,
+        peer: ConnToken,
+        dialect: Dialect,
+        rest: Rest,
+        view: &EnvelopeView<'_>,
+        io: &mut Io<'_>,
+    ) {
         let did = self.agents.greeting.did.clone();
-        if absent {
-            refuse(self, io, &did, nobody(Why::Absent));
+        if rest.absent {
+            self.amp_refuse(&did, dialect, peer, view, nobody(Why::Absent), io);
         }
-        if for_us && let Err(refusal) = self.amp_serve(peer, agent.connection.dialect(), io, view) {
-            refuse(self, io, &did, refusal);
+        if rest.for_us
+            && let Err(refusal) = self.amp_serve(peer, dialect, io, view)
+        {
+            self.amp_refuse(&did, dialect, peer, view, refusal, io);
         }
-        for number in sessions {
+        for number in rest.sessions {
             let Some((session, did)) = self.agents.sessions.get(&number).cloned() else { continue };
+            let agent = match (agent.as_deref_mut(), io.conn(peer)) {
+                (Some(agent), _) | (None, Some(Conn::Agent(agent))) => agent,
+                _ => return,
+            };
             if let Err(refusal) = self.amp_ask(agent, peer, view, &session, &did) {
-                self.refuse(&did, agent.connection.dialect(), peer, io, Refused::of(view, refusal));
+                self.refuse(&did, dialect, peer, io, Refused::of(view, refusal));
             }
+        }
+    }
+
+    /// Refuses a message, if it is one that may be refused aloud.
+    pub(super) fn amp_refuse(
+        &mut self,
+        did: &Text,
+        dialect: Dialect,
+        peer: ConnToken,
+        view: &EnvelopeView<'_>,
+        refusal: Refusal,
+        io: &mut Io<'_>,
+    ) {
+        if view.header.typ.may_be_refused_aloud() {
+            self.refuse(did, dialect, peer, io, Refused::of(view, refusal));
         }
     }
 

@@ -4,22 +4,18 @@
 
 use std::collections::HashMap;
 
-use super::{Agents, Parcel, nobody};
+use super::{Agents, Parcel, route::Rest};
 use crate::{
     base::ConnToken,
-    dialect::amp::Refused,
     reactor::{Sent, ws::Framed},
-    relay::{
-        api::Text,
-        directory::{Route, ServiceId, Why},
-    },
+    relay::directory::{Route, ServiceId},
     server::{
         crypto::Crypto,
         mail::Mail,
         signatures::{BATCH_MAX, Check, Checked},
         worker::{Conn, Io, Worker},
     },
-    wire::amp::{Code, Dialect, EnvelopeView, Frame, check::Refusal, did_base, parse},
+    wire::amp::{Code, Dialect, EnvelopeView, Frame, did_base, parse},
 };
 
 /// Messages of one connection on the way; above, it is not read.
@@ -182,20 +178,6 @@ impl Worker {
         }
     }
 
-    fn amp_refuse(
-        &mut self,
-        did: &Text,
-        dialect: Dialect,
-        peer: ConnToken,
-        view: &EnvelopeView<'_>,
-        refusal: Refusal,
-        io: &mut Io<'_>,
-    ) {
-        if view.header.typ.may_be_refused_aloud() {
-            self.refuse(did, dialect, peer, io, Refused::of(view, refusal));
-        }
-    }
-
     /// Hands a message that was checked to each of its recipients. It is owned by now, so that it goes the same way to
     /// connections of this worker and of others.
     fn amp_route_checked(
@@ -207,14 +189,14 @@ impl Worker {
         io: &mut Io<'_>,
     ) {
         let parcel = Parcel { framed: framed.clone(), dialect: view.dialect, sender: peer };
-        let (mut for_us, mut sessions, mut absent) = (false, Vec::new(), false);
+        let mut rest = Rest::default();
         let mut named: Vec<&str> = view.header.to.iter().map(did_base).collect();
         // Who is named twice gets it once; no order is promised among recipients.
         named.sort_unstable();
         named.dedup();
         for did in named {
             if self.agents.greeting.names().named(did).is_some() {
-                for_us = true;
+                rest.for_us = true;
                 continue;
             }
             match self.agents.directory.route(did) {
@@ -227,27 +209,14 @@ impl Worker {
                             self.agents.hold(token, peer, io);
                         }
                     }
-                    absent |= !handed;
+                    rest.absent |= !handed;
                 }
-                Route::Service(ServiceId(number)) => sessions.push(number),
+                Route::Service(ServiceId(number)) => rest.sessions.push(number),
                 Route::Elsewhere(key) => self.agents.directory.send(key, did, Some(peer), parcel.clone()),
-                Route::Absent => absent = true,
+                Route::Absent => rest.absent = true,
             }
         }
-        let did = self.agents.greeting.did.clone();
-        if absent {
-            self.amp_refuse(&did, dialect, peer, view, nobody(Why::Absent), io);
-        }
-        if for_us && let Err(refusal) = self.amp_serve(peer, dialect, io, view) {
-            self.amp_refuse(&did, dialect, peer, view, refusal, io);
-        }
-        for number in sessions {
-            let Some((session, did)) = self.agents.sessions.get(&number).cloned() else { continue };
-            let Some(Conn::Agent(agent)) = io.conn(peer) else { return };
-            if let Err(refusal) = self.amp_ask(agent, peer, view, &session, &did) {
-                self.refuse(&did, dialect, peer, io, Refused::of(view, refusal));
-            }
-        }
+        self.amp_rest(None, peer, dialect, rest, view, io);
     }
 }
 
