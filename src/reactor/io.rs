@@ -127,6 +127,8 @@ pub(super) struct Core<P: Protocol> {
     /// Ranges of the lent buffer that were forwarded since the worker began.
     pub(super) forwards: u64,
     pub(super) queue_bytes: usize,
+    /// How often a connection was paused or asked to close since the worker began.
+    pub(super) stops: u64,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) draining: bool,
     pub(super) pool: Pool,
@@ -148,6 +150,7 @@ impl<P: Protocol> Core<P> {
             out: Vec::new(),
             forwards: 0,
             queue_bytes: 0,
+            stops: 0,
             counters,
             draining: false,
             pool: Pool::default(),
@@ -184,6 +187,7 @@ impl<P: Protocol> Core<P> {
         if slot.flags.newly(Flags::CLOSING) {
             slot.why = Some(Box::new(why));
             self.closes.push(token);
+            self.stops += 1;
         }
         true
     }
@@ -214,6 +218,7 @@ impl<P: Protocol> Core<P> {
             slot.flags.set(Flags::CLOSING);
             slot.why = Some(Box::new(Close::TooSlow));
             self.closes.push(token);
+            self.stops += 1;
             return None;
         }
         let sent = if queued > self.high {
@@ -432,6 +437,7 @@ impl<'a, P: Protocol> Io<'a, P> {
     pub fn pause(&mut self, token: ConnToken) {
         if let Some(slot) = self.core.slots.get_mut(token) {
             slot.flags.set(Flags::PAUSED);
+            self.core.stops += 1;
         }
     }
 
@@ -449,6 +455,18 @@ impl<'a, P: Protocol> Io<'a, P> {
     /// Whether the connection is paused.
     pub fn is_paused(&self, token: ConnToken) -> bool {
         self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::PAUSED))
+    }
+
+    /// Whether the current connection is paused, closing or gone. `stops` is kept by the caller, `None` at first: while
+    /// nothing was stopped since the last look, this takes no look-up.
+    #[inline]
+    pub(super) fn is_stopped(&self, stops: &mut Option<u64>) -> bool {
+        if *stops == Some(self.core.stops) {
+            return false;
+        }
+        *stops = Some(self.core.stops);
+        let Some(slot) = self.core.slots.get(self.token) else { return true };
+        slot.flags.has(Flags::PAUSED | Flags::CLOSING)
     }
 
     /// Sets the one timeout of the connection to so many milliseconds from now, or to never. It fires once, not early

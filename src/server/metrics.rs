@@ -14,17 +14,17 @@ use crate::{
     relay::api::State,
 };
 
-/// A figure with one writer.
+/// A figure with one writer: a load and a store do, and are cheaper than a locked addition for each message.
 #[derive(Debug, Default)]
 pub(super) struct Tally(AtomicU64);
 
 impl Tally {
     pub(super) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+        self.set(self.get().wrapping_add(n));
     }
 
     pub(super) fn sub(&self, n: u64) {
-        self.0.fetch_sub(n, Ordering::Relaxed);
+        self.set(self.get().wrapping_sub(n));
     }
 
     pub(super) fn set(&self, n: u64) {

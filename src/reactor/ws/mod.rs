@@ -275,8 +275,9 @@ impl<H: WsHandler> Ws<H> {
         let (mut at, mut front) = (0, 0);
         let mut messages = 0;
         let mut frames = 0;
+        let mut stops = None;
         let result = loop {
-            if conn.phase == Phase::Over || io.is_paused(io.token()) {
+            if conn.phase == Phase::Over || io.is_stopped(&mut stops) {
                 conn.decoder.release();
                 break Ok(at);
             }
@@ -310,7 +311,6 @@ impl<H: WsHandler> Ws<H> {
                     let inflated = self.deflating.inflate(&mut conn.deflate, payload, limits.message_max);
                     match inflated.and_then(|message| self.inflated(conn, io, message, is_text)) {
                         Err(fault) => break Err(fault),
-                        Ok(()) if !io.is_open(io.token()) => break Ok(at),
                         Ok(()) => continue,
                     }
                 }
@@ -350,9 +350,6 @@ impl<H: WsHandler> Ws<H> {
             }
             if let Err(fault) = handled {
                 break Err(fault);
-            }
-            if !io.is_open(io.token()) {
-                break Ok(at);
             }
         };
         io.counters().frames_in.add(frames);

@@ -187,8 +187,9 @@ impl Decoder {
         };
         let header = start - key.len();
         let (from, to) = (at + start, *front + header);
+        // All four, though the shorter head has two: the payload comes over the others, and lies further behind.
         let head = [bytes[at], bytes[at + 1] & 0x7f, bytes[at + 2], bytes[at + 3]];
-        bytes[*front..to].copy_from_slice(&head[..header]);
+        bytes[*front..*front + 4].copy_from_slice(&head);
         mask::apply_onward(key, bytes, from, to, end - start);
         let frame = *front..to + (end - start);
         *front = frame.end;
