@@ -206,11 +206,23 @@ impl<P: Protocol> Core<P> {
 
     /// Makes room for `len` more bytes in a queue: the marks are checked here. None: nothing may be queued.
     fn admit(&mut self, token: ConnToken, len: usize) -> Option<(&mut SendQueue, Sent)> {
+        self.admit_if(token, len, |_| true)
+    }
+
+    /// [`admit`](Self::admit), where the connection's state says that it may be written to; the state of the current one
+    /// is absent.
+    #[inline]
+    fn admit_if(
+        &mut self,
+        token: ConnToken,
+        len: usize,
+        may: impl FnOnce(Option<&P::Conn>) -> bool,
+    ) -> Option<(&mut SendQueue, Sent)> {
         let Some(slot) = self.slots.get_mut(token) else {
             self.counters.stale_mail.add(1);
             return None;
         };
-        if slot.flags.has(Flags::CLOSING) {
+        if slot.flags.has(Flags::CLOSING) || !may(slot.conn.as_ref()) {
             return None;
         }
         let queued = slot.queue.len() + len;
@@ -271,7 +283,7 @@ impl<P: Protocol> Core<P> {
 
     /// Queues a head and, behind it, a range of the lent buffer: both or neither.
     fn forward(&mut self, token: ConnToken, head: &[u8], range: Range) -> Sent {
-        let len = head.len() + (range.end - range.start) as usize;
+        let len = head.len() + range.len();
         let start = self.out.len();
         let fits = start + head.len() <= OUT_MAX;
         let Some((queue, sent)) = self.admit(token, len) else { return Sent::Closed };
@@ -364,10 +376,31 @@ impl<'a, P: Protocol> Io<'a, P> {
     /// # Panics
     /// The range is not within the bytes lent.
     pub fn forward_behind(&mut self, token: ConnToken, head: &[u8], range: StdRange<usize>) -> Sent {
+        let range = self.lent_range(range);
+        self.core.forward(token, head, range)
+    }
+
+    /// [`forward`](Self::forward) where the connection's state, absent for the current one, says that it may be. One
+    /// look-up for both.
+    #[inline]
+    pub(super) fn forward_if(
+        &mut self,
+        token: ConnToken,
+        range: StdRange<usize>,
+        may: impl FnOnce(Option<&P::Conn>) -> bool,
+    ) -> Sent {
+        let range = self.lent_range(range);
+        let Some((queue, sent)) = self.core.admit_if(token, range.len(), may) else { return Sent::Closed };
+        queue.push_range(range);
+        self.core.forwards += 1;
+        sent
+    }
+
+    fn lent_range(&self, range: StdRange<usize>) -> Range {
         assert!(range.start <= range.end && range.end <= self.lent.len as usize, "range outside of the bytes lent");
         let start = self.lent.start + range.start as u32;
         let end = self.lent.start + range.end as u32;
-        self.core.forward(token, head, Range { buffer: self.lent.buffer, start, end })
+        Range { buffer: self.lent.buffer, start, end }
     }
 
     /// Queues what the marks have nothing to say about: a goodbye. Nothing is queued on a connection that closes.

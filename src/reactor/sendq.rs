@@ -26,7 +26,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    fn len(self) -> usize {
+    pub(super) fn len(self) -> usize {
         (self.end - self.start) as usize
     }
 }

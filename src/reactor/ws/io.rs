@@ -209,39 +209,72 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     /// copied: they are written from the buffer they were read into. Whole messages that came one behind the other and
     /// go to the same connection are written as one piece.
     pub fn forward_to(&mut self, token: ConnToken, data: Data<'_>) -> Sent {
-        let (opcode, payload) = match data {
-            Data::Text(text) => (OpCode::Text, text.as_bytes()),
-            Data::Binary(bytes) => (OpCode::Binary, bytes),
-        };
+        self.forward_if(token, data, |_| true).unwrap_or(Sent::Closed)
+    }
+
+    /// [`forward_to`](Self::forward_to) where the receiver's state, absent for the current connection, says that the
+    /// message can go as it is. None: it says no, and nothing was done. Cheaper than to look first.
+    #[inline]
+    pub fn forward_if(
+        &mut self,
+        token: ConnToken,
+        data: Data<'_>,
+        wanted: impl FnOnce(Option<&H::Conn>) -> bool,
+    ) -> Option<Sent> {
+        let Some(frame) = self.whole_frame(data) else { return self.forward_part(token, data, wanted) };
+        let current = (self.open).then(|| self.io.token());
+        let mut unwanted = false;
+        let sent = self.io.forward_if(token, frame, |conn| {
+            let is_open = match conn {
+                Some(conn) => conn.phase == Phase::Open,
+                None => current == Some(token),
+            };
+            unwanted = is_open && !wanted(conn.and_then(|conn| conn.app.as_ref()));
+            is_open && !unwanted
+        });
+        (!unwanted).then(|| self.count(sent))
+    }
+
+    /// Where the message lies as a frame that can be sent, if it is the whole one that is being handled.
+    #[inline]
+    fn whole_frame(&self, data: Data<'_>) -> Option<Range<usize>> {
+        let (kind, framed) = self.framed.as_ref()?;
+        let (opcode, payload) = parts(data);
+        let end = payload.as_ptr().addr().wrapping_sub(self.lent.0).wrapping_add(payload.len());
+        let header = if payload.len() < 126 { 2 } else { 4 };
+        let is_whole = *kind == opcode && framed.end == end && framed.len() == payload.len() + header;
+        (is_whole && !self.deflating.is_on()).then(|| framed.clone())
+    }
+
+    /// What lies nowhere as a frame: a part of the message, one that came in fragments or is large, or one that is to be
+    /// compressed.
+    fn forward_part(
+        &mut self,
+        token: ConnToken,
+        data: Data<'_>,
+        wanted: impl FnOnce(Option<&H::Conn>) -> bool,
+    ) -> Option<Sent> {
+        let (opcode, payload) = parts(data);
+        if !self.is_open(token) {
+            return Some(Sent::Closed);
+        }
+        if !wanted(self.conn(token).map(|conn| &*conn)) {
+            return None;
+        }
         if self.deflating.is_on()
-            && self.is_open(token)
             && let Some(sent) = self.deflate_to(token, opcode, payload)
         {
-            return self.count(sent);
+            return Some(self.count(sent));
         }
         let (address, len) = self.lent;
         let start = payload.as_ptr().addr().wrapping_sub(address);
-        if let Some((kind, framed)) = self.framed.clone()
-            && kind == opcode
-            && framed.end == start.wrapping_add(payload.len())
-            && framed.len() == payload.len() + if payload.len() < 126 { 2 } else { 4 }
-        {
-            if !self.is_open(token) {
-                return Sent::Closed;
-            }
-            let sent = self.io.forward(token, framed);
-            return self.count(sent);
-        }
         if start.checked_add(payload.len()).is_none_or(|end| end > len) {
-            return self.copy_to(token, opcode, payload);
-        }
-        if !self.is_open(token) {
-            return Sent::Closed;
+            return Some(self.copy_to(token, opcode, payload));
         }
         let mut header = [0; HEADER_MAX];
         let written = encode_header(&mut header, opcode, true, payload.len() as u64, None);
         let sent = self.io.forward_behind(token, &header[..written], start..start + payload.len());
-        self.count(sent)
+        Some(self.count(sent))
     }
 
     fn count(&self, sent: Sent) -> Sent {
@@ -334,5 +367,12 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     /// Bytes that wait to be written to the connection; 0 for stale tokens.
     pub fn queued(&self, token: ConnToken) -> usize {
         self.io.queued(token)
+    }
+}
+
+fn parts(data: Data<'_>) -> (OpCode, &[u8]) {
+    match data {
+        Data::Text(text) => (OpCode::Text, text.as_bytes()),
+        Data::Binary(bytes) => (OpCode::Binary, bytes),
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         metrics::WorkerTallies,
         worker::{Conn, Io, Worker},
     },
-    wire::amp::{Code, Dialect, EnvelopeView, Frame, check::Refusal, did_base, parse, rekey},
+    wire::amp::{Code, Dialect, EnvelopeView, Frame, To, check::Refusal, did_base, parse, rekey},
 };
 
 /// Recipients of a message that are no connections.
@@ -47,6 +47,9 @@ impl Worker {
         view: &EnvelopeView<'_>,
         data: Data<'_>,
     ) {
+        if self.amp_route_again(agent, io, view, data) {
+            return;
+        }
         let mut parcel: Option<Parcel> = None;
         let mut rest = Rest::default();
         let several = view.header.to.is_array();
@@ -98,6 +101,19 @@ impl Worker {
             let dialect = agent.connection.dialect();
             self.amp_rest(Some(agent), peer, dialect, rest, view, io);
         }
+    }
+
+    /// Hands a message to the one connection that is its recipient, if that is where the one before went, as most do.
+    #[inline]
+    fn amp_route_again(&mut self, agent: &AgentConn, io: &mut Io<'_>, view: &EnvelopeView<'_>, data: Data<'_>) -> bool {
+        let To::One(did) = view.header.to else { return false };
+        let Some(&[token]) = self.agents.directory.route_again(did) else { return false };
+        let sent = forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies);
+        if sent == Sent::High && io.is_blocked(token) {
+            self.agents.hold(token, io.token(), io);
+        }
+        // Nothing went to a connection that closes: the whole way says what becomes of the message.
+        sent != Sent::Closed
     }
 
     /// What is left of a message when it was handed to all connections: the relay's own part, its sessions', and a word
@@ -193,19 +209,21 @@ fn forward(
     scratch: &mut Vec<u8>,
     tallies: &WorkerTallies,
 ) -> Sent {
-    let dialect = match io.conn(token) {
-        Some(Conn::Agent(agent)) => agent.connection.dialect(),
-        _ => sender.connection.dialect(),
-    };
-    let sent = if dialect == view.dialect {
-        io.forward_to(token, data)
-    } else {
+    // The current connection's state is not to be had here: it is the sender's.
+    let mut dialect = sender.connection.dialect();
+    let sent = io.forward_if(token, data, |receiver| {
+        if let Some(Conn::Agent(agent)) = receiver {
+            dialect = agent.connection.dialect();
+        }
+        dialect == view.dialect
+    });
+    let sent = sent.unwrap_or_else(|| {
         scratch.clear();
         match rekey(view, dialect, scratch) {
             Ok(()) => io.binary_to(token, scratch),
-            Err(_) => return Sent::Closed,
+            Err(_) => Sent::Closed,
         }
-    };
+    });
     tallies.amp_out.add(u64::from(sent != Sent::Closed));
     sent
 }

@@ -83,8 +83,12 @@ impl Names<'_> {
     }
 
     /// Whether a message is for us and nobody else.
+    #[inline]
     pub fn alone_in(&self, to: &To<'_>) -> bool {
-        to.iter().all(|did| self.named(did).is_some())
+        match to {
+            To::One(did) => self.named(did).is_some(),
+            many => many.iter().all(|did| self.named(did).is_some()),
+        }
     }
 }
 
