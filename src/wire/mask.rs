@@ -6,7 +6,7 @@
 /// Bytes handled by one step of the main loop.
 const LANES: usize = 32;
 /// Bytes that are moved at once: as many as fit into registers.
-const BLOCK: usize = 64;
+const BLOCK: usize = 128;
 
 /// Masks or unmasks `bytes`, whose first byte is the first byte of the payload.
 #[inline]
@@ -54,36 +54,43 @@ pub fn apply_at(mut key: [u8; 4], offset: usize, bytes: &mut [u8]) {
 #[inline]
 pub fn apply_onward(key: [u8; 4], bytes: &mut [u8], from: usize, to: usize, len: usize) {
     assert!(to <= from && from + len <= bytes.len(), "a payload moves to the front");
-    let word = u64::from(u32::from_ne_bytes(key));
-    let word = word << 32 | word;
     let shift = from - to;
     let bytes = &mut bytes[to..from + len];
-    if len < BLOCK {
-        return short(key, bytes, shift, len);
+    match len {
+        BLOCK.. => blocks::<BLOCK>(key, bytes, shift, len),
+        32.. => blocks::<32>(key, bytes, shift, len),
+        _ => short(key, bytes, shift, len),
     }
-    let load = |bytes: &[u8], at: usize| bytes[at..].first_chunk::<BLOCK>().copied().unwrap_or([0; BLOCK]);
-    let unmask = |mut block: [u8; BLOCK], word: u64| {
+}
+
+/// At least one block of `N` bytes, which is a multiple of 8.
+#[inline(always)]
+fn blocks<const N: usize>(key: [u8; 4], bytes: &mut [u8], shift: usize, len: usize) {
+    let word = u64::from(u32::from_ne_bytes(key));
+    let word = word << 32 | word;
+    let load = |bytes: &[u8], at: usize| bytes[at..].first_chunk::<N>().copied().unwrap_or([0; N]);
+    let unmask = |mut block: [u8; N], word: u64| {
         for lane in block.as_chunks_mut::<8>().0 {
             *lane = (u64::from_ne_bytes(*lane) ^ word).to_ne_bytes();
         }
         block
     };
     // The last block overlaps the one before; it is read now because its place may be written over on the way.
-    let last = load(bytes, len - BLOCK + shift);
+    let last = load(bytes, len - N + shift);
     let mut at = 0;
     // Whole blocks are read before they are written, and what is written ends before what is read next.
-    while at + BLOCK < len {
+    while at + N < len {
         let block = unmask(load(bytes, at + shift), word);
-        bytes[at..at + BLOCK].copy_from_slice(&block);
-        at += BLOCK;
+        bytes[at..at + N].copy_from_slice(&block);
+        at += N;
     }
     // The key as it stands at the last block's first byte.
     let turned = u32::from_le_bytes(key).rotate_right(8 * (len as u32 % 4));
     let word = u64::from(u32::from_ne_bytes(turned.to_le_bytes()));
-    bytes[len - BLOCK..len].copy_from_slice(&unmask(last, word | word << 32));
+    bytes[len - N..len].copy_from_slice(&unmask(last, word | word << 32));
 }
 
-/// Less than a block.
+/// Less than the smallest block.
 #[inline]
 fn short(key: [u8; 4], bytes: &mut [u8], shift: usize, len: usize) {
     let word = u64::from(u32::from_ne_bytes(key));
@@ -107,7 +114,7 @@ mod tests {
         let source: Vec<u8> = (0..700).map(|i: u32| (i.wrapping_mul(41) >> 1) as u8).collect();
         for to in [0, 1, 5, 60] {
             for shift in [0, 1, 4, 7, 31, 64, 100, 200] {
-                for len in (0..200).chain([255, 256, 257, 400]) {
+                for len in (0..200).chain([255, 256, 257, 383, 384, 385, 400]) {
                     let from = to + shift;
                     let mut moved = source.clone();
                     apply_onward([9, 8, 7, 6], &mut moved, from, to, len);
