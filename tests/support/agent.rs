@@ -106,6 +106,16 @@ impl Agent {
         let _ = self.socket.send(Frame::binary(frame.to_vec()));
     }
 
+    /// Has a binary message sent with those that follow, in one write.
+    pub fn queue(&mut self, frame: &[u8]) {
+        let _ = self.socket.write(Frame::binary(frame.to_vec()));
+    }
+
+    /// Sends what was queued.
+    pub fn flush(&mut self) {
+        let _ = self.socket.flush();
+    }
+
     /// Sends a text message.
     pub fn send_text(&mut self, text: &str) {
         let _ = self.socket.send(Frame::text(text));

@@ -4,7 +4,7 @@ use crate::{
     base::{CloseCode, ConnToken, Now},
     relay::{Role, api::Text},
     wire::amp::{
-        Code, Dialect, EnvelopeView, Frame, Id, Malformed, RELAY_SERVER, Type,
+        Code, Dialect, EnvelopeView, Frame, Id, Malformed, RELAY_SERVER, Recognized, Type,
         check::{self, Names, Peer, Policy, Refusal},
     },
 };
@@ -220,6 +220,13 @@ impl Connection {
                 Heard::Refused(Refused { close, ..Refused::of(view, refusal) })
             }
         }
+    }
+
+    /// Whether a message is taken that differs from one of this connection that was ([`Heard::Message`]) in id, time,
+    /// signature and body alone. False: [`binary`](Self::binary) says what becomes of it.
+    #[inline]
+    pub fn takes_again(&self, next: &Recognized, ttl: u64, now: Now) -> bool {
+        self.phase == Phase::Open && check::ingress_again(next, ttl, check::SKEW_MS_DEFAULT, now)
     }
 
     fn hello(&mut self, view: &EnvelopeView<'_>, greeting: &Greeting, now: Now) -> Heard {

@@ -5,6 +5,7 @@ mod hold;
 mod route;
 mod serve;
 mod sessions;
+mod stream;
 mod verify;
 
 use std::collections::HashMap;
@@ -153,6 +154,8 @@ pub(super) struct Agents {
     marks: Marks,
     /// Who is not read because a receiver takes nothing.
     holds: Holds,
+    /// Most messages continue one.
+    stream: stream::Stream,
     /// What is being checked, where every message is.
     checks: Option<verify::Checks>,
 }
@@ -193,6 +196,7 @@ impl Agents {
             scratch: Vec::new(),
             marks: Marks::default(),
             holds: Holds::default(),
+            stream: stream::Stream::default(),
             checks: (parts.verify == Verify::All).then(verify::Checks::default),
         }
     }
@@ -302,6 +306,9 @@ impl Worker {
             return Err(Fault::new(CloseCode::UNSUPPORTED, "AMP is CBOR in binary messages"));
         };
         if agent.connection.is_deaf() {
+            return Ok(());
+        }
+        if self.amp_continue(agent, io, frame, data) {
             return Ok(());
         }
         let peer = io.token();

@@ -113,7 +113,13 @@ impl Worker {
             self.agents.hold(token, io.token(), io);
         }
         // Nothing went to a connection that closes: the whole way says what becomes of the message.
-        sent != Sent::Closed
+        if sent == Sent::Closed {
+            return false;
+        }
+        if self.agents.checks.is_none() {
+            self.agents.stream.learn(io.token(), view);
+        }
+        true
     }
 
     /// What is left of a message when it was handed to all connections: the relay's own part, its sessions', and a word
@@ -209,12 +215,9 @@ fn forward(
     scratch: &mut Vec<u8>,
     tallies: &WorkerTallies,
 ) -> Sent {
-    // The current connection's state is not to be had here: it is the sender's.
-    let mut dialect = sender.connection.dialect();
+    let mut dialect = view.dialect;
     let sent = io.forward_if(token, data, |receiver| {
-        if let Some(Conn::Agent(agent)) = receiver {
-            dialect = agent.connection.dialect();
-        }
+        dialect = dialect_of(receiver, sender.connection.dialect());
         dialect == view.dialect
     });
     let sent = sent.unwrap_or_else(|| {
@@ -226,6 +229,14 @@ fn forward(
     });
     tallies.amp_out.add(u64::from(sent != Sent::Closed));
     sent
+}
+
+/// How a receiver's keys are written. The current connection's state is not to be had: it is the sender itself.
+pub(super) fn dialect_of(receiver: Option<&Conn>, sender: Dialect) -> Dialect {
+    match receiver {
+        Some(Conn::Agent(agent)) => agent.connection.dialect(),
+        _ => sender,
+    }
 }
 
 fn rekeyed(frame: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> bool {

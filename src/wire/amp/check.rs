@@ -7,7 +7,7 @@
 use crate::base::Now;
 
 use super::{
-    Code, Dialect, EnvelopeView, Malformed, To, Type, VERSION,
+    Code, Dialect, EnvelopeView, Malformed, Recognized, To, Type, VERSION,
     body::{Ack, AckSource, BadBody, ErrorBody, HelloView, details_now},
     did_base, is_base,
 };
@@ -191,7 +191,11 @@ pub fn kind(view: &EnvelopeView<'_>, policy: &Policy<'_>) -> Result<(), Refusal>
 /// # Errors
 /// 1003, with our time.
 pub fn time(view: &EnvelopeView<'_>, skew_ms: u64, now: Now) -> Result<(), Refusal> {
-    let (ts, ttl, now) = (view.header.ts, view.header.ttl, now.unix_ms);
+    time_of(view.header.ts, view.header.ttl, skew_ms, now)
+}
+
+fn time_of(ts: u64, ttl: u64, skew_ms: u64, now: Now) -> Result<(), Refusal> {
+    let now = now.unix_ms;
     let reason = if ts > now.saturating_add(skew_ms) {
         "the message is from the future"
     } else if ttl == 0 && now.saturating_sub(ts) > skew_ms || ttl > 0 && now > ts.saturating_add(ttl) {
@@ -200,6 +204,13 @@ pub fn time(view: &EnvelopeView<'_>, skew_ms: u64, now: Now) -> Result<(), Refus
         return Ok(());
     };
     Err(Refusal { now_ms: Some(now), ..Refusal::new(Code::INVALID_TIMESTAMP, reason) })
+}
+
+/// Whether a message of this id and time passes too, where one of the same `ttl` has passed every check
+/// ([`ingress`]) and differs from it in id, time, signature and body alone.
+#[inline]
+pub fn ingress_again(next: &Recognized, ttl: u64, skew_ms: u64, now: Now) -> bool {
+    time_of(next.ts, ttl, skew_ms, now).is_ok() && next.id.belongs_to(next.ts)
 }
 
 /// The time in the id is that of the message, within a second.

@@ -9,6 +9,7 @@ pub mod body;
 mod build;
 pub mod check;
 mod header;
+mod predict;
 mod quick;
 mod sign;
 mod types;
@@ -16,6 +17,7 @@ mod view;
 
 pub use build::{BuildError, Builder, NotExpressible, Payload, rekey};
 pub use header::{Header, Id, Recipients, To, did_base, is_base};
+pub use predict::{Prediction, Recognized};
 pub use sign::{VerifyError, sig_input, sign, verify, verify_over, verifying_key};
 pub use types::{Code, Retry, Type};
 pub use view::{EnvelopeView, Field, Frame, KEYS_MAX, Malformed, Reason, parse};

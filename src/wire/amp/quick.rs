@@ -26,6 +26,12 @@ pub(super) fn read(frame: &[u8]) -> Option<EnvelopeView<'_>> {
     if rest.first()? >> 5 == cbor::TEXT { text(frame, line, pairs) } else { int(frame, line, pairs) }
 }
 
+/// Whether these bytes are one well-formed item.
+#[inline]
+pub(super) fn is_one_item(bytes: &[u8]) -> bool {
+    Line { rest: bytes }.item().is_some_and(|(_, line)| line.rest.is_empty())
+}
+
 /// What of a frame is still to be read. Passed on by value, so that it lives in registers: a message has some 30 heads.
 #[derive(Clone, Copy)]
 struct Line<'a> {
