@@ -310,6 +310,8 @@ pub struct Directory<M: Payload> {
     /// DIDs that this worker is home of.
     homes: usize,
     epoch: u64,
+    /// Calls that may have changed where messages go.
+    changes: u64,
     counters: Counters,
 }
 
@@ -326,6 +328,7 @@ impl<M: Payload> Directory<M> {
             events: VecDeque::new(),
             homes: 0,
             epoch: 0,
+            changes: 0,
             counters: Counters::default(),
         }
     }
@@ -353,9 +356,16 @@ impl<M: Payload> Directory<M> {
         self.table.recent(did).filter(|entry| entry.direct).map(|entry| self.receivers(entry))
     }
 
+    /// What [`route`](Self::route) said still holds while this is the same.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Sends a message to whoever has the DID. What becomes of it is told by events, here or on other workers: it is
     /// handed to connections or a service, or the sender gets an answer.
     pub fn send(&mut self, key: Key, did: &str, sender: Option<ConnToken>, payload: M) {
+        self.changes += 1;
         let parcel = Parcel { sender, payload };
         let Some(id) = self.table.find(key.0, did) else {
             self.counters.misses += 1;
@@ -371,6 +381,7 @@ impl<M: Payload> Directory<M> {
     /// # Errors
     /// Why not; nothing was changed.
     pub fn join(&mut self, did: impl AsRef<str> + Into<Arc<str>>, token: ConnToken) -> Result<(), Why> {
+        self.changes += 1;
         let hash = hash(self.options.secret, did.as_ref());
         debug_assert_eq!(token.worker(), self.options.worker);
         let slot = token.slot() as usize;
@@ -400,6 +411,7 @@ impl<M: Payload> Directory<M> {
     /// A connection of this worker takes nothing any more. To be called as soon as that is known (at the latest when it
     /// is closed): what is delivered to it until then is taken for handed. Says whether it was there.
     pub fn leave(&mut self, token: ConnToken) -> bool {
+        self.changes += 1;
         let Some(id) = self.seat(token) else { return false };
         self.seats[token.slot() as usize] = EMPTY;
         let entry = &mut self.table[id];
@@ -418,6 +430,7 @@ impl<M: Payload> Directory<M> {
     /// # Errors
     /// It has connections.
     pub fn register_service(&mut self, did: &str, service: ServiceId) -> Result<(), Why> {
+        self.changes += 1;
         let hash = hash(self.options.secret, did);
         let id = self.table.find(hash, did).unwrap_or_else(|| self.intern(Did::new(hash, did)));
         let entry = &mut self.table[id];
@@ -430,6 +443,7 @@ impl<M: Payload> Directory<M> {
 
     /// Ends a service. Says whether there was one.
     pub fn remove_service(&mut self, did: &str) -> bool {
+        self.changes += 1;
         let Some(id) = self.table.find(hash(self.options.secret, did), did) else { return false };
         let was = self.table[id].service.take().is_some();
         self.forget(id);
@@ -438,6 +452,7 @@ impl<M: Payload> Directory<M> {
 
     /// A courier came from another worker.
     pub fn receive(&mut self, courier: Courier<M>) {
+        self.changes += 1;
         self.handle(courier.0);
         self.pump();
     }

@@ -311,6 +311,13 @@ impl Worker {
         if self.amp_continue(agent, io, frame, data) {
             return Ok(());
         }
+        self.amp_read(agent, io, frame, data);
+        Ok(())
+    }
+
+    /// The whole way of a message. Apart from the short one, which needs none of this room on the stack.
+    #[inline(never)]
+    fn amp_read(&mut self, agent: &mut AgentConn, io: &mut Io<'_>, frame: &[u8], data: Data<'_>) {
         let peer = io.token();
         let parsed = parse(frame);
         match agent.connection.binary(&parsed, &self.agents.greeting, io.now()) {
@@ -333,7 +340,6 @@ impl Worker {
             }
         }
         self.amp_events(io);
-        Ok(())
     }
 
     /// Has a HELLO of the current connection checked: not before its time, see `wire::amp::check::HelloFound::from_ms`.

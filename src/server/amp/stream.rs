@@ -22,6 +22,8 @@ pub(super) struct Stream {
     sender: Option<ConnToken>,
     prediction: Prediction,
     to: String,
+    /// Where it goes, as long as the directory has not changed since.
+    receiver: Option<(ConnToken, u64)>,
     ttl: u64,
     /// Something followed what was learned.
     followed: bool,
@@ -41,6 +43,7 @@ impl Stream {
             self.patience = PATIENCE;
         }
         self.followed = false;
+        self.receiver = None;
         self.sender = self.prediction.learn(view).then_some(sender);
         self.ttl = view.header.ttl;
         self.to.clear();
@@ -60,8 +63,15 @@ impl Worker {
         if !agent.connection.takes_again(&next, stream.ttl, io.now()) {
             return false;
         }
-        // Looked up each time: the directory may have changed.
-        let Some(&[token]) = self.agents.directory.route_again(&stream.to) else { return false };
+        let changes = self.agents.directory.changes();
+        let token = match stream.receiver {
+            Some((token, since)) if since == changes => token,
+            _ => {
+                let Some(&[token]) = self.agents.directory.route_again(&stream.to) else { return false };
+                stream.receiver = Some((token, changes));
+                token
+            }
+        };
         let dialect = agent.connection.dialect();
         let wanted = |receiver: Option<&_>| route::dialect_of(receiver, dialect) == Prediction::DIALECT;
         let sent = match io.forward_if(token, data, wanted) {

@@ -63,7 +63,7 @@ impl Prediction {
         let (head, rest) = frame.split_at_checked(front.len())?;
         // What is in one place, from the shortest to the longest.
         let same = |from: usize, to: usize| head.get(from..to) == front.get(from..to);
-        if !(same(0, ID_AT)
+        if !(head.first_chunk::<ID_AT>() == front.first_chunk()
             && same(self.ts_at + 8, self.sig_at)
             && same(self.sig_at + SIG_BYTES, front.len())
             && same(ID_END, self.ts_at))
