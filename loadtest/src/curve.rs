@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{Command, CurveOptions},
-    measure::Machine,
+    measure::{self, Machine},
     report::{Latency, Report, Shown},
     run::{self, Failure},
     servers,
@@ -86,7 +86,8 @@ pub(crate) fn run(own: &CurveOptions) -> Result<Curve, Failure> {
             is_right: report.is_right(),
         });
     }
-    Ok(Curve { scenario: most.scenario.clone(), machine: most.machine.clone(), most, points })
+    let machine = Machine { load_after: measure::load_average(), ..most.machine.clone() };
+    Ok(Curve { scenario: most.scenario.clone(), machine, most, points })
 }
 
 impl Shown for Curve {

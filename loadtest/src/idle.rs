@@ -1,10 +1,14 @@
 //! What a held connection costs the server in memory: before the first, when all are in, and after each has carried a
-//! message both ways; for one number of connections, or for ever more up to the limit of open files.
+//! message both ways; for one number of connections, or for ever more up to the limit of open files, and from there by
+//! extrapolation.
 
-use std::{fmt::Write as _, sync::Arc, thread, time::Duration};
+pub(crate) mod forecast;
+
+use std::{fmt::Write as _, path::Path, sync::Arc, thread, time::Duration};
 
 use serde::Serialize;
 
+use self::forecast::{Cost, Forecast};
 use crate::{
     cli::{Command, IdleOptions, Options},
     engine::{Plan, Shared},
@@ -43,6 +47,7 @@ pub(crate) fn finish(
     let (before, connected, used) = (before?, connected?, used?);
     let share = |bytes: u64, before: u64| bytes.saturating_sub(before) as f64 / connections.max(1) as f64;
     let pss = |memory: Memory| Some(share(memory.pss?, before.pss?));
+    let slab = |memory: Memory| Some(memory.slab?.saturating_sub(before.slab?) as f64);
     Some(Idle {
         connections,
         before: before.anonymous,
@@ -52,6 +57,8 @@ pub(crate) fn finish(
         bytes_per_connection_used: share(used.anonymous, before.anonymous),
         pss_per_connection: pss(connected),
         pss_per_connection_used: pss(used),
+        slab_growth: slab(connected),
+        slab_growth_used: slab(used),
     })
 }
 
@@ -80,6 +87,8 @@ pub struct IdleSteps {
     pub steps: Vec<IdleStep>,
     /// Bytes that one more connection costs, between the first step and the last.
     pub marginal: Option<f64>,
+    /// What more of them need, and which limit ends them.
+    pub forecast: Forecast,
 }
 
 /// Connections that the limit of open files allows.
@@ -122,16 +131,43 @@ pub(crate) fn run(own: &IdleOptions) -> Result<IdleSteps, Failure> {
         steps.push(one(own, step, program.as_deref())?);
     }
     machine.load_after = measure::load_average();
-    let marginal = steps.first().zip(steps.last()).and_then(|(first, last)| {
-        let connections = last.idle.connections.checked_sub(first.idle.connections).filter(|&more| more > 0)?;
-        let grown = |step: &IdleStep| step.idle.used as f64 - step.idle.before as f64;
-        Some((grown(last) - grown(first)) / connections as f64)
-    });
+    let marginal = marginal(&steps, |idle| grown(idle.used, idle));
+    let limits = forecast::Machine::read(Path::new("/proc"), options.server_pid);
+    let forecast = Forecast::new(cost(&steps), forecast::Relay::of(options.workers), &limits);
     let server = program.map_or_else(|| options.url.clone().unwrap_or_default(), |path| path.display().to_string());
-    Ok(IdleSteps { machine, server, limit, steps, marginal })
+    Ok(IdleSteps { machine, server, limit, steps, marginal, forecast })
 }
 
-fn one(own: &IdleOptions, mut options: Options, program: Option<&std::path::Path>) -> Result<IdleStep, Failure> {
+/// What one more connection adds to something that grows with them, between the first step and the last.
+fn marginal(steps: &[IdleStep], grown: impl Fn(&Idle) -> Option<f64>) -> Option<f64> {
+    let (first, last) = (&steps.first()?.idle, &steps.last()?.idle);
+    let connections = last.connections.checked_sub(first.connections).filter(|&more| more > 0)?;
+    Some((grown(last)? - grown(first)?) / connections as f64)
+}
+
+/// What the relay's memory grew by.
+fn grown(bytes: u64, idle: &Idle) -> Option<f64> {
+    Some(bytes as f64 - idle.before as f64)
+}
+
+/// What the steps say of the cost: by what one more connection adds, or of a single step by its mean. What shrinks, as
+/// noise makes it where there are few connections, costs nothing.
+fn cost(steps: &[IdleStep]) -> Cost {
+    let Some(last) = steps.last().map(|step| &step.idle) else { return Cost::default() };
+    let unused = marginal(steps, |idle| grown(idle.connected, idle));
+    let user = marginal(steps, |idle| grown(idle.used, idle));
+    let user_bytes = user.unwrap_or(last.bytes_per_connection_used).max(0.0);
+    let kernel =
+        marginal(steps, |idle| idle.slab_growth_used).or_else(|| last.kernel_per_connection().map(|each| 2.0 * each));
+    Cost {
+        fixed_bytes: (last.used as f64 - user_bytes * last.connections as f64).max(0.0),
+        unused_bytes: unused.unwrap_or(last.bytes_per_connection).max(0.0),
+        user_bytes,
+        kernel_bytes: kernel.map(|both_ends| both_ends.max(0.0) / 2.0),
+    }
+}
+
+fn one(own: &IdleOptions, mut options: Options, program: Option<&Path>) -> Result<IdleStep, Failure> {
     let command = Command::Idle(IdleOptions { options: options.clone(), ..own.clone() });
     let server = match program {
         Some(program) => {
@@ -167,30 +203,22 @@ impl Shown for IdleSteps {
         let _ = writeln!(out, "idle connections of {}; the limit of open files allows {}\n", self.server, self.limit);
         let _ = writeln!(
             out,
-            "| connections | bytes each, unused | bytes each, used | by PSS, unused | by PSS, used | CPU share |"
+            "| connections | bytes each, unused | bytes each, used | by PSS, unused | by PSS, used | kernel, used | CPU share |"
         );
-        let _ = writeln!(out, "|---|---|---|---|---|---|");
+        let _ = writeln!(out, "|---|---|---|---|---|---|---|");
         for step in &self.steps {
             let Idle { connections, bytes_per_connection, bytes_per_connection_used, .. } = step.idle;
-            let pss = |bytes: Option<f64>| bytes.map_or("-".into(), |bytes| format!("{bytes:.0}"));
+            let known = |bytes: Option<f64>| bytes.map_or("-".into(), |bytes| format!("{bytes:.0}"));
             let _ = writeln!(
                 out,
-                "| {connections} | {bytes_per_connection:.0} | {bytes_per_connection_used:.0} | {} | {} | {:.4} |",
-                pss(step.idle.pss_per_connection),
-                pss(step.idle.pss_per_connection_used),
+                "| {connections} | {bytes_per_connection:.0} | {bytes_per_connection_used:.0} | {} | {} | {} | {:.4} |",
+                known(step.idle.pss_per_connection),
+                known(step.idle.pss_per_connection_used),
+                known(step.idle.kernel_per_connection()),
                 step.cpu_share
             );
         }
-        if let Some(marginal) = self.marginal {
-            let gib = |connections: f64| marginal * connections / f64::from(1 << 30);
-            let _ = writeln!(
-                out,
-                "\nOne more connection costs {marginal:.0} bytes of user space after use: {:.2} GiB for 100,000, {:.2} GiB \
-                 for a million.",
-                gib(1e5),
-                gib(1e6)
-            );
-        }
+        let _ = self.forecast.write(&mut out);
         out
     }
 
@@ -210,5 +238,35 @@ mod tests {
         assert_eq!(steps_to(900), [900]);
         assert_eq!(steps_to(u64::MAX).last(), Some(&1_000_000));
         assert!(limit() > 0);
+    }
+
+    fn step(connections: u64, used: u64, slab: Option<f64>) -> IdleStep {
+        let idle = Idle {
+            connections,
+            before: 1_000_000,
+            connected: used - 200_000,
+            used,
+            bytes_per_connection: (used - 1_200_000) as f64 / connections as f64,
+            bytes_per_connection_used: (used - 1_000_000) as f64 / connections as f64,
+            pss_per_connection: None,
+            pss_per_connection_used: None,
+            slab_growth: slab,
+            slab_growth_used: slab,
+        };
+        IdleStep { idle, cpu_share: 0.0, is_right: true }
+    }
+
+    #[test]
+    fn the_cost_is_what_one_more_connection_adds() {
+        let steps = [step(1000, 2_000_000, Some(8e6)), step(3000, 3_000_000, Some(18e6))];
+        let expected =
+            Cost { fixed_bytes: 1_500_000.0, unused_bytes: 500.0, user_bytes: 500.0, kernel_bytes: Some(2500.0) };
+        assert_eq!(cost(&steps), expected);
+        let expected =
+            Cost { fixed_bytes: 1_000_000.0, unused_bytes: 800.0, user_bytes: 1000.0, kernel_bytes: Some(4000.0) };
+        assert_eq!(cost(&steps[..1]), expected, "of a single step its mean");
+        let expected = Cost { fixed_bytes: 3_000_000.0, unused_bytes: 0.0, user_bytes: 0.0, kernel_bytes: None };
+        assert_eq!(cost(&[step(10, 3_000_000, None), step(20, 3_000_000, None)]), expected);
+        assert_eq!(cost(&[]), Cost::default());
     }
 }

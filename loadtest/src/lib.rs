@@ -38,7 +38,10 @@ pub use cli::{
 pub use compare::{Comparison, Spread};
 pub use curve::{Curve, Point};
 pub use floor::Floor;
-pub use idle::{IdleStep, IdleSteps};
+pub use idle::{
+    IdleStep, IdleSteps,
+    forecast::{Cost, Counts, Forecast, Limit, Target},
+};
 pub use report::{Checks, Latency, Report, Shown};
 pub use run::run;
 pub use stalled::Stalled;

@@ -101,11 +101,13 @@ pub(crate) struct Memory {
     pub(crate) anonymous: u64,
     /// Proportional set size: what it shares counts in part.
     pub(crate) pss: Option<u64>,
+    /// The kernel's slab, where sockets and open files are: of the whole machine, not of the process.
+    pub(crate) slab: Option<u64>,
 }
 
 /// Memory that a process holds.
 pub(crate) fn memory_of(pid: u32) -> Option<Memory> {
-    Some(Memory { anonymous: anonymous_of(pid)?, pss: pss_of(pid) })
+    Some(Memory { anonymous: anonymous_of(pid)?, pss: pss_of(pid), slab: slab() })
 }
 
 /// Bytes of its anonymous memory.
@@ -118,6 +120,12 @@ pub(crate) fn anonymous_of(pid: u32) -> Option<u64> {
 fn pss_of(pid: u32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn slab() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = meminfo.lines().find_map(|line| line.strip_prefix("Slab:"))?;
     kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -229,7 +237,7 @@ mod tests {
         let before = Sample::take(Some(std::process::id()));
         assert!(before.server.is_some() && before.own.is_some() && before.machine.is_some());
         let memory = memory_of(std::process::id()).expect("a process");
-        assert!(memory.anonymous > 0 && memory.pss.is_none_or(|pss| pss > 0));
+        assert!(memory.anonymous > 0 && memory.pss.is_none_or(|pss| pss > 0) && memory.slab.is_some());
         assert!(Sample::take(Some(u32::MAX)).server.is_none());
     }
 

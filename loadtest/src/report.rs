@@ -164,6 +164,19 @@ pub struct Idle {
     pub pss_per_connection: Option<f64>,
     /// The same after the message.
     pub pss_per_connection_used: Option<f64>,
+    /// Growth of the machine's slab, where the kernel has sockets and open files, in bytes: both ends of all connections,
+    /// and whatever else ran in that time.
+    pub slab_growth: Option<f64>,
+    /// The same after the message.
+    pub slab_growth_used: Option<f64>,
+}
+
+impl Idle {
+    /// Kernel memory of the server's end of a connection after use, in bytes. The harness has the other end, which is as
+    /// large, on the same machine.
+    pub(crate) fn kernel_per_connection(&self) -> Option<f64> {
+        Some(self.slab_growth_used? / 2.0 / self.connections.max(1) as f64)
+    }
 }
 
 /// What was wrong with the deliveries. All zero is right.
@@ -219,6 +232,8 @@ pub trait Shown {
     {
         let mut value = serde_json::to_value(self).unwrap_or_else(|error| json!({"error": error.to_string()}));
         value["kind"] = self.kind().into();
+        value["is_right"] = self.is_right().into();
+        value["command"] = command_line(std::env::args().skip(1)).into();
         value
     }
 
@@ -229,6 +244,18 @@ pub trait Shown {
     {
         self.value().to_string()
     }
+}
+
+/// A command line of this program as one would type it, without the folder that the program is in.
+pub(crate) fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    let is_plain = |one: char| one.is_ascii_alphanumeric() || "-_=.,:/@+%".contains(one);
+    arguments.fold("loadtest".into(), |line, argument| {
+        if !argument.is_empty() && argument.chars().all(is_plain) {
+            line + " " + &argument
+        } else {
+            line + " '" + &argument.replace('\'', "'\\''") + "'"
+        }
+    })
 }
 
 impl Shown for Report {
@@ -360,5 +387,21 @@ impl Checks {
             writeln!(out, "              {problem}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines_are_what_one_would_type() {
+        let line = |words: &[&str]| command_line(words.iter().map(|&word| word.to_owned()));
+        assert_eq!(
+            line(&["idle", "--steps", "1,2", "--url", "ws://h:1/x"]),
+            "loadtest idle --steps 1,2 --url ws://h:1/x"
+        );
+        assert_eq!(line(&["report", "--title", "it's <1>", ""]), "loadtest report --title 'it'\\''s <1>' ''");
+        assert_eq!(line(&[]), "loadtest");
     }
 }

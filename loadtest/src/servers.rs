@@ -48,7 +48,9 @@ impl Relay {
         fs::write(path("keys"), keys)?;
         fs::create_dir(path("home"))?;
         let log = fs::File::create(path("log"))?;
-        let mut command = Command::new(program);
+        // The relay starts in another folder than ours, where a relative path would lead elsewhere; a bare name is looked up.
+        let is_path = program.components().count() > 1;
+        let mut command = Command::new(if is_path { std::path::absolute(program)? } else { program.to_owned() });
         command
             .args(["serve", "--demo", "--listen", "127.0.0.1:0", "--log", "warn", "--workers", &workers.to_string()])
             .args(["--data".as_ref(), path("data").as_os_str(), "--keys".as_ref(), path("keys").as_os_str()])

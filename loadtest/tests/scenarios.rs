@@ -141,6 +141,16 @@ fn idle_connections_are_held_in_steps() {
         assert!(step["pss_per_connection_used"].is_number() && step["is_right"] == true, "{step}");
     }
     assert!(idle["marginal"].is_number() && idle["limit"].as_u64().is_some_and(|limit| limit > 0));
+    let targets = idle["forecast"]["targets"].as_array().expect("targets");
+    assert_eq!(
+        targets.iter().map(|target| target["connections"].as_u64()).collect::<Vec<_>>(),
+        [Some(100_000), Some(1_000_000)]
+    );
+    let limits = idle["forecast"]["limits"].as_array().expect("limits");
+    for setting in ["RLIMIT_NOFILE (hard)", "fs.nr_open", "fs.epoll.max_user_watches", "ConnToken::SLOTS_MAX"] {
+        assert!(limits.iter().any(|limit| limit["setting"] == setting), "{setting}: {limits:?}");
+    }
+    assert!(idle["command"].as_str().is_some_and(|command| command.starts_with("loadtest idle --steps 10,40 ")));
 }
 
 #[test]
@@ -179,7 +189,8 @@ fn a_report_is_one_page_of_runs() {
         "--stalled",
         "5",
     ]);
-    for shown in ["Server CPU time for each delivery", "Memory of idle connections", "Readers that stall", "UTC"] {
+    let sections = ["Server CPU time for each delivery", "Memory of idle connections", "Readers that stall"];
+    for shown in sections.into_iter().chain(["What breaks first", "<code>loadtest idle --steps 10,20 ", "UTC"]) {
         assert!(made.contains(shown), "{shown}");
     }
     assert!(!made.contains("http://") && !made.contains("https://") && !made.contains("<script"));

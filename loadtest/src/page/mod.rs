@@ -1,8 +1,10 @@
 //! One HTML page of runs: table, latency, curve, memory, machine. It holds everything it shows and asks nobody for more.
 //!
 //! Reads what `--json` prints, by the field `kind`; must not measure by itself but for the short set of runs that is made
-//! when no file is given.
+//! when no file is given. What a run shows is its section's: [`sections`], [`memory`].
 
+mod memory;
+mod sections;
 mod svg;
 
 use std::{
@@ -13,11 +15,10 @@ use std::{
 
 use serde_json::Value;
 
-use self::svg::{Axis, Scale, Series, chart, short};
 use crate::{
     cli::{Cli, Command, PageOptions},
     curve, idle,
-    report::Shown,
+    report::{Shown, command_line},
     run::Failure,
     servers::{self, Places},
     stalled, table,
@@ -34,7 +35,8 @@ pub(crate) fn run(options: &PageOptions) -> Result<bool, Failure> {
     if runs.is_empty() {
         return Err(Failure::Usage("the files hold no runs".into()));
     }
-    let page = page(&options.title, options.date.as_deref(), &runs);
+    let command = command_line(std::env::args().skip(1));
+    let page = page(&options.title, options.date.as_deref(), &command, &runs);
     fs::write(&options.out, page).map_err(|error| format!("{}: {error}", options.out.display()))?;
     Ok(is_right)
 }
@@ -70,35 +72,34 @@ fn measure(options: &PageOptions) -> Result<(Vec<Value>, bool), Failure> {
     let (seconds, attempts, relay) = (options.seconds, options.attempts, relay.as_path());
     let warmup = seconds / 4.0;
     let (mut runs, mut is_right) = (Vec::new(), true);
-    let mut add = |value: Value, right: bool| {
+    // Each run carries the command that makes it again.
+    let mut add = |mut value: Value, line: &str, right: bool| {
         is_right &= right;
+        value["command"] = format!("loadtest {line}").into();
         runs.push(value);
     };
-    let rows = options.rows.join(",");
-    if let Command::Table(own) =
-        command(&format!("table --rows {rows} --seconds {seconds} --attempts {attempts}"), relay)?
-    {
+    let line = format!("table --rows {} --seconds {seconds} --attempts {attempts}", options.rows.join(","));
+    if let Command::Table(own) = command(&line, relay)? {
         let table = table::run(&own)?;
-        add(table.value(), table.is_right());
+        add(table.value(), &line, table.is_right());
     }
-    if let Command::Curve(own) = command(
-        &format!("curve --steps 10,30,50,70,90 --seconds {seconds} --warmup {warmup} --attempts {attempts}{pins}"),
-        relay,
-    )? {
+    let line =
+        format!("curve --steps 10,30,50,70,90 --seconds {seconds} --warmup {warmup} --attempts {attempts}{pins}");
+    if let Command::Curve(own) = command(&line, relay)? {
         let curve = curve::run(&own)?;
-        add(curve.value(), curve.is_right());
+        add(curve.value(), &line, curve.is_right());
     }
     let numbers: Vec<_> = options.idle.iter().map(u32::to_string).collect();
     let line = format!("idle --steps {} --seconds {seconds} --warmup 0.2{pins}", numbers.join(","));
     if let Command::Idle(own) = command(&line, relay)? {
         let steps = idle::run(&own)?;
-        add(steps.value(), steps.is_right());
+        add(steps.value(), &line, steps.is_right());
     }
     if options.stalled > 0 {
         let line = format!("stalled --connections {} --seconds {}{pins}", options.stalled, 3.0 * seconds);
         if let Command::Stalled(own) = command(&line, relay)? {
             let stalled = stalled::run(&own)?;
-            add(stalled.value(), stalled.is_right());
+            add(stalled.value(), &line, stalled.is_right());
         }
     }
     Ok((runs, is_right))
@@ -134,47 +135,11 @@ fn figure(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".into(), |value| format!("{value:.digits$}"))
 }
 
-fn page(title: &str, date: Option<&str>, runs: &[Value]) -> String {
-    let machine = runs.iter().find_map(|run| run.get("machine").or_else(|| run.pointer("/first/0/machine")));
-    let machine = machine.cloned().unwrap_or_default();
-    let date = date.unwrap_or(text(&machine, "/date"));
-    let of_kind = |kind: &'static str| runs.iter().filter(move |run| text(run, "/kind") == kind);
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width, initial-scale=1\"><title>{0}</title><style>{STYLE}</style></head><body>\
-         <h1>{0}</h1><p class=\"soft\">{1}</p>",
-        escape(title),
-        escape(date)
-    );
-    facts(&mut out, &machine);
-    of_kind("table").for_each(|run| table_of(&mut out, run));
-    of_kind("comparison").for_each(|run| comparison(&mut out, run));
-    percentiles(&mut out, runs);
-    of_kind("curve").for_each(|run| curve_of(&mut out, run));
-    of_kind("idle").for_each(|run| memory(&mut out, run));
-    of_kind("stalled").for_each(|run| stalled_of(&mut out, run));
-    plain(&mut out, &of_kind("run").collect::<Vec<_>>());
-    out.push_str(
-        "<footer>Made by <code>loadtest report</code>. CPU time is the server process's own clock, all threads. Latency \
-         counts from when a message should have been sent, so that a server that stalls cannot hide it.</footer>\
-         </body></html>\n",
-    );
-    out
-}
-
-fn facts(out: &mut String, machine: &Value) {
-    let cores = figure(number(machine, "/cores"), 0);
-    out.push_str("<dl>");
-    for (name, fact) in [
-        ("CPU", text(machine, "/cpu")),
-        ("Cores", cores.as_str()),
-        ("Kernel", text(machine, "/kernel")),
-        ("Load before", text(machine, "/load_before")),
-        ("Load after", text(machine, "/load_after")),
-    ] {
-        let _ = write!(out, "<dt>{name}</dt><dd>{}</dd>", escape(fact));
+/// A figure with its chart and what it means; nothing where the chart has no points.
+fn drawn(out: &mut String, chart: &str, caption: &str) {
+    if !chart.is_empty() {
+        let _ = write!(out, "<figure><div class=\"scroll\">{chart}</div><figcaption>{caption}</figcaption></figure>");
     }
-    out.push_str("</dl>");
 }
 
 fn row(out: &mut String, tag: &str, cells: &[String]) {
@@ -185,242 +150,148 @@ fn row(out: &mut String, tag: &str, cells: &[String]) {
     out.push_str("</tr>");
 }
 
+/// A table's heads; one that begins with `<` is of a column of words, which [`words`] makes the cells of.
 fn table_start(out: &mut String, heads: &[&str]) {
     out.push_str("<div class=\"scroll\"><table><thead>");
-    row(out, "th", &heads.iter().map(|head| escape(head)).collect::<Vec<_>>());
+    let head = |head: &&str| head.strip_prefix('<').map_or_else(|| escape(head), |head| words(&escape(head)));
+    row(out, "th", &heads.iter().map(head).collect::<Vec<_>>());
     out.push_str("</thead><tbody>");
 }
 
-fn table_of(out: &mut String, run: &Value) {
-    let _ = write!(
-        out,
-        "<h2>Server CPU time for each delivery</h2><p>As a ratio to the floor: a TCP forwarder without WebSocket that \
-         gathers for each destination over a turn and moves as many bytes. Median of the rounds with the least and the \
-         greatest; orange marks are the ratios to be reached. {}; windows of {} s.</p>",
-        escape(text(run, "/places")),
-        figure(number(run, "/seconds"), 1)
-    );
-    table_start(
-        out,
-        &[
-            "scenario",
-            "floor us",
-            "relay us",
-            "ratio",
-            "",
-            "spread",
-            "base to base",
-            "deliveries/s",
-            "p50 us",
-            "p99 us",
-            "",
-        ],
-    );
-    for each in list(run, "/rows") {
-        let at = |pointer: &str| number(each, pointer);
-        let ratio = ["median", "min", "max"].map(|part| at(&format!("/ratio/{part}")).unwrap_or(f64::NAN));
-        let marks = ["/reach", "/stretch"].map(|mark| at(mark).unwrap_or(1.0));
-        let verdict = match ratio[0] {
-            median if median <= marks[1] => "stretch",
-            median if median <= marks[0] => "reached",
-            _ => "missed",
-        };
-        let of_rounds = |pointer: &str| {
-            let values = list(each, "/rounds").filter_map(|round| number(round, pointer));
-            crate::compare::Spread::of(values).map(|spread| spread.median)
-        };
-        let cells = [
-            escape(text(each, "/title")),
-            figure(at("/base_cpu_us/median"), 3),
-            figure(at("/relay_cpu_us/median"), 3),
-            figure(Some(ratio[0]), 2),
-            svg::ratio(ratio[0], ratio[1], ratio[2], &marks),
-            format!("{:.2} to {:.2}", ratio[1], ratio[2]),
-            figure(at("/base_to_base/median"), 2),
-            of_rounds("/relay/per_second").map_or("-".into(), table::rounded),
-            figure(of_rounds("/relay/p50_us"), 0),
-            figure(of_rounds("/relay/p99_us"), 0),
-            format!("<span class=\"{verdict}\">{verdict}</span>"),
-        ];
-        row(out, "td", &cells);
-    }
+/// A cell of words: they begin at the left and go on in the next line.
+fn words(html: &str) -> String {
+    format!("<span class=\"words\">{html}</span>")
+}
+
+fn table_end(out: &mut String) {
     out.push_str("</tbody></table></div>");
 }
 
-fn comparison(out: &mut String, run: &Value) {
-    let url = |side: &str| escape(text(run, &format!("/{side}/0/url")));
+fn page(title: &str, date: Option<&str>, command: &str, runs: &[Value]) -> String {
+    let of_kind = |kind: &'static str| runs.iter().filter(move |run| text(run, "/kind") == kind);
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width, initial-scale=1\"><title>{0}</title><style>{STYLE}</style></head><body>\
+         <h1>{0}</h1>",
+        escape(title)
+    );
+    facts(&mut out, date, command, runs);
+    of_kind("table").for_each(|run| sections::table_of(&mut out, run));
+    of_kind("comparison").for_each(|run| sections::comparison(&mut out, run));
+    sections::percentiles(&mut out, runs);
+    of_kind("curve").for_each(|run| sections::curve_of(&mut out, run));
+    of_kind("idle").for_each(|run| memory::section(&mut out, run));
+    of_kind("stalled").for_each(|run| sections::stalled_of(&mut out, run));
+    sections::plain(&mut out, &of_kind("run").collect::<Vec<_>>());
+    origins(&mut out, runs);
+    out.push_str(
+        "<footer>Made by <code>loadtest report</code>. CPU time is the server process's own clock, all threads. Latency \
+         counts from when a message should have been sent, so that a server that stalls cannot hide it. \"us\" are \
+         microseconds, KiB, MiB and GiB are powers of 1024.</footer></body></html>\n",
+    );
+    out
+}
+
+/// The machine of a run; a comparison has it in its rounds.
+fn machine_of(run: &Value) -> &Value {
+    run.get("machine").or_else(|| run.pointer("/first/0/machine")).unwrap_or(&Value::Null)
+}
+
+/// What may not differ between runs that are compared.
+fn machine_name(run: &Value) -> String {
+    let machine = machine_of(run);
+    let (cpu, cores) = (text(machine, "/cpu"), figure(number(machine, "/cores"), 0));
+    format!("{cpu}, {cores} cores, {}", text(machine, "/kernel"))
+}
+
+/// Whether the runs are of one machine.
+fn is_one_machine(runs: &[Value]) -> bool {
+    runs.windows(2).all(|two| machine_name(&two[0]) == machine_name(&two[1]))
+}
+
+fn facts(out: &mut String, date: Option<&str>, command: &str, runs: &[Value]) {
+    let edge = |run: Option<&Value>, pointer: &str| run.map_or("", |run| text(machine_of(run), pointer)).to_owned();
+    let (first, last) = (runs.first(), runs.last());
+    let cores = figure(first.and_then(|run| number(machine_of(run), "/cores")), 0);
+    let several = "several, see how it was measured".to_owned();
+    let of_machine = |fact: String| if is_one_machine(runs) { fact } else { several.clone() };
+    out.push_str("<dl>");
+    for (name, fact) in [
+        ("Date", date.map_or_else(|| edge(first, "/date"), str::to_owned)),
+        ("CPU", of_machine(edge(first, "/cpu"))),
+        ("Cores", of_machine(cores)),
+        ("Kernel", of_machine(edge(first, "/kernel"))),
+        ("Load before", edge(first, "/load_before")),
+        ("Load after", edge(last, "/load_after")),
+    ] {
+        let fact = if fact.is_empty() { "not known" } else { fact.as_str() };
+        let _ = write!(out, "<dt>{name}</dt><dd>{}</dd>", escape(fact));
+    }
+    let _ = write!(out, "<dt>Command</dt><dd><code>{}</code></dd></dl>", escape(command));
     let _ = write!(
         out,
-        "<h2>Two servers by turns</h2><p>{}: {} by {}.</p>",
-        escape(text(run, "/first/0/scenario")),
-        url("first"),
-        url("second")
+        "<p class=\"soft\">Load averages are those of 1, 5 and 15 minutes, before the first run and after the last.</p>"
     );
-    table_start(out, &["ratio of", "median", "least", "greatest"]);
-    for (name, part) in [("CPU for each delivery", "cpu"), ("rate", "rate"), ("p50", "p50"), ("p99", "p99")] {
-        let at = |of: &str| figure(number(run, &format!("/{part}/{of}")), 3);
-        row(out, "td", &[name.into(), at("median"), at("min"), at("max")]);
+    let wrong = runs.iter().filter(|run| run["is_right"] == false).count();
+    if wrong > 0 {
+        let _ = write!(
+            out,
+            "<p class=\"missed\"><strong>{wrong} of {} runs were wrong</strong>: deliveries were lost, doubled, refused, out \
+             of order or misdirected. Their figures say nothing.</p>",
+            runs.len()
+        );
     }
-    out.push_str("</tbody></table></div>");
 }
 
-/// A distribution as it stands in JSON.
-fn pairs(value: &Value, pointer: &str) -> Vec<(f64, f64)> {
-    list(value, pointer).filter_map(|pair| Some((pair.get(0)?.as_f64()?, pair.get(1)?.as_f64()?))).collect()
-}
-
-fn percentiles(out: &mut String, runs: &[Value]) {
-    let mut series = Vec::new();
-    let mut add = |name: String, points: Vec<(f64, f64)>| series.push(Series { name, points });
+/// Where each figure comes from: when, under which load, by which command, and whether all went right.
+fn origins(out: &mut String, runs: &[Value]) {
+    out.push_str("<h2>How it was measured</h2>");
+    let with_machine = !is_one_machine(runs);
+    let mut heads = vec!["run", "date", "load before", "load after", "deliveries", "<command"];
+    if with_machine {
+        heads.push("<machine");
+    }
+    table_start(out, &heads);
     for run in runs {
-        match text(run, "/kind") {
-            "run" => add(format!("{} {}", text(run, "/scenario"), text(run, "/url")), pairs(run, "/percentiles")),
-            "curve" => {
-                let points: Vec<_> = list(run, "/points").collect();
-                // Three of them tell the story; all would hide it.
-                let some = points.len().div_ceil(3).max(1);
-                for point in points.iter().rev().step_by(some).rev() {
-                    let name =
-                        format!("{}, {} % of the most", text(run, "/scenario"), figure(number(point, "/percent"), 0));
-                    add(name, pairs(point, "/percentiles"));
-                }
-            }
-            "stalled" => {
-                add("pairs, all readers read".into(), pairs(run, "/control/percentiles"));
-                add("pairs, readers stalled".into(), pairs(run, "/stalled/percentiles"));
-            }
-            _ => {}
+        let machine = machine_of(run);
+        let fact = |pointer: &str| match text(machine, pointer) {
+            "" => "-".to_owned(),
+            fact => escape(fact),
+        };
+        let verdict = match run["is_right"].as_bool() {
+            Some(true) => "<span class=\"reached\">all right</span>",
+            Some(false) => "<span class=\"missed\">WRONG</span>",
+            None => "-",
+        };
+        let mut cells = vec![
+            escape(text(run, "/kind")),
+            fact("/date"),
+            fact("/load_before"),
+            fact("/load_after"),
+            verdict.to_owned(),
+            match text(run, "/command") {
+                "" => "-".to_owned(),
+                command => words(&format!("<code>{}</code>", escape(command))),
+            },
+        ];
+        if with_machine {
+            cells.push(words(&escape(&machine_name(run))));
         }
-    }
-    let x = Axis { label: "share of the messages that took at most so long", scale: Scale::Nines };
-    let y = Axis { label: "latency in us", scale: Scale::Log };
-    let chart = chart("Latency by percentile", x, y, &series);
-    if !chart.is_empty() {
-        let _ = write!(
-            out,
-            "<h2>Latency by percentile</h2><figure>{chart}<figcaption>From when a message should have been sent to its \
-             delivery. Each nine takes as much room as the one before.</figcaption></figure>"
-        );
-    }
-}
-
-fn curve_of(out: &mut String, run: &Value) {
-    let points = |pointer: &str| -> Vec<(f64, f64)> {
-        list(run, "/points")
-            .filter_map(|point| Some((number(point, "/per_second")?, number(point, pointer)?)))
-            .collect()
-    };
-    let line = |name: &str, pointer: &str| Series { name: name.into(), points: points(pointer) };
-    let series = [line("p50", "/latency/p50_us"), line("p99", "/latency/p99_us"), line("p99.9", "/latency/p999_us")];
-    let x = Axis { label: "messages delivered a second", scale: Scale::Linear };
-    let y = Axis { label: "latency in us", scale: Scale::Log };
-    let _ = write!(
-        out,
-        "<h2>Latency over throughput</h2><p>{}, {} bytes of payload, open loop; the closed loop gave {} a second at {} in \
-         flight each.</p><figure>{}</figure>",
-        escape(text(run, "/scenario")),
-        figure(number(run, "/most/setting/size"), 0),
-        number(run, "/most/per_second").map_or("-".into(), table::rounded),
-        figure(number(run, "/most/setting/depth"), 0),
-        chart("Latency over throughput", x, y, &series)
-    );
-}
-
-fn memory(out: &mut String, run: &Value) {
-    let points = |pointer: &str| -> Vec<(f64, f64)> {
-        list(run, "/steps").filter_map(|step| Some((number(step, "/connections")?, number(step, pointer)?))).collect()
-    };
-    let line = |name: &str, pointer: &str| Series { name: name.into(), points: points(pointer) };
-    let series =
-        [line("before use", "/bytes_per_connection"), line("after 4 KiB each way", "/bytes_per_connection_used")];
-    let x = Axis { label: "connections", scale: Scale::Log };
-    let y = Axis { label: "bytes for each connection", scale: Scale::Linear };
-    let _ = write!(
-        out,
-        "<h2>Memory of idle connections</h2><figure>{}<figcaption>Growth of the server's anonymous memory, divided by the \
-         connections. The limit of open files allows {} here.</figcaption></figure>",
-        chart("Memory of idle connections", x, y, &series),
-        number(run, "/limit").map_or("-".into(), short)
-    );
-    if let Some(marginal) = number(run, "/marginal") {
-        let gib = |connections: f64| marginal * connections / f64::from(1 << 30);
-        let _ = write!(
-            out,
-            "<p>One more connection costs {marginal:.0} bytes: {:.2} GiB for 100,000, {:.2} GiB for a million, extrapolated.\
-             </p>",
-            gib(1e5),
-            gib(1e6)
-        );
-    }
-}
-
-fn stalled_of(out: &mut String, run: &Value) {
-    let mib = |pointer: &str| figure(number(run, pointer).map(|bytes| bytes / f64::from(1 << 20)), 1);
-    let _ = write!(
-        out,
-        "<h2>Readers that stall</h2><p>{} readers stop reading for {} s while {} messages of {} bytes a second go to them. The \
-         server's memory grew by {} MiB.</p>",
-        figure(number(run, "/setting/readers"), 0),
-        figure(number(run, "/setting/seconds"), 0),
-        figure(number(run, "/setting/flood_rate"), 0),
-        figure(number(run, "/setting/flood_size"), 0),
-        mib("/memory/growth")
-    );
-    table_start(out, &["healthy pairs", "deliveries/s", "p50 us", "p99 us", "p99 by thirds", "p99.9 us", "server CPU"]);
-    for (name, part) in [("while all read", "control"), ("while readers stall", "stalled")] {
-        let at = |pointer: &str| number(run, &format!("/{part}/{pointer}"));
-        let thirds = format!("{} to {}", figure(at("p99_us/min"), 0), figure(at("p99_us/max"), 0));
-        let cells = [
-            name.to_owned(),
-            at("per_second").map_or("-".into(), table::rounded),
-            figure(at("latency/p50_us"), 0),
-            figure(at("latency/p99_us"), 0),
-            thirds,
-            figure(at("latency/p999_us"), 0),
-            figure(at("server/cpu_share"), 2),
-        ];
         row(out, "td", &cells);
     }
-    out.push_str("</tbody></table></div>");
-}
-
-fn plain(out: &mut String, runs: &[&Value]) {
-    if runs.is_empty() {
-        return;
+    table_end(out);
+    let of = |run: &Value| -> Vec<String> {
+        let warnings = list(run, "/warnings").chain(list(run, "/most/warnings")).filter_map(Value::as_str);
+        warnings.map(|warning| format!("{}: {warning}", text(run, "/kind"))).collect()
+    };
+    let warnings: Vec<String> = runs.iter().flat_map(of).collect();
+    if !warnings.is_empty() {
+        out.push_str("<ul class=\"missed\">");
+        warnings.iter().for_each(|warning| {
+            let _ = write!(out, "<li>{}</li>", escape(warning));
+        });
+        out.push_str("</ul>");
     }
-    out.push_str("<h2>Runs</h2>");
-    table_start(
-        out,
-        &[
-            "scenario",
-            "server",
-            "clients",
-            "in flight",
-            "bytes",
-            "deliveries/s",
-            "p50 us",
-            "p99 us",
-            "p99.9 us",
-            "CPU us each",
-        ],
-    );
-    for run in runs {
-        let at = |pointer: &str, digits| figure(number(run, pointer), digits);
-        let cells = [
-            escape(text(run, "/scenario")),
-            escape(text(run, "/url")),
-            at("/setting/connections", 0),
-            at("/setting/depth", 0),
-            at("/setting/size", 0),
-            number(run, "/per_second").map_or("-".into(), table::rounded),
-            at("/latency/p50_us", 0),
-            at("/latency/p99_us", 0),
-            at("/latency/p999_us", 0),
-            at("/server/us_per_message", 3),
-        ];
-        row(out, "td", &cells);
-    }
-    out.push_str("</tbody></table></div>");
 }
 
 #[cfg(test)]
@@ -433,7 +304,7 @@ mod tests {
             "kind": "run", "scenario": "pairs <x>", "url": "ws://h", "percentiles": [[0.0, 10.0], [0.99, 300.0]],
             "setting": {"connections": 4}, "machine": {"cpu": "C & P", "cores": 2, "date": "2026-01-02 03:04 UTC"},
         });
-        let page = page("A <title>", None, &[run]);
+        let page = page("A <title>", None, "loadtest report --title 'A <title>'", &[run]);
         assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
         for shown in ["A &lt;title&gt;", "C &amp; P", "2026-01-02 03:04 UTC", "pairs &lt;x&gt;", "<svg "] {
             assert!(page.contains(shown), "{shown}");
@@ -442,5 +313,95 @@ mod tests {
             assert!(!page.contains(outside), "{outside}");
         }
         assert_eq!(page.matches("<td>").count(), page.matches("</td>").count());
+    }
+
+    /// A page of these runs without what the browser need not see to show it.
+    fn page_of(runs: &[Value]) -> String {
+        let page = page("T", None, "loadtest report", runs);
+        assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+        for tag in ["table", "figure", "div", "td", "th", "tr", "p", "span", "g"] {
+            let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+            assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+        }
+        page
+    }
+
+    fn idle(kernel: Option<f64>) -> Value {
+        let step = |connections: u64| {
+            serde_json::json!({
+                "connections": connections, "connected": 600 * connections, "used": 700 * connections,
+                "bytes_per_connection": 500.0, "bytes_per_connection_used": 600.0, "cpu_share": 0.001,
+                "slab_growth_used": kernel.map(|each| 2.0 * each * connections as f64),
+            })
+        };
+        serde_json::json!({
+            "kind": "idle", "limit": 19_000, "steps": [step(1000), step(10_000)],
+            "forecast": {
+                "cost": {"fixed_bytes": 1e6, "unused_bytes": 500.0, "user_bytes": 600.0, "kernel_bytes": kernel},
+                "limits": [
+                    {"name": "ports", "setting": "range", "value": 9, "connections": 9, "counts": "client", "raised_by": "b"},
+                    {"name": "files", "setting": "nofile", "value": 20_000, "connections": 19_232, "counts": "idle"},
+                ],
+                "targets": [{
+                    "connections": 100_000, "unused_bytes": 5e7, "user_bytes": 1e9, "descriptors": 100_768,
+                    "kernel_bytes": kernel.map(|each| 1e5 * each), "client_addresses": 4, "breaks": ["files"],
+                }],
+            },
+        })
+    }
+
+    #[test]
+    fn the_memory_of_idle_connections_is_drawn_and_extrapolated() {
+        let page = page_of(&[idle(Some(4096.0))]);
+        for shown in ["1,000", "19,000", "4,096 bytes in the kernel", "0.93 GiB", "0.38 GiB", "100,768"] {
+            assert!(page.contains(shown), "{shown}");
+        }
+        assert!(
+            page.contains("<strong>files</strong> (nofile: 20,000), at 19,232 connections"),
+            "not the clients' ports"
+        );
+        assert_eq!(page.matches("dashed\"").count(), 3, "before use, after use, kernel");
+        let page = page_of(&[idle(None)]);
+        assert!(page.contains("was not measured") && page.contains("<td>not measured</td>"));
+        assert_eq!(page.matches("dashed\"").count(), 2);
+        let before = serde_json::json!({"kind": "idle", "steps": idle(None)["steps"]});
+        assert!(!page_of(&[before]).contains("What breaks first"), "a file of an older harness has no forecast");
+    }
+
+    #[test]
+    fn every_run_says_where_it_comes_from() {
+        let machine =
+            |cpu: &str| serde_json::json!({"cpu": cpu, "cores": 2, "kernel": "Linux 6", "load_before": "1 2 3"});
+        let run = |cpu: &str, is_right: bool| {
+            serde_json::json!({
+                "kind": "run", "machine": machine(cpu), "is_right": is_right, "command": "loadtest echo --size 9",
+                "warnings": ["the harness <limits>"],
+            })
+        };
+        let one = page_of(&[run("A", true), run("A", true)]);
+        for shown in
+            ["<dd>A</dd>", "<dd>1 2 3</dd>", "<code>loadtest echo --size 9</code>", "run: the harness &lt;limits&gt;"]
+        {
+            assert!(one.contains(shown), "{shown}");
+        }
+        assert!(!one.contains("WRONG") && !one.contains("several"));
+        let two = page_of(&[run("A", true), run("B", false)]);
+        for shown in ["several, see how", "B, 2 cores, Linux 6", "1 of 2 runs were wrong", "WRONG", "not known"] {
+            assert!(two.contains(shown), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_distribution_ends_where_no_message_is_left_and_its_name_is_its_own() {
+        let percentiles = [[0.0, 1.0], [0.9, 2.0], [0.99, 3.0], [0.999, 4.0]];
+        let run = serde_json::json!({
+            "kind": "run", "scenario": "echo", "setting": {"depth": 2, "size": 64},
+            "percentiles": percentiles, "latency": {"count": 100},
+        });
+        let page = page_of(&[run.clone(), run]);
+        assert!(
+            page.contains(">echo, 2 in flight, 64 B</text>") && page.contains(">echo, 2 in flight, 64 B (2)</text>")
+        );
+        assert_eq!(page.matches("<circle").count(), 6, "three of the four percentiles of 100 messages, twice");
     }
 }

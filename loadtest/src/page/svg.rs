@@ -5,12 +5,19 @@ use std::fmt::Write as _;
 use super::escape;
 
 const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 380.0;
-const LEFT: f64 = 72.0;
-const RIGHT: f64 = 20.0;
+/// Without the legend, which stands below.
+const HEIGHT: f64 = 390.0;
+const LEFT: f64 = 76.0;
+/// Half of the widest number at the x axis has room in it.
+const RIGHT: f64 = 36.0;
 const TOP: f64 = 16.0;
-const BOTTOM: f64 = 56.0;
-const LEGEND_LINE: f64 = 20.0;
+const BOTTOM: f64 = 66.0;
+const LEGEND_LINE: f64 = 22.0;
+/// Most entries of a legend in one line.
+const LEGEND_COLUMNS: usize = 4;
+/// What a letter of the legend takes, rather more than less; and the line before it with the gap after it.
+const LETTER: f64 = 7.6;
+const KEY: f64 = 44.0;
 /// Colours that the style names.
 const COLOURS: usize = 6;
 
@@ -37,6 +44,20 @@ pub(super) struct Axis<'a> {
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,
+    /// Not measured.
+    pub(super) is_dashed: bool,
+}
+
+impl Series {
+    /// What was measured.
+    pub(super) fn new(name: String, points: Vec<(f64, f64)>) -> Self {
+        Self { name, points, is_dashed: false }
+    }
+
+    /// What was not; in the colour of the series before it.
+    pub(super) fn dashed(name: String, points: Vec<(f64, f64)>) -> Self {
+        Self { name, points, is_dashed: true }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +81,8 @@ impl Range {
                 // Whole halves of a decade, so that a flat line has room above and below.
                 ((2.0 * from - 0.2).floor() / 2.0, (2.0 * to + 0.2).ceil() / 2.0)
             }
-            Scale::Nines => (0.0, position(scale, to).ceil().max(1.0)),
+            // A quantile is a difference from 1 and may miss its decade by a rounding error.
+            Scale::Nines => (0.0, (position(scale, to) - 1e-6).ceil().max(1.0)),
         };
         Self { scale, from, to }
     }
@@ -124,6 +146,34 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
+/// How many entries of the legend stand in a line: as many as the longest has room for.
+fn legend_columns(series: &[&Series]) -> usize {
+    let longest = series.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
+    let fit = (WIDTH - LEFT - RIGHT) / (LETTER * longest as f64 + KEY);
+    (fit as usize).clamp(1, LEGEND_COLUMNS)
+}
+
+/// A line, and its points where they are few.
+fn trace(out: &mut String, line: &Series, at_x: impl Fn(f64) -> f64, at_y: impl Fn(f64) -> f64) {
+    let path: Vec<_> = line.points.iter().map(|&(x, y)| format!("{:.1},{:.1}", at_x(x), at_y(y))).collect();
+    // Writing to a string cannot fail.
+    let _ = write!(out, "<polyline points=\"{}\"/>", path.join(" "));
+    if line.points.len() > 20 {
+        return;
+    }
+    for &(x, y) in &line.points {
+        let _ = write!(
+            out,
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{}: {}, {}</title></circle>",
+            at_x(x),
+            at_y(y),
+            escape(&line.name),
+            short(x),
+            short(y)
+        );
+    }
+}
+
 /// The chart; empty where no series has a point.
 pub(super) fn chart(title: &str, x: Axis<'_>, y: Axis<'_>, series: &[Series]) -> String {
     let series: Vec<&Series> = series.iter().filter(|line| !line.points.is_empty()).collect();
@@ -133,8 +183,8 @@ pub(super) fn chart(title: &str, x: Axis<'_>, y: Axis<'_>, series: &[Series]) ->
     let points = || series.iter().flat_map(|line| &line.points);
     let across = Range::of(x.scale, points().map(|point| point.0));
     let up = Range::of(y.scale, points().map(|point| point.1));
-    let rows = series.len().div_ceil(3) as f64;
-    let height = HEIGHT + LEGEND_LINE * rows;
+    let columns = legend_columns(&series);
+    let height = HEIGHT + LEGEND_LINE * series.len().div_ceil(columns) as f64;
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     let at_x = |value: f64| LEFT + across.share(value) * (right - LEFT);
     let at_y = |value: f64| bottom - up.share(value) * (bottom - TOP);
@@ -157,7 +207,7 @@ pub(super) fn chart(title: &str, x: Axis<'_>, y: Axis<'_>, series: &[Series]) ->
     let _ = write!(
         out,
         "</g><text class=\"label\" x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-        bottom + 42.0,
+        bottom + 44.0,
         escape(x.label)
     );
     let half = (TOP + bottom) / 2.0;
@@ -166,30 +216,19 @@ pub(super) fn chart(title: &str, x: Axis<'_>, y: Axis<'_>, series: &[Series]) ->
         "<text class=\"label\" transform=\"translate(16 {half}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
         escape(y.label)
     );
+    let mut hue = 0;
     for (index, line) in series.iter().enumerate() {
-        let path: Vec<_> = line.points.iter().map(|&(x, y)| format!("{:.1},{:.1}", at_x(x), at_y(y))).collect();
-        let colour = index % COLOURS;
-        let _ = write!(out, "<g class=\"c{colour}\"><polyline points=\"{}\"/>", path.join(" "));
-        if line.points.len() <= 20 {
-            for (x, y) in &line.points {
-                let _ = write!(
-                    out,
-                    "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{}: {}, {}</title></circle>",
-                    at_x(*x),
-                    at_y(*y),
-                    escape(&line.name),
-                    short(*x),
-                    short(*y)
-                );
-            }
-        }
-        let (column, row) = ((index % 3) as f64, (index / 3) as f64);
-        let (x, y) = (LEFT + column * (right - LEFT) / 3.0, HEIGHT + row * LEGEND_LINE);
+        hue += usize::from(index > 0 && !line.is_dashed);
+        let dashed = if line.is_dashed { " dashed" } else { "" };
+        let _ = write!(out, "<g class=\"c{}{dashed}\">", hue % COLOURS);
+        trace(&mut out, line, at_x, at_y);
+        let (column, row) = ((index % columns) as f64, (index / columns) as f64);
+        let (x, y) = (LEFT + column * (right - LEFT) / columns as f64, HEIGHT + row * LEGEND_LINE);
         let _ = write!(
             out,
             "<line x1=\"{x:.1}\" x2=\"{:.1}\" y1=\"{y}\" y2=\"{y}\"/><text x=\"{:.1}\" y=\"{}\">{}</text></g>",
-            x + 18.0,
             x + 24.0,
+            x + 30.0,
             y + 4.0,
             escape(&line.name)
         );
@@ -231,12 +270,34 @@ mod tests {
         assert_eq!(texts(Scale::Log, &[100.0, 110.0]), ["50", "100", "200"]);
         assert_eq!(texts(Scale::Nines, &[0.5, 0.9995]), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
         assert_eq!(texts(Scale::Linear, &[]), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
+        let five_nines = 1.0 - 10f64.powi(-5);
+        assert_eq!(texts(Scale::Nines, &[five_nines]).last().map(String::as_str), Some("99.999 %"));
+    }
+
+    #[test]
+    fn a_legend_has_as_many_columns_as_its_longest_name_leaves() {
+        let columns = |name: &str| legend_columns(&[&Series::new(name.into(), Vec::new())]);
+        assert_eq!((columns("p50"), columns("pairs, 10 % of the most")), (4, 2));
+        assert_eq!(columns(&"x".repeat(500)), 1);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_dashed_in_the_colour_of_what_was() {
+        let axis = |label| Axis { label, scale: Scale::Log };
+        let series = [
+            Series::new("a".into(), vec![(1.0, 1.0), (10.0, 10.0)]),
+            Series::dashed("b".into(), vec![(10.0, 10.0), (1e6, 1e6)]),
+            Series::new("c".into(), vec![(1.0, 2.0)]),
+        ];
+        let svg = chart("t", axis("x"), axis("y"), &series);
+        let classes: Vec<_> = svg.split("<g class=\"c").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(classes, ["0", "0 dashed", "1"]);
     }
 
     #[test]
     fn a_chart_stays_within_its_frame_and_says_what_it_shows() {
         let axis = |label, scale| Axis { label, scale };
-        let line = Series { name: "p<99>".into(), points: vec![(0.0, 1.0), (0.9, 10.0), (1.0, 1e6)] };
+        let line = Series::new("p<99>".into(), vec![(0.0, 1.0), (0.9, 10.0), (1.0, 1e6)]);
         let svg = chart("a \"b\"", axis("x", Scale::Nines), axis("us", Scale::Log), &[line]);
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>") && svg.contains("p&lt;99&gt;"));
         assert!(svg.contains("aria-label=\"a &quot;b&quot;\"") && !svg.contains("NaN") && !svg.contains("inf"));
