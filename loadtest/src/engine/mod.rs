@@ -281,15 +281,15 @@ impl World {
 
     /// Takes what is whole off the front, and says how much that was.
     fn take(&mut self, at: usize, bytes: &mut [u8]) -> Result<usize, String> {
+        if self.job.target.speech == Speech::Floor {
+            return self.take_floor(at, bytes);
+        }
         let mut taken = 0;
         if self.conns[at].state == State::Upgrading {
             match self.upgraded(at, bytes)? {
                 Some(consumed) => taken = consumed,
                 None => return Ok(0),
             }
-        }
-        if self.job.target.speech == Speech::Floor {
-            return self.take_floor(at, bytes);
         }
         // The decoder is away while it lends the message.
         let mut decoder = std::mem::replace(&mut self.conns[at].decoder, ws::Decoder::new(ws::Role::Client));
@@ -327,10 +327,10 @@ impl World {
                 return Err("the floor sent nonsense".into());
             }
             let Some(frame) = bytes.get(taken..taken + len) else { break };
-            if self.conns[at].state == State::Ready {
-                self.message(at, frame);
-            } else {
-                self.ready(at);
+            match self.conns[at].state {
+                State::Ready => self.message(at, frame),
+                State::Upgrading => self.greet_floor(at),
+                _ => self.ready(at),
             }
             taken += len;
         }
