@@ -13,8 +13,8 @@ static START: OnceLock<Instant> = OnceLock::new();
 /// that time.
 const CALENDAR: Duration = Duration::from_secs(1);
 
-/// Reads both clocks, for threads that have no turn to take the time from. All threads of a process share the same fixed
-/// point of `mono_ms`.
+/// Reads both clocks, for threads that have no turn to take the time from; callbacks have [`Io::now`](super::Io::now). All
+/// threads of a process share the same fixed point of `mono_ms`. Workers notice within a second that the calendar was set.
 pub fn now() -> Now {
     TurnClock::default().at(Instant::now())
 }

@@ -52,8 +52,10 @@ pub const CLOSE_LABELS: [&str; CLOSE_KINDS] =
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The counters of one worker, on cache lines of their own.
+        /// The counters of one worker, on cache lines of their own. They count from the worker's beginning and never go
+        /// back, but for the levels: `open`, `queue_bytes` and `kept_bytes`, which are as of the end of its last turn.
         #[derive(Debug, Default)]
+        #[non_exhaustive]
         #[repr(align(128))]
         pub struct WorkerCounters {
             $($(#[$doc])* pub $name: Counter,)*
@@ -63,8 +65,9 @@ macro_rules! counters {
             pub turn_ns: [Counter; TURN_BUCKETS],
         }
 
-        /// What the counters of a worker said at one moment.
+        /// What the counters of a worker, or of several together, said.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
         pub struct Snapshot {
             $($(#[$doc])* pub $name: u64,)*
             /// Connections closed, by kind (see [`CLOSE_LABELS`]).
@@ -121,13 +124,13 @@ counters! {
     reads,
     /// Write calls.
     writes,
-    /// Frames received (counted by the protocol).
+    /// Frames received. These four are counted by the protocol, as far as it has such a thing: [`ws`](super::ws) does.
     frames_in,
-    /// Frames sent (counted by the protocol).
+    /// Frames sent.
     frames_out,
-    /// Messages received (counted by the protocol).
+    /// Messages received.
     messages_in,
-    /// Messages sent (counted by the protocol).
+    /// Messages sent.
     messages_out,
     /// Bytes that wait in send queues now.
     queue_bytes,
@@ -135,21 +138,21 @@ counters! {
     kept_bytes,
     /// Events for connections that were gone.
     stale_events,
-    /// Sends and mail for connections that were gone.
+    /// Sends, look-ups, timeouts and closes for tokens of connections that were gone, or of another worker.
     stale_mail,
-    /// Panics caught in callbacks.
+    /// Panics in callbacks, the one that ended the worker included.
     panics,
-    /// Mail that found the inbox full.
+    /// Mail that found the inbox full or its worker gone.
     inbox_full,
     /// Mail taken from the inbox.
     mail,
-    /// Turns of the loop.
+    /// Turns of the loop that came to their end.
     turns,
     /// Wakes that senders of mail paid for.
     wakes,
     /// Nanoseconds spent outside of the poll.
     busy_ns,
-    /// Seconds in which the worker was busy for at least 95 of 100 parts.
+    /// Seconds in which the worker was busy for at least 95 of 100 parts: it is at its limit.
     saturated_s,
 }
 

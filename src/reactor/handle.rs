@@ -2,7 +2,7 @@
 //! everybody is told, drain and stop.
 
 use std::{
-    io,
+    fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -50,7 +50,7 @@ impl Shared {
     }
 }
 
-/// Sends mail to one worker from any thread.
+/// Sends mail to one worker from any thread, also from a worker's own callbacks. It does not keep the worker running.
 pub struct Mailer<M> {
     inbox: Sender<Envelope<M>>,
 }
@@ -62,10 +62,11 @@ impl<M> Clone for Mailer<M> {
 }
 
 impl<M: Send> Mailer<M> {
-    /// Sends; the worker is woken only if it sleeps.
+    /// Sends without waiting; the worker is woken only if it sleeps. That it was taken says no more than that it is in the
+    /// inbox: a worker that ends drops what it has not read.
     ///
     /// # Errors
-    /// The inbox is full or the worker has ended: the mail comes back.
+    /// The inbox is full or the worker has ended: the mail comes back, and what then is the sender's policy.
     pub fn try_send(&self, mail: M) -> Result<(), M> {
         self.inbox.try_send(Envelope::Mail(mail)).map_err(|envelope| match envelope {
             Envelope::Mail(mail) => mail,
@@ -73,14 +74,20 @@ impl<M: Send> Mailer<M> {
         })
     }
 
-    /// Mail that waits.
+    /// Mail that waits (and Unix streams on their way from another worker).
     pub fn len(&self) -> usize {
         self.inbox.len()
     }
 
-    /// Whether no mail waits.
+    /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.inbox.is_empty()
+    }
+}
+
+impl<M> fmt::Debug for Mailer<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailer").field("len", &self.inbox.len()).finish_non_exhaustive()
     }
 }
 
@@ -121,7 +128,8 @@ impl Reactor {
     }
 }
 
-/// Listeners that are open, workers that do not run yet.
+/// Listeners that are open, workers that do not run yet. The place to take what other threads need: addresses, mailers,
+/// counters, control. Dropping it closes the listeners.
 pub struct Bound<P: Protocol> {
     parts: Vec<Parts<P::Mail>>,
     options: Options,
@@ -129,6 +137,12 @@ pub struct Bound<P: Protocol> {
     inboxes: Vec<Sender<Envelope<P::Mail>>>,
     shared: Arc<Shared>,
     counters: Arc<[Arc<WorkerCounters>]>,
+}
+
+impl<P: Protocol> fmt::Debug for Bound<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound").field("workers", &self.parts.len()).field("addrs", &self.addrs).finish_non_exhaustive()
+    }
 }
 
 impl<P: Protocol> Bound<P> {
@@ -157,7 +171,9 @@ impl<P: Protocol> Bound<P> {
         Control { shared: self.shared.clone() }
     }
 
-    /// The workers themselves, for a host with threads or a loop of its own.
+    /// The workers themselves, for a host with threads or a loop of its own: see [`Worker::turn`]. `protocol` is as for
+    /// [`start`](Self::start). All of them must be turned, because the kernel gives each its share of the connections;
+    /// [`Options::pin`] does nothing here. A worker can be moved to another thread if the connections' state can.
     ///
     /// # Errors
     /// A listener cannot be watched.
@@ -172,10 +188,11 @@ impl<P: Protocol> Bound<P> {
     }
 
     /// Runs each worker on a thread of its own. `protocol` makes a worker's protocol from its number and everybody's
-    /// mailers; it is called on this thread.
+    /// mailers, which are in the order of the numbers; it is called on this thread.
     ///
     /// # Errors
-    /// A thread cannot be started; those that were started stop.
+    /// A thread cannot be started; those that were started stop. A worker that cannot begin on its thread is reported by
+    /// [`Handle::join`].
     pub fn start(self, mut protocol: impl FnMut(u16, &[Mailer<P::Mail>]) -> P) -> io::Result<Handle> {
         let mailers = self.mailers();
         let Self { parts, options, shared, counters, .. } = self;
@@ -230,6 +247,7 @@ fn run<P: Protocol>(parts: Parts<P::Mail>, options: &Options, protocol: P, share
 
 /// How a worker ended before it was told to.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Ended {
     /// A panic outside of a connection's callback.
     #[error("worker {worker} panicked")]
@@ -237,7 +255,7 @@ pub enum Ended {
         /// Its number.
         worker: u16,
     },
-    /// Its poll failed.
+    /// Its poll failed, or its listeners could not be watched.
     #[error("worker {worker} failed: {error}")]
     Io {
         /// Its number.
@@ -255,12 +273,13 @@ pub struct Control {
 
 impl Control {
     /// Stops accepting, lets the protocol say goodbye, flushes, and ends when every connection is gone or the grace
-    /// time is over. Returns at once.
+    /// time is over. Returns at once; asking again does nothing.
     pub fn drain(&self) {
         self.shared.tell(&self.shared.drain);
     }
 
-    /// Ends without flushing. Returns at once.
+    /// Ends without flushing, also in the middle of a drain: [`Protocol::closed`] with [`Close::Drain`](crate::base::Close::Drain) is
+    /// all that connections get. Returns at once.
     pub fn stop_now(&self) {
         self.shared.tell(&self.shared.stop);
     }
@@ -305,10 +324,10 @@ impl Handle {
         self.control.is_draining()
     }
 
-    /// Waits for the end of all workers.
+    /// Waits for the end of all workers; it does not ask for it.
     ///
     /// # Errors
-    /// The first worker that ended before it was told to.
+    /// The first worker, by number, that ended before it was told to. The others have drained then.
     pub fn join(self) -> Result<(), Ended> {
         let mut result = Ok(());
         for (worker, thread) in self.threads.into_iter().enumerate() {

@@ -1,5 +1,6 @@
 //! The bounded channel into a thread that sleeps in a poll, with its gated waker. Owns the queue and the gate; what a
-//! full inbox means is the sender's policy.
+//! full inbox means is the sender's policy. Workers have one each ([`Mailer`](super::Mailer) sends to it); a host's other
+//! threads that sleep in a poll of their own may use it too.
 
 use std::sync::{
     Arc,
@@ -16,14 +17,40 @@ struct Shared {
     full: AtomicU64,
 }
 
-/// Makes the inbox of a thread that polls `waker`'s poll. `capacity` is in messages; senders are told when it is full.
+/// Makes the inbox of a thread that polls `waker`'s poll. `capacity` is in messages, at least one; senders are told when it
+/// is full. The thread takes what is there, then, before each sleep:
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use amp_relay::reactor::inbox;
+///
+/// let mut poll = mio::Poll::new()?;
+/// let waker = mio::Waker::new(poll.registry(), mio::Token(0))?;
+/// let (sender, receiver) = inbox::<&str>(16, Arc::new(waker));
+/// let other = std::thread::spawn(move || sender.try_send("hello"));
+///
+/// let mut events = mio::Events::with_capacity(8);
+/// let heard = loop {
+///     if let Some(message) = receiver.try_recv() {
+///         break message;
+///     }
+///     // None sleeps until something comes; zero looks at the other events only.
+///     let wait = if receiver.sleep_begin() { None } else { Some(Duration::ZERO) };
+///     poll.poll(&mut events, wait)?;
+///     receiver.sleep_end();
+/// };
+/// assert_eq!(heard, "hello");
+/// assert!(other.join().is_ok());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn inbox<T: Send>(capacity: usize, waker: Arc<mio::Waker>) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity.max(1));
     let shared = Arc::new(Shared { gate: Gate::new(), waker, wakes: AtomicU64::new(0), full: AtomicU64::new(0) });
     (Sender { queue: sender, shared: shared.clone() }, Receiver { queue: receiver, shared })
 }
 
-/// The sending side. Cloning is cheap.
+/// The sending side, for any number of threads. Cloning is cheap.
 #[derive(Debug)]
 pub struct Sender<T> {
     queue: crossbeam_channel::Sender<T>,
@@ -116,7 +143,7 @@ impl<T> Receiver<T> {
         self.shared.wakes.load(Ordering::Relaxed)
     }
 
-    /// How often a sender found the inbox full.
+    /// How often a sender found the inbox full, or its receiver gone.
     pub fn full(&self) -> u64 {
         self.shared.full.load(Ordering::Relaxed)
     }

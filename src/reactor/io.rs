@@ -19,16 +19,17 @@ use crate::{
     wire::copy,
 };
 
-/// What became of bytes that were to be sent.
+/// What became of bytes that were to be sent. All of them or none were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "High asks for less until `drained`; Closed means that nothing was taken"]
 pub enum Sent {
     /// Queued; it is written at the end of the turn.
     Queued,
-    /// Queued, and the queue is above its high mark: produce less until `drained`.
+    /// Queued, and the queue is above its high mark: produce less until [`drained`](Protocol::drained), which will come.
     High,
-    /// Nothing was taken: the token is stale, the connection is closing, or its queue passed its maximum just now
-    /// (which closes it as too slow).
+    /// Nothing was taken: the token is stale or another worker's, the connection is closing, or its queue would have passed
+    /// its maximum just now (which closes it as too slow). A connection that was open until
+    /// then still gets its [`closed`](Protocol::closed).
     Closed,
 }
 
@@ -301,7 +302,13 @@ impl<P: Protocol> Core<P> {
     }
 }
 
-/// A callback's hands. One value lives as long as one callback.
+/// A callback's hands: what it can do to this worker's connections, its own (the current one) and all others. One value
+/// lives as long as one callback.
+///
+/// Nothing here makes a system call or runs another callback. Where a token is stale, another worker's, or names a
+/// connection that is closing, sends say [`Sent::Closed`] and what else would change something does nothing: a token may be
+/// kept for as long as one likes. In [`mail`](Protocol::mail) and [`turn`](Protocol::turn) there is no current connection, and what is
+/// meant for it goes nowhere in the same way.
 pub struct Io<'a, P: Protocol> {
     pub(super) core: &'a mut Core<P>,
     token: ConnToken,
@@ -326,55 +333,62 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.token
     }
 
-    /// The time, read once a turn.
+    /// The time, read once a turn, after the poll.
     pub fn now(&self) -> Now {
         self.core.now
     }
 
-    /// This worker's number.
+    /// This worker's number, from 0.
     pub fn worker(&self) -> u16 {
         self.core.worker
     }
 
-    /// This worker's counters.
+    /// This worker's counters. A protocol may add to those it counts itself; it must not touch the others.
     pub fn counters(&self) -> &WorkerCounters {
         &self.core.counters
     }
 
-    /// Whether the loop drains.
+    /// Whether the loop drains: nobody is accepted any more.
     pub fn is_draining(&self) -> bool {
         self.core.draining
     }
 
-    /// Sends to the current connection.
+    /// Sends to the current connection. See [`send_to`](Self::send_to).
     pub fn send(&mut self, bytes: Bytes) -> Sent {
         self.core.send(self.token, bytes)
     }
 
-    /// Sends to a connection of this worker. `Bytes` are shared, not copied.
+    /// Sends to a connection of this worker. `Bytes` are shared, not copied: the way for what goes to many, or is large
+    /// and owned already. Empty ones count as sent.
     pub fn send_to(&mut self, token: ConnToken, bytes: Bytes) -> Sent {
         self.core.send(token, bytes)
     }
 
-    /// Sends a copy of these parts, one after the other. For small messages this is the cheapest way: it does not
-    /// allocate.
+    /// Sends a copy of these parts, one after the other, all or none. For small messages this is the cheapest way: up to
+    /// 16 KiB it does not allocate, as long as one turn writes less than 1 MiB so.
     pub fn write_to(&mut self, token: ConnToken, parts: &[&[u8]]) -> Sent {
         self.core.send_copy(token, parts)
     }
 
-    /// Sends a range of the bytes lent to this input call to a connection of this worker, without a copy: the range
-    /// stays valid to the end of the turn, when it is written. Bytes changed after this call are sent as changed.
+    /// Sends a range of the bytes lent to this [`input`](Protocol::input) call to a connection of this worker, the current
+    /// one included, without a copy: the range stays valid to the end of the turn, when it is written from where it
+    /// lies. Bytes changed after this call are sent as changed.
+    ///
+    /// A range that continues the one forwarded to the same connection before it extends that one. What the kernel does
+    /// not take at the end of the turn is copied then, once, into the connection's queue. (Where several pieces
+    /// wait, those of at most 512 bytes are gathered for the write: at that size a copy is cheaper than a slice.) Whether
+    /// the bytes are consumed by this call makes no difference.
     ///
     /// # Panics
-    /// The range is not within the bytes lent.
+    /// The range is not within the bytes lent, of which there are none in any other callback.
     pub fn forward(&mut self, token: ConnToken, range: StdRange<usize>) -> Sent {
         self.forward_behind(token, &[], range)
     }
 
-    /// [`forward`](Self::forward) with a copied head in front of the range: both are queued, or neither.
+    /// [`forward`](Self::forward) with a copied head, a few bytes, in front of the range: both are queued, or neither.
     ///
     /// # Panics
-    /// The range is not within the bytes lent.
+    /// As [`forward`](Self::forward).
     pub fn forward_behind(&mut self, token: ConnToken, head: &[u8], range: StdRange<usize>) -> Sent {
         let range = self.lent_range(range);
         self.core.forward(token, head, range)
@@ -427,8 +441,8 @@ impl<'a, P: Protocol> Io<'a, P> {
         open.filter(move |(token, slot)| wanted(*token, slot.conn.as_ref())).map(|(token, _)| token)
     }
 
-    /// Another connection of this worker. None for the current one (its state is in the callback's hands), for stale
-    /// tokens, for other workers' tokens, and for connections that are closing.
+    /// The state of another connection of this worker. None for the current one (its state is in the callback's hands),
+    /// for stale tokens, for other workers' tokens, and for connections that are closing.
     pub fn conn(&mut self, token: ConnToken) -> Option<&mut P::Conn> {
         let Some(slot) = self.core.slots.get_mut(token) else {
             self.core.counters.stale_mail.add(1);
@@ -437,36 +451,40 @@ impl<'a, P: Protocol> Io<'a, P> {
         if slot.flags.has(Flags::CLOSING) { None } else { slot.conn.as_mut() }
     }
 
-    /// Whether the token names a connection of this worker that is not closing.
+    /// Whether the token names a connection of this worker that is not closing, the current one included.
     pub fn is_open(&self, token: ConnToken) -> bool {
         self.core.slots.get(token).is_some_and(|slot| !slot.flags.has(Flags::CLOSING))
     }
 
-    /// The connections of this worker that are not closing, in slab order, the current one included. A list of its
-    /// own, so that something can be done with each.
+    /// The connections of this worker that are not closing, in no order that means anything, the current one included. A
+    /// list of its own, so that something can be done with each; it allocates, and takes as long as the worker has
+    /// connections.
     pub fn tokens(&self) -> impl Iterator<Item = ConnToken> + use<P> {
         self.open_where(|_, _| true).collect::<Vec<_>>().into_iter()
     }
 
-    /// The other connections of this worker with their state, in slab order.
+    /// The other connections of this worker that are not closing, with their state, in the same order.
     pub fn conns(&self) -> impl Iterator<Item = (ConnToken, &P::Conn)> {
         let open = self.core.slots.iter().filter(|(_, slot)| !slot.flags.has(Flags::CLOSING));
         open.filter_map(|(token, slot)| Some((token, slot.conn.as_ref()?)))
     }
 
-    /// Bytes that wait to be written to the connection; 0 for stale tokens.
+    /// Bytes that wait to be written to the connection, what this turn has queued included; 0 for stale tokens.
     pub fn queued(&self, token: ConnToken) -> usize {
         self.core.slots.get(token).map_or(0, |slot| slot.queue.len())
     }
 
-    /// Whether the kernel has refused bytes of the connection and takes no more. A queue above its high mark that is not
-    /// blocked is most often empty at the end of the turn.
+    /// Whether the kernel has refused bytes of the connection and takes no more, as of the last turn's write; the peer does
+    /// not read, or not fast enough. A queue above its high mark that is not blocked is most often empty at the end of
+    /// the turn.
     pub fn is_blocked(&self, token: ConnToken) -> bool {
         self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::BLOCKED))
     }
 
-    /// Reads no more from the connection until [`resume`](Self::resume). An input callback that pauses its own
-    /// connection should return what it consumed so far.
+    /// Reads no more from the connection until [`resume`](Self::resume); what its peer sends fills the kernel's buffers, and
+    /// then the peer waits. An input callback that pauses its own connection should return what it consumed so far: it
+    /// is not interrupted. Pausing twice is pausing once: whoever has several reasons counts them. Timeouts still come,
+    /// sends still go out, and a reset still closes; an end of file is seen only after the pause.
     pub fn pause(&mut self, token: ConnToken) {
         if let Some(slot) = self.core.slots.get_mut(token) {
             slot.flags.set(Flags::PAUSED);
@@ -474,7 +492,8 @@ impl<'a, P: Protocol> Io<'a, P> {
         }
     }
 
-    /// Reads again from a paused connection; what it kept is delivered first.
+    /// Reads again from a paused connection; what it kept is delivered first, even if nothing new came. Not before the
+    /// caller has returned: at the latest in the next turn, which comes at once.
     pub fn resume(&mut self, token: ConnToken) {
         if let Some(slot) = self.core.slots.get_mut(token)
             && slot.flags.has(Flags::PAUSED)
@@ -502,8 +521,8 @@ impl<'a, P: Protocol> Io<'a, P> {
         slot.flags.has(Flags::PAUSED | Flags::CLOSING)
     }
 
-    /// Sets the one timeout of the connection to so many milliseconds from now, or to never. It fires once, not early
-    /// and at most 16 ms late.
+    /// Sets the one timeout of the connection to so many milliseconds from [`now`](Self::now), or to never, in place of
+    /// what was set before. It fires once, not early and at most 16 ms late, plus what the turns in between take.
     pub fn set_timeout(&mut self, token: ConnToken, after_ms: Option<u64>) {
         match self.core.slots.get(token) {
             None => self.core.counters.stale_mail.add(1),
@@ -515,20 +534,23 @@ impl<'a, P: Protocol> Io<'a, P> {
         }
     }
 
-    /// Says that input is not worth a call before so many unconsumed bytes are there. Holds for the next call only.
+    /// Says that [`input`](Protocol::input) of the current connection is not worth a call before so many unconsumed bytes
+    /// are there, those it is about to leave unconsumed included. Holds for the next call only. More than
+    /// [`Options::kept_max`] can never come.
     pub fn need(&mut self, bytes: usize) {
         if let Some(slot) = self.core.slots.get_mut(self.token) {
             slot.need = u32::try_from(bytes).unwrap_or(u32::MAX);
         }
     }
 
-    /// Closes a connection of this worker: no callback but `closed` comes for it any more, what is queued is flushed
-    /// within the linger time. The first reason counts.
+    /// Closes a connection of this worker: no callback but [`last_words`](Protocol::last_words) and
+    /// [`closed`](Protocol::closed) comes for it any more, what is queued is flushed within the linger time. The first reason
+    /// counts. The reason is for those two and for the counters; a raw protocol's peer sees nothing of its code.
     pub fn close(&mut self, token: ConnToken, why: Close) {
         self.core.close(token, why);
     }
 
-    /// Closes for a peer's fault.
+    /// Closes for a peer's fault, as an error of a callback does for its own connection.
     pub fn fault(&mut self, token: ConnToken, fault: Fault) {
         self.core.close(token, Close::Fault(fault));
     }

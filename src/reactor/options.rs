@@ -1,4 +1,4 @@
-//! What a host sets, and who a peer is.
+//! What a host sets, and who a peer is. Owns no behaviour but the defaults.
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
@@ -6,15 +6,19 @@ use crate::base::ConnToken;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Listen {
-    /// A TCP address; port 0 picks one. Every worker has a listener of its own (SO_REUSEPORT).
+    /// A TCP address; port 0 picks one. Every worker has a listener of its own (SO_REUSEPORT), and the kernel shares
+    /// connections out among them. A port that another process listens on is an error all the same.
     Tcp(SocketAddr),
-    /// A Unix socket, made with mode 0600. A stale one is replaced, one that answers is an error.
+    /// A Unix socket, made with mode 0600 and removed at the end. A stale one is replaced; one that answers, or a file that
+    /// is no socket, is an error. The first worker accepts and shares out in turn.
     Unix(PathBuf),
 }
 
 /// An address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BoundAddr {
     /// A TCP address with its port.
     Tcp(SocketAddr),
@@ -33,6 +37,7 @@ impl fmt::Display for BoundAddr {
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PeerAddr {
     /// Over TCP.
     Tcp(SocketAddr),
@@ -45,6 +50,7 @@ pub enum PeerAddr {
 
 /// Who connected, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Peer {
     /// The connection's name.
     pub token: ConnToken,
@@ -54,35 +60,46 @@ pub struct Peer {
     pub listener: usize,
 }
 
-/// The loop's settings. Sizes are bytes, times milliseconds.
+/// The loop's settings. Sizes are bytes, times milliseconds. To be made with `..Options::default()`, because more may come.
+///
+/// Nothing checks how they fit together: a protocol's largest message should fit in [`kept_max`](Self::kept_max) and in
+/// [`queue_max`](Self::queue_max), and `queue_low <= queue_high <= queue_max`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Threads; 0 means one for each core.
+    /// Threads; 0 means one for each CPU that the process may use. At most 4,095.
     pub workers: usize,
     /// Keep each worker's thread on a CPU of its own, in the order of those the process may use. Where that cannot be done
     /// a warning says so.
     pub pin: bool,
     /// Where to listen, in the order of [`Peer::listener`].
     pub listeners: Vec<Listen>,
-    /// The read buffer of a worker. A message larger than that costs its connection memory of its own.
+    /// The read buffer of a worker, at least 16 KiB. One read takes at most half of it, and what a connection has not
+    /// consumed costs it memory of its own: a copy of that much, or, above half of this buffer, room that grows as the
+    /// message does. Ranges that are forwarded keep their part of the buffer to the end of the turn; when it is full,
+    /// reading goes on in the next one.
     pub read_buffer: usize,
-    /// Most bytes of one incomplete message that a connection may hold.
+    /// Most bytes that a connection may hold without their being consumed, an incomplete message mostly; at most 4 GiB. More
+    /// is the peer's fault and closes the connection with 1009. As much as half of the read buffer is always allowed,
+    /// unless [`Io::need`](super::Io::need) asked for more than there is.
     pub kept_max: usize,
-    /// Above this many queued bytes, senders hear [`Sent::High`](super::Sent::High).
+    /// Above this many queued bytes of one connection, senders hear [`Sent::High`](super::Sent::High).
     pub queue_high: usize,
-    /// At or below this many bytes, a queue that was high is reported drained.
+    /// At or below this many bytes, a queue that was high is reported [`drained`](super::Protocol::drained).
     pub queue_low: usize,
-    /// Above this many bytes the connection is closed as too slow.
+    /// A send that would take the queue above this many bytes is refused and closes the connection as
+    /// [`TooSlow`](crate::base::Close::TooSlow). What the turn has queued and not written counts, so this is also the
+    /// largest message that can be sent.
     pub queue_max: usize,
-    /// Most connections of all workers together; each worker takes its share.
+    /// Most connections of all workers together, those that finish closing included. Each worker takes its share (rounded
+    /// up): a full one stops accepting, so that more wait in the kernel, until it is a sixteenth below its share.
     pub connections_max: usize,
-    /// Messages that fit in a worker's inbox.
+    /// Messages that fit in a worker's inbox, at least 1. Its memory is reserved at the start.
     pub inbox_capacity: usize,
-    /// How long a drain may take before what is left is cut off.
+    /// How long a drain may take before what is left is cut off, unflushed.
     pub grace_ms: u64,
-    /// How long a closed connection may take to flush and to say goodbye.
+    /// How long a closed connection may take to flush, and its peer to end its half. Not early, at most 16 ms late.
     pub linger_ms: u64,
-    /// Length of a listener's queue of connections that were not accepted yet.
+    /// Length of a listener's queue of connections that were not accepted yet; the kernel may allow less.
     pub backlog: i32,
 }
 
@@ -107,7 +124,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The number of threads that these settings mean, at least one.
+    /// The number of workers that these settings mean, at least one.
     pub fn worker_count(&self) -> usize {
         let wanted = match self.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -1,53 +1,67 @@
-//! What a host implements: one value of [`Protocol`] for each worker.
+//! What a host implements: one value of [`Protocol`] for each worker. When each callback comes is told in the module's
+//! own documentation, [`reactor`](super).
 
 use bytes::Bytes;
 
 use super::{io::Io, options::Peer};
 use crate::base::{Close, ConnToken, Fault};
 
-/// A connection that is not wanted.
+/// A connection that is not wanted. [`Refuse::default`] says nothing to it.
 #[derive(Clone, Debug, Default)]
 pub struct Refuse {
-    /// What it is told before it is closed.
+    /// What it is told before it is closed; may be empty.
     pub say: Bytes,
 }
 
 /// A protocol on the loop: raw bytes in, raw bytes out, one value for each worker, called by that worker's thread only.
 ///
-/// A callback must not block: no file, no signature, no process call. A panic in a callback that has a connection
-/// closes that connection; a panic in [`mail`](Self::mail) or [`turn`](Self::turn) ends the worker, the others drain and
+/// A callback must not block: no file, no signature, no process call. Callbacks never run inside of each other. A panic in a
+/// callback that has a connection closes that connection, whose state may be half changed when [`closed`](Self::closed)
+/// gets it; a panic in [`mail`](Self::mail) or [`turn`](Self::turn) ends the worker, the others drain and
 /// [`Handle::join`](super::Handle::join) reports it.
 pub trait Protocol: Sized + Send + 'static {
-    /// State of a connection, kept in the worker's slab.
+    /// State of a connection, kept in the worker's slab: it never leaves that thread, and it is paid for by each idle
+    /// connection, so large and rare parts are better boxed.
     type Conn;
-    /// What other threads may send a worker.
+    /// What other threads may send a worker by its [`Mailer`](super::Mailer). `()` where nobody does.
     type Mail: Send + 'static;
 
-    /// A connection came; `io.token()` names it.
+    /// A connection came; `io.token()` names it, and it may be sent to, timed and closed from here on. Its first
+    /// [`input`](Self::input) comes in a later turn.
     ///
     /// # Errors
-    /// It is not wanted: it is told what the refusal says, and closed.
+    /// It is not wanted: it is told what the refusal says, and closed. No other callback comes for it, `closed` neither.
     fn accept(&mut self, io: &mut Io<'_, Self>, peer: &Peer) -> Result<Self::Conn, Refuse>;
 
-    /// Bytes came. Says how many of them it consumed; the rest is kept and comes again in front of what is read next
-    /// ([`Io::need`] says how much must be there before that is worth a call). `bytes` may be changed in place.
+    /// Bytes came: all that were not consumed yet, with what was read now behind them. Says how many of them it consumed,
+    /// and should take all whole messages that are there, because the next call comes when the peer has sent more; the
+    /// rest is kept and comes again in front of that ([`Io::need`] says how much must be there before it is worth a call).
+    /// `bytes` may be changed in place, and changes of what is not consumed are kept. Ranges of `bytes` can be
+    /// forwarded ([`Io::forward`]) as long as this call lasts.
+    ///
+    /// After [`Io::resume`] it comes with what was kept, even if nothing new has arrived. A number above `bytes.len()` is
+    /// a mistake of the protocol: it counts as all, and debug builds panic.
     ///
     /// # Errors
     /// The peer's fault, which closes the connection.
     fn input(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>, bytes: &mut [u8]) -> Result<usize, Fault>;
 
-    /// The peer sends no more. By default that closes the connection.
+    /// The peer sends no more; it may still read. What `input` did not consume is not offered again, nor is what
+    /// [`Io::need`] held back. By default that closes the connection; a protocol that keeps it open to finish its answer
+    /// closes it itself, or learns of a peer that is gone by `closed`. Not called for a connection that was reset
+    /// ([`Close::Broken`]), nor while it is paused.
     fn eof(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
         let _ = conn;
         io.close(io.token(), Close::Peer(None));
     }
 
-    /// Mail came from another thread. There is no current connection.
+    /// Mail came from another thread, or from this one. There is no current connection.
     fn mail(&mut self, io: &mut Io<'_, Self>, mail: Self::Mail) {
         let _ = (io, mail);
     }
 
-    /// The time set with [`Io::set_timeout`] has come. By default that closes the connection.
+    /// The time set with [`Io::set_timeout`] has come; it comes once. Also while the connection is paused. By default that
+    /// closes the connection.
     ///
     /// # Errors
     /// A fault closes the connection.
@@ -57,30 +71,37 @@ pub trait Protocol: Sized + Send + 'static {
         Ok(())
     }
 
-    /// The send queue, which was above the high mark, is at the low mark.
+    /// The send queue was above the high mark ([`Sent::High`](super::Sent::High)) and is at the low mark or below: go on
+    /// with what was held back, and [`resume`](Io::resume) who was paused for this connection.
     fn drained(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
         let _ = (conn, io);
     }
 
-    /// The loop begins to drain: say goodbye and close. By default that closes the connection at once.
+    /// The loop begins to drain: say goodbye and close, at once or when what is being done is done, but within
+    /// [`Options::grace_ms`](super::Options::grace_ms). By default that closes the connection at once.
     fn drain(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
         let _ = conn;
         io.close(io.token(), Close::Drain);
     }
 
-    /// What to send last on a connection that the loop closes for this reason. It is queued behind everything else.
+    /// What to send last on a connection that is closed for this reason. It is queued behind everything else, whatever the
+    /// marks say. Not asked for where nothing can be written any more. It has no `self`: words depend on the
+    /// connection alone.
     fn last_words(conn: &Self::Conn, why: &Close) -> Bytes {
         let _ = (conn, why);
         Bytes::new()
     }
 
-    /// The connection is over; its token is stale for every other connection.
+    /// The connection is over, for the first reason that was given; its token is stale from here on. What is queued is still
+    /// flushed. There are no hands here: what others should learn of it is told in [`turn`](Self::turn), which follows
+    /// in this turn or in the next one, without a sleep between.
     fn closed(&mut self, conn: Self::Conn, token: ConnToken, why: Close) {
         let _ = (conn, token, why);
     }
 
     /// The end of a turn, before what was queued in it is written: the place for couriers to other threads, and for
-    /// what [`closed`](Self::closed) left to tell. There is no current connection.
+    /// what [`closed`](Self::closed) left to tell. Called in every turn, so it should find out at once that there is
+    /// nothing to do. There is no current connection.
     fn turn(&mut self, io: &mut Io<'_, Self>) {
         let _ = io;
     }

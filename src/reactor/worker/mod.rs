@@ -1,16 +1,15 @@
 //! One worker: a thread's poll, connections and protocol, and the order of a turn's phases. Owns every system call of
 //! its connections; knows nothing of what the bytes mean.
 //!
-//! A turn: poll; inbox; readable sockets, one read each; timers; the protocol's [`turn`](Protocol::turn); one vectored
-//! write for each touched queue; accept; closed slots are freed last. Each phase is bounded, and what it leaves makes
-//! the next poll return at once.
+//! The order of a turn is promised to protocols and told in the [`reactor`](super) module's documentation. Each phase is
+//! bounded, and what it leaves makes the next poll return at once.
 
 mod accept;
 mod close;
 mod read;
 
 use std::{
-    io,
+    fmt, io,
     os::fd::{AsFd, BorrowedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
@@ -47,7 +46,7 @@ const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a poll token carr
 pub enum Turn {
     /// Call again.
     Running,
-    /// Drained or stopped: every connection is gone.
+    /// Drained or stopped: every connection is gone, nobody listens. There is nothing to come; drop the worker.
     Done,
 }
 
@@ -62,7 +61,8 @@ struct Memory {
 }
 
 /// One worker of the loop. [`Bound::start`](super::Bound::start) runs workers on threads of their own; a host with a
-/// loop of its own calls [`turn`](Self::turn) instead, and may watch the descriptor ([`AsFd`]) to know when.
+/// loop of its own calls [`turn`](Self::turn) instead, and may sleep on the descriptor ([`AsFd`]) in between if it says so
+/// ([`arm`](Self::arm)). Dropping a worker closes its connections without a callback.
 pub struct Worker<P: Protocol> {
     protocol: P,
     core: Core<P>,
@@ -144,7 +144,8 @@ impl<P: Protocol> Worker<P> {
             clock,
             saturation: Saturation::default(),
             kept_bytes: 0,
-            kept_max: options.kept_max,
+            // Ranges of a kept message are counted in 32 bits.
+            kept_max: options.kept_max.min(u32::MAX as usize),
             linger_ms: options.linger_ms,
             grace_ms: options.grace_ms,
             drain_ends_ms: u64::MAX,
@@ -156,10 +157,14 @@ impl<P: Protocol> Worker<P> {
         &mut self.protocol
     }
 
-    /// One turn of the loop; sleeps at most `max_wait` (for ever without) when there is nothing to do.
+    /// One turn of the loop; sleeps at most `max_wait` (for ever without) when there is nothing to do. With a wait of zero
+    /// it does what is there and returns.
     ///
     /// # Errors
     /// The poll fails, which only a broken system does.
+    ///
+    /// # Panics
+    /// With the panic of [`mail`](Protocol::mail) or [`turn`](Protocol::turn): drop the worker then, and drain the others.
     pub fn turn(&mut self, max_wait: Option<Duration>) -> io::Result<Turn> {
         self.sleep(max_wait)?;
         let began = Instant::now();
@@ -197,6 +202,28 @@ impl<P: Protocol> Worker<P> {
             }
         }
         Ok(Turn::Running)
+    }
+
+    /// Says that the host is about to sleep on the descriptor, and for how long at most: None is for ever. Until the next
+    /// turn, mail makes the descriptor readable; without this call it need not, because senders wake only those who
+    /// sleep.
+    ///
+    /// ```
+    /// # use std::{os::fd::AsFd, time::Duration};
+    /// # use amp_relay::reactor::{Protocol, Turn, Worker};
+    /// # fn host<P: Protocol>(mut worker: Worker<P>, sleep: impl Fn(std::os::fd::BorrowedFd<'_>, Option<Duration>)) {
+    /// loop {
+    ///     let wait = worker.arm();
+    ///     sleep(worker.as_fd(), wait); // poll(2), or wherever the host sleeps
+    ///     match worker.turn(Some(Duration::ZERO)) {
+    ///         Ok(Turn::Running) => {}
+    ///         Ok(Turn::Done) | Err(_) => break,
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn arm(&self) -> Option<Duration> {
+        if !self.has_work() && self.inbox.sleep_begin() { self.shorten(None) } else { Some(Duration::ZERO) }
     }
 
     /// Polls, and sleeps only if nothing is left to do and nobody has sent mail meanwhile.
@@ -392,8 +419,16 @@ impl<P: Protocol> Worker<P> {
     }
 }
 
+impl<P: Protocol> fmt::Debug for Worker<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (worker, open) = (self.core.worker, self.core.slots.len());
+        f.debug_struct("Worker").field("worker", &worker).field("open", &open).finish_non_exhaustive()
+    }
+}
+
 impl<P: Protocol> AsFd for Worker<P> {
-    /// The poll's descriptor: readable when [`turn`](Worker::turn) has something to do. Timers do not make it so.
+    /// The poll's descriptor: readable when something came from outside since the last turn. Timers and what a turn has left
+    /// to do do not make it so; [`arm`](Worker::arm) says how long they can wait.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poll.registry().as_fd()
     }

@@ -25,7 +25,7 @@ pub(super) enum Phase {
     Over,
 }
 
-/// A connection of the WebSocket layer; `C` is the handler's own state.
+/// A connection of the WebSocket layer, opaque to hosts; `C` is the handler's own state.
 #[derive(Debug)]
 pub struct WsConn<C> {
     pub(super) app: Option<C>,
@@ -139,7 +139,8 @@ impl<C> WsConn<C> {
             }
             Phase::Over => {}
             Phase::Open => {
-                if std::mem::take(&mut self.heard) {
+                // Who is not read cannot be heard.
+                if std::mem::take(&mut self.heard) | io.is_paused(io.token()) {
                     self.missed = 0;
                 } else if self.missed >= options.pings_missed_max {
                     io.close(io.token(), Close::TimedOut);

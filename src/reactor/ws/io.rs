@@ -18,7 +18,7 @@ use crate::{
     wire::ws::{HEADER_MAX, OpCode, RSV1, close_frame, encode_header, frame},
 };
 
-/// A message framed once, to be sent to many.
+/// A message framed once, to be sent to many, on any worker: cloning shares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Framed(Bytes);
 
@@ -44,7 +44,7 @@ impl Framed {
         self.0.get(header..).unwrap_or_default()
     }
 
-    /// Bytes on the wire.
+    /// Bytes on the wire: the payload and the frame's header.
     pub fn wire_len(&self) -> usize {
         self.0.len()
     }
@@ -58,7 +58,11 @@ pub(super) struct Asked {
     pub(super) message_max: Option<u32>,
 }
 
-/// A callback's hands. Tokens name open WebSockets of this worker: for all others sends say [`Sent::Closed`].
+/// A callback's hands, as [`Io`] is for bytes. Tokens name open WebSockets of this worker: for all others (stale, another
+/// worker's, not upgraded yet, closing) sends say [`Sent::Closed`] and what else would change something does nothing.
+///
+/// Every way of sending sends a whole message in one frame, and says what [`Sent`] says; marks count the frame's header too.
+/// Where permessage-deflate was agreed on, all but [`framed_to`](Self::framed_to) and [`broadcast`](Self::broadcast) compress.
 pub struct WsIo<'a, H: WsHandler> {
     io: Io<'a, Ws<H>>,
     options: &'a WsOptions,
@@ -115,22 +119,22 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         self.io.token()
     }
 
-    /// The time, read once a turn.
+    /// The time, read once a turn, after the poll.
     pub fn now(&self) -> Now {
         self.io.now()
     }
 
-    /// This worker's number.
+    /// This worker's number, from 0.
     pub fn worker(&self) -> u16 {
         self.io.worker()
     }
 
-    /// This worker's counters.
+    /// This worker's counters. Frames and messages are counted by this layer.
     pub fn counters(&self) -> &WorkerCounters {
         self.io.counters()
     }
 
-    /// Whether the loop drains.
+    /// Whether the loop drains: nobody is accepted any more.
     pub fn is_draining(&self) -> bool {
         self.io.is_draining()
     }
@@ -149,7 +153,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         self.text_to(self.io.token(), text)
     }
 
-    /// Sends text.
+    /// Sends text to a WebSocket of this worker, as a copy: see [`Io::write_to`] for what that costs.
     pub fn text_to(&mut self, token: ConnToken, text: &str) -> Sent {
         self.copy_to(token, OpCode::Text, text.as_bytes())
     }
@@ -159,7 +163,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         self.binary_to(self.io.token(), bytes)
     }
 
-    /// Sends bytes.
+    /// Sends bytes to a WebSocket of this worker, as a copy.
     pub fn binary_to(&mut self, token: ConnToken, bytes: &[u8]) -> Sent {
         self.copy_to(token, OpCode::Binary, bytes)
     }
@@ -190,7 +194,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         Some(self.io.write_to(token, &[&header[..len], payload]))
     }
 
-    /// Sends a message that was framed before: shared, not copied, and not compressed.
+    /// Sends a message that was framed before: shared, not copied, and not compressed. The way for what goes to many.
     pub fn framed_to(&mut self, token: ConnToken, framed: &Framed) -> Sent {
         if !self.is_open(token) {
             return Sent::Closed;
@@ -206,14 +210,19 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     }
 
     /// Sends the message that is being handled, or a part of it, on. If it came in one frame its bytes are not
-    /// copied: they are written from the buffer they were read into. Whole messages that came one behind the other and
-    /// go to the same connection are written as one piece.
+    /// copied: they are written from the buffer they were read into, at the end of the turn. Whole messages of less than
+    /// 64 KiB that came one behind the other and go to the same connection are written as one piece, header and all.
+    ///
+    /// What lies elsewhere, being put together from fragments, inflated, or the handler's own, is copied as by
+    /// [`text_to`](Self::text_to), so this is right for any data. On a worker where permessage-deflate is on, nothing is
+    /// forwarded in whole frames, and what goes to those who agreed on it is compressed anew.
     pub fn forward_to(&mut self, token: ConnToken, data: Data<'_>) -> Sent {
         self.forward_if(token, data, |_| true).unwrap_or(Sent::Closed)
     }
 
     /// [`forward_to`](Self::forward_to) where the receiver's state, absent for the current connection, says that the
-    /// message can go as it is. None: it says no, and nothing was done. Cheaper than to look first.
+    /// message can go as it is. None: it says no, and nothing was done. `wanted` is not asked about a token that names no
+    /// open WebSocket; that is `Some(Sent::Closed)`. One look-up instead of the two of [`conn`](Self::conn) and a send.
     #[inline]
     pub fn forward_if(
         &mut self,
@@ -285,13 +294,14 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         sent
     }
 
-    /// The handler's state of another open WebSocket of this worker. None for the current one.
+    /// The handler's state of another open WebSocket of this worker. None for the current one, whose state is in the
+    /// callback's hands.
     pub fn conn(&mut self, token: ConnToken) -> Option<&mut H::Conn> {
         self.io.conn(token).filter(|conn| conn.phase == Phase::Open)?.app.as_mut()
     }
 
-    /// The open WebSockets of this worker, in slab order, the current one included. A list of its own, so that
-    /// something can be done with each.
+    /// The open WebSockets of this worker, in no order that means anything, the current one included. A list of its own, so
+    /// that something can be done with each; it allocates, and takes as long as the worker has connections.
     pub fn tokens(&self) -> impl Iterator<Item = ConnToken> + use<H> {
         let current = self.open.then(|| self.io.token());
         let open = self.io.open_where(move |token, conn: Option<&WsConn<H::Conn>>| match conn {
@@ -301,7 +311,8 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         open.collect::<Vec<_>>().into_iter()
     }
 
-    /// Sets the handler's one timeout of a connection to so many milliseconds from now, or to never.
+    /// Sets the handler's one timeout of a connection to so many milliseconds from [`now`](Self::now), or to never: not early,
+    /// at most 16 ms late. The layer's own time limits are apart from it. Forgotten when the connection closes.
     pub fn set_timeout(&mut self, token: ConnToken, after_ms: Option<u64>) {
         let now = self.io.now();
         if token == self.io.token() {
@@ -326,8 +337,9 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         }
     }
 
-    /// Sends a close frame, behind what is queued, and waits for the answer; messages that still come are not
-    /// delivered. Then TCP is closed.
+    /// Sends a close frame, behind what is queued, and waits for the answer ([`WsOptions::close_ms`]); messages that still
+    /// come are not delivered, and no callback but [`closed`](WsHandler::closed) comes. Then TCP is closed. Of `reason` at
+    /// most 123 bytes are sent. A connection that is paused is resumed.
     pub fn close(&mut self, token: ConnToken, code: CloseCode, reason: &str) {
         if !self.is_open(token) {
             return;
@@ -348,23 +360,22 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     }
 
     /// Reads no more from the connection until [`resume`](Self::resume). Messages that came in the same read are held
-    /// back too.
+    /// back too. Pings are not answered meanwhile, and none are sent. Pausing twice is pausing once.
     pub fn pause(&mut self, token: ConnToken) {
         self.io.pause(token);
     }
 
-    /// Reads again from a paused connection.
+    /// Reads again from a paused connection, beginning with what was held back.
     pub fn resume(&mut self, token: ConnToken) {
         self.io.resume(token);
     }
 
-    /// Whether the kernel has refused bytes of the connection and takes no more. A queue above its high mark that is not
-    /// blocked is most often empty at the end of the turn.
+    /// Whether the kernel has refused bytes of the connection and takes no more: see [`Io::is_blocked`].
     pub fn is_blocked(&self, token: ConnToken) -> bool {
         self.io.is_blocked(token)
     }
 
-    /// Bytes that wait to be written to the connection; 0 for stale tokens.
+    /// Bytes that wait to be written to the connection, what this turn has queued included; 0 for stale tokens.
     pub fn queued(&self, token: ConnToken) -> usize {
         self.io.queued(token)
     }

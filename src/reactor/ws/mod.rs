@@ -2,6 +2,90 @@
 //!
 //! Owns a connection's life as HTTP and WebSocket know it: the request head with its Host and Origin checks, the
 //! upgrade, frames, pings both ways, the close handshake and their time limits. Must not know what messages mean.
+//!
+//! A relay: connections are joined in pairs, and what one says goes to the other, never copied ([`WsIo::forward_to`]) and
+//! no faster than the other reads.
+//!
+//! ```
+//! use std::net::TcpStream;
+//!
+//! use amp_relay::{
+//!     base::{Close, CloseCode, ConnToken, Fault},
+//!     reactor::ws::{Answer, Data, Ws, WsHandler, WsIo, WsOptions},
+//!     reactor::{BoundAddr, Listen, Options, Peer, Reactor, Sent},
+//!     wire::http::{Head, Response},
+//! };
+//!
+//! #[derive(Default)]
+//! struct Pairs {
+//!     waiting: Option<ConnToken>,
+//!     /// Those whose other one has gone.
+//!     left: Vec<ConnToken>,
+//! }
+//!
+//! impl WsHandler for Pairs {
+//!     type Conn = Option<ConnToken>; // the other one
+//!     type Mail = ();
+//!
+//!     fn request(&mut self, head: &Head<'_>, _: &Peer, _: &mut WsIo<'_, Self>) -> Answer<Self::Conn> {
+//!         if head.path == "/pair" { Answer::upgrade(None) } else { Answer::Respond(Response::text(404, "try /pair")) }
+//!     }
+//!
+//!     fn open(&mut self, other: &mut Self::Conn, io: &mut WsIo<'_, Self>) -> Result<(), Fault> {
+//!         let me = io.token();
+//!         match self.waiting.take().and_then(|first| Some((first, io.conn(first)?))) {
+//!             Some((first, theirs)) => (*theirs, *other) = (Some(me), Some(first)),
+//!             None => self.waiting = Some(me),
+//!         }
+//!         Ok(())
+//!     }
+//!
+//!     fn message(&mut self, other: &mut Self::Conn, io: &mut WsIo<'_, Self>, message: Data<'_>) -> Result<(), Fault> {
+//!         let Some(other) = *other else { return Err(Fault::new(CloseCode::POLICY, "nobody is here yet")) };
+//!         if io.forward_to(other, message) == Sent::High {
+//!             io.pause(io.token());
+//!         }
+//!         Ok(())
+//!     }
+//!
+//!     fn drained(&mut self, other: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
+//!         if let Some(other) = *other {
+//!             io.resume(other);
+//!         }
+//!     }
+//!
+//!     fn closed(&mut self, other: Self::Conn, token: ConnToken, _: Close) {
+//!         self.waiting = self.waiting.filter(|&waiting| waiting != token);
+//!         self.left.extend(other);
+//!     }
+//!
+//!     fn turn(&mut self, io: &mut WsIo<'_, Self>) {
+//!         for other in self.left.drain(..) {
+//!             io.close(other, CloseCode::GOING_AWAY, "the other one has gone");
+//!         }
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // One worker, so that any two connections can be a pair.
+//!     let listeners = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
+//!     let bound = Reactor::bind::<Ws<Pairs>>(Options { workers: 1, listeners, ..Options::default() })?;
+//!     let BoundAddr::Tcp(address) = bound.local_addrs()[0] else { unreachable!("a TCP listener") };
+//!     let handle = bound.start(|_worker, _mailers| Ws::new(Pairs::default(), WsOptions::default()))?;
+//!
+//!     let connect = || tungstenite::client::client(format!("ws://{address}/pair"), TcpStream::connect(address)?);
+//!     let (mut one, _) = connect().map_err(|error| error.to_string())?;
+//!     let (mut two, _) = connect().map_err(|error| error.to_string())?;
+//!     one.send("hello".into())?;
+//!     assert_eq!(two.read()?, "hello".into());
+//!     one.close(None)?;
+//!     assert!(two.read()?.is_close());
+//!
+//!     handle.drain();
+//!     drop((one, two));
+//!     Ok(handle.join()?)
+//! }
+//! ```
 
 mod conn;
 #[cfg(feature = "deflate")]
@@ -36,10 +120,10 @@ const PONG_QUEUE_MAX: usize = 64 * 1024;
 /// Below this size of an incomplete frame every read is decoded, so that text which is not UTF-8 is refused early.
 const EAGER_MAX: usize = 16 * 1024;
 
-/// A data message.
+/// A whole data message: fragments are put together before, and compressed ones inflated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data<'b> {
-    /// Text.
+    /// Text, which is known to be UTF-8.
     Text(&'b str),
     /// Bytes.
     Binary(&'b [u8]),
@@ -61,9 +145,9 @@ pub enum Answer<C> {
     Upgrade {
         /// The new connection's state.
         conn: C,
-        /// The subprotocol chosen from those offered.
+        /// The subprotocol chosen from those offered ([`Head::subprotocols`]); None chooses none of them.
         subprotocol: Option<&'static str>,
-        /// Further headers of the 101.
+        /// Further headers of the 101, names and values being valid ones.
         headers: Vec<(&'static str, String)>,
     },
     /// A plain answer, after which the connection is closed.
@@ -77,18 +161,26 @@ impl<C> Answer<C> {
     }
 }
 
-/// A WebSocket service: one value for each worker. The rules of [`Protocol`] hold: no blocking, panics close the
-/// connection they happen on (1011).
+/// A WebSocket service: one value for each worker. The rules of [`Protocol`] hold: no blocking, no callback inside of
+/// another, panics close the connection they happen on (1011, or an answer 500 to the request), and one in `mail` or `turn`
+/// ends the worker.
+///
+/// Callbacks of a connection: `request`; if that is answered with an upgrade `open`, then `message`, `timeout`, `drained`
+/// and `drain`, and last `closed`. Pings are answered, and sent, without the handler. Once either side has said close
+/// there is only `closed` left, when the other has said it too or [`WsOptions::close_ms`] are over.
 pub trait WsHandler: Sized + Send + 'static {
     /// State of an open WebSocket.
     type Conn;
     /// What other threads may send a worker.
     type Mail: Send + 'static;
 
-    /// A request came, with a `Host` that is allowed and, if it asks for an upgrade, an `Origin` that may.
+    /// A request came, with a `Host` that is allowed and, if it asks for an upgrade, an `Origin` that may. There is no
+    /// WebSocket yet: nothing can be sent to this connection here, nor can it be closed or timed;
+    /// [`open`](Self::open) can. State that was made for an upgrade which the request does not ask well for (426, 400) is
+    /// dropped without `closed`.
     fn request(&mut self, head: &Head<'_>, peer: &Peer, io: &mut WsIo<'_, Self>) -> Answer<Self::Conn>;
 
-    /// The upgrade was answered.
+    /// The upgrade was answered: what is sent here comes behind the 101.
     ///
     /// # Errors
     /// The peer's fault, which closes the connection with its code.
@@ -97,7 +189,8 @@ pub trait WsHandler: Sized + Send + 'static {
         Ok(())
     }
 
-    /// A message came.
+    /// A message came: the next one of this connection, in order. [`WsIo::pause`] holds back the next ones, those that came
+    /// in the same read too.
     ///
     /// # Errors
     /// The peer's fault, which closes the connection with its code.
@@ -108,7 +201,7 @@ pub trait WsHandler: Sized + Send + 'static {
         let _ = (io, mail);
     }
 
-    /// The time set with [`WsIo::set_timeout`] has come.
+    /// The time set with [`WsIo::set_timeout`] has come. By default that does nothing.
     ///
     /// # Errors
     /// A fault closes the connection with its code.
@@ -117,43 +210,50 @@ pub trait WsHandler: Sized + Send + 'static {
         Ok(())
     }
 
-    /// The send queue, which was above the high mark, is at the low mark.
+    /// The send queue, which was above the high mark ([`Sent::High`](super::Sent::High)), is at the low mark or below.
     fn drained(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
         let _ = (conn, io);
     }
 
-    /// The loop begins to drain. If the connection is still open afterwards, it is closed with 1001.
+    /// The loop begins to drain. If the connection is still open when this returns, it is closed with 1001.
     fn drain(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
         let _ = (conn, io);
     }
 
-    /// The WebSocket is over. Called once for every connection that was upgraded.
+    /// The WebSocket is over, for the first reason that either side had ([`Close::Broken`] where TCP ended without a close
+    /// frame). Called once for every connection that was upgraded. What others should learn of it is told in
+    /// [`turn`](Self::turn).
     fn closed(&mut self, conn: Self::Conn, token: ConnToken, why: Close) {
         let _ = (conn, token, why);
     }
 
-    /// The end of a turn, before what was queued in it is written. There is no current connection.
+    /// The end of a turn, before what was queued in it is written. Called in every turn. There is no current connection.
     fn turn(&mut self, io: &mut WsIo<'_, Self>) {
         let _ = io;
     }
 }
 
-/// Settings of the WebSocket layer. Sizes are bytes, times milliseconds.
+/// Settings of the WebSocket layer. Sizes are bytes, times milliseconds. To be made with `..WsOptions::default()`, because
+/// more may come.
 #[derive(Clone, Debug)]
 pub struct WsOptions {
-    /// The names by which we may be asked.
+    /// The names by which we may be asked (421 otherwise), beside the loopback's.
     pub hosts: HostPolicy,
-    /// Most bytes of a message.
+    /// Most bytes of a message, whole and uncompressed: more closes with 1009. Should be less than
+    /// [`Options::kept_max`](super::Options::kept_max), and, where messages are sent on,
+    /// [`Options::queue_max`](super::Options::queue_max).
     pub message_max: usize,
-    /// Most bytes of a frame.
+    /// Most bytes of a frame's payload; likewise.
     pub frame_max: usize,
-    /// How long a request head may take. Its size is limited by [`http::HEAD_MAX`].
+    /// How long a request head may take, from accepting on (408 after that). Its size is limited by [`http::HEAD_MAX`].
     pub handshake_ms: u64,
-    /// A peer that was silent for so long is pinged; 0 means never.
+    /// How often an open connection is looked at: one that was silent since the last look is pinged. 0 means never. One
+    /// that is paused is not read, so its silence is not held against it: whoever pauses must see to its end.
     pub ping_every_ms: u64,
-    /// So many pings without a sign of life close the connection.
+    /// A connection that is silent at one more look after so many pings in a row is closed
+    /// ([`TimedOut`](Close::TimedOut)). Whatever it sends is a sign of life.
     pub pings_missed_max: u8,
-    /// How long the peer's answer to our close frame may take.
+    /// How long the peer's answer to our close frame may take; then TCP is closed without.
     pub close_ms: u64,
     /// permessage-deflate (RFC 7692) where a client offers it; None, the default, declines. Messages that are framed
     /// once for many ([`Framed`]) go uncompressed to all.
@@ -191,12 +291,12 @@ pub struct Ws<H> {
 }
 
 impl<H: WsHandler> Ws<H> {
-    /// A protocol from a handler.
+    /// A protocol from a handler, to return from the closure that [`Bound::start`](super::Bound::start) takes.
     pub fn new(handler: H, options: WsOptions) -> Self {
         Self { handler, deflating: Deflating::new(&options), options }
     }
 
-    /// The handler, to look at between turns.
+    /// The handler, to look at between turns ([`Worker::protocol`](super::Worker::protocol)).
     pub fn handler(&mut self) -> &mut H {
         &mut self.handler
     }
