@@ -1,6 +1,11 @@
 //! Foreign services on the loop, as a host without any of the relay's features would write them: a line protocol on TCP
-//! and on a Unix socket here, a WebSocket service in `embed/ws.rs`. Real sockets, no fixed ports, no sleeps.
+//! and on a Unix socket in `embed/lines.rs`, a WebSocket service in `embed/ws.rs`, and forwarding without a copy in
+//! `embed/forward.rs`, on a worker that the test turns by hand (`embed/hand.rs`). Real sockets, no fixed ports, no sleeps.
 
+#[path = "embed/forward.rs"]
+mod forward;
+#[path = "embed/hand.rs"]
+mod hand;
 #[path = "embed/lines.rs"]
 mod lines;
 #[path = "embed/ws.rs"]
@@ -31,7 +36,7 @@ impl<M: Send + 'static> Running<M> {
     fn tcp(&self) -> SocketAddr {
         let tcp = self.addrs.iter().find_map(|addr| match addr {
             BoundAddr::Tcp(address) => Some(*address),
-            BoundAddr::Unix(_) => None,
+            _ => None,
         });
         tcp.unwrap()
     }

@@ -12,8 +12,12 @@ use amp_relay::{
     reactor::{BoundAddr, Ended, Io, Listen, Options, Peer, PeerAddr, Protocol, Reactor, Refuse, Sent, Turn},
 };
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Running;
+use super::{
+    Running,
+    hand::{self, Hand},
+};
 
 #[derive(Default)]
 struct Lines {
@@ -98,8 +102,8 @@ impl Protocol for Lines {
 
     fn accept(&mut self, _: &mut Io<'_, Self>, peer: &Peer) -> Result<Conn, Refuse> {
         let uid = match peer.addr {
-            PeerAddr::Tcp(_) => None,
             PeerAddr::Unix { uid } => uid,
+            _ => None,
         };
         Ok(Conn { uid })
     }
@@ -457,4 +461,34 @@ fn a_host_turns_a_worker_itself() {
     });
     while worker.turn(Some(Duration::from_millis(100))).unwrap() == Turn::Running {}
     client.join().unwrap();
+}
+
+#[test]
+fn a_host_that_sleeps_on_the_descriptor_is_woken_by_mail() {
+    let mut hand = Hand::new(options(1), Lines::default());
+    let mut client = hand.connect();
+    let is_readable = |hand: &Hand<Lines>| {
+        let mut fds = [PollFd::new(&hand.worker, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+    };
+    // What came with the connection is dealt with; after that nothing is left, and there is no timer.
+    hand.turn();
+    hand.turn();
+    assert_eq!(hand.worker.arm(), None);
+    assert!(!is_readable(&hand));
+    assert!(hand.mailer.try_send(Mail::Say("news")).is_ok());
+    assert!(is_readable(&hand), "it would sleep on its mail");
+    hand.turn();
+    assert_eq!(hand::read(&mut client), b"news\n");
+    // Mail that came before it was armed need not show, so the host must not sleep.
+    assert!(hand.mailer.try_send(Mail::Say("more")).is_ok());
+    assert_eq!(hand.worker.arm(), Some(Duration::ZERO));
+    hand.turn();
+    assert_eq!(hand::read(&mut client), b"more\n");
+    // Bytes of a client show without that, and a timeout bounds the sleep.
+    assert_eq!(hand.worker.arm(), None);
+    client.write_all(b"pause\n").unwrap();
+    assert!(is_readable(&hand));
+    hand.turn();
+    assert!(hand.worker.arm().unwrap() < Duration::from_millis(40));
 }

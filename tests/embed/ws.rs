@@ -333,6 +333,22 @@ fn a_peer_that_answers_no_ping_is_gone_and_one_that_answers_stays() {
 }
 
 #[test]
+fn a_peer_that_is_paused_is_not_blamed_for_its_silence() {
+    let running = start(WsOptions { ping_every_ms: 50, ..WsOptions::default() });
+    let mut hushed = connect(&running);
+    hushed.send("hush".into()).unwrap();
+    running.until("it is paused", |sum| sum.messages_in == 1);
+    // Came later, and says nothing either.
+    let mut silent = connect(&running);
+    let mut rest = Vec::new();
+    silent.get_mut().read_to_end(&mut rest).unwrap();
+    drop(silent);
+    running.until("the silent one is gone", |sum| sum.closed[4] == 1 && sum.open == 1);
+    assert_eq!(text(&mut hushed), "somebody left");
+    running.end(hushed);
+}
+
+#[test]
 fn a_close_frame_without_an_answer_is_not_waited_for() {
     let running = start(WsOptions { close_ms: 50, ..WsOptions::default() });
     let mut socket = connect(&running);
