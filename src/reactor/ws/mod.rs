@@ -7,7 +7,7 @@
 //! no faster than the other reads.
 //!
 //! ```
-//! use std::net::TcpStream;
+//! use std::net::{SocketAddr, TcpStream};
 //!
 //! use amp_relay::{
 //!     base::{Close, CloseCode, ConnToken, Fault},
@@ -15,6 +15,7 @@
 //!     reactor::{BoundAddr, Listen, Options, Peer, Reactor, Sent},
 //!     wire::http::{Head, Response},
 //! };
+//! use tungstenite::WebSocket; // the client of this example
 //!
 //! #[derive(Default)]
 //! struct Pairs {
@@ -66,6 +67,11 @@
 //!     }
 //! }
 //!
+//! fn connect(address: SocketAddr) -> Result<WebSocket<TcpStream>, Box<dyn std::error::Error>> {
+//!     let (socket, _answer) = tungstenite::client::client(format!("ws://{address}/pair"), TcpStream::connect(address)?)?;
+//!     Ok(socket)
+//! }
+//!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     // One worker, so that any two connections can be a pair.
 //!     let listeners = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
@@ -73,9 +79,7 @@
 //!     let BoundAddr::Tcp(address) = bound.local_addrs()[0] else { unreachable!("a TCP listener") };
 //!     let handle = bound.start(|_worker, _mailers| Ws::new(Pairs::default(), WsOptions::default()))?;
 //!
-//!     let connect = || tungstenite::client::client(format!("ws://{address}/pair"), TcpStream::connect(address)?);
-//!     let (mut one, _) = connect().map_err(|error| error.to_string())?;
-//!     let (mut two, _) = connect().map_err(|error| error.to_string())?;
+//!     let (mut one, mut two) = (connect(address)?, connect(address)?);
 //!     one.send("hello".into())?;
 //!     assert_eq!(two.read()?, "hello".into());
 //!     one.close(None)?;
