@@ -36,7 +36,7 @@ impl<M: Send + 'static> Running<M> {
     fn tcp(&self) -> SocketAddr {
         let tcp = self.addrs.iter().find_map(|addr| match addr {
             BoundAddr::Tcp(address) => Some(*address),
-            _ => None,
+            BoundAddr::Unix(_) => None,
         });
         tcp.unwrap()
     }

@@ -18,7 +18,6 @@ pub enum Listen {
 
 /// An address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum BoundAddr {
     /// A TCP address with its port.
     Tcp(SocketAddr),
@@ -37,7 +36,6 @@ impl fmt::Display for BoundAddr {
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum PeerAddr {
     /// Over TCP.
     Tcp(SocketAddr),

@@ -102,8 +102,8 @@ impl Protocol for Lines {
 
     fn accept(&mut self, _: &mut Io<'_, Self>, peer: &Peer) -> Result<Conn, Refuse> {
         let uid = match peer.addr {
+            PeerAddr::Tcp(_) => None,
             PeerAddr::Unix { uid } => uid,
-            _ => None,
         };
         Ok(Conn { uid })
     }
