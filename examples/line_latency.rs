@@ -271,6 +271,7 @@ fn relay(folder: &Path, workers: usize) -> Result<(Server, DataFolder, Identity)
         first_session: false,
         services: amp_relay::server::Services::default(),
         amp_verify: amp_relay::server::Verify::default(),
+        ws_deflate: amp_relay::server::Deflate::default(),
     };
     let server = Server::start(&options, data.host_key()?)?;
     Ok((server, data, Identity::from_key(key, "the relay's own client key")))

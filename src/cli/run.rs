@@ -76,6 +76,7 @@ fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Sign
         first_session: session,
         services: Services::default(),
         amp_verify: settings.amp_verify.value,
+        ws_deflate: settings.ws_deflate.value,
     };
     // From here on a signal is kept until it can be obeyed: whoever reads that we listen may end us in the next moment.
     // Not before, so that a question at the first run can be left with Ctrl-C.

@@ -101,6 +101,19 @@ pub enum Verify {
     All,
 }
 
+/// Whether messages are compressed for the peers that offer permessage-deflate (RFC 7692).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deflate {
+    /// It is agreed on with nobody.
+    #[default]
+    Off,
+    /// Each message by itself, so that no connection keeps a window. Needs the feature `deflate`.
+    On,
+    /// With windows that are kept between messages where the peer agrees, up to 420 KiB a connection and for no more
+    /// connections of a worker than [`WsOptions::default`] says. Needs the feature `deflate`.
+    Takeover,
+}
+
 /// How a relay is to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -126,6 +139,8 @@ pub struct Options {
     pub services: Services,
     /// Which signatures of agents are checked.
     pub amp_verify: Verify,
+    /// Whether messages are compressed, on every path.
+    pub ws_deflate: Deflate,
 }
 
 /// Why a relay did not start.
@@ -194,6 +209,7 @@ impl Rest {
         let began_ms = reactor::now().unix_ms;
         let did = did_of(host_key.public_key()).ok_or_else(|| option("the host key must be an Ed25519 key"))?;
         let hosts = HostPolicy::new(&options.hosts).map_err(|error| option(error.to_string()))?;
+        let ws = ws_options(options.ws_deflate, hosts)?;
         let mut profile = default_profile(&options.folders);
         profile.resolve(&SystemFolders).map_err(StartError::Option)?;
         let greeting = Arc::new(greeting(&host_key, &did, &profile)?);
@@ -254,7 +270,6 @@ impl Rest {
         let first = options.first_session.then_some(create);
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
-        let ws = WsOptions { hosts, message_max: MESSAGE_MAX, ..WsOptions::default() };
         let handlers = Handlers {
             greeting,
             crypto: crypto.clone(),
@@ -374,6 +389,27 @@ fn rand_secret() -> Result<u64, StartError> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
+/// The settings of the WebSocket layer.
+fn ws_options(deflate: Deflate, hosts: HostPolicy) -> Result<WsOptions, StartError> {
+    let ws = WsOptions { hosts, message_max: MESSAGE_MAX, ..WsOptions::default() };
+    match deflate {
+        Deflate::Off => Ok(ws),
+        Deflate::On => compressing(ws, false),
+        Deflate::Takeover => compressing(ws, true),
+    }
+}
+
+#[cfg(feature = "deflate")]
+fn compressing(ws: WsOptions, takeover: bool) -> Result<WsOptions, StartError> {
+    use crate::wire::ws::deflate::DeflateOptions;
+    Ok(WsOptions { deflate: Some(DeflateOptions { takeover, ..DeflateOptions::default() }), ..ws })
+}
+
+#[cfg(not(feature = "deflate"))]
+fn compressing(_: WsOptions, _: bool) -> Result<WsOptions, StartError> {
+    Err(option("permessage-deflate was asked for, and this program was built without it (the feature `deflate`)"))
+}
+
 fn option(message: impl Into<String>) -> StartError {
     StartError::Option(message.into())
 }
@@ -418,6 +454,19 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_compression_gets_it_or_an_error() {
+        let made = |deflate| ws_options(deflate, HostPolicy::default());
+        assert!(made(Deflate::Off).is_ok());
+        for (deflate, takeover) in [(Deflate::On, false), (Deflate::Takeover, true)] {
+            let made = made(deflate);
+            #[cfg(feature = "deflate")]
+            assert_eq!(made.expect("built with it").deflate.map(|options| options.takeover), Some(takeover));
+            #[cfg(not(feature = "deflate"))]
+            assert!(made.is_err_and(|error| error.to_string().contains("feature `deflate`")), "{takeover}");
+        }
+    }
+
+    #[test]
     fn a_relay_that_has_lost_a_thread_ends() {
         let folder = tempfile::tempdir().expect("a folder");
         let options = Options {
@@ -432,6 +481,7 @@ mod tests {
             first_session: false,
             services: Services::default(),
             amp_verify: Verify::default(),
+            ws_deflate: Deflate::default(),
         };
         let key = || PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
         let lost_crypto = Server::start(&options, key()).expect("started");

@@ -11,7 +11,7 @@ use std::{
 
 use amp_relay::{
     reactor::{self, BoundAddr, Listen, WorkerCounters},
-    server::{Agent as Runs, Hosted, Options, Services, Verify},
+    server::{Agent as Runs, Deflate, Hosted, Options, Services, Verify},
     wire::{
         amp::{Builder, Dialect, Frame, Header, Id, To, Type, body, parse},
         cbor,
@@ -70,6 +70,7 @@ pub fn options(keys: &[Key]) -> (Options, TempDir) {
         first_session: false,
         services: Services::default(),
         amp_verify: Verify::Hello,
+        ws_deflate: Deflate::Off,
     };
     (options, folder)
 }

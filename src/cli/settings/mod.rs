@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Args, parser::ValueSource};
 
-use crate::{reactor::Listen, server::Verify};
+use crate::{
+    reactor::Listen,
+    server::{Deflate, Verify},
+};
 
 pub(crate) use show::show;
 pub(crate) use value::{LogFormat, Millis};
@@ -53,6 +56,9 @@ pub(crate) struct RelayArgs {
     /// Whose signatures the relay checks: `hello`, or `all` messages of agents [default: hello]
     #[arg(long, value_name = "WHICH", env = "AMP_RELAY_AMP_VERIFY")]
     amp_verify: Option<String>,
+    /// Compress messages for peers that offer it: `off`, `on`, or `takeover` with kept windows [default: off]
+    #[arg(long, value_name = "HOW", env = "AMP_RELAY_WS_DEFLATE")]
+    ws_deflate: Option<String>,
     /// What to log: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", env = "AMP_RELAY_LOG")]
     log: Option<String>,
@@ -95,12 +101,13 @@ pub(crate) struct Settings {
     pub(crate) host: Sourced<Vec<String>>,
     pub(crate) grace: Sourced<Millis>,
     pub(crate) amp_verify: Sourced<Verify>,
+    pub(crate) ws_deflate: Sourced<Deflate>,
     pub(crate) log: Sourced<log::LevelFilter>,
     pub(crate) log_format: Sourced<LogFormat>,
 }
 
 /// The names that a config file may hold, in the order `config show` prints them.
-pub(crate) const NAMES: [&str; 13] = [
+pub(crate) const NAMES: [&str; 14] = [
     "data",
     "listen",
     "keys",
@@ -112,6 +119,7 @@ pub(crate) const NAMES: [&str; 13] = [
     "host",
     "grace",
     "amp.verify",
+    "ws.deflate",
     "log",
     "log_format",
 ];
@@ -206,6 +214,9 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
         amp_verify: layers
             .parsed("amp.verify", args.amp_verify.as_deref(), value::verify)?
             .unwrap_or_else(|| default(Verify::default())),
+        ws_deflate: layers
+            .parsed("ws.deflate", args.ws_deflate.as_deref(), value::deflate)?
+            .unwrap_or_else(|| default(Deflate::default())),
         log: layers.parsed("log", args.log.as_deref(), value::level)?.unwrap_or(default(log::LevelFilter::Info)),
         log_format: layers
             .parsed("log_format", args.log_format.as_deref(), value::format)?

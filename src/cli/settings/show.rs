@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::{LogFormat, Origin, Settings};
-use crate::{reactor::Listen, server::Verify};
+use crate::{
+    reactor::Listen,
+    server::{Deflate, Verify},
+};
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,8 +21,22 @@ impl fmt::Display for Origin {
 
 /// The settings as a config file, each line with the origin of its value as a comment.
 pub(crate) fn show(settings: &Settings) -> String {
-    let Settings { data, listen, keys, claude, demo, folder, workers, pin, host, grace, amp_verify, log, log_format } =
-        settings;
+    let Settings {
+        data,
+        listen,
+        keys,
+        claude,
+        demo,
+        folder,
+        workers,
+        pin,
+        host,
+        grace,
+        amp_verify,
+        ws_deflate,
+        log,
+        log_format,
+    } = settings;
     let listens: Vec<String> = listen.value.iter().map(listen_text).collect();
     let folders: Vec<String> = folder.value.iter().map(|path| path.display().to_string()).collect();
     let format = match log_format.value {
@@ -29,6 +46,11 @@ pub(crate) fn show(settings: &Settings) -> String {
     let verify = match amp_verify.value {
         Verify::Hello => "hello",
         Verify::All => "all",
+    };
+    let deflate = match ws_deflate.value {
+        Deflate::Off => "off",
+        Deflate::On => "on",
+        Deflate::Takeover => "takeover",
     };
     let claude_line = match &claude.value {
         Some(path) => ("claude", quoted(&path.display().to_string()), &claude.origin),
@@ -46,6 +68,7 @@ pub(crate) fn show(settings: &Settings) -> String {
         ("host", list(&host.value), &host.origin),
         ("grace", quoted(&grace.value.to_string()), &grace.origin),
         ("amp.verify", quoted(verify), &amp_verify.origin),
+        ("ws.deflate", quoted(deflate), &ws_deflate.origin),
         ("log", quoted(&log.value.to_string().to_lowercase()), &log.origin),
         ("log_format", quoted(format), &log_format.origin),
     ];

@@ -48,6 +48,20 @@ fn a_dotted_name_may_stand_in_a_table() {
 }
 
 #[test]
+fn compression_is_off_unless_it_is_asked_for() {
+    let deflate = |arguments: &[&str], file: &str| resolved(arguments, file).expect("good settings").ws_deflate;
+    assert_eq!((deflate(&[], "").value, deflate(&[], "").origin), (Deflate::Off, Origin::Default));
+    for (text, value) in [("off", Deflate::Off), ("on", Deflate::On), ("takeover", Deflate::Takeover)] {
+        let (dotted, table) = (format!("ws.deflate = {text:?}\n"), format!("[ws]\ndeflate = {text:?}\n"));
+        assert_eq!(deflate(&[], &dotted).value, value);
+        assert_eq!(deflate(&[], &table).value, value);
+        assert_eq!(deflate(&["--ws-deflate", text], "ws.deflate = \"off\"\n").value, value);
+        let shown = show(&resolved(&[], &dotted).expect("good settings"));
+        assert_eq!(deflate(&[], &shown).value, value, "{shown}");
+    }
+}
+
+#[test]
 fn an_unknown_name_is_an_error_with_a_suggestion_and_its_line() {
     let error = resolved(&[], "\nworker = 5\n").expect_err("an unknown name");
     assert!(error.contains("config.toml:2") && error.contains("did you mean `workers`?"), "{error}");
@@ -66,6 +80,9 @@ fn values_that_cannot_be_used_say_where_they_stand_and_what_is_wanted() {
         (&["--workers", "0"], "", &["--workers", "from 1 to"]),
         (&["--grace", "soon"], "", &["--grace", "10s"]),
         (&["--amp-verify", "some"], "", &["--amp-verify", "hello", "all"]),
+        (&["--ws-deflate", "yes"], "", &["--ws-deflate", "off", "on", "takeover"]),
+        (&[], "workers = 1\n[ws]\ndeflate = \"max\"", &["config.toml:3", "none of off, on and takeover"]),
+        (&[], "ws.deflate = true", &["config.toml:1", "text in quotes"]),
         (&["--log", "loud"], "", &["--log", "info"]),
         (&["--log-format", "xml"], "", &["--log-format", "json"]),
         (&["--folder", "/no/such/folder"], "", &["--folder", "/no/such/folder"]),

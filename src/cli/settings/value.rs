@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{base::ConnToken, reactor::Listen, server::Verify};
+use crate::{
+    base::ConnToken,
+    reactor::Listen,
+    server::{Deflate, Verify},
+};
 
 /// A time span in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +97,15 @@ pub(super) fn verify(text: &str) -> Result<Verify, String> {
         "hello" => Ok(Verify::Hello),
         "all" => Ok(Verify::All),
         _ => Err(format!("{text:?} is neither hello nor all")),
+    }
+}
+
+pub(super) fn deflate(text: &str) -> Result<Deflate, String> {
+    match text {
+        "off" => Ok(Deflate::Off),
+        "on" => Ok(Deflate::On),
+        "takeover" => Ok(Deflate::Takeover),
+        _ => Err(format!("{text:?} is none of off, on and takeover")),
     }
 }
 
