@@ -111,9 +111,13 @@ enum Planned {
     Piece(usize),
 }
 
-/// The queue. Idle it owns no memory.
+/// The queue. Idle it owns no memory, and is a pointer: every connection has one.
 #[derive(Debug, Default)]
-pub(super) struct SendQueue {
+pub(super) struct SendQueue(Option<Box<Container>>);
+
+/// What waits in a queue.
+#[derive(Debug, Default)]
+pub(super) struct Container {
     pieces: VecDeque<Piece>,
     bytes: usize,
 }
@@ -121,56 +125,47 @@ pub(super) struct SendQueue {
 impl SendQueue {
     /// Bytes that wait.
     pub(super) fn len(&self) -> usize {
-        self.bytes
+        self.0.as_ref().map_or(0, |container| container.bytes)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.len() == 0
     }
 
     /// Whether a container would be worth giving before the next push.
     pub(super) fn wants_container(&self) -> bool {
-        self.pieces.capacity() == 0
+        self.0.is_none()
     }
 
     /// Gives an empty container with memory of its own, so that a push need not allocate.
-    pub(super) fn give_container(&mut self, container: VecDeque<Piece>) {
-        debug_assert!(self.pieces.is_empty() && container.is_empty());
-        self.pieces = container;
+    pub(super) fn give_container(&mut self, container: Box<Container>) {
+        debug_assert!(self.is_empty() && container.bytes == 0);
+        self.0 = Some(container);
     }
 
     /// Takes the memory back once the queue is empty.
-    pub(super) fn take_container(&mut self) -> Option<VecDeque<Piece>> {
-        (self.pieces.is_empty() && self.pieces.capacity() > 0).then(|| std::mem::take(&mut self.pieces))
+    pub(super) fn take_container(&mut self) -> Option<Box<Container>> {
+        self.0.take_if(|container| container.bytes == 0)
     }
 
     pub(super) fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
-            self.bytes += bytes.len();
-            self.pieces.push_back(Piece::Owned(bytes));
+            let container = self.0.get_or_insert_default();
+            container.bytes += bytes.len();
+            container.pieces.push_back(Piece::Owned(bytes));
         }
     }
 
     /// Adds a range; one that continues the last piece extends it.
     pub(super) fn push_range(&mut self, range: Range) {
-        if range.len() == 0 {
-            return;
+        if range.len() > 0 {
+            self.0.get_or_insert_default().push_range(range);
         }
-        self.bytes += range.len();
-        if let Some(Piece::Range(last)) = self.pieces.back_mut()
-            && last.buffer == range.buffer
-            && last.end == range.start
-        {
-            last.end = range.end;
-            return;
-        }
-        self.pieces.push_back(Piece::Range(range));
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        self.pieces.clear();
-        self.bytes = 0;
+        self.0 = None;
     }
 
     /// Writes until the queue is empty or the kernel takes no more.
@@ -183,6 +178,31 @@ impl SendQueue {
         turn: &TurnBuffers<'_>,
         scratch: &mut Scratch,
     ) -> io::Result<Wrote> {
+        self.0.as_mut().map_or(Ok(Wrote::default()), |container| container.write(to, turn, scratch))
+    }
+
+    /// Makes every range owned, neighbours together: the turn's buffers may be used again after this.
+    pub(super) fn own(&mut self, turn: &TurnBuffers<'_>) {
+        if let Some(container) = &mut self.0 {
+            container.own(turn);
+        }
+    }
+}
+
+impl Container {
+    fn push_range(&mut self, range: Range) {
+        self.bytes += range.len();
+        if let Some(Piece::Range(last)) = self.pieces.back_mut()
+            && last.buffer == range.buffer
+            && last.end == range.start
+        {
+            last.end = range.end;
+            return;
+        }
+        self.pieces.push_back(Piece::Range(range));
+    }
+
+    fn write<W: Write>(&mut self, to: &mut W, turn: &TurnBuffers<'_>, scratch: &mut Scratch) -> io::Result<Wrote> {
         let mut wrote = Wrote::default();
         while self.bytes > 0 {
             let result = match self.pieces.len() {
@@ -253,8 +273,7 @@ impl SendQueue {
         }
     }
 
-    /// Makes every range owned, neighbours together: the turn's buffers may be used again after this.
-    pub(super) fn own(&mut self, turn: &TurnBuffers<'_>) {
+    fn own(&mut self, turn: &TurnBuffers<'_>) {
         if !self.pieces.iter().any(|piece| matches!(piece, Piece::Range(_))) {
             return;
         }
@@ -295,7 +314,9 @@ fn write_slices<'a, const N: usize, W: Write>(
 /// Spare containers of a worker: whoever writes in a turn borrows one for that turn.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    containers: Vec<VecDeque<Piece>>,
+    // Boxed, as queues hold them: to lend one moves a pointer.
+    #[expect(clippy::vec_box, reason = "queues hold boxes")]
+    containers: Vec<Box<Container>>,
     /// Pieces that they have room for, all together.
     room: usize,
 }
@@ -307,9 +328,9 @@ impl Pool {
     const ROOM_MAX: usize = 64 * 1024;
 
     /// A container for a queue that has none.
-    pub(super) fn take(&mut self) -> Option<VecDeque<Piece>> {
+    pub(super) fn take(&mut self) -> Option<Box<Container>> {
         let container = self.containers.pop()?;
-        self.room -= container.capacity();
+        self.room -= container.pieces.capacity();
         Some(container)
     }
 
@@ -317,9 +338,9 @@ impl Pool {
     pub(super) fn recycle(&mut self, queue: &mut SendQueue) {
         if let Some(container) = queue.take_container()
             && self.containers.len() < Self::CONTAINERS_MAX
-            && self.room + container.capacity() <= Self::ROOM_MAX
+            && self.room + container.pieces.capacity() <= Self::ROOM_MAX
         {
-            self.room += container.capacity();
+            self.room += container.pieces.capacity();
             self.containers.push(container);
         }
     }
@@ -396,7 +417,13 @@ mod tests {
                 queue.write(&mut kernel, &turn, &mut scratch).unwrap();
                 // After the first turn the buffers are gone.
                 queue.own(&turn);
-                assert!(!queue.pieces.iter().any(|piece| matches!(piece, Piece::Range(_))));
+                assert!(
+                    !queue
+                        .0
+                        .iter()
+                        .flat_map(|container| &container.pieces)
+                        .any(|piece| matches!(piece, Piece::Range(_)))
+                );
                 turns += 1;
                 assert!(turns < 10_000, "step {step} does not end");
             }
@@ -442,12 +469,13 @@ mod tests {
     fn the_pool_is_bounded_by_what_it_has_room_for() {
         let mut pool = Pool::default();
         for room in [Pool::ROOM_MAX / 2, Pool::ROOM_MAX, 16, Pool::ROOM_MAX / 2] {
-            let mut queue = SendQueue { pieces: VecDeque::with_capacity(room), bytes: 0 };
+            let container = Container { pieces: VecDeque::with_capacity(room), bytes: 0 };
+            let mut queue = SendQueue(Some(Box::new(container)));
             pool.recycle(&mut queue);
-            assert!(!queue.pieces.is_empty() || queue.pieces.capacity() == 0, "an idle queue owns nothing");
+            assert!(queue.wants_container(), "an idle queue owns nothing");
         }
         assert_eq!(pool.room, Pool::ROOM_MAX / 2 + 16);
-        assert_eq!(pool.take().map(|container| container.capacity()), Some(16));
+        assert_eq!(pool.take().map(|container| container.pieces.capacity()), Some(16));
         assert!(pool.take().is_some() && pool.take().is_none());
         assert_eq!(pool.room, 0);
     }
@@ -458,7 +486,7 @@ mod tests {
         queue.push_range(Range { buffer: ARENA, start: 0, end: 10 });
         queue.push_range(Range { buffer: ARENA, start: 10, end: 20 });
         queue.push_range(Range { buffer: OUT, start: 20, end: 30 });
-        assert_eq!((queue.pieces.len(), queue.len()), (2, 30));
+        assert_eq!((queue.0.as_ref().map(|container| container.pieces.len()), queue.len()), (Some(2), 30));
         queue.clear();
         assert!(queue.is_empty());
     }

@@ -7,7 +7,7 @@ use crate::base::ConnToken;
 
 /// Slots that there is room for from the beginning. An allocation of megabytes is a mapping of its own, which costs
 /// nothing before it is written to and grows in place; one that grows from little leaves a hole behind each time.
-const ROOM: usize = 16 * 1024;
+const ROOM: usize = 64 * 1024;
 
 /// Values named by tokens.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Slots<T> {
 impl<T> Slots<T> {
     /// An empty slab of this worker.
     pub(super) fn new(worker: u16) -> Self {
-        Self { worker, slab: Slab::with_capacity(ROOM), generations: Vec::new() }
+        Self { worker, slab: Slab::with_capacity(ROOM), generations: Vec::with_capacity(ROOM) }
     }
 
     /// Keeps a value. It comes back when every slot that a token can name is in use.

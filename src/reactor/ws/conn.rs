@@ -29,14 +29,12 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub struct WsConn<C> {
     pub(super) app: Option<C>,
-    /// Until the request is answered.
-    pub(super) peer: Option<Box<Peer>>,
+    /// What an open WebSocket that nobody closes has no need of.
+    rare: Option<Box<Rare>>,
     pub(super) decoder: Decoder,
     /// What was agreed on compression.
     pub(super) deflate: Own,
     pub(super) phase: Phase,
-    /// Why it will have been closed, once the close handshake is over.
-    pub(super) ending: Option<Box<Close>>,
     /// The layer's own deadline: handshake, ping or close. `u64::MAX` is none.
     pub(super) next_ms: u64,
     /// The handler's deadline.
@@ -49,15 +47,39 @@ pub struct WsConn<C> {
     missed: u8,
 }
 
+/// What a connection has at its beginning or at its end.
+#[derive(Debug)]
+enum Rare {
+    /// Who it is, until the request is answered.
+    Peer(Peer),
+    /// Why it will have been closed, once the close handshake is over.
+    Ending(Close),
+}
+
 impl<C> WsConn<C> {
+    /// Who it is, once: until the request is answered.
+    pub(super) fn take_peer(&mut self) -> Option<Peer> {
+        match *self.rare.take_if(|rare| matches!(**rare, Rare::Peer(_)))? {
+            Rare::Peer(peer) => Some(peer),
+            Rare::Ending(_) => None,
+        }
+    }
+
+    /// Why it will have been closed, once: where the close handshake has begun.
+    pub(super) fn take_ending(&mut self) -> Option<Close> {
+        match *self.rare.take_if(|rare| matches!(**rare, Rare::Ending(_)))? {
+            Rare::Ending(why) => Some(why),
+            Rare::Peer(_) => None,
+        }
+    }
+
     pub(super) fn new(peer: &Peer, now: Now, handshake_ms: u64) -> Self {
         Self {
             app: None,
-            peer: Some(Box::new(*peer)),
+            rare: Some(Box::new(Rare::Peer(*peer))),
             decoder: Decoder::new(Role::Server),
             deflate: Default::default(),
             phase: Phase::Head,
-            ending: None,
             next_ms: now.mono_ms.saturating_add(handshake_ms),
             app_ms: u64::MAX,
             message_max: u32::MAX,
@@ -90,7 +112,7 @@ impl<C> WsConn<C> {
     /// The close frame is queued: waits for the peer's.
     pub(super) fn begin_close(&mut self, why: Close, now: Now, options: &WsOptions) {
         self.phase = Phase::Closing;
-        self.ending = Some(Box::new(why));
+        self.rare = Some(Box::new(Rare::Ending(why)));
         self.next_ms = now.mono_ms.saturating_add(options.close_ms);
         self.app_ms = u64::MAX;
     }
@@ -113,8 +135,8 @@ impl<C> WsConn<C> {
     /// The peer's close frame: an answer to ours, or the beginning. Either way the server closes TCP first
     /// (RFC 6455 section 7.1.1).
     pub(super) fn peer_closes<H: WsHandler<Conn = C>>(&mut self, io: &mut Io<'_, Ws<H>>, code: Option<CloseCode>) {
-        let why = match self.ending.take() {
-            Some(ours) => *ours,
+        let why = match self.take_ending() {
+            Some(ours) => ours,
             None => {
                 let answer = match code {
                     Some(code) => close_frame(code, ""),
@@ -135,7 +157,7 @@ impl<C> WsConn<C> {
             Phase::Head => io.close(io.token(), Close::TimedOut),
             Phase::Closing => {
                 self.phase = Phase::Over;
-                io.close(io.token(), self.ending.take().map_or(Close::TimedOut, |why| *why));
+                io.close(io.token(), self.take_ending().unwrap_or(Close::TimedOut));
             }
             Phase::Over => {}
             Phase::Open => {
@@ -190,6 +212,6 @@ mod tests {
     fn an_idle_websocket_is_small() {
         // The slot is all that an idle connection costs here: queue, kept bytes and decoder own nothing then.
         let bytes = size_of::<Slot<WsConn<()>>>();
-        assert!(bytes <= 200, "{bytes} bytes");
+        assert!(bytes <= 152, "{bytes} bytes");
     }
 }

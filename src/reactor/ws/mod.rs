@@ -342,7 +342,7 @@ impl<H: WsHandler> Ws<H> {
         if let Err(response) = checked {
             return Ok(respond(conn, io, &response, only_head, bytes.len()));
         }
-        let Some(peer) = conn.peer.take() else { return Ok(bytes.len()) };
+        let Some(peer) = conn.take_peer() else { return Ok(bytes.len()) };
         let mut hands = WsIo::new(io.reborrow(), &self.options, &mut self.deflating);
         let answer = self.handler.request(&head, &peer, &mut hands);
         let (app, subprotocol, mut headers) = match answer {
@@ -522,7 +522,7 @@ impl<H: WsHandler> Protocol for Ws<H> {
 
     fn eof(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
         // Without a close frame it is a broken connection, even if it ended in order.
-        let why = conn.ending.take().map_or(Close::Broken, |why| *why);
+        let why = conn.take_ending().unwrap_or(Close::Broken);
         conn.phase = Phase::Over;
         io.close(io.token(), why);
     }

@@ -89,7 +89,7 @@ pub(super) trait Named {
 
 /// Entries that there is room for from the beginning. An allocation of megabytes is a mapping of its own, which costs
 /// nothing before it is written to and grows in place; one that grows from little leaves a hole behind each time.
-const ROOM: usize = 16 * 1024;
+const ROOM: usize = 64 * 1024;
 
 /// Entries by DID. An id is a worker's own and valid until the entry is removed.
 pub(super) struct Table<E> {
