@@ -1,8 +1,8 @@
 //! How many instructions a message costs, counted by valgrind: figures that no other load on the machine changes, so
 //! that they can be held to limits (`tests/data/instructions.toml`).
 //!
-//!     cargo bench --bench instructions               counts, and fails above a limit
-//!     cargo bench --bench instructions -- --write    counts, and writes the limits anew, with their head-room
+//!     cargo bench --features relay,deflate --bench instructions               counts, and fails above a limit
+//!     cargo bench --features relay,deflate --bench instructions -- --write    counts, and writes the limits anew
 //!
 //! The program runs itself under callgrind, each operation N and 2 N times: the difference is what N of them cost, and
 //! nothing of the start is in it. Without valgrind it says so and counts nothing; where CI=true it fails.
