@@ -1,4 +1,4 @@
-//! Streams of messages from one agent to another on the same worker, each judged by itself: the relay knows the next
+//! Streams of messages from one agent to another, on the same worker or on another, each judged by itself: the relay knows the next
 //! message of a stream by what it has in common with the one before, and nobody may tell by what it does.
 #![cfg(feature = "cli")]
 
@@ -15,15 +15,15 @@ use support::{
 
 const DAY_MS: u64 = 86_400_000;
 
-/// A relay, a sender, and a receiver on the sender's worker.
-fn neighbours(keys: Keys) -> (Relay, Agent, Agent) {
+/// A relay, a sender, and a receiver on the sender's worker or on the other one.
+fn pair(keys: Keys, together: bool) -> (Relay, Agent, Agent) {
     let (one, two) = (AgentKey::new(), AgentKey::new());
     let relay = Relay::options(&[]).keys(&[one.line("agent"), two.line("agent")].concat()).start();
     let mut sender = Agent::connect(&relay.tcp(), &one);
     let home = worker_of(&relay, &mut sender);
-    let receiver = until("an agent is on the sender's worker", || {
+    let receiver = until("an agent is on the right worker", || {
         let mut agent = Agent::connect_with(&relay.tcp(), &two, keys);
-        (worker_of(&relay, &mut agent) == home).then_some(agent)
+        ((worker_of(&relay, &mut agent) == home) == together).then_some(agent)
     });
     let two = receiver.key.did.clone();
     until("the receiver is alone", || {
@@ -57,7 +57,12 @@ fn arrive(receiver: &mut Agent, sent: &[Vec<u8>]) {
 
 #[test]
 fn a_message_within_a_stream_is_judged_by_itself() {
-    let (_relay, mut sender, mut receiver) = neighbours(Keys::Text);
+    judged(true);
+    judged(false);
+}
+
+fn judged(together: bool) {
+    let (_relay, mut sender, mut receiver) = pair(Keys::Text, together);
     let key = receiver.key.clone();
     let stranger = AgentKey::new();
     let now = now_ms();
@@ -85,7 +90,12 @@ fn a_message_within_a_stream_is_judged_by_itself() {
 
 #[test]
 fn what_is_no_message_within_a_stream_is_refused() {
-    let (_relay, mut sender, mut receiver) = neighbours(Keys::Text);
+    refused(true);
+    refused(false);
+}
+
+fn refused(together: bool) {
+    let (_relay, mut sender, mut receiver) = pair(Keys::Text, together);
     let key = receiver.key.clone();
     let mut sent = burst(&mut sender, &key, 0, 20);
     let good = sender.draft(typ::MESSAGE, &key, &json!([1, 2])).signed(&sender.key, Keys::Text);
@@ -107,7 +117,12 @@ fn what_is_no_message_within_a_stream_is_refused() {
 
 #[test]
 fn a_stream_goes_where_its_receiver_is() {
-    let (relay, mut sender, mut receiver) = neighbours(Keys::Text);
+    moved(true);
+    moved(false);
+}
+
+fn moved(together: bool) {
+    let (relay, mut sender, mut receiver) = pair(Keys::Text, together);
     let key = receiver.key.clone();
     let sent = burst(&mut sender, &key, 0, 20);
     arrive(&mut receiver, &sent);
@@ -132,7 +147,12 @@ fn a_stream_goes_where_its_receiver_is() {
 
 #[test]
 fn a_receiver_with_integer_keys_gets_a_stream_in_its_keys() {
-    let (_relay, mut sender, mut receiver) = neighbours(Keys::Int);
+    rekeyed(true);
+    rekeyed(false);
+}
+
+fn rekeyed(together: bool) {
+    let (_relay, mut sender, mut receiver) = pair(Keys::Int, together);
     let key = receiver.key.clone();
     burst(&mut sender, &key, 0, 40);
     let last = receiver.wait_for("all of the stream", |agent| agent.of(typ::MESSAGE).get(39).cloned().cloned());

@@ -59,6 +59,8 @@ impl Worker {
             self.agents.marks.next();
         }
         let mut high = Vec::new();
+        // Whether what follows can go the same way.
+        let mut streams = false;
         for to in view.header.to.iter() {
             let again = self.agents.directory.route_again(to);
             let did = if again.is_some() { to } else { did_base(to) };
@@ -77,6 +79,7 @@ impl Worker {
                         }
                     }
                     rest.absent |= !handed;
+                    streams = handed && tokens.len() == 1;
                 }
                 _ if named.as_mut().is_some_and(|named| !named.insert(did)) => {}
                 // Nobody can prove our names, so that they are never found here.
@@ -89,9 +92,13 @@ impl Worker {
                         sender: io.token(),
                     });
                     self.agents.directory.send(key, did, Some(io.token()), owned.clone());
+                    streams = true;
                 }
                 Route::Absent => rest.absent = true,
             }
+        }
+        if streams && !several {
+            self.amp_learn(io.token(), view);
         }
         let peer = io.token();
         for receiver in high {
@@ -116,9 +123,7 @@ impl Worker {
         if sent == Sent::Closed {
             return false;
         }
-        if self.agents.checks.is_none() {
-            self.agents.stream.learn(io.token(), view);
-        }
+        self.amp_learn(io.token(), view);
         true
     }
 

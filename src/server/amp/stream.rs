@@ -1,15 +1,19 @@
-//! Streams: messages that follow one another from one connection to another and differ in id, time, signature and body
+//! Streams: messages that follow one another from one connection to one recipient and differ in id, time, signature and body
 //! alone. What passed every check and found its way is enough to know of the next one, but for its time and its id.
 //!
 //! Must not decide anything otherwise than the whole way ([`Worker::amp_message`]) would: whatever is not as before goes
 //! there.
 
-use super::{AgentConn, route};
+use super::{AgentConn, Parcel, route};
 use crate::{
     base::ConnToken,
-    reactor::{Sent, ws::Data},
+    reactor::{
+        Sent,
+        ws::{Data, Framed},
+    },
+    relay::directory::Route,
     server::worker::{Io, Worker},
-    wire::amp::{EnvelopeView, Prediction, To},
+    wire::amp::{EnvelopeView, Prediction, To, did_base},
 };
 
 /// Messages of other streams that are let pass before another one is learned, after one that nothing followed.
@@ -31,7 +35,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Learns a message that was handed to the one connection of its recipient.
+    /// Learns a message that was handed to the one connection of its recipient, or sent to another worker.
     pub(super) fn learn(&mut self, sender: ConnToken, view: &EnvelopeView<'_>) {
         let To::One(to) = view.header.to else { return };
         if self.patience > 0 {
@@ -47,11 +51,18 @@ impl Stream {
         self.sender = self.prediction.learn(view).then_some(sender);
         self.ttl = view.header.ttl;
         self.to.clear();
-        self.to.push_str(to);
+        self.to.push_str(did_base(to));
     }
 }
 
 impl Worker {
+    /// Learns a message, unless the signature of each is checked.
+    pub(super) fn amp_learn(&mut self, sender: ConnToken, view: &EnvelopeView<'_>) {
+        if self.agents.checks.is_none() {
+            self.agents.stream.learn(sender, view);
+        }
+    }
+
     /// Hands a message on if it continues the stream. False: nothing was done, it has to go the whole way.
     #[inline]
     pub(super) fn amp_continue(&mut self, agent: &AgentConn, io: &mut Io<'_>, frame: &[u8], data: Data<'_>) -> bool {
@@ -66,11 +77,21 @@ impl Worker {
         let changes = self.agents.directory.changes();
         let token = match stream.receiver {
             Some((token, since)) if since == changes => token,
-            _ => {
-                let Some(&[token]) = self.agents.directory.route_again(&stream.to) else { return false };
-                stream.receiver = Some((token, changes));
-                token
-            }
+            _ => match self.agents.directory.route(&stream.to) {
+                Route::Local(&[token]) => {
+                    stream.receiver = Some((token, changes));
+                    token
+                }
+                Route::Elsewhere(key) => {
+                    stream.followed = true;
+                    let (framed, sender) = (Framed::binary(frame), io.token());
+                    let parcel = Parcel { framed, dialect: Prediction::DIALECT, sender };
+                    self.agents.directory.send(key, &stream.to, Some(sender), parcel);
+                    self.amp_events(io);
+                    return true;
+                }
+                _ => return false,
+            },
         };
         let dialect = agent.connection.dialect();
         let wanted = |receiver: Option<&_>| route::dialect_of(receiver, dialect) == Prediction::DIALECT;
