@@ -71,6 +71,12 @@ impl WsHandler for Chat {
                 io.set_timeout(me, Some(1));
             }
             Data::Text("hush") => io.pause(me),
+            Data::Text("hoard") => {
+                io.pause(me);
+                let framed = Framed::text(&"x".repeat(32 * 1024));
+                // More than a kernel keeps for a peer that reads nothing, less than the queue may have.
+                (0..120).for_each(|_| drop(io.framed_to(me, &framed)));
+            }
             Data::Text("later") => io.set_timeout(me, Some(1)),
             Data::Text(text) if text.starts_with("all ") => {
                 io.broadcast(&Framed::text(text), Some(me));
@@ -346,6 +352,15 @@ fn a_peer_that_is_paused_is_not_blamed_for_its_silence() {
     running.until("the silent one is gone", |sum| sum.closed[4] == 1 && sum.open == 1);
     assert_eq!(text(&mut hushed), "somebody left");
     running.end(hushed);
+}
+
+#[test]
+fn a_peer_that_is_paused_and_takes_nothing_is_not_waited_for() {
+    let running = start(WsOptions { ping_every_ms: 50, ..WsOptions::default() });
+    let mut hoarder = connect(&running);
+    hoarder.send("hoard".into()).unwrap();
+    running.until("it is given up", |sum| sum.closed[4] == 1);
+    running.end(hoarder);
 }
 
 #[test]

@@ -161,8 +161,10 @@ impl<C> WsConn<C> {
             }
             Phase::Over => {}
             Phase::Open => {
-                // Who is not read cannot be heard.
-                if std::mem::take(&mut self.heard) | io.is_paused(io.token()) {
+                // Who is not read cannot be heard. But who takes nothing either is not waited for: senders that wait for
+                // each other, or one for itself, would do so for ever.
+                let is_held = io.is_paused(io.token()) && !io.is_blocked(io.token());
+                if std::mem::take(&mut self.heard) | is_held {
                     self.missed = 0;
                 } else if self.missed >= options.pings_missed_max {
                     io.close(io.token(), Close::TimedOut);

@@ -252,7 +252,8 @@ pub struct WsOptions {
     /// How long a request head may take, from accepting on (408 after that). Its size is limited by [`http::HEAD_MAX`].
     pub handshake_ms: u64,
     /// How often an open connection is looked at: one that was silent since the last look is pinged. 0 means never. One
-    /// that is paused is not read, so its silence is not held against it: whoever pauses must see to its end.
+    /// that is paused is not read, so its silence is not held against it, unless it takes nothing either: whoever pauses
+    /// must see to its end.
     pub ping_every_ms: u64,
     /// A connection that is silent at one more look after so many pings in a row is closed
     /// ([`TimedOut`](Close::TimedOut)). Whatever it sends is a sign of life.

@@ -51,7 +51,10 @@ impl Stream {
         self.sender = self.prediction.learn(view).then_some(sender);
         self.ttl = view.header.ttl;
         self.to.clear();
-        self.to.push_str(did_base(to));
+        // Otherwise it may be of any length.
+        if self.sender.is_some() {
+            self.to.push_str(did_base(to));
+        }
     }
 }
 

@@ -15,6 +15,9 @@ const ID_END: usize = ID_AT + size_of::<Id>();
 /// What stands between the recipient and the bytes of the time.
 const TS: &[u8; 4] = b"\x62ts\x1b";
 
+/// Most bytes that are learned: what has more around its body is read each time.
+const LEARNED_MAX: usize = 4 * 1024;
+
 /// A message that was read, to recognize others by.
 #[derive(Debug, Default)]
 pub struct Prediction {
@@ -40,10 +43,13 @@ impl Prediction {
     pub const DIALECT: Dialect = Dialect::Text;
 
     /// Learns a message in place of the one before. Says whether it can serve: it has text keys, in deterministic order
-    /// up to the body, and one recipient.
+    /// up to the body, one recipient, and little around the body.
     pub fn learn(&mut self, view: &EnvelopeView<'_>) -> bool {
         self.learned.clear();
         let Some((ts_at, sig_at, body)) = places(view) else { return false };
+        if view.frame.len() - body.len() > LEARNED_MAX {
+            return false;
+        }
         (self.ts_at, self.sig_at, self.body_at) = (ts_at, sig_at, body.start);
         self.learned.extend_from_slice(&view.frame[..body.start]);
         self.learned.extend_from_slice(&view.frame[body.end..]);
@@ -158,6 +164,15 @@ mod tests {
         int.write(Dialect::Int, Some(&[1; SIG_BYTES]), &mut out).expect("expressible");
         assert!(!prediction.learn(&view(&out)), "integer keys");
         assert_eq!(prediction.recognize(&out), None);
+        for (len, serves) in [(LEARNED_MAX / 2, true), (LEARNED_MAX, false)] {
+            out.clear();
+            let thread_id = vec![7; len];
+            let header = Header { thread_id: Some(&thread_id), ..header(To::One("did:web:b")) };
+            let long = Builder::new(header).body(b"\xf6");
+            long.write(Dialect::Text, Some(&[1; SIG_BYTES]), &mut out).expect("expressible");
+            assert_eq!(prediction.learn(&view(&out)), serves, "{len} bytes of a thread's id");
+            assert_eq!(prediction.recognize(&out).is_some(), serves);
+        }
     }
 
     proptest! {
