@@ -75,7 +75,9 @@ impl WsHandler for Chat {
                 io.pause(me);
                 let framed = Framed::text(&"x".repeat(32 * 1024));
                 // More than a kernel keeps for a peer that reads nothing, less than the queue may have.
-                (0..120).for_each(|_| drop(io.framed_to(me, &framed)));
+                for _ in 0..120 {
+                    let _ = io.framed_to(me, &framed);
+                }
             }
             Data::Text("later") => io.set_timeout(me, Some(1)),
             Data::Text(text) if text.starts_with("all ") => {
