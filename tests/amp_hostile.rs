@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use support::{
     Agent, AgentKey, Keys, Ward,
-    agent::worker_of,
+    agent::beside,
     amp::{Draft, Message, array, bytes, head, hex, keyed, map, map_as_given, now_ms, text, typ, uint},
     http::frame,
     until,
@@ -411,11 +411,7 @@ fn broken_frames_end_the_connection() {
 /// A reader that does not read, and one who will write to it, on one worker or on two.
 fn deaf_and_talker(ward: &Ward, together: bool) -> (Agent, Agent) {
     let mut deaf = ward.agent();
-    let place = worker_of(&ward.relay, &mut deaf);
-    let talker = until("the talker is where it should be", || {
-        let mut agent = Agent::connect(&ward.relay.tcp(), &ward.healthy.key);
-        ((worker_of(&ward.relay, &mut agent) == place) == together).then_some(agent)
-    });
+    let talker = beside(&ward.relay, &mut deaf, together, &ward.healthy.key, Keys::Text);
     deaf.skip();
     (deaf, talker)
 }

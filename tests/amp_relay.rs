@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use support::{
     Agent, AgentKey, Keys, Relay,
-    agent::worker_of,
+    agent::{beside, presence, wait_alone},
     amp::{Draft, Message, To, bytes, cbor, hex, keyed, map, map_as_given, now_ms, text, typ, uint, unhex},
     until,
 };
@@ -249,14 +249,9 @@ fn ten_thousand_messages_keep_their_order_while_another_connection_comes_and_goe
     let (one, two) = (AgentKey::new(), AgentKey::new());
     let relay = relay(&[&one, &two]);
     let mut sender = Agent::connect(&relay.tcp(), &one);
-    let home = worker_of(&relay, &mut sender);
-    let mut receiver = until("an agent is on another worker", || {
-        let mut agent = Agent::connect(&relay.tcp(), &two);
-        let elsewhere = worker_of(&relay, &mut agent) != home;
-        elsewhere.then_some(agent)
-    });
+    let mut receiver = beside(&relay, &mut sender, false, &two, Keys::Text);
     // Connections that were on the wrong worker are gone before the first message.
-    until("the receiver is alone", || (presence(&mut sender).get(&two.did) == Some(&1)).then_some(()));
+    wait_alone(&mut sender, &two);
     let (lives, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let third_saw = thread::scope(|scope| {
         let over_at_last = Over(&over);
@@ -363,12 +358,8 @@ fn one_message_in_two_kinds_of_keys(together: bool) {
     let (texts, int_key) = (AgentKey::new(), AgentKey::new());
     let relay = relay(&[&texts, &int_key]);
     let mut texts = Agent::connect(&relay.tcp(), &texts);
-    let home = worker_of(&relay, &mut texts);
-    let mut ints = until("an agent is where it should be", || {
-        let mut agent = Agent::connect_with(&relay.tcp(), &int_key, Keys::Int);
-        ((worker_of(&relay, &mut agent) == home) == together).then_some(agent)
-    });
-    until("it is alone", || (presence(&mut texts).get(&int_key.did) == Some(&1)).then_some(()));
+    let mut ints = beside(&relay, &mut texts, together, &int_key, Keys::Int);
+    wait_alone(&mut texts, &int_key);
     texts.skip();
     ints.skip();
     let rekeyed = |from: &mut Agent, to: &mut Agent| {
@@ -475,14 +466,6 @@ fn an_unknown_type_for_the_relay_is_refused() {
     agent.send(&error);
     agent.ping();
     assert!(!agent.seen.iter().any(|message| message.answers(&error.id)), "an ERROR has no answer");
-}
-
-/// Who is here, by the relay's word: DIDs and how many connections each has.
-fn presence(agent: &mut Agent) -> HashMap<String, u64> {
-    let answer = agent.ask(&json!({"action": "agents"}));
-    let agents = answer["agents"].as_array().unwrap_or_else(|| panic!("{answer}"));
-    let one = |agent: &Value| Some((agent["did"].as_str()?.to_owned(), agent["connections"].as_u64()?));
-    agents.iter().map(|agent| one(agent).unwrap_or_else(|| panic!("{answer}"))).collect()
 }
 
 #[test]

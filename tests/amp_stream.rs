@@ -8,7 +8,7 @@ use serde_json::json;
 
 use support::{
     Agent, AgentKey, Keys, Relay,
-    agent::worker_of,
+    agent::{beside, wait_alone},
     amp::{Draft, now_ms, typ},
     until,
 };
@@ -20,17 +20,8 @@ fn pair(keys: Keys, together: bool) -> (Relay, Agent, Agent) {
     let (one, two) = (AgentKey::new(), AgentKey::new());
     let relay = Relay::options(&[]).keys(&[one.line("agent"), two.line("agent")].concat()).start();
     let mut sender = Agent::connect(&relay.tcp(), &one);
-    let home = worker_of(&relay, &mut sender);
-    let receiver = until("an agent is on the right worker", || {
-        let mut agent = Agent::connect_with(&relay.tcp(), &two, keys);
-        ((worker_of(&relay, &mut agent) == home) == together).then_some(agent)
-    });
-    let two = receiver.key.did.clone();
-    until("the receiver is alone", || {
-        let agents = sender.ask(&json!({"action": "agents"}));
-        let here = agents["agents"].as_array()?.iter().find(|agent| agent["did"] == two.as_str())?.clone();
-        (here["connections"] == 1).then_some(())
-    });
+    let receiver = beside(&relay, &mut sender, together, &two, keys);
+    wait_alone(&mut sender, &two);
     (relay, sender, receiver)
 }
 

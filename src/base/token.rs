@@ -16,6 +16,10 @@ impl ConnToken {
     pub const WORKERS_MAX: usize = 1 << 12;
     /// Most slots of a worker.
     pub const SLOTS_MAX: usize = 1 << SLOT_BITS;
+    /// Connections that a worker's tables have room for from the beginning. An allocation of megabytes is a mapping of its
+    /// own, which costs nothing before it is written to and grows in place; one that grows from little leaves a hole behind
+    /// each time.
+    pub const ROOM: usize = 64 * 1024;
     /// Generations wrap after this many uses of one slot.
     pub const GENERATIONS: u32 = 1 << GENERATION_BITS;
 

@@ -5,10 +5,6 @@ use slab::Slab;
 
 use crate::base::ConnToken;
 
-/// Slots that there is room for from the beginning. An allocation of megabytes is a mapping of its own, which costs
-/// nothing before it is written to and grows in place; one that grows from little leaves a hole behind each time.
-const ROOM: usize = 64 * 1024;
-
 /// Values named by tokens.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
@@ -20,7 +16,7 @@ pub(super) struct Slots<T> {
 impl<T> Slots<T> {
     /// An empty slab of this worker.
     pub(super) fn new(worker: u16) -> Self {
-        Self { worker, slab: Slab::with_capacity(ROOM), generations: Vec::with_capacity(ROOM) }
+        Self { worker, slab: Slab::with_capacity(ConnToken::ROOM), generations: Vec::with_capacity(ConnToken::ROOM) }
     }
 
     /// Keeps a value. It comes back when every slot that a token can name is in use.

@@ -1,6 +1,7 @@
 //! An agent that speaks AMP over WebSocket, written from the protocol's description alone.
 
 use std::{
+    collections::HashMap,
     io::{self, Write as _},
     time::{Duration, Instant},
 };
@@ -319,4 +320,29 @@ pub fn worker_of(relay: &Relay, agent: &mut Agent) -> usize {
         let now = read(relay);
         before.iter().zip(now).position(|(before, now)| now - before >= BYTES as u64)
     })
+}
+
+/// An agent on the worker of another one, or on one that is not.
+#[track_caller]
+pub fn beside(relay: &Relay, other: &mut Agent, together: bool, key: &AgentKey, keys: Keys) -> Agent {
+    let home = worker_of(relay, other);
+    super::until("an agent is where it should be", || {
+        let mut agent = Agent::connect_with(&relay.tcp(), key, keys);
+        ((worker_of(relay, &mut agent) == home) == together).then_some(agent)
+    })
+}
+
+/// Who is here, by the relay's word: DIDs and how many connections each has.
+#[track_caller]
+pub fn presence(agent: &mut Agent) -> HashMap<String, u64> {
+    let answer = agent.ask(&json!({"action": "agents"}));
+    let agents = answer["agents"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    let one = |agent: &Value| Some((agent["did"].as_str()?.to_owned(), agent["connections"].as_u64()?));
+    agents.iter().map(|agent| one(agent).unwrap_or_else(|| panic!("{answer}"))).collect()
+}
+
+/// Waits until an agent has one connection: those that [`beside`] gave up are gone.
+#[track_caller]
+pub fn wait_alone(witness: &mut Agent, key: &AgentKey) {
+    super::until("it is alone", || (presence(witness).get(&key.did) == Some(&1)).then_some(()));
 }

@@ -177,6 +177,10 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         {
             return self.count(sent);
         }
+        self.copy_as_it_is(token, opcode, payload)
+    }
+
+    fn copy_as_it_is(&mut self, token: ConnToken, opcode: OpCode, payload: &[u8]) -> Sent {
         let mut header = [0; HEADER_MAX];
         let len = encode_header(&mut header, opcode, true, payload.len() as u64, None);
         let sent = self.io.write_to(token, &[&header[..len], payload]);
@@ -278,7 +282,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         let (address, len) = self.lent;
         let start = payload.as_ptr().addr().wrapping_sub(address);
         if start.checked_add(payload.len()).is_none_or(|end| end > len) {
-            return Some(self.copy_to(token, opcode, payload));
+            return Some(self.copy_as_it_is(token, opcode, payload));
         }
         let mut header = [0; HEADER_MAX];
         let written = encode_header(&mut header, opcode, true, payload.len() as u64, None);

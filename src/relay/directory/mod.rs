@@ -376,7 +376,8 @@ impl<M: Payload> Directory<M> {
         self.pump();
     }
 
-    /// A connection of this worker has proved the DID, whose text is shared if it can be. Either `Joined` or `Refused` follows, unless it leaves before.
+    /// A connection of this worker has proved the DID, whose text is shared if it can be. Either `Joined` or `Refused`
+    /// follows, unless it leaves before.
     ///
     /// # Errors
     /// Why not; nothing was changed.

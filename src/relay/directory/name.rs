@@ -6,6 +6,8 @@ use std::{cell::Cell, fmt, sync::Arc};
 use hashbrown::HashTable;
 use slab::Slab;
 
+use crate::base::ConnToken;
+
 /// A DID as the directory keeps it: hashed once, one text for the whole process, cheap to clone.
 #[derive(Clone)]
 pub struct Did {
@@ -87,10 +89,6 @@ pub(super) trait Named {
     fn did(&self) -> &Did;
 }
 
-/// Entries that there is room for from the beginning. An allocation of megabytes is a mapping of its own, which costs
-/// nothing before it is written to and grows in place; one that grows from little leaves a hole behind each time.
-const ROOM: usize = 64 * 1024;
-
 /// Entries by DID. An id is a worker's own and valid until the entry is removed.
 pub(super) struct Table<E> {
     ids: HashTable<u32>,
@@ -102,7 +100,7 @@ pub(super) struct Table<E> {
 
 impl<E: Named> Table<E> {
     pub(super) fn new() -> Self {
-        Self { ids: HashTable::new(), entries: Slab::with_capacity(ROOM), recent: Cell::new(0) }
+        Self { ids: HashTable::new(), entries: Slab::with_capacity(ConnToken::ROOM), recent: Cell::new(0) }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -62,9 +62,8 @@ impl Worker {
         // Whether what follows can go the same way.
         let mut streams = false;
         for to in view.header.to.iter() {
-            let again = self.agents.directory.route_again(to);
-            let did = if again.is_some() { to } else { did_base(to) };
-            match again.map_or_else(|| self.agents.directory.route(did), Route::Local) {
+            let did = did_base(to);
+            match self.agents.directory.route(did) {
                 Route::Local(tokens) => {
                     let mut handed = false;
                     for &token in tokens {
@@ -116,7 +115,7 @@ impl Worker {
         let To::One(did) = view.header.to else { return false };
         let Some(&[token]) = self.agents.directory.route_again(did) else { return false };
         let sent = forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies);
-        if sent == Sent::High && io.is_blocked(token) {
+        if sent == Sent::High {
             self.agents.hold(token, io.token(), io);
         }
         // Nothing went to a connection that closes: the whole way says what becomes of the message.

@@ -1,5 +1,5 @@
-//! Streams: messages that follow one another from one connection to one recipient and differ in id, time, signature and body
-//! alone. What passed every check and found its way is enough to know of the next one, but for its time and its id.
+//! Streams: messages that follow one another from one connection to one recipient and differ in id, time, signature and
+//! body alone. What passed every check and found its way is enough to know of the next one, but for its time and its id.
 //!
 //! Must not decide anything otherwise than the whole way ([`Worker::amp_message`]) would: whatever is not as before goes
 //! there.
@@ -104,7 +104,7 @@ impl Worker {
         };
         stream.followed = true;
         self.tallies.amp_out.add(1);
-        if sent == Sent::High && io.is_blocked(token) {
+        if sent == Sent::High {
             self.agents.hold(token, io.token(), io);
         }
         true
