@@ -261,17 +261,10 @@ fn relay(folder: &Path, workers: usize) -> Result<(Server, DataFolder, Identity)
     fs::write(&keys, format!("amp-role=\"admin\" {}\n", key.public_key().to_openssh()?))?;
     let options = Options {
         workers,
-        pin: false,
         listen: vec![Listen::Tcp(([127, 0, 0, 1], 0).into()), Listen::Unix(data.socket())],
-        hosts: Vec::new(),
-        keys,
-        agent: Agent::Claude(Some(env::current_exe()?)),
         folders: vec![folder.to_path_buf()],
         grace_ms: 5_000,
-        first_session: false,
-        services: amp_relay::server::Services::default(),
-        amp_verify: amp_relay::server::Verify::default(),
-        ws_deflate: amp_relay::server::Deflate::default(),
+        ..Options::new(keys, Agent::Claude(Some(env::current_exe()?)))
     };
     let server = Server::start(&options, data.host_key()?)?;
     Ok((server, data, Identity::from_key(key, "the relay's own client key")))

@@ -3,7 +3,7 @@
 //! the allocations of the whole process.
 
 #[path = "embed/hand.rs"]
-#[allow(dead_code, reason = "tests/embed.rs uses the rest")]
+#[allow(dead_code, reason = "tests/embed uses the rest")]
 mod hand;
 
 use std::{

@@ -28,7 +28,8 @@ const FUNCTION_LINES_MAX: usize = 100;
 const UNSAFE_ALLOWED: [&str; 0] = [];
 
 /// Flags in the documentation that belong to other programs.
-const FOREIGN_FLAGS: [&str; 6] = ["--release", "--example", "--full", "--no-default-features", "--path", "--resume"];
+const FOREIGN_FLAGS: [&str; 6] =
+    ["--release", "--example", "--full", "--no-default-features", "--path", "--unix-socket"];
 
 /// Variables in the documentation that belong to the tests.
 const FOREIGN_VARIABLES: [&str; 1] = ["AMP_RELAY_TEST_CLAUDE"];

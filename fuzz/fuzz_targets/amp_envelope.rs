@@ -1,9 +1,10 @@
 //! The envelope on arbitrary frames: no panic, and what it accepts, two other decoders read as the same fields; it can
-//! be written again in either key dialect, and a body in deterministic form stays what it is.
+//! be written again in either key dialect, a body in deterministic form stays what it is, and one with a key twice is
+//! never taken for one that can be read in one way only.
 
 #![no_main]
 
-#[path = "../../tests/amp_oracle/mod.rs"]
+#[path = "../../tests/conformance/amp_oracle.rs"]
 mod amp_oracle;
 
 use amp_relay::wire::cbor;
@@ -18,5 +19,9 @@ fuzz_target!(|data: &[u8]| {
     }
     if cbor::check_deterministic(data).is_ok() {
         assert_eq!(once, data);
+        assert_eq!(cbor::check_keys(data), Ok(()));
+    }
+    if cbor::check_keys(data).is_ok() {
+        assert_eq!(cbor::reencode(data, &mut Vec::new()), Ok(()));
     }
 });

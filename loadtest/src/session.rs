@@ -113,7 +113,7 @@ impl Prompter {
             first_text: None,
         };
         let reply = prompter.ask(json!({"type": "create", "profile": profile.name}))?;
-        let summary: Summary = reply.field("session").ok_or("the answer to `create` has no session")?;
+        let summary: Summary = reply.field("session").ok().flatten().ok_or("the answer to `create` has no session")?;
         prompter.session = summary.session;
         prompter.ask(json!({"type": "attach", "session": prompter.session}))?;
         Ok(prompter)
@@ -194,7 +194,7 @@ impl Prompter {
         self.given.tally.sent += 1;
         let reply = self.ask(json!({"type": "prompt", "session": self.session, "text": text}))?;
         let accepted = self.shared.now();
-        let prompt: String = reply.field("prompt").ok_or("the answer to `prompt` has no id")?;
+        let prompt: String = reply.field("prompt").ok().flatten().ok_or("the answer to `prompt` has no id")?;
         while !self.done.contains(&prompt) {
             self.receive()?;
         }

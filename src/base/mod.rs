@@ -1,14 +1,18 @@
-//! What every layer shares: tokens, time as a value, faults, opaque JSON text. Owns no state, does no I/O, starts
-//! no thread.
+//! What every layer shares: tokens, time as a value, faults, opaque JSON text, what may stand in a text of a peer and how it
+//! is made visible. Owns no state, does no I/O, starts no thread.
 
 mod fault;
 #[cfg(feature = "relay")]
+pub mod glyph;
+#[cfg(feature = "relay")]
 mod json;
+#[cfg(feature = "relay")]
+pub mod text;
 mod time;
 mod token;
 
 pub use fault::{Close, CloseCode, Fault};
 #[cfg(feature = "relay")]
-pub use json::Json;
+pub use json::{DEPTH_MAX, Json, Sound, unsound};
 pub use time::Now;
 pub use token::ConnToken;

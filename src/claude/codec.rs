@@ -6,10 +6,9 @@ mod blocks;
 mod encode;
 mod fields;
 mod lines;
+mod objects;
 
 use std::{collections::VecDeque, sync::Arc};
-
-use serde_json::value::RawValue;
 
 pub use encode::encode;
 pub use lines::{LineSplitter, Split};
@@ -19,6 +18,10 @@ use self::{
     fields::Fields,
 };
 use super::{Block, Event, Lifecycle, LoginState, Permission, Turn};
+use crate::{
+    base::{Json, Sound, text::quoted},
+    wire::sign_in::is_id,
+};
 
 /// How the CLI names a login that the API refused.
 const LOGIN_FAILED: &str = "authentication_failed";
@@ -33,59 +36,88 @@ pub struct Translator {
     /// An answer of this turn was an API error about the login.
     login_failed: bool,
     malformed: u64,
+    /// How many of them were told of in this turn.
+    told: u32,
 }
 
 impl Translator {
     /// Ids of requests that are remembered.
     const ASKED_MAX: usize = 256;
+    /// Unreadable lines of one turn that are told of.
+    const TOLD_MAX: u32 = 5;
 
     /// A translator for a new process.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lines so far that were no JSON object. They give no event.
+    /// Lines so far, or parts of one, that were no JSON object: [`Event::Unreadable`], of each turn the first few.
     pub fn malformed(&self) -> u64 {
         self.malformed
     }
 
-    /// Appends what one line of stdout says. Unknown kinds of lines give [`Event::Raw`]; mere bookkeeping, blank lines
-    /// and what is no JSON object give nothing.
+    /// Appends what one line of stdout says. Unknown kinds of lines give [`Event::Raw`]; mere bookkeeping and blank lines
+    /// give nothing.
     pub fn line(&mut self, line: &[u8], out: &mut Vec<Event>) {
         let line = line.trim_ascii();
         if line.is_empty() {
             return;
         }
-        let Some(fields) = Fields::parse(line) else {
-            self.malformed += 1;
-            return;
-        };
+        if let (Some(fields), Ok(text)) = (Fields::parse(line), str::from_utf8(line)) {
+            return self.object(&fields, text, out);
+        }
+        objects::each(&objects::text(line), &mut |part| match part {
+            Ok(text) => match Fields::parse(text.as_bytes()) {
+                Some(fields) => self.object(&fields, text, out),
+                None => self.unreadable(text, out),
+            },
+            Err(text) => self.unreadable(text, out),
+        });
+    }
+
+    /// A line was dropped because it was too long.
+    pub fn too_long(&mut self, out: &mut Vec<Event>) {
+        self.unreadable("(a line of more than 64 MiB)", out);
+    }
+
+    fn unreadable(&mut self, text: &str, out: &mut Vec<Event>) {
+        self.malformed += 1;
+        if self.told < Self::TOLD_MAX {
+            self.told += 1;
+            out.push(Event::Unreadable { line: quoted(text).into(), last: self.told == Self::TOLD_MAX });
+        }
+    }
+
+    fn object(&mut self, fields: &Fields<'_>, text: &str, out: &mut Vec<Event>) {
         let kind = fields.str("type");
         let kind = kind.as_deref().unwrap_or_default();
-        if kind == "result" && self.no_conversation(&fields) {
+        if kind == "result" && self.no_conversation(fields) {
             out.push(Event::NoConversation);
             return;
         }
-        self.conversation(&fields, out);
+        self.conversation(fields, out);
         match kind {
-            "stream_event" => self.stream(&fields, out),
-            "assistant" => self.assistant(&fields, out),
-            "user" => user(&fields, out),
-            "system" => system(&fields, line, out),
-            "result" => self.result(&fields, out),
-            "command_lifecycle" => lifecycle(&fields, out),
-            "control_request" => self.asks(&fields, out),
-            "control_response" => self.answers(&fields, out),
+            "stream_event" => self.stream(fields, out),
+            "assistant" => self.assistant(fields, out),
+            "user" => user(fields, out),
+            "system" => system(fields, text, out),
+            "result" => {
+                self.told = 0;
+                self.result(fields, out);
+            }
+            "command_lifecycle" => lifecycle(fields, out),
+            "control_request" => self.asks(fields, text, out),
+            "control_response" => self.answers(fields, out),
             "control_cancel_request" => {
                 out.extend(fields.text("request_id").map(|request| Event::PermissionWithdrawn { request }));
             }
             "keep_alive" => {}
-            _ => out.extend(raw(line)),
+            _ => out.extend(raw(text)),
         }
     }
 
     fn conversation(&mut self, fields: &Fields<'_>, out: &mut Vec<Event>) {
-        let Some(id) = fields.str("session_id").filter(|id| !id.is_empty()) else { return };
+        let Some(id) = fields.str("session_id").filter(|id| is_id(id)) else { return };
         if self.conversation.as_deref() != Some(&*id) {
             let id: Arc<str> = Arc::from(id);
             self.conversation = Some(id.clone());
@@ -102,7 +134,7 @@ impl Translator {
         let index = event.count("index").and_then(|index| u32::try_from(index).ok()).unwrap_or(0);
         match event.str("type").as_deref() {
             Some("message_start") => {
-                if let Some(id) = event.fields("message").and_then(|message| message.text("id")) {
+                if let Some(id) = event.fields("message").and_then(|message| message.label("id")) {
                     self.blocks.stream(&id);
                 }
             }
@@ -133,8 +165,8 @@ impl Translator {
             out.push(Event::Notice { level: "error", text });
             return;
         }
-        let parent = fields.text("parent_tool_use_id");
-        let id = message.text("id").or_else(|| fields.text("uuid")).unwrap_or_else(|| Arc::from("unknown"));
+        let parent = fields.label("parent_tool_use_id");
+        let id = message.label("id").or_else(|| fields.label("uuid")).unwrap_or_else(|| Arc::from("unknown"));
         if let Some(text) = message.text("content") {
             let block = self.blocks.whole(&id, Shape::Text);
             out.push(Event::Text { message: id, block, kind: Block::Text, text, parent });
@@ -156,9 +188,9 @@ impl Translator {
         out.extend(match shape {
             Shape::Text => text(Block::Text, "text"),
             Shape::Thinking => text(Block::Thinking, "thinking"),
-            Shape::ToolUse => content.text("id").map(|call| Event::ToolCall {
+            Shape::ToolUse => content.label("id").map(|call| Event::ToolCall {
                 call,
-                tool: content.text("name").unwrap_or_else(|| Arc::from("unknown")),
+                tool: content.label("name").unwrap_or_else(|| Arc::from("unknown")),
                 input: content.json("input").unwrap_or_else(empty_object),
                 parent: parent.clone(),
             }),
@@ -167,7 +199,7 @@ impl Translator {
     }
 
     fn result(&mut self, fields: &Fields<'_>, out: &mut Vec<Event>) {
-        let subtype = fields.text("subtype").unwrap_or_else(|| Arc::from("unknown"));
+        let subtype = fields.label("subtype").unwrap_or_else(|| Arc::from("unknown"));
         let mut prompts = fields.texts("user_message_uuids");
         if prompts.is_empty() {
             prompts.extend(fields.text("user_message_uuid"));
@@ -181,7 +213,7 @@ impl Translator {
             ok,
             // Slash commands that need no API end without a reason.
             stop: fields
-                .text("terminal_reason")
+                .label("terminal_reason")
                 .unwrap_or_else(|| if ok { "completed".into() } else { subtype.clone() }),
             text: fields.str("result").map_or_else(|| errors().into(), Arc::from),
             cost_usd: fields.float("total_cost_usd").unwrap_or(0.0),
@@ -192,8 +224,19 @@ impl Translator {
         }));
     }
 
-    fn asks(&mut self, fields: &Fields<'_>, out: &mut Vec<Event>) {
-        let Some(id) = fields.text("request_id") else { return };
+    fn asks(&mut self, fields: &Fields<'_>, line: &str, out: &mut Vec<Event>) {
+        // Without an id it cannot even be refused: it waits, and people are to know for what.
+        let Some(id) = fields.text("request_id") else { return self.unreadable(line, out) };
+        if !is_id(&id) {
+            // No device could name it in its answer.
+            let asks = fields.fields("request").unwrap_or_default();
+            let tool = asks.label("tool_name").or_else(|| asks.label("subtype")).unwrap_or_else(|| "a tool".into());
+            let text =
+                format!("a request for {tool} was refused by the relay: no answer could name its id, {}", quoted(&id));
+            out.push(Event::Unserved { request: id, what: "a request with such an id".into() });
+            out.push(Event::Notice { level: "warning", text: text.into() });
+            return;
+        }
         if self.asked.len() == Self::ASKED_MAX {
             self.asked.pop_front();
         }
@@ -204,17 +247,20 @@ impl Translator {
             out.push(Event::Unserved { request: id, what });
             return;
         }
-        let tool = request.text("tool_name").unwrap_or_else(|| Arc::from("unknown"));
-        let about =
-            ["description", "decision_reason", "title", "display_name"].iter().find_map(|key| request.text(key));
+        let tool = request.label("tool_name").unwrap_or_else(|| Arc::from("unknown"));
+        let (input, is_cut) = input(&request);
         let questions = || request.fields("input")?.json("questions");
         out.push(Event::Permission(Permission {
             request: id,
-            call: request.text("tool_use_id"),
-            input: request.json("input").unwrap_or_else(empty_object),
-            about: about.unwrap_or_else(|| tool.clone()),
+            call: request.label("tool_use_id"),
+            input,
+            is_cut,
+            about: about(&request).unwrap_or_else(|| tool.clone()),
             suggestions: request.json("permission_suggestions").filter(|list| list.as_str() != "[]"),
             questions: if &*tool == "AskUserQuestion" { questions() } else { None },
+            default_to_no: request.truth("default_to_no"),
+            no_always: request.truth("suppress_always_allow_rule"),
+            needs_interaction: request.truth("requires_user_interaction"),
             tool,
         }));
     }
@@ -244,21 +290,42 @@ impl Translator {
             direct && none("tokenSource") && none("apiKeySource")
         });
         out.push(Event::Ready {
-            version: answer.text("claude_code_version"),
+            version: answer.label("claude_code_version"),
             login: if missing { LoginState::Missing } else { LoginState::Present },
-            mode: answer.text("current_permission_mode"),
+            mode: answer.label("current_permission_mode"),
         });
     }
 }
 
-fn empty_object() -> crate::base::Json {
-    // `{}` is valid JSON: this cannot fail.
-    crate::base::Json::of(&serde_json::Map::new()).unwrap_or_else(|_| unreachable!("an empty object has a JSON form"))
+/// The input of a tool in the one reading that is shown, decided and run; true with it: something was cut.
+fn input(request: &Fields<'_>) -> (Json, bool) {
+    let Some(Sound { json, is_cut }) = request.sound("input") else { return (empty_object(), false) };
+    // A sound value can be read and so written anew; were it otherwise, it could not be shown whole either.
+    json.plain().map_or_else(|_| (json.clone(), true), |plain| (plain, is_cut))
 }
 
-fn raw(line: &[u8]) -> Option<Event> {
-    let raw: &RawValue = serde_json::from_slice(line).ok()?;
-    fields::json(raw).map(Event::Raw)
+/// What the CLI says about a request, for people: what it is for, and why it asks.
+fn about(request: &Fields<'_>) -> Option<Arc<str>> {
+    let what = ["description", "title", "display_name"].iter().find_map(|key| request.text(key));
+    let path = request.text("blocked_path").map(|path| Arc::from(format!("blocked path: {path}")));
+    let lines = [what, request.text("decision_reason"), path].into_iter().flatten();
+    let mut about: Vec<Arc<str>> = Vec::new();
+    for line in lines {
+        if !about.contains(&line) {
+            about.push(line);
+        }
+    }
+    (!about.is_empty()).then(|| about.join("\n").into())
+}
+
+fn empty_object() -> Json {
+    // `{}` is valid JSON: this cannot fail.
+    Json::of(&serde_json::Map::new()).unwrap_or_else(|_| unreachable!("an empty object has a JSON form"))
+}
+
+fn raw(line: &str) -> Option<Event> {
+    let sound = Json::sound(line).ok()?;
+    Some(Event::Raw(sound.json))
 }
 
 /// The texts of a message's or a tool result's content, joined by line feeds.
@@ -289,7 +356,7 @@ fn user(fields: &Fields<'_>, out: &mut Vec<Event>) {
         if !content.is("type", "tool_result") {
             continue;
         }
-        out.extend(content.text("tool_use_id").map(|call| Event::ToolResult {
+        out.extend(content.label("tool_use_id").map(|call| Event::ToolResult {
             call,
             ok: !content.truth("is_error"),
             text: said(&content).unwrap_or_default().into(),
@@ -309,15 +376,15 @@ fn lifecycle(fields: &Fields<'_>, out: &mut Vec<Event>) {
     out.push(Event::Prompt { prompt, state });
 }
 
-fn system(fields: &Fields<'_>, line: &[u8], out: &mut Vec<Event>) {
+fn system(fields: &Fields<'_>, line: &str, out: &mut Vec<Event>) {
     match fields.str("subtype").as_deref() {
-        Some("init") => out.push(Event::Init { model: fields.text("model"), mode: fields.text("permissionMode") }),
+        Some("init") => out.push(Event::Init { model: fields.label("model"), mode: fields.label("permissionMode") }),
         Some("status") => status(fields, out),
         Some("session_state_changed") if fields.is("state", "idle") => out.push(Event::Idle),
         Some("session_state_changed" | "thinking_tokens" | "task_progress" | "task_updated") => {}
         Some("api_retry") => {
             let count = |key| fields.count(key).unwrap_or(0).try_into().unwrap_or(u32::MAX);
-            let reason = fields.text("error").unwrap_or_else(|| Arc::from("unknown"));
+            let reason = fields.label("error").unwrap_or_else(|| Arc::from("unknown"));
             out.push(Event::Retry {
                 attempt: count("attempt"),
                 of: count("max_retries"),
@@ -327,7 +394,7 @@ fn system(fields: &Fields<'_>, line: &[u8], out: &mut Vec<Event>) {
             });
         }
         Some("permission_denied") => {
-            let tool = fields.text("tool_name").unwrap_or_else(|| Arc::from("a tool"));
+            let tool = fields.label("tool_name").unwrap_or_else(|| Arc::from("a tool"));
             let text = fields.text("message").unwrap_or_else(|| format!("{tool} was refused").into());
             out.push(Event::Notice { level: "warning", text });
         }
@@ -336,7 +403,7 @@ fn system(fields: &Fields<'_>, line: &[u8], out: &mut Vec<Event>) {
 }
 
 fn status(fields: &Fields<'_>, out: &mut Vec<Event>) {
-    if let Some(mode) = fields.text("permissionMode") {
+    if let Some(mode) = fields.label("permissionMode") {
         out.push(Event::Settings { model: None, mode: Some(mode) });
     }
     if fields.is("status", "compacting") {

@@ -67,6 +67,18 @@ const PREFIXES: &[&str] = &["LC_", "ANTHROPIC_", "AWS_", "VERTEX_REGION_"];
 /// Variables that no profile can add: they would change what runs, or tell the CLI that it runs inside itself.
 const NEVER: &[&str] = &["CLAUDECODE", "NODE_OPTIONS", "LD_PRELOAD", "LD_AUDIT", "DYLD_INSERT_LIBRARIES"];
 
+/// Whether a shell takes this as the name of a variable.
+pub fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    let begins = bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_');
+    begins && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Whether no profile may add this variable.
+pub fn is_never_added(name: &str) -> bool {
+    NEVER.contains(&name)
+}
+
 /// What a profile changes in the environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -141,6 +153,14 @@ mod tests {
             ("PATH", "/bin"),
         ]);
         assert_eq!(child, want);
+    }
+
+    #[test]
+    fn what_is_added_has_the_name_of_a_variable() {
+        assert!(["A", "_", "SSH_AUTH_SOCK", "x9"].iter().all(|name| is_name(name) && !is_never_added(name)));
+        let none = ["", "A B", " A", "9A", "A-B", "A=", "ü", "A\n"];
+        assert!(none.iter().all(|name| !is_name(name)));
+        assert!(NEVER.iter().all(|name| is_name(name) && is_never_added(name)));
     }
 
     #[test]

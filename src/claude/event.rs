@@ -44,14 +44,22 @@ pub struct Permission {
     pub call: Option<Arc<str>>,
     /// The tool's name.
     pub tool: Arc<str>,
-    /// The tool's input as the model wrote it.
+    /// The tool's input in one reading: sound, each key once.
     pub input: Json,
-    /// What the CLI says about it in a line, for people.
+    /// The input is nested too deep to be carried whole: it must not be allowed.
+    pub is_cut: bool,
+    /// What the CLI says about it, for people; a line or a few.
     pub about: Arc<str>,
     /// Rules the CLI suggests to remember; a JSON array.
     pub suggestions: Option<Json>,
     /// For `AskUserQuestion`: its questions; a JSON array.
     pub questions: Option<Json>,
+    /// Approval must not be preselected (`default_to_no`).
+    pub default_to_no: bool,
+    /// "Always" must not be offered (`suppress_always_allow_rule`).
+    pub no_always: bool,
+    /// A single tap must not approve (`requires_user_interaction`).
+    pub needs_interaction: bool,
 }
 
 /// The end of a turn.
@@ -211,8 +219,15 @@ pub enum Event {
         /// Its subtype.
         what: Arc<str>,
     },
-    /// A line that no kind covers, as it came.
+    /// A line that no kind covers, made sound: every reader reads it alike.
     Raw(Json),
+    /// A line, or a part of one, that is no JSON object. What the CLI meant by it cannot be read.
+    Unreadable {
+        /// Its beginning, in quotes.
+        line: Arc<str>,
+        /// More of them in this turn are only counted.
+        last: bool,
+    },
 }
 
 /// One part of a prompt.

@@ -101,6 +101,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
 
 /// Runs a guard. `arguments` are those after `guard`: `[--portable] -- PROGRAM ARGUMENTS..`.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    platform::close_inherited();
     let mut portable = false;
     let program = loop {
         match arguments.next() {

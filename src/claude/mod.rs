@@ -11,5 +11,6 @@ pub mod locate;
 mod platform;
 pub mod process;
 
+pub use arguments::Start;
 pub use event::{Block, Command, ContentPart, Event, Lifecycle, LoginState, Permission, Turn};
-pub use platform::is_program;
+pub use platform::{close_inherited, is_program};

@@ -25,6 +25,18 @@ pub(super) fn own_program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| link.to_path_buf())
 }
 
+/// Closes every descriptor above the standard three. To be called where a process begins, before it opens anything of its
+/// own: they are what its parents forgot, a shell's lock for instance, which would be held as long as this process runs.
+/// Where the system has no list of them they stay.
+pub fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/dev/fd") else { return };
+    let numbers: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // The list's own is closed already.
+        let _ = nix::unistd::close(number);
+    }
+}
+
 /// Whether the path is a file that may be executed.
 pub fn is_program(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Read},
+    io::{self, IsTerminal, Read},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -12,22 +12,27 @@ use serde_json::{Value, json};
 
 use super::{
     out,
-    reach::{ReachArgs, ask, default_data, reach},
+    reach::{ReachArgs, ask, data_flag, default_data, listens, reach},
+    run::shell_quoted,
     sessions::columns,
     settings::configured_path,
     text::clean_line,
 };
 use crate::{
+    base::{glyph::is_hidden, text},
     client::replace_file,
     relay::{
         Role,
-        keys::{Entry, FILE_BYTES_MAX, KeySet, append_line, remove_by_fingerprint_or_comment},
+        keys::{Entry, FILE_BYTES_MAX, KeySet, append_line, key_line, line_for, remove_by_fingerprint_or_comment},
     },
-    wire::sign_in::did_of,
+    server::DataFolder,
+    wire::sign_in::{NoKey, did_of, private_key},
 };
 
 /// Name of the keys file in the data folder.
 const KEYS_FILE_NAME: &str = "authorized_keys";
+/// Largest file that is read as one key.
+const KEY_BYTES_MAX: u64 = 64 * 1024;
 /// What a person at home wants of a phone: all but starting sessions.
 const ROLE_DEFAULT: Role = Role::Approve;
 
@@ -36,6 +41,7 @@ const ROLE_DEFAULT: Role = Role::Approve;
 #[command(after_help = "Examples:
   amp-relay keys add phone.pub                 see, prompt, and answer permission requests
   amp-relay keys add --role watch screen.pub   see only
+  amp-relay keys add --comment anna id.pub     under a name that you choose
   ssh laptop cat .ssh/id_ed25519.pub | amp-relay keys add -
   amp-relay keys remove SHA256:...             ends that key's connections")]
 pub(super) struct KeysArgs {
@@ -61,15 +67,22 @@ enum KeysVerb {
     Add {
         /// A public key line, a .pub file, or - for standard input
         key: String,
-        /// What it may do, each including those before it: watch sees, drive prompts and interrupts, approve answers
-        /// permission requests, spawn starts and stops sessions, admin does everything [default: approve]
+        /// What it may do; each role also has the rights of the roles before it: agent exchanges messages with agents
+        /// and sees nothing of sessions, watch sees them, drive prompts and interrupts, approve answers permission
+        /// requests, spawn starts and stops sessions, admin does everything [default: approve]
         #[arg(long, value_parser = role)]
         role: Option<Role>,
+        /// The name that people see for it [default: the key's own comment]
+        #[arg(long, value_name = "NAME", value_parser = name)]
+        comment: Option<String>,
     },
     /// Shut a key out, at once
     Remove {
         /// Its fingerprint, comment or DID
         name: String,
+        /// Do not ask before this machine's own key is shut out
+        #[arg(long)]
+        yes: bool,
     },
     /// Print the DID of an Ed25519 key: its name among agents
     Did {
@@ -82,16 +95,29 @@ fn role(text: &str) -> Result<Role, String> {
     Role::from_name(text).ok_or_else(|| "roles are agent, watch, drive, approve, spawn and admin".into())
 }
 
+fn name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    if name.is_empty() || name.chars().any(is_hidden) {
+        return Err("a name has characters that can be seen, in one line".into());
+    }
+    Ok(name.to_owned())
+}
+
 /// Runs the verb.
 ///
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
-    let data = args.data.clone().map_or_else(default_data, Ok)?;
-    let path = match &args.keys {
-        Some(path) => path.clone(),
-        None => configured_path("keys")?.unwrap_or_else(|| data.join(KEYS_FILE_NAME)),
+    let set = match &args.keys {
+        Some(path) => Some(path.clone()),
+        None => match configured_path("keys")? {
+            // Which file lets keys in is not guessed.
+            (_, Some(why)) => return Err(why),
+            (path, None) => path,
+        },
     };
+    let data = args.data.clone().map_or_else(default_data, Ok)?;
+    let path = set.unwrap_or_else(|| data.join(KEYS_FILE_NAME));
     match &args.verb {
         KeysVerb::Did { key } => {
             let own = data.join("client_key.pub");
@@ -101,13 +127,25 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
                     own.display()
                 ));
             }
-            out::line(&did_of_text(&public_line(key.as_deref().unwrap_or(&own.to_string_lossy()))?)?)?;
+            let own = own.to_string_lossy();
+            let given = key.as_deref().unwrap_or(&own);
+            out::line(&did_of_text(&given_text(given)?, &named(given))?)?;
         }
         KeysVerb::List { json } => list(&path, *json)?,
-        KeysVerb::Add { key, role } => {
-            let public = public_line(key)?;
+        KeysVerb::Add { key, role, comment } => {
+            let text = given_text(key)?;
+            let mut public = key_line(&text, &named(key))?.to_owned();
             let granted = role.unwrap_or(ROLE_DEFAULT);
-            let entry = edit(&path, |text| append_line(text, &public, granted).map_err(|error| error.to_string()))?;
+            if let Some(comment) = comment {
+                public = renamed(&public, granted, comment)?;
+            }
+            let entry = edit(&path, |text| {
+                let (changed, entry) = append_line(text, &public, granted).map_err(|error| error.to_string())?;
+                match of_same_name(&entry, &KeySet::parse(text)) {
+                    Some(other) => Err(taken(&entry, other, &named(key))),
+                    None => Ok((changed, entry)),
+                }
+            })?;
             // The running relay is told before anything is printed: a reader that has gone ends the program.
             let told = tell(&data, &path);
             out::line(&format_args!("added {} as {} (line {})", describe(&entry), entry.role, entry.line))?;
@@ -119,9 +157,14 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
             }
             out::line(&told?)?;
         }
-        KeysVerb::Remove { name } => {
+        KeysVerb::Remove { name, yes } => {
             let removed = edit(&path, |text| {
-                remove_by_fingerprint_or_comment(text, name).map_err(|error| format!("{name}: {error}"))
+                let (changed, removed) =
+                    remove_by_fingerprint_or_comment(text, name).map_err(|error| format!("{name}: {error}"))?;
+                if !yes {
+                    may_go(&removed, &data)?;
+                }
+                Ok((changed, removed))
             })?;
             let told = tell(&data, &path);
             for entry in &removed {
@@ -131,6 +174,92 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A public key line with another comment.
+fn renamed(public: &str, role: Role, comment: &str) -> Result<String, String> {
+    let (_, entry) = line_for(public, role).map_err(|error| error.to_string())?;
+    let key = ssh_key::PublicKey::new(entry.key.key_data().clone(), "");
+    let line = key.to_openssh().map_err(|error| error.to_string())?;
+    Ok(format!("{} {comment}", line.trim_end()))
+}
+
+/// What people read of a comment, as far as it tells names apart.
+fn as_read(comment: &str) -> String {
+    clean_line(comment, 64).trim().to_lowercase()
+}
+
+/// Another key whose comment reads the same.
+fn of_same_name<'a>(entry: &Entry, set: &'a KeySet) -> Option<&'a Entry> {
+    let name = as_read(&entry.comment);
+    let is_same = |other: &&Entry| other.fingerprint != entry.fingerprint && as_read(&other.comment) == name;
+    set.entries.iter().filter(|_| !name.is_empty()).find(is_same)
+}
+
+/// A key's line and name under which it is told apart from others, where its comment is that of another one: with the name
+/// of the file that it comes from. None where its own comment does.
+///
+/// # Errors
+/// It is no public key.
+pub(super) fn told_apart(
+    public: &str,
+    role: Role,
+    set: &KeySet,
+    file: &Path,
+) -> Result<Option<(String, String)>, String> {
+    let (_, entry) = line_for(public, role).map_err(|error| error.to_string())?;
+    if of_same_name(&entry, set).is_none() {
+        return Ok(None);
+    }
+    let stem = clean_line(&file.file_stem().unwrap_or_default().to_string_lossy(), 32);
+    let comment = clean_line(&entry.comment, 24);
+    let numbered = (2..).map(|number| format!("{comment} {stem} {number}"));
+    for name in std::iter::once(format!("{comment} {stem}")).chain(numbered) {
+        let (line, entry) = line_for(&renamed(public, role, name.trim())?, role).map_err(|error| error.to_string())?;
+        if of_same_name(&entry, set).is_none() {
+            return Ok(Some((line, name)));
+        }
+    }
+    Ok(None)
+}
+
+fn taken(entry: &Entry, other: &Entry, file: &str) -> String {
+    format!(
+        "nothing was added: {} has the comment `{}`, which the key in line {}, {}, has too, and people tell keys apart by \
+         it. `amp-relay keys add --role {} --comment NAME {file}` adds it under a name of its own",
+        entry.fingerprint,
+        clean_line(&entry.comment, 64),
+        other.line,
+        other.fingerprint,
+        entry.role
+    )
+}
+
+/// Asks before the key goes that the verbs of this machine sign in with.
+///
+/// # Errors
+/// It is to stay, or nobody is there to be asked.
+fn may_go(removed: &[Entry], data: &Path) -> Result<(), String> {
+    let own = data.join("client_key.pub");
+    let read = fs::read(&own).ok();
+    let Some(key) = read.and_then(|bytes| ssh_key::PublicKey::from_openssh(text::of_file(&bytes).trim()).ok()) else {
+        return Ok(());
+    };
+    if !removed.iter().any(|entry| entry.key.key_data() == key.key_data()) {
+        return Ok(());
+    }
+    let what = format!(
+        "this is this machine's own key: without it `amp-relay up`, `attach`, `down` and the others find no key here \
+         that signs in, unless another one is listed. `amp-relay keys add --role admin {}{}` lists it again",
+        shell_quoted(&own.to_string_lossy()),
+        data_flag(data)
+    );
+    let asked = io::stdin().is_terminal() && io::stderr().is_terminal();
+    match asked.then(|| out::agreed(&format_args!("{what}.\nRemove it? [y/N] "))) {
+        Some(true) => Ok(()),
+        Some(false) => Err("nothing was removed".into()),
+        None => Err(format!("nothing was removed: {what}; --yes removes it without a question")),
+    }
 }
 
 fn describe(entry: &Entry) -> String {
@@ -154,7 +283,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 
 fn list(path: &Path, as_json: bool) -> Result<(), String> {
     // As the relay reads it: a comment in another encoding does no harm.
-    let set = KeySet::parse(&String::from_utf8_lossy(&read(path)?));
+    let set = KeySet::parse(&text::of_file(&read(path)?));
     if as_json {
         let entries: Vec<Value> = set
             .entries
@@ -168,7 +297,7 @@ fn list(path: &Path, as_json: bool) -> Result<(), String> {
             .collect();
         let refused: Vec<Value> =
             set.refused.iter().map(|refused| json!({"line": refused.line, "reason": refused.reason})).collect();
-        return out::line(&json!({"entries": entries, "refused": refused}));
+        return out::json(&json!({"entries": entries, "refused": refused}));
     }
     out::text(&table(&set))
 }
@@ -186,6 +315,15 @@ fn table(set: &KeySet) -> String {
     };
     let rows: Vec<[String; 5]> = std::iter::once(head).chain(set.entries.iter().map(row)).collect();
     let mut text = columns(&rows);
+    for entry in &set.entries {
+        if let Some(first) = of_same_name(entry, set).filter(|other| other.line < entry.line) {
+            text.push_str(&format!(
+                "\nLine {} has the comment of line {}: people see one name for both keys. `amp-relay keys remove {}`, then \
+                 `amp-relay keys add --role {} --comment NAME FILE.pub`, gives it its own.\n",
+                entry.line, first.line, entry.fingerprint, entry.role
+            ));
+        }
+    }
     if !set.refused.is_empty() {
         text.push_str("\nRefused lines, without effect:\n");
         for refused in &set.refused {
@@ -202,28 +340,40 @@ fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, String> {
 }
 
 /// What was given as a key: a line, a file, or standard input.
-fn public_line(given: &str) -> Result<String, String> {
-    let read_some = |reader: &mut dyn Read| {
-        let mut text = String::new();
-        reader.take(64 * 1024).read_to_string(&mut text).map(|_| text)
+fn given_text(given: &str) -> Result<String, String> {
+    let read_some = |name: &str, reader: &mut dyn Read| {
+        let mut bytes = Vec::new();
+        reader.take(KEY_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| format!("{name}: {error}"))?;
+        if bytes.len() as u64 > KEY_BYTES_MAX {
+            return Err(format!(
+                "{name} is larger than {KEY_BYTES_MAX} bytes, so it is no public key: name a .pub file"
+            ));
+        }
+        Ok(text::of_file(&bytes).into_owned())
     };
     if given == "-" {
-        return read_some(&mut io::stdin().lock()).map_err(|error| format!("standard input: {error}"));
+        return read_some("standard input", &mut io::stdin().lock());
     }
     if given.split_whitespace().count() >= 2 && !Path::new(given).exists() {
         return Ok(given.to_owned());
     }
     let mut file = fs::File::open(given)
         .map_err(|error| format!("`{given}` is neither a public key line nor a file that can be read ({error})"))?;
-    read_some(&mut file).map_err(|error| format!("{given}: {error}"))
+    read_some(given, &mut file)
 }
 
-/// The DID of a public key line, or of a private key file's public half, which is not encrypted.
-fn did_of_text(text: &str) -> Result<String, String> {
-    let key = match ssh_key::PrivateKey::from_openssh(text) {
+/// What was given as a key, as a command names it.
+fn named(given: &str) -> String {
+    if given != "-" && Path::new(given).exists() { shell_quoted(given) } else { "FILE".into() }
+}
+
+/// The DID of a public key line, or of a private key file's public half, which is not encrypted. `file` is its name in a
+/// command.
+fn did_of_text(text: &str, file: &str) -> Result<String, String> {
+    let key = match private_key(text.as_bytes()) {
         Ok(private) => private.public_key().clone(),
-        Err(_) => ssh_key::PublicKey::from_openssh(text.trim())
-            .map_err(|error| format!("this is not an OpenSSH key ({error}): name a .pub file"))?,
+        Err(NoKey::Empty) => return Err("there is no key in it: name a .pub file".into()),
+        Err(_) => line_for(key_line(text, file)?, ROLE_DEFAULT).map_err(|error| error.to_string())?.1.key,
     };
     did_of(&key).ok_or_else(|| {
         format!(
@@ -239,7 +389,15 @@ fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>
     // A symbolic link stays one: what it points to is replaced.
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = real.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let lock = fs::File::open(folder).map_err(io_error)?;
+    let lock = fs::File::open(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!(
+                "there is no folder for the keys file {}: `amp-relay up` makes one, --keys FILE names another",
+                path.display()
+            )
+        }
+        _ => io_error(error),
+    })?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|error| io_error(error.into()))?;
     let (text, mode) = match fs::metadata(&real) {
         Ok(metadata) => (utf8(read(&real)?, &real)?, Some(metadata.permissions())),
@@ -256,8 +414,7 @@ fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>
 /// # Errors
 /// That relay reads another keys file: for it nothing has changed.
 fn tell(data: &Path, path: &Path) -> Result<String, String> {
-    let socket = data.join("relay.sock");
-    if std::os::unix::net::UnixStream::connect(&socket).is_err() {
+    if !listens(data) && !DataFolder::is_held(data) {
         return Ok("no relay runs on this data folder; the next one will read it".into());
     }
     let args = ReachArgs { data: Some(data.to_owned()), ..ReachArgs::default() };
@@ -279,8 +436,9 @@ fn tell(data: &Path, path: &Path) -> Result<String, String> {
     {
         return Err(format!(
             "the relay that runs on {} reads another keys file, so nothing has changed for it: name that one with \
-             --keys {read}",
-            data.display()
+             --keys {}",
+            data.display(),
+            shell_quoted(read)
         ));
     }
     let count = |name| reply.fields.get(name).and_then(Value::as_u64).unwrap_or_default();
@@ -336,22 +494,44 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("id.pub");
         fs::write(&path, format!("{KEY} a@b\n")).unwrap();
-        assert_eq!(public_line(path.to_str().unwrap()).unwrap(), format!("{KEY} a@b\n"));
-        assert_eq!(public_line(KEY).unwrap(), KEY);
-        assert!(public_line("nonsense").unwrap_err().contains("neither"));
+        assert_eq!(given_text(path.to_str().unwrap()).unwrap(), format!("{KEY} a@b\n"));
+        assert_eq!(given_text(KEY).unwrap(), KEY);
+        assert!(given_text("nonsense").unwrap_err().contains("neither"));
     }
 
     #[test]
     fn a_keys_did_is_told() {
         let private =
             ssh_key::PrivateKey::new(ssh_key::private::Ed25519Keypair::from_seed(&[1; 32]).into(), "c").unwrap();
-        let did = did_of_text(&private.public_key().to_openssh().unwrap()).unwrap();
+        let did = did_of_text(&private.public_key().to_openssh().unwrap(), "FILE").unwrap();
         assert!(did.starts_with("did:key:z6Mk"), "{did}");
-        assert_eq!(did_of_text(&private.to_openssh(ssh_key::LineEnding::LF).unwrap()), Ok(did));
+        assert_eq!(did_of_text(&private.to_openssh(ssh_key::LineEnding::LF).unwrap(), "FILE"), Ok(did));
         let other = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBGsX0fLhLEJH+Lzm5WOkQPJ3A32\
                      BLeszoPShOUXYmMKWT+NC4v4af5uO5+tKfA+eFivOM1drMV7Oy7ZAaDe/UfU=";
-        assert!(did_of_text(other).unwrap_err().contains("only an Ed25519 key"), "{:?}", did_of_text(other));
-        assert!(did_of_text("nonsense").unwrap_err().contains(".pub"));
+        assert!(
+            did_of_text(other, "FILE").unwrap_err().contains("only an Ed25519 key"),
+            "{:?}",
+            did_of_text(other, "FILE")
+        );
+        assert!(did_of_text("nonsense", "FILE").unwrap_err().contains(".pub"));
+    }
+
+    #[test]
+    fn two_keys_of_one_name_are_told_apart() {
+        let other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c";
+        let set = KeySet::parse(&format!("{KEY} anna\n"));
+        let same = line_for(&format!("{other} Anna "), Role::Watch).unwrap().1;
+        let found = of_same_name(&same, &set).expect("a name that reads the same");
+        let said = taken(&same, found, "FILE.pub");
+        assert!(said.contains("line 1") && said.contains("--role watch --comment NAME FILE.pub"), "{said}");
+        let own = renamed(&format!("{other} anna"), Role::Watch, "bert").unwrap();
+        assert_eq!(own, format!("{other} bert"));
+        assert!(of_same_name(&line_for(&own, Role::Watch).unwrap().1, &set).is_none());
+        assert!(of_same_name(&line_for(other, Role::Watch).unwrap().1, &KeySet::parse(KEY)).is_none(), "no names");
+        let listed = table(&KeySet::parse(&format!("{KEY} anna\n{other} anna\n")));
+        assert_eq!(listed.matches("has the comment of line").count(), 1, "{listed}");
+        assert!(listed.contains("Line 2 has the comment of line 1"), "{listed}");
+        assert!(name("a\nb").is_err() && name(" ").is_err() && name(" a b ").unwrap() == "a b");
     }
 
     #[test]

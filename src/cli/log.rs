@@ -1,9 +1,11 @@
 //! The log of the program: `log` records with their key-values to stderr, as text or JSON. Records go through a bounded
 //! queue to a thread of their own, so that a slow terminal never holds up a worker; what finds the queue full is
-//! counted and said later.
+//! counted and said later. Where stderr is a file of the relay's own, its size has a bound.
 
 use std::{
+    fs,
     io::{self, Write},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +13,7 @@ use std::{
     thread,
 };
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use env_logger::{Builder, Target, WriteStyle, fmt::Formatter};
 use log::{
     LevelFilter, Record,
@@ -20,25 +22,39 @@ use log::{
 use serde_json::Map;
 
 use super::settings::LogFormat;
+use crate::server::private;
 
 /// Records that may wait for stderr.
 const QUEUE_MAX: usize = 4096;
 
-/// Sends every record from now on to stderr.
-pub(super) fn start(level: LevelFilter, format: LogFormat) {
+/// Most bytes of a log file; the older half of what is kept lies beside it.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// Sends every record from now on to stderr. `file`: stderr is this file, opened for appending. Nothing is written until
+/// what is given is dropped, so that a welcome is read in one piece.
+pub(super) fn start(level: LevelFilter, format: LogFormat, file: Option<PathBuf>) -> Held {
     let mut builder = Builder::new();
-    builder.filter_level(level).write_style(WriteStyle::Never);
+    // The level may change later; `log` asks its own first.
+    builder.filter_level(LevelFilter::Trace).write_style(WriteStyle::Never);
+    let (held, release) = crossbeam_channel::bounded::<()>(0);
     match format {
         LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),
     };
-    if let Some(queue) = Queue::start(format) {
+    if let Some(queue) = Queue::start(format, file, release) {
         builder.target(Target::Pipe(Box::new(queue)));
     } else {
         builder.target(Target::Stderr);
     }
     // A host that has a logger of its own keeps it.
     let _ = builder.try_init();
+    log::set_max_level(level);
+    Held { _end: held }
+}
+
+/// Holds log lines back while it lives.
+pub(super) struct Held {
+    _end: Sender<()>,
 }
 
 /// The writing end: a whole record a call, never blocking.
@@ -48,12 +64,20 @@ struct Queue {
 }
 
 impl Queue {
-    fn start(format: LogFormat) -> Option<Self> {
+    fn start(format: LogFormat, file: Option<PathBuf>, release: Receiver<()>) -> Option<Self> {
         let (lines, waiting) = crossbeam_channel::bounded::<Vec<u8>>(QUEUE_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let told = lost.clone();
+        let mut written = file.as_ref().and_then(|path| fs::metadata(path).ok()).map_or(0, |meta| meta.len());
         let write = move || {
+            // It ends when the holder is dropped.
+            let _ = release.recv();
             for line in waiting {
+                written += line.len() as u64;
+                if let Some(path) = file.as_ref().filter(|_| written > FILE_BYTES_MAX) {
+                    make_room(path);
+                    written = 0;
+                }
                 let mut stderr = io::stderr().lock();
                 // Nobody reads stderr any more: there is nobody to tell.
                 let _ = stderr.write_all(&line);
@@ -66,6 +90,15 @@ impl Queue {
         thread::Builder::new().name("log".into()).spawn(write).ok()?;
         Some(Self { lines, lost })
     }
+}
+
+/// Puts what the file holds beside it and empties it. The file stays the same one, for it is also the stderr of the
+/// process.
+fn make_room(path: &Path) {
+    let Ok(mut file) = private().read(true).write(true).open(path) else { return };
+    let beside = private().write(true).create(true).truncate(true).open(path.with_extension("log.1"));
+    let _ = beside.and_then(|mut beside| io::copy(&mut file, &mut beside));
+    let _ = file.set_len(0);
 }
 
 /// What is said about records that were lost, in the form of the others.
@@ -156,6 +189,24 @@ impl<'kvs> VisitSource<'kvs> for Pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_log_moves_beside_itself_and_through_no_link() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        fs::write(at("relay.log"), "old\n").unwrap();
+        make_room(&at("relay.log"));
+        assert_eq!(fs::read_to_string(at("relay.log.1")).unwrap(), "old\n");
+        assert_eq!(fs::read_to_string(at("relay.log")).unwrap(), "");
+        fs::write(at("victim"), "mine").unwrap();
+        std::os::unix::fs::symlink(at("victim"), at("other.log.1")).unwrap();
+        std::os::unix::fs::symlink(at("victim"), at("third.log")).unwrap();
+        fs::write(at("other.log"), "new\n").unwrap();
+        make_room(&at("other.log"));
+        make_room(&at("third.log"));
+        assert_eq!(fs::read_to_string(at("victim")).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(at("other.log")).unwrap(), "", "it has a bound all the same");
+    }
 
     #[test]
     fn no_value_steers_a_terminal_or_begins_a_line() {

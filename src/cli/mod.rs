@@ -2,16 +2,26 @@
 
 mod agent;
 mod attach;
+mod background;
+mod first_run;
+mod kept;
 mod keys;
 mod log;
 mod out;
 mod reach;
 mod run;
+mod session;
 mod sessions;
 mod settings;
 mod text;
+mod tty;
+mod up;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -22,7 +32,7 @@ use settings::{RelayArgs, World};
 #[derive(Parser, Debug)]
 #[command(name = "amp-relay", version, about, max_term_width = 100)]
 #[command(after_help = "Examples:
-  amp-relay up                             start a session here, and the relay it is shared by
+  amp-relay up                             the session of this folder, shared by a relay in the background
   amp-relay attach                         join it from another terminal
   amp-relay keys add --role drive ID.pub   let another key sign in")]
 struct Cli {
@@ -32,29 +42,35 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
-    /// Start a relay and a session in the current folder
-    Up(RelayArgs),
-    /// Start a relay without a session, for services
-    Serve(RelayArgs),
-    /// Join a session: stream it, prompt it, decide what it asks
+    /// Start or join the session of this folder, and a relay if none runs
+    Up(up::UpArgs),
+    /// Join a session: see it, prompt it, answer what it asks
     Attach(attach::AttachArgs),
+    /// Start another session, and join it
+    New(session::NewArgs),
     /// List the relay's sessions
     Sessions(sessions::SessionsArgs),
-    /// Send a message to an agent
-    Send(agent::SendArgs),
-    /// Ask an agent, a session or the relay, and wait for the answer
-    Request(agent::RequestArgs),
-    /// Be an agent on this terminal: print what comes
-    Listen(agent::ListenArgs),
-    /// Who may sign in
+    /// Stop a session
+    Stop(session::StopArgs),
+    /// Stop the relay and all its sessions
+    Down(background::DownArgs),
+    /// Run a relay without a session, as a service
+    Serve(run::ServeArgs),
+    /// Let keys sign in, or no more
     Keys(keys::KeysArgs),
-    /// The settings in force
+    /// Show or check the settings
     Config {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
-    /// The scripted agent that stands in for Claude Code
-    #[command(name = "demo-agent", disable_help_flag = true)]
+    /// Send a message to an agent
+    Send(agent::SendArgs),
+    /// Ask an agent, a session or the relay, and wait for the answer
+    Request(agent::RequestArgs),
+    /// Receive messages as an agent, and print them
+    Listen(agent::ListenArgs),
+    /// Run the scripted agent that stands in for Claude Code
+    #[command(name = "demo-agent", hide = true, disable_help_flag = true)]
     DemoAgent {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         arguments: Vec<OsString>,
@@ -67,11 +83,21 @@ enum ConfigVerb {
     Show(RelayArgs),
     /// Say whether the settings can be used
     Check(RelayArgs),
+    /// Print what can be set, as a table for Markdown
+    Table,
 }
 
 /// Runs the program and gives its exit code.
 pub fn main() -> ExitCode {
-    let matches = without_empty_variables(Cli::command()).get_matches();
+    let matches = match without_empty_variables(Cli::command()).try_get_matches() {
+        Ok(matches) => matches,
+        // The help or the version, which were asked for.
+        Err(asked) if !asked.use_stderr() => {
+            let printed = asked.print().and_then(|()| io::stdout().flush());
+            return said(out::written(printed).map(|()| ExitCode::SUCCESS));
+        }
+        Err(error) => error.exit(),
+    };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
@@ -79,9 +105,12 @@ pub fn main() -> ExitCode {
     // A verb's own matches know where each of its values came from.
     let of_verb = matches.subcommand().map_or(&matches, |(_, matches)| matches);
     match cli.verb {
-        Verb::Up(args) => run::up(&args, of_verb),
+        Verb::Up(args) => up::up(&args, of_verb),
         Verb::Serve(args) => run::serve(&args, of_verb),
         Verb::Attach(args) => said(attach::run(&args)),
+        Verb::New(args) => said(session::new(&args)),
+        Verb::Stop(args) => said(session::stop(&args)),
+        Verb::Down(args) => said(background::down(&args)),
         Verb::Sessions(args) => said(sessions::run(&args)),
         Verb::Send(args) => said(agent::send(&args)),
         Verb::Request(args) => said(agent::request(&args)),
@@ -101,10 +130,15 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 
 fn config(verb: &ConfigVerb, matches: &ArgMatches) -> ExitCode {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
-    let (ConfigVerb::Show(args) | ConfigVerb::Check(args)) = verb;
+    let (ConfigVerb::Show(args) | ConfigVerb::Check(args)) = verb else {
+        return said(out::text(&settings::table()).map(|()| ExitCode::SUCCESS));
+    };
     match (World::of_process().and_then(|world| settings::resolve(args, matches, &world)), verb) {
         (Ok(settings), ConfigVerb::Show(_)) => said(out::text(&settings::show(&settings)).map(|()| ExitCode::SUCCESS)),
-        (Ok(_), ConfigVerb::Check(_)) => said(out::line(&"the settings can be used").map(|()| ExitCode::SUCCESS)),
+        (Ok(settings), _) => said(settings::usable(&settings).and_then(|()| {
+            out::line(&"the settings can be used")?;
+            Ok(ExitCode::SUCCESS)
+        })),
         (Err(why), _) => fail(&why),
     }
 }

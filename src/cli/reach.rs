@@ -3,22 +3,37 @@
 use std::{
     env, fs, io,
     io::IsTerminal,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
+    sync::Once,
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use serde_json::Value;
 
-use super::settings::configured_path;
-use crate::client::{
-    Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target, amp,
+use super::{
+    out,
+    run::shell_quoted,
+    settings::{World, configured_path},
+    text::clean_line,
+    tty,
 };
-use crate::wire::sign_in::{Welcome, is_id};
+use crate::base::text;
+use crate::client::{
+    Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target,
+    Unreadable, amp, replace_file,
+};
+use crate::server::{DataError, DataFolder};
+use crate::wire::sign_in::{Welcome, is_id, private_key};
 
 /// Keys of an agent that are tried; each costs a connection.
 const AGENT_KEYS_MAX: usize = 8;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A relay that said nothing for so long, not even a tick, is gone.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a passphrase is asked for.
+const PASSPHRASE_TRIES: u32 = 3;
 
 /// Which relay, and with which key.
 #[derive(Args, Clone, Debug, Default)]
@@ -41,6 +56,19 @@ impl ReachArgs {
     /// Nothing says where it is, or the config file cannot be read.
     pub(super) fn data(&self) -> Result<PathBuf, String> {
         self.data.clone().map_or_else(default_data, Ok)
+    }
+
+    /// A command of this program, as it is typed here for the same relay and key.
+    pub(super) fn command(&self, words: &str) -> String {
+        let mut words = words.to_owned();
+        if let Some(key) = &self.key {
+            words += &format!(" --key {}", shell_quoted(&key.to_string_lossy()));
+        }
+        match (&self.url, self.data()) {
+            (Some(url), _) => format!("`{} {words} --url {}`", program(), shell_quoted(url)),
+            (None, Ok(data)) => command(&words, &data),
+            (None, Err(_)) => format!("`{} {words}`", program()),
+        }
     }
 
     /// Where the relay is.
@@ -68,14 +96,16 @@ fn absolute(path: PathBuf) -> Result<Target, String> {
 /// # Errors
 /// Nothing is set, or the config cannot be read.
 pub(super) fn default_data() -> Result<PathBuf, String> {
-    if let Some(data) = configured_path("data")? {
+    static SAID: Once = Once::new();
+    let (data, wrong) =
+        configured_path("data").map_err(|why| format!("{why}\n--data DIR goes on without the config"))?;
+    if let Some(why) = wrong {
+        SAID.call_once(|| out::note(&format_args!("amp-relay: this goes on in spite of the config: {why}")));
+    }
+    if let Some(data) = data {
         return Ok(data);
     }
-    let set = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    set("XDG_STATE_HOME")
-        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
-        .map(|state| state.join("amp-relay"))
-        .ok_or_else(|| "neither HOME nor XDG_STATE_HOME is set: say where the data folder is with --data DIR".into())
+    World::of_process()?.data()
 }
 
 /// A relay that was reached, and what is needed to reach it again.
@@ -92,6 +122,8 @@ pub(super) struct Reached {
     pub options: Options,
     /// Where relays are pinned.
     pub known: PathBuf,
+    /// What a person is to know before anything else; whoever joins a session shows it there.
+    pub notices: Vec<String>,
 }
 
 /// Connects and signs in, with one key after the other. Asks a person, if there is one, about passphrases and about
@@ -100,7 +132,44 @@ pub(super) struct Reached {
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(super) fn reach(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<Reached, String> {
-    let data = args.data()?;
+    let mut reached = reach_to_join(args, role, kind)?;
+    for notice in reached.notices.drain(..) {
+        out::note(&notice);
+    }
+    Ok(reached)
+}
+
+/// As [`reach`], for a verb that joins a session: what it would print would be hidden behind the session's screen, so it
+/// is among the notices instead.
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(super) fn reach_to_join(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<Reached, String> {
+    let mut reached = reach_any(args, role, kind)?;
+    if let Some(version) = other_version(&reached).filter(|_| args.url.is_none()) {
+        reached.notices.push(format!(
+            "the relay that runs is amp-relay {version}, and this program is {VERSION}: `amp-relay down`, then \
+             `amp-relay up` starts it anew"
+        ));
+    }
+    Ok(reached)
+}
+
+/// The version of this program.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The version of the relay, if it is not this program's.
+pub(super) fn other_version(reached: &Reached) -> Option<String> {
+    let version = &reached.connection.relay().version;
+    (version != VERSION).then(|| clean_line(version, 32))
+}
+
+/// As [`reach`], whatever version the relay has.
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(super) fn reach_any(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<Reached, String> {
+    let data = place(args)?;
     let options = Options { role: role.map(str::to_owned), ..Options::new(&client_id(&data), &device_name(), kind) };
     let found = with_keys(
         args,
@@ -109,13 +178,19 @@ pub(super) fn reach(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<
         |target, identity, pins| {
             Connection::connect(target, identity, &options, pins).map_err(|error| match error {
                 ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
-                error if error.is_about_the_key() => Tried::Key(error.to_string()),
-                error => Tried::Failed(error.to_string()),
+                ConnectError::Refused(error) if error.code == "KEY_NOT_AUTHORIZED" => {
+                    Tried::Unknown(out::foreign("", &ConnectError::Refused(error).to_string()))
+                }
+                ConnectError::Identity(error) => Tried::Unfit(error.to_string()),
+                // Words of ours, with what to type in them.
+                ConnectError::Pin(error) => Tried::Failed(error.to_string()),
+                error if error.is_about_the_key() => Tried::Key(out::foreign("", &error.to_string())),
+                error => Tried::Failed(out::foreign("", &error.to_string())),
             })
         },
     )?;
     let Found { connection: (connection, welcome), target, identity, known } = found;
-    Ok(Reached { connection, welcome, target, identity, options, known })
+    Ok(Reached { connection, welcome, target, identity, options, known, notices: Vec::new() })
 }
 
 /// Connects as an AMP agent, with one Ed25519 key after the other; asks a person as [`reach`] does.
@@ -125,13 +200,37 @@ pub(super) fn reach(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<
 pub(super) fn reach_as_agent(args: &ReachArgs) -> Result<Found<amp::Connection>, String> {
     let is_ed25519 = |key: &ssh_key::PublicKey| key.key_data().is_ed25519();
     let options = amp::Options::new(&device_name());
-    with_keys(args, &args.data()?, is_ed25519, |target, identity, pins| {
+    with_keys(args, &place(args)?, is_ed25519, |target, identity, pins| {
         amp::Connection::connect(target, identity, &options, pins).map_err(|error| match error {
             amp::ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
-            error if error.is_about_the_key() => Tried::Key(error.to_string()),
-            error => Tried::Failed(error.to_string()),
+            // Which it is for the key, whatever the message.
+            error @ amp::ConnectError::Refused { .. } if error.is_about_the_key() => {
+                Tried::Unknown(out::foreign("", &error.to_string()))
+            }
+            amp::ConnectError::Identity(error) => Tried::Unfit(error.to_string()),
+            amp::ConnectError::Pin(error) => Tried::Failed(error.to_string()),
+            error => Tried::Failed(out::foreign("", &error.to_string())),
         })
     })
+}
+
+/// The data folder, if it can be one: whoever only asks leaves nothing in any other.
+fn place(args: &ReachArgs) -> Result<PathBuf, String> {
+    let data = args.data()?;
+    let is_other =
+        || fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_some()) && !DataFolder::is_one(&data);
+    if args.url.is_none() && !data.join("relay.sock").exists() {
+        let why = if is_other() { " (which is no data folder: no relay was ever started on it)" } else { "" };
+        return Err(no_relay(&data, why));
+    }
+    if args.url.is_some() && is_other() {
+        return Err(format!(
+            "{} holds other files and is no data folder, and the relays that are known would be noted in it: name a new or \
+             an empty one with --data DIR, or leave --data out",
+            data.display()
+        ));
+    }
+    Ok(data)
 }
 
 /// A relay that a key signed in to.
@@ -150,8 +249,12 @@ pub(super) struct Found<T> {
 enum Tried {
     /// Nothing listens.
     Nobody,
+    /// The relay's keys file does not have this key; another one may do better.
+    Unknown(String),
     /// Another key may do better.
     Key(String),
+    /// This key cannot sign here, whatever the relay lets in.
+    Unfit(String),
     /// No key will.
     Failed(String),
 }
@@ -164,19 +267,18 @@ fn with_keys<T>(
     connect: impl Fn(&Target, &Identity, &mut KnownRelays) -> Result<T, Tried>,
 ) -> Result<Found<T>, String> {
     let target = args.target()?;
-    if let Target::Unix(path) = &target
-        && args.url.is_none()
-        && !path.exists()
-    {
-        return Err(no_relay(data));
-    }
     let known = data.join("known_relays");
     let mut pins = KnownRelays::load(known.clone()).map_err(|error| error.to_string())?;
     if io::stdin().is_terminal() && io::stderr().is_terminal() {
         pins = pins.asking(ask_about_relay);
     }
     let mut refusals = Vec::new();
+    // What this machine signs in to its own relay with, unless a person says otherwise.
+    let own = Some(data.join("client_key")).filter(|_| args.url.is_none() && args.key.is_none());
+    let mut own_is_unknown = false;
+    let mut unfit = 0;
     for candidate in candidates(args, data) {
+        let is_own = own.is_some() && candidate.path() == own.as_deref();
         let identity = match candidate.load() {
             // A key that was named is tried whatever it is: the refusal says why it cannot do.
             Ok(Some(identity)) if args.key.is_some() || usable(identity.public()) => identity,
@@ -189,36 +291,127 @@ fn with_keys<T>(
         };
         match connect(&target, &identity, &mut pins) {
             Ok(connection) => return Ok(Found { connection, target, identity, known }),
-            Err(Tried::Nobody) if args.url.is_none() => return Err(no_relay(data)),
+            Err(Tried::Nobody) if args.url.is_none() => return Err(no_relay(data, "")),
             Err(Tried::Nobody) => {
                 return Err(format!("nothing listens at {target}: is the relay running, and the tunnel to it open?"));
+            }
+            Err(Tried::Unknown(error)) => {
+                own_is_unknown |= is_own;
+                refusals.push(format!("{}: {error}", identity.origin()));
+            }
+            Err(Tried::Unfit(error)) => {
+                unfit += 1;
+                refusals.push(format!("{}: {error}", identity.origin()));
             }
             Err(Tried::Key(error)) => refusals.push(format!("{}: {error}", identity.origin())),
             Err(Tried::Failed(error)) => return Err(error),
         }
     }
-    Err(no_key(&target, &refusals))
+    let other = (unfit > 0 && unfit == refusals.len()).then(|| "--key FILE chooses another one".to_owned());
+    let advice = own.and_then(|own| of_own_key(&own, data, own_is_unknown)).or(other);
+    Err(no_key(&target, &refusals, advice))
 }
 
 fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
-fn no_relay(data: &Path) -> String {
+/// Whether a relay answers on the data folder.
+pub(super) fn listens(data: &Path) -> bool {
+    UnixStream::connect(data.join("relay.sock")).is_ok()
+}
+
+/// What is to be said of a relay that runs on the data folder and that nobody can reach there.
+pub(super) fn out_of_reach(data: &Path) -> Option<String> {
+    let pid = DataFolder::holder(data)?;
+    Some(format!(
+        "the relay that runs on {} is process {pid}, and nothing answers at its socket, {}: unless it starts or ends in \
+         this moment, `kill {pid}` ends it, with all its sessions, and `amp-relay up` starts a new one",
+        data.display(),
+        data.join("relay.sock").display()
+    ))
+}
+
+/// Opens the data folder for a new relay.
+///
+/// # Errors
+/// It cannot be used; where another relay holds it, with what can be done about that one.
+pub(super) fn opened(data: &Path) -> Result<DataFolder, String> {
+    DataFolder::open(data).map_err(|error| match error {
+        DataError::InUse { .. } if !listens(data) => out_of_reach(data).unwrap_or_else(|| error.to_string()),
+        error => error.to_string(),
+    })
+}
+
+fn no_relay(data: &Path, why: &str) -> String {
+    if let Some(held) = out_of_reach(data) {
+        return held;
+    }
     format!(
-        "no relay runs on {}: start one with `amp-relay up`, or name another with --data DIR or --url URL",
+        "no relay runs on {}{why}: start one with `amp-relay up`, or name another with --data DIR or --url URL",
         data.display()
     )
 }
 
-fn no_key(target: &Target, refusals: &[String]) -> String {
+/// `advice`: what to do about the key of this machine.
+fn no_key(target: &Target, refusals: &[String], advice: Option<String>) -> String {
     let mut text = format!("no key was found that signs in to {target}");
     for refusal in refusals {
         text.push_str("\n  ");
         text.push_str(refusal);
     }
-    text.push_str("\non the relay's host, `amp-relay keys add FILE.pub` lets a key in; here, --key FILE chooses one");
+    text.push('\n');
+    text.push_str(&advice.unwrap_or_else(|| {
+        "on the relay's host, `amp-relay keys add --role ROLE FILE.pub` lets a key in; here, --key FILE chooses one"
+            .into()
+    }));
     text
+}
+
+/// What to do about this machine's own key, as far as that is plain. `is_unknown`: the relay said that its keys file does
+/// not have it; in all other cases listing it again would change nothing.
+fn of_own_key(own: &Path, data: &Path, is_unknown: bool) -> Option<String> {
+    let (path, public) =
+        (shell_quoted(&own.to_string_lossy()), shell_quoted(&own.with_extension("pub").to_string_lossy()));
+    let add = format!("`amp-relay keys add --role admin {public}{}`", data_flag(data));
+    let make = format!("`ssh-keygen -q -t ed25519 -N '' -f {path}` makes a new one, and {add} lets it in");
+    if is_unknown {
+        return Some(format!("{add} lets this machine's own key in again; --key FILE chooses another one"));
+    }
+    let metadata = match fs::metadata(own) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Some(format!("this machine's own key, {path}, is missing: {make}; --key FILE chooses another one"));
+        }
+        Err(_) => return None,
+    };
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Some(format!("`chmod 600 {path}` makes this machine's own key one that can be used again"));
+    }
+    let is_broken = fs::read(own).is_ok_and(|bytes| private_key(&bytes).is_err());
+    is_broken
+        .then(|| format!("this machine's own key is broken: after `rm {path}`, {make}; --key FILE chooses another one"))
+}
+
+/// The flag that names this data folder, where nothing else does.
+pub(super) fn data_flag(data: &Path) -> String {
+    let is_default = default_data().is_ok_and(|default| default == data);
+    if is_default { String::new() } else { format!(" --data {}", shell_quoted(&data.to_string_lossy())) }
+}
+
+/// This program as another terminal can call it: by its name where PATH leads here, else by its path.
+pub(super) fn program() -> String {
+    const NAME: &str = "amp-relay";
+    let Ok(own) = env::current_exe() else { return NAME.into() };
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|folder| folder.join(NAME)).find(|path| path.is_file());
+    let is_own = found.and_then(|found| found.canonicalize().ok()).is_some_and(|found| found == own);
+    if is_own { NAME.into() } else { shell_quoted(&own.to_string_lossy()) }
+}
+
+/// A command of this program, as it is typed here for the relay of this data folder.
+pub(super) fn command(words: &str, data: &Path) -> String {
+    format!("`{} {words}{}`", program(), data_flag(data))
 }
 
 /// A key that may be tried; loaded only when its turn comes.
@@ -256,21 +449,37 @@ fn public_of(path: &Path) -> Option<ssh_key::PublicKey> {
     beside.push(".pub");
     [path.to_owned(), beside.into()]
         .iter()
-        .find_map(|path| ssh_key::PublicKey::from_openssh(fs::read_to_string(path).ok()?.trim()).ok())
+        .find_map(|path| ssh_key::PublicKey::from_openssh(text::of_file(&fs::read(path).ok()?).trim()).ok())
 }
 
 impl Candidate {
+    /// The file, if it is one.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Ready(_) => None,
+        }
+    }
+
     fn load(self) -> Result<Option<Identity>, String> {
         match self {
             Self::Ready(identity) => Ok(Some(*identity)),
             Self::File { path, named } if !named && !path.exists() => Ok(None),
             Self::File { path, .. } => {
                 let person = io::stdin().is_terminal() && io::stderr().is_terminal();
-                let mut tries = if person { 3 } else { 0 };
+                // Typing a passphrase turns the terminal's echo off.
+                if person {
+                    tty::guard().map_err(|error| format!("signals cannot be handled: {error}"))?;
+                }
+                let mut tries = 0;
                 let mut passphrase = |path: &Path| {
-                    tries -= 1;
-                    let ask = || rpassword::prompt_password(format!("Passphrase of {}: ", path.display())).ok();
-                    if tries < 0 { None } else { ask().filter(|given| !given.is_empty()) }
+                    tries += 1;
+                    if !person || tries > PASSPHRASE_TRIES {
+                        return None;
+                    }
+                    let wrong = if tries > 1 { "That passphrase is wrong. " } else { "" };
+                    let ask = format!("{wrong}Passphrase of {}: ", path.display());
+                    rpassword::prompt_password(ask).ok().filter(|given| !given.is_empty())
                 };
                 Identity::from_file(&path, &mut passphrase).map(Some).map_err(|error| error.to_string())
             }
@@ -279,13 +488,10 @@ impl Candidate {
 }
 
 fn ask_about_relay(question: &Question<'_>) -> bool {
-    eprintln!(
-        "The relay at {} is not known yet.\n  its key: {}\n  its DID: {}",
+    out::agreed(&format_args!(
+        "The relay at {} is not known yet.\n  its key: {}\n  its DID: {}\nIs it the right one? [y/N] ",
         question.name, question.fingerprint, question.did
-    );
-    eprint!("Is it the right one? [y/N] ");
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    ))
 }
 
 /// The installation's id, made at first use. Without a place to keep it, one for this run.
@@ -299,7 +505,7 @@ fn client_id(data: &Path) -> String {
     let id = uuid::Uuid::new_v4().simple().to_string();
     let mut builder = fs::DirBuilder::new();
     std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
-    let _ = builder.create(data).and_then(|()| fs::write(&path, format!("{id}\n")));
+    let _ = builder.create(data).and_then(|()| replace_file(&path, format!("{id}\n").as_bytes(), None));
     id
 }
 
@@ -319,23 +525,42 @@ pub(super) fn device_name() -> String {
 ///
 /// # Errors
 /// The relay refuses, or does not answer.
-pub(super) fn ask(connection: &mut Connection, mut command: Value) -> Result<Reply, String> {
+pub(super) fn ask(connection: &mut Connection, command: Value) -> Result<Reply, String> {
+    answer(connection, command, ANSWER_TIMEOUT, false)
+}
+
+/// The same where the answer takes its time: it is waited for as long as the relay gives signs of life.
+///
+/// # Errors
+/// As [`ask`].
+pub(super) fn ask_and_wait(connection: &mut Connection, command: Value) -> Result<Reply, String> {
+    answer(connection, command, SILENCE_TIMEOUT, true)
+}
+
+fn answer(connection: &mut Connection, mut command: Value, limit: Duration, waits: bool) -> Result<Reply, String> {
     let id = format!("ask-{}", uuid::Uuid::new_v4().simple());
     command["id"] = id.clone().into();
     connection.send(&command.to_string()).map_err(|error| format!("the relay does not listen: {error}"))?;
-    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let mut deadline = Instant::now() + limit;
+    let mut unreadable = false;
     loop {
         match connection.receive(Some(deadline)).map_err(|error| error.to_string())? {
             Received::Text(text) => match Incoming::parse(&text) {
+                // It may have been the answer; if it was not, that comes yet.
+                None => unreadable = true,
                 Some(Incoming::Reply(reply)) if reply.re == id => return Ok(reply),
                 Some(Incoming::Error(error)) if error.re.as_ref().is_none_or(|re| *re == id) => {
-                    return Err(format!("{} ({})", error.message, error.code));
+                    return Err(out::foreign("", &error.message));
                 }
                 _ => {}
             },
             Received::Alive => {}
-            Received::Nothing => return Err("the relay did not answer in 15 s".into()),
-            Received::Ended(ended) => return Err(format!("the connection ended: {ended}")),
+            Received::Nothing if unreadable => return Err(Unreadable("message".into()).to_string()),
+            Received::Nothing => return Err(format!("the relay did not answer in {} s", limit.as_secs())),
+            Received::Ended(ended) => return Err(ended.to_string()),
+        }
+        if waits && !unreadable {
+            deadline = Instant::now() + limit;
         }
     }
 }

@@ -1,47 +1,104 @@
-//! `up` and `serve`: makes what a first run needs, starts the relay, and stays until a signal ends it.
+//! The relay's own process: `serve`, `up --foreground`, and the relay that `up` has started in the background. Starts it,
+//! says where it listens, and stays until a signal or an admin ends it; SIGHUP has it read its settings and keys again.
 
 use std::{
-    fs,
-    io::{self, BufRead, IsTerminal, Write},
-    path::{Path, PathBuf},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
     thread,
 };
 
-use clap::ArgMatches;
-use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
-use ssh_key::{PrivateKey, PublicKey};
+use clap::{ArgMatches, Args};
+use rustix::{process::setsid, termios::tcgetattr};
+use signal_hook::{
+    consts::{SIGHUP, TERM_SIGNALS},
+    iterator::Signals,
+};
 
 use super::{
-    fail, log as logging,
-    settings::{self, RelayArgs, Settings, World},
+    fail, first_run,
+    kept::{Kept, Noted},
+    log as logging,
+    reach::{data_flag, opened, program},
+    session::SessionArgs,
+    settings::{self, RelayArgs, Settings, Variable, World},
 };
 use crate::{
+    claude::{close_inherited, environment::Changes},
     reactor::{BoundAddr, Listen},
-    relay::{Role, keys},
-    server::{Agent, DataFolder, Options, Server, Services, Stopper},
+    relay::hub::Create,
+    server::{Agent, DataFolder, Options, Reloader, Server, Stopper},
 };
 
+/// A relay for services.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    pub relay: RelayArgs,
+    /// As `up` starts it: without a terminal, with the data folder's log
+    #[arg(long, hide = true)]
+    pub background: bool,
+}
+
+/// Why the relay runs.
+#[derive(Clone, Debug)]
+enum Purpose {
+    /// `serve`.
+    Service,
+    /// `up --foreground`: with this session.
+    Session(Box<Create>),
+    /// `up` started it.
+    Background,
+}
+
+impl Purpose {
+    /// Whether it is for a person at a terminal, who would rather see the demo agent than nothing.
+    fn is_for_person(&self) -> bool {
+        !matches!(self, Self::Service)
+    }
+}
+
 /// `serve`: a relay for services.
-pub(super) fn serve(args: &RelayArgs, matches: &ArgMatches) -> ExitCode {
-    run(args, matches, false)
+pub(super) fn serve(args: &ServeArgs, matches: &ArgMatches) -> ExitCode {
+    let purpose = if args.background { Purpose::Background } else { Purpose::Service };
+    run(&args.relay, matches, purpose)
 }
 
-/// `up`: a relay with a session in the current folder.
-pub(super) fn up(args: &RelayArgs, matches: &ArgMatches) -> ExitCode {
-    run(args, matches, true)
+/// `up --foreground`: a relay with a session in the current folder.
+pub(super) fn foreground(args: &RelayArgs, session: &SessionArgs, matches: &ArgMatches) -> ExitCode {
+    run(args, matches, Purpose::Session(Box::new(session.create())))
 }
 
-fn run(args: &RelayArgs, matches: &ArgMatches, session: bool) -> ExitCode {
-    let settings = match World::of_process().and_then(|world| settings::resolve(args, matches, &world)) {
-        Ok(settings) => settings,
+fn run(args: &RelayArgs, matches: &ArgMatches, purpose: Purpose) -> ExitCode {
+    let resolved = World::of_process().and_then(|world| {
+        let settings = settings::resolve(args, matches, &world)?;
+        Ok((Sources { args: args.clone(), matches: matches.clone(), world }, settings))
+    });
+    let (sources, settings) = match resolved {
+        Ok(resolved) => resolved,
         Err(why) => return fail(&why),
     };
-    logging::start(settings.log.value, settings.log_format.value);
+    let is_background = matches!(purpose, Purpose::Background);
+    if is_background {
+        // Of what the shell had open, a lock for instance, nothing is to be held as long as this runs.
+        close_inherited();
+    }
+    let kept = Kept::of_process(&sources.matches, &sources.world, is_background);
+    let file = is_background.then(|| settings.data.value.join(super::background::LOG));
+    if file.is_some() {
+        // A session of its own has no terminal, so that closing one ends nothing here. It fails where it is one already.
+        let _ = setsid();
+    }
+    let held = logging::start(settings.log.value, settings.log_format.value, file);
     raise_descriptor_limit();
-    match start(&settings, session) {
-        Ok((server, folder, signals)) => stay(server, folder, signals),
-        Err(why) => fail(&why),
+    match start(&settings, purpose, kept) {
+        Ok(running) => {
+            drop(held);
+            stay(running, Reload { sources, settings })
+        }
+        Err(why) => {
+            drop(held);
+            fail(&why)
+        }
     }
 }
 
@@ -52,120 +109,130 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn start(settings: &Settings, session: bool) -> Result<(Server, DataFolder, Signals), String> {
-    let data = DataFolder::open(&settings.data.value).map_err(|error| error.to_string())?;
+/// A relay that runs, and what ends with it.
+struct Running {
+    server: Server,
+    folder: DataFolder,
+    noted: Noted,
+    signals: Signals,
+}
+
+fn start(settings: &Settings, purpose: Purpose, kept: Kept) -> Result<Running, String> {
+    let data = opened(&settings.data.value)?;
     let host_key = data.host_key().map_err(|error| error.to_string())?;
-    let client_key = data.client_key().map_err(|error| error.to_string())?;
-    keys_file(&data, settings, &client_key, session)?;
-    let agent = agent(settings, session);
-    if let (true, Some(named), None) = (session && !settings.demo.value, &settings.claude.value, agent.find_claude()) {
-        return Err(format!("{}: {} is not a program that can be run", settings.claude.origin, named.display()));
-    }
-    let stands_in = matches!(agent, Agent::Demo) && !settings.demo.value;
+    let for_person = purpose.is_for_person();
+    first_run::keys_file(&data, settings, matches!(purpose, Purpose::Session(_)))?;
+    let agent = agent(settings, for_person)?;
+    let is_demo = matches!(agent, Agent::Demo);
+    let stands_in = is_demo && !settings.demo.value;
     let mut listen = settings.listen.value.clone();
     listen.push(Listen::Unix(data.socket()));
+    let first_session = match purpose {
+        Purpose::Session(create) => Some(*create),
+        Purpose::Service | Purpose::Background => None,
+    };
+    let explains = first_session.is_some();
     let options = Options {
         workers: settings.workers.value,
         pin: settings.pin.value,
         listen,
         hosts: settings.host.value.clone(),
-        keys: settings.keys.value.clone(),
-        agent,
+        environment: environment(&settings.env.value),
         folders: settings.folder.value.clone(),
+        // A person who has set no bounds goes on working in the next folder.
+        open: for_person && settings.folder.origin == settings::Origin::Default,
         grace_ms: settings.grace.value.0,
-        first_session: session,
-        services: Services::default(),
+        first_session,
         amp_verify: settings.amp_verify.value,
         ws_deflate: settings.ws_deflate.value,
+        ws_ping_ms: settings.ws_ping.value.0,
+        ..Options::new(settings.keys.value.clone(), agent)
     };
     // From here on a signal is kept until it can be obeyed: whoever reads that we listen may end us in the next moment.
     // Not before, so that a question at the first run can be left with Ctrl-C.
-    let signals = Signals::new(TERM_SIGNALS).map_err(|error| format!("signals cannot be handled: {error}"))?;
+    let signals = Signals::new(TERM_SIGNALS.iter().chain([&SIGHUP]));
+    let signals = signals.map_err(|error| format!("signals cannot be handled: {error}"))?;
+    // Whoever finds this relay listening finds it there; what is listened on is known a moment later.
+    let noted = kept.write(&settings.data.value);
     let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string()))?;
+    kept.listening(server.addresses()).rewrite(&noted);
     announce(&server).map_err(|error| format!("stdout cannot be written: {error}"))?;
-    if stands_in {
-        eprintln!(
-            "\n  Claude Code was not found, so the demo agent answers, with made-up text.\n  \
-             To talk to Claude Code: npm install -g @anthropic-ai/claude-code, run `claude` once to log in,\n  \
-             and start `up` again (or name the program with --claude PATH)."
-        );
-    }
-    if session {
+    if explains {
+        if stands_in {
+            eprintln!("\n{STANDS_IN}");
+        }
+        if is_demo {
+            eprintln!("\n{DEMO_ASKS}");
+        }
         explain(&server, settings);
     }
-    Ok((server, data, signals))
+    Ok(Running { server, folder: data, noted, signals })
 }
 
+/// Said where the demo agent answers though nobody asked for it.
+pub(super) const STANDS_IN: &str = "\
+Claude Code was not found, so the demo agent answers, with made-up text.
+To have the real one: npm install -g @anthropic-ai/claude-code, then log in
+with `claude`, then `amp-relay up` again (or name it with --claude PATH).";
+
+/// Said where the demo agent answers: nobody meets a request for permission by chance.
+pub(super) const DEMO_ASKS: &str =
+    "The demo agent asks for permission where a prompt has the word `ask`: `please ask me`, for instance.";
+
 /// What to do about a port that is taken is worth a line.
-fn with_advice(why: &str) -> String {
+pub(super) fn with_advice(why: &str) -> String {
     if why.contains("in use") {
         return format!("{why}. Another program listens there; choose another place with --listen ADDR:PORT");
     }
     why.to_owned()
 }
 
-/// Makes the keys file on the first run; on a terminal, `up` offers the person's own keys.
-fn keys_file(data: &DataFolder, settings: &Settings, client: &PrivateKey, session: bool) -> Result<(), String> {
-    let path = &settings.keys.value;
-    if path.exists() {
-        return Ok(());
-    }
-    let own = client.public_key().to_openssh().map_err(|error| format!("the client key: {error}"))?;
-    let mut lines = vec![line(&own, Role::Admin)?];
-    if session && io::stdin().is_terminal() && io::stderr().is_terminal() {
-        for (file, key) in public_keys_of_home() {
-            if asked(&format!("Let the key {} sign in to this relay as admin? [y/N] ", file.display())) {
-                lines.push(line(&key, Role::Admin)?);
-            }
-        }
-    }
-    data.ensure_keys_file(path, &lines).map_err(|error| error.to_string())?;
-    Ok(())
-}
-
-fn line(public: &str, role: Role) -> Result<String, String> {
-    keys::line_for(public, role).map(|(line, _)| line.trim_end().to_owned()).map_err(|error| error.to_string())
-}
-
-/// `~/.ssh/*.pub`, those that can be read.
-fn public_keys_of_home() -> Vec<(PathBuf, String)> {
-    let Some(home) = std::env::var_os("HOME") else { return Vec::new() };
-    let Ok(entries) = fs::read_dir(Path::new(&home).join(".ssh")) else { return Vec::new() };
-    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
-    paths.sort();
-    let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path).ok()?;
-        let text = text.trim().to_owned();
-        PublicKey::from_openssh(&text).ok()?;
-        Some((path, text))
-    };
-    paths.into_iter().filter_map(read).collect()
-}
-
-fn asked(question: &str) -> bool {
-    eprint!("{question}");
-    let _ = io::stderr().flush();
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
-}
-
-/// Claude Code, or the demo agent where it was asked for or where `up` finds nothing else.
-fn agent(settings: &Settings, session: bool) -> Agent {
+/// Claude Code, or the demo agent where it was asked for or where a person finds nothing else.
+///
+/// # Errors
+/// The program that was named is none.
+pub(super) fn agent(settings: &Settings, for_person: bool) -> Result<Agent, String> {
     if settings.demo.value {
-        return Agent::Demo;
+        return Ok(Agent::Demo);
     }
     let agent = Agent::Claude(settings.claude.value.clone());
-    if !session && agent.find_claude().is_none() {
-        // It may be installed while the service runs.
-        log::warn!(
-            "Claude Code was not found, so no session can start yet; install it, or use --claude PATH or --demo"
-        );
+    match (agent.find_claude(), &settings.claude.value) {
+        (Some(_), _) => Ok(agent),
+        (None, Some(named)) if for_person => {
+            Err(format!("{}: {} is not a program that can be run", settings.claude.origin, named.display()))
+        }
+        (None, None) if for_person => Ok(Agent::Demo),
+        (None, _) => {
+            // It may be installed while the service runs.
+            log::warn!(
+                "Claude Code was not found, so no session can start yet; install it, or use --claude PATH or --demo"
+            );
+            Ok(agent)
+        }
     }
-    if session && settings.claude.value.is_none() && agent.find_claude().is_none() {
-        return Agent::Demo;
+}
+
+/// What the settings add to the environment of sessions.
+fn environment(variables: &[Variable]) -> Changes {
+    let mut changes = Changes::default();
+    for Variable { name, value } in variables {
+        match value.clone().map(Into::into).or_else(|| std::env::var_os(name)) {
+            Some(value) => drop(changes.set.insert(name.into(), value)),
+            None => log::warn!(name = name.as_str(); "the setting `env` names a variable that the relay does not have"),
+        }
     }
-    agent
+    changes
+}
+
+/// What is to be said of variables that sessions were to get from this environment, which does not have them.
+pub(super) fn not_there(names: &[String]) -> Option<String> {
+    let missing: Vec<&str> = names.iter().map(String::as_str).filter(|name| std::env::var_os(name).is_none()).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "The setting `env` names what this terminal's environment does not have, so no session gets it: {}",
+            missing.join(", ")
+        )
+    })
 }
 
 /// One line for each listener on stdout, in the order given, the data folder's socket last.
@@ -182,10 +249,7 @@ fn announce(server: &Server) -> io::Result<()> {
 
 fn explain(server: &Server, settings: &Settings) {
     let Some(session) = server.first_session() else { return };
-    let data = match settings.data.origin {
-        settings::Origin::Default => String::new(),
-        _ => format!(" --data {}", quoted(&settings.data.value.to_string_lossy())),
-    };
+    let data = data_flag(&settings.data.value);
     let program = program();
     eprintln!(
         "\n  session {} in {}\n\n  Attach from another terminal:   {program} attach{data}\n  \
@@ -199,19 +263,9 @@ fn explain(server: &Server, settings: &Settings) {
     );
 }
 
-/// This program as another terminal can call it: by its name where PATH leads here, else by its path.
-fn program() -> String {
-    const NAME: &str = "amp-relay";
-    let Ok(own) = std::env::current_exe() else { return NAME.into() };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(NAME)).find(|path| path.is_file());
-    let is_own = found.and_then(|found| found.canonicalize().ok()).is_some_and(|found| found == own);
-    if is_own { NAME.into() } else { quoted(&own.to_string_lossy()) }
-}
-
 /// As a shell takes it.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
+pub(super) fn shell_quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:=".contains(c);
     if text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
@@ -225,11 +279,14 @@ fn tunnel(server: &Server) -> String {
 }
 
 /// Waits for the end; the first signal drains, the second ends at once.
-fn stay(server: Server, folder: DataFolder, signals: Signals) -> ExitCode {
-    if let Err(error) = on_signals(signals, server.stopper()) {
+fn stay(running: Running, reload: Reload) -> ExitCode {
+    let Running { server, folder, noted, signals } = running;
+    if let Err(error) = on_signals(signals, server.stopper(), server.reloader(), reload) {
         return fail(&format!("signals cannot be handled: {error}"));
     }
     let ended = server.join();
+    // The folder last: what is in it may be another relay's as soon as this one lets go.
+    drop(noted);
     drop(folder);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -237,19 +294,67 @@ fn stay(server: Server, folder: DataFolder, signals: Signals) -> ExitCode {
     }
 }
 
-fn on_signals(mut signals: Signals, stopper: Stopper) -> io::Result<()> {
+fn on_signals(mut signals: Signals, stopper: Stopper, reloader: Reloader, mut reload: Reload) -> io::Result<()> {
+    let on_terminal = io::stdin().is_terminal();
     let handle = move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
+        for signal in signals.forever() {
+            if signal == SIGHUP && !(on_terminal && terminal_is_gone()) {
+                reload.run(&reloader);
+                continue;
+            }
+            if stopper.is_draining() {
                 // The guards end what still runs as soon as this process is gone.
+                Kept::remove(&reload.settings.data.value);
                 std::process::exit(128 + signal);
             }
-            log::info!(signal; "ending; a second signal ends at once");
+            log::info!(signal; "stopping (Ctrl-C again: at once)");
             stopper.drain();
         }
     };
     thread::Builder::new().name("signals".into()).spawn(handle)?;
     Ok(())
+}
+
+/// SIGHUP has two senders: an operator, and the system when the terminal closes. What was a terminal answers nothing
+/// then.
+fn terminal_is_gone() -> bool {
+    tcgetattr(io::stdin()).is_err()
+}
+
+/// Where settings come from.
+struct Sources {
+    args: RelayArgs,
+    matches: ArgMatches,
+    world: World,
+}
+
+/// Reads the settings again, and applies those that a running relay can change.
+struct Reload {
+    sources: Sources,
+    /// The settings in force.
+    settings: Settings,
+}
+
+impl Reload {
+    fn run(&mut self, reloader: &Reloader) {
+        let Sources { args, matches, world } = &self.sources;
+        let fresh = match settings::resolve(args, matches, world) {
+            Ok(fresh) => fresh,
+            Err(why) => {
+                log::error!(why = why.as_str(); "the settings cannot be used, so the ones in force stay");
+                return reloader.reload(self.settings.claude.value.clone(), environment(&self.settings.env.value));
+            }
+        };
+        let waiting = settings::changed(&self.settings, &fresh, settings::LIVE);
+        if !waiting.is_empty() {
+            log::warn!(settings = waiting.join(", ").as_str(); "these settings have changed and wait for a restart");
+        }
+        log::set_max_level(fresh.log.value);
+        reloader.reload(fresh.claude.value.clone(), environment(&fresh.env.value));
+        log::info!("the settings and the keys were read again");
+        let Settings { claude, env, log, .. } = fresh;
+        self.settings = Settings { claude, env, log, ..self.settings.clone() };
+    }
 }
 
 #[cfg(test)]
@@ -258,8 +363,8 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_pasted() {
-        assert_eq!(quoted("/home/you/target/release/amp-relay"), "/home/you/target/release/amp-relay");
-        assert_eq!(quoted("/my work/it's"), "'/my work/it'\\''s'");
+        assert_eq!(shell_quoted("/home/you/target/release/amp-relay"), "/home/you/target/release/amp-relay");
+        assert_eq!(shell_quoted("/my work/it's"), "'/my work/it'\\''s'");
         assert!(!program().is_empty());
     }
 }

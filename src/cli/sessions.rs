@@ -1,27 +1,36 @@
 //! `amp-relay sessions`: what runs.
 
-use std::process::ExitCode;
+use std::{io, path::Path, process::ExitCode};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     out,
     reach::{ReachArgs, ask, reach},
-    text::clean_line,
+    text::{self, clean_line},
+    tty,
 };
-use crate::client::{Connection, Summary};
+use crate::client::{Connection, Summary, Unreadable};
 
-/// Said where a relay has no session; `up` has one from its start.
-pub(super) const NONE: &str =
-    "this relay has no sessions: a client starts one with `create`, and `amp-relay up` is a relay that starts with one";
+/// Characters of an id that are shown, if they are enough.
+const SHORT_CHARS: usize = 8;
+
+/// Columns of a folder that are shown on a terminal, and those that stay where a terminal is narrow.
+const FOLDER_COLUMNS: usize = 48;
+const FOLDER_COLUMNS_MIN: usize = 12;
+/// Which cell of a row is its folder.
+const FOLDER: usize = 3;
+
+/// Said where a relay has no session.
+pub(super) const NONE: &str = "this relay has no sessions: `amp-relay new` starts one in this folder";
 
 /// Lists the sessions of a relay.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SessionsArgs {
     #[command(flatten)]
     reach: ReachArgs,
-    /// As JSON, the relay's own fields
+    /// As JSON, the relay's own fields, with whole ids
     #[arg(long)]
     json: bool,
 }
@@ -35,13 +44,16 @@ pub(super) fn run(args: &SessionsArgs) -> Result<ExitCode, String> {
     let reply = ask(&mut reached.connection, json!({"type": "list"}))?;
     reached.connection.writer().close();
     if args.json {
-        out::line(reply.fields.get("sessions").unwrap_or(&Value::Array(Vec::new())))?;
+        out::json(reply.fields.get("sessions").ok_or_else(|| Unreadable("sessions".into()).to_string())?)?;
     } else {
-        let sessions: Vec<Summary> = reply.field("sessions").unwrap_or_default();
+        let sessions = reply.sessions().map_err(|unreadable| unreadable.to_string())?;
         if sessions.is_empty() {
             out::note(&NONE);
         }
-        out::text(&table(&sessions))?;
+        if let Some(field) = sessions.iter().flat_map(|session| &session.unreadable).next() {
+            out::note(&format_args!("where a ? stands: {}", Unreadable(clean_line(field, 32))));
+        }
+        out::text(&table(&sessions, &sessions, tty::columns_of(io::stdout())))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -49,58 +61,265 @@ pub(super) fn run(args: &SessionsArgs) -> Result<ExitCode, String> {
 /// The sessions of a relay.
 ///
 /// # Errors
-/// The relay refuses, or does not answer.
+/// The relay refuses, does not answer, or not so that its sessions can be told.
 pub(super) fn list(connection: &mut Connection) -> Result<Vec<Summary>, String> {
-    Ok(ask(connection, json!({"type": "list"}))?.field("sessions").unwrap_or_default())
+    ask(connection, json!({"type": "list"}))?.sessions().map_err(|unreadable| unreadable.to_string())
 }
 
-/// A table with a line for each session.
-pub(super) fn table(sessions: &[Summary]) -> String {
+/// The session that is meant, for who stands in the current folder.
+///
+/// # Errors
+/// As [`meant`].
+pub(super) fn choose(sessions: &[Summary], wanted: Option<&str>, verb: &str) -> Result<String, String> {
+    meant(sessions, wanted, verb, std::env::current_dir().ok().as_deref())
+}
+
+/// The session that is meant. Where nothing is said that is the only live one, else the one of the current folder that was
+/// active last, as for `up`. Otherwise a whole id goes before everything else, and by a title a live session is meant before those
+/// that ended and keep theirs. What may mean two is refused. `verb` is what it is meant for.
+///
+/// # Errors
+/// None is, or several may be: with those, and the command for the first of them, a live one if there is any.
+fn meant(sessions: &[Summary], wanted: Option<&str>, verb: &str, here: Option<&Path>) -> Result<String, String> {
+    let several = |what: &str, shown: &[Summary]| {
+        let next = shown.iter().find(|session| session.is_live()).or(shown.first());
+        let next = next.map_or("SESSION".into(), |session| clean_line(short(&session.session, sessions), 64));
+        let rows = table(shown, sessions, tty::columns_of(io::stderr()));
+        format!("{what}:\n{rows}next: `amp-relay {verb} {next}`")
+    };
+    let Some(wanted) = wanted else {
+        let live: Vec<Summary> = sessions.iter().filter(|session| session.is_live()).cloned().collect();
+        if live.len() > 1
+            && let Some(one) = newest_in(&live, here)
+        {
+            return Ok(one.session.clone());
+        }
+        return match live.as_slice() {
+            [one] => Ok(one.session.clone()),
+            [] if sessions.is_empty() => Err(NONE.into()),
+            [] => Err(
+                "no session is live any more: `amp-relay new` starts one in this folder, `amp-relay new --continue` \
+                       goes on with the folder's newest conversation, and `amp-relay sessions` lists those that ended"
+                    .into(),
+            ),
+            many => Err(several("several sessions are live, none in this folder; say which one", many)),
+        };
+    };
+    if let Some(exact) = sessions.iter().find(|session| session.session == wanted) {
+        return Ok(exact.session.clone());
+    }
+    let begins = |session: &&Summary| !wanted.is_empty() && session.session.starts_with(wanted);
+    let is_meant = |session: &&Summary| begins(session) || session.title == wanted;
+    let mut found: Vec<Summary> = sessions.iter().filter(is_meant).cloned().collect();
+    if found.iter().any(Summary::is_live) {
+        found.retain(|session| session.is_live() || begins(&session));
+    }
+    match found.as_slice() {
+        [one] => Ok(one.session.clone()),
+        [] if sessions.is_empty() => Err(NONE.into()),
+        [] => Err(format!("no session is called `{wanted}`: `amp-relay sessions` lists those there are")),
+        many if verb == "stop" && !many.iter().any(Summary::is_live) => {
+            let rows = table(many, sessions, tty::columns_of(io::stderr()));
+            Err(format!("what `{wanted}` may mean has ended already:\n{}", rows.trim_end()))
+        }
+        many => Err(several(&format!("`{wanted}` may mean several sessions; name one by its id"), many)),
+    }
+}
+
+/// The session of this folder that was active last.
+pub(super) fn newest_in<'a>(live: &'a [Summary], here: Option<&Path>) -> Option<&'a Summary> {
+    live_in(live, here).max_by_key(|session| session.active_at)
+}
+
+/// The sessions of this folder that are live.
+pub(super) fn live_in<'a>(all: &'a [Summary], here: Option<&Path>) -> impl Iterator<Item = &'a Summary> {
+    all.iter().filter(move |session| session.is_live() && here == Some(Path::new(&session.folder)))
+}
+
+/// The beginning of an id that names it among these sessions, which every verb takes for it: a whole id would wrap each
+/// row of the table on a usual terminal.
+pub(super) fn short<'a>(id: &'a str, all: &[Summary]) -> &'a str {
+    let others = || all.iter().map(|other| other.session.as_str()).filter(|other| *other != id);
+    let ends = id.char_indices().map(|(at, _)| at).skip(SHORT_CHARS).chain([id.len()]);
+    let beginnings = ends.map(|end| &id[..end]);
+    let mut unique = beginnings.filter(|beginning| !others().any(|other| other.starts_with(beginning)));
+    unique.next().unwrap_or(id)
+}
+
+/// A table with a line for each session, named as it is told apart among all. On a terminal of so many columns the folders
+/// are as short as their rows need it; elsewhere they are whole.
+fn table(sessions: &[Summary], all: &[Summary], width: Option<usize>) -> String {
     if sessions.is_empty() {
         return String::new();
     }
     let head = ["SESSION", "TITLE", "STATE", "FOLDER", "WAITING", "DEVICES", "COST"].map(str::to_owned);
     let row = |session: &Summary| {
+        let cell = |field: &str, cell: String| if session.is_unreadable(field) { "?".into() } else { cell };
+        let folder = clean_line(&session.folder, usize::MAX);
+        let folder = if width.is_some() { text::end_of(&folder, FOLDER_COLUMNS) } else { folder };
         [
-            clean_line(&session.session, 64),
-            clean_line(&session.title, 32),
-            clean_line(&session.state, 16),
-            clean_line(&session.folder, 48),
-            session.waiting.to_string(),
-            session.devices.to_string(),
-            format!("${:.2}", session.cost_usd),
+            clean_line(short(&session.session, all), 64),
+            cell("title", clean_line(&session.title, 32)),
+            cell("state", clean_line(&session.state, 16) + &mode(session)),
+            cell("folder", folder),
+            cell("waiting", session.waiting.to_string()),
+            cell("devices", session.devices.to_string()),
+            cell("cost_usd", format!("${:.2}", session.cost_usd)),
         ]
     };
-    let rows: Vec<[String; 7]> = std::iter::once(head).chain(sessions.iter().map(row)).collect();
+    let mut rows: Vec<_> = std::iter::once(head).chain(sessions.iter().map(row)).collect();
+    let table = columns(&rows);
+    let widest = table.lines().map(text::columns).max().unwrap_or_default();
+    let over = width.map_or(0, |width| widest.saturating_sub(width));
+    if over == 0 {
+        return table;
+    }
+    let folders = rows.iter().map(|row| text::columns(&row[FOLDER])).max().unwrap_or_default();
+    let fits = folders.saturating_sub(over).max(FOLDER_COLUMNS_MIN);
+    for row in &mut rows {
+        row[FOLDER] = text::end_of(&row[FOLDER], fits);
+    }
     columns(&rows)
+}
+
+/// What the agent may do unasked in a session, where that is not the usual: behind its state.
+fn mode(session: &Summary) -> String {
+    if session.is_unreadable("mode") {
+        return " (?)".into();
+    }
+    let unusual = session.mode.as_deref().filter(|mode| *mode != "default");
+    unusual.map(|mode| format!(" ({})", clean_line(mode, 24))).unwrap_or_default()
 }
 
 /// Pads columns to their widest cell.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default();
+    let width = |at: usize| rows.iter().map(|row| text::columns(&row[at])).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
+    let mut table = String::new();
     for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
+        let pad = |(cell, width): (&String, usize)| format!("{cell}{:1$}", "", width - text::columns(cell));
+        let cells: Vec<String> = row.iter().zip(widths).map(pad).collect();
+        table.push_str(cells.join("  ").trim_end());
+        table.push('\n');
     }
-    text
+    table
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn session(id: &str, title: &str, state: &str) -> Summary {
+        Summary { session: id.into(), title: title.into(), state: state.into(), ..Summary::default() }
+    }
+
+    #[test]
+    fn a7_the_session_that_is_meant_is_found() {
+        let all = [session("abc1", "one", "ready"), session("abd2", "two", "stopped"), session("x", "abc1", "busy")];
+        assert_eq!(choose(&all, Some("abc1"), "attach").unwrap(), "abc1", "an id goes before a title");
+        assert_eq!(choose(&all, Some("two"), "attach").unwrap(), "abd2");
+        assert_eq!(choose(&all, Some("abd"), "attach").unwrap(), "abd2");
+        let titled = [session("8c9623d3aaaa", "one", "ready"), session("f", "8c9623d3", "ready")];
+        assert!(
+            choose(&titled, Some("8c9623d3"), "attach").unwrap_err().contains("several"),
+            "a title is not taken for an id"
+        );
+        assert!(choose(&all, Some("ab"), "attach").unwrap_err().contains("several"));
+        assert!(choose(&all, Some(""), "attach").is_err());
+        assert!(choose(&all, Some("ab"), "attach").unwrap_err().contains("next: `amp-relay attach abc1`"));
+        let refused = choose(&all, Some("nope"), "attach").unwrap_err();
+        assert!(refused.contains("`amp-relay sessions`") && !refused.contains("attach"), "{refused}");
+        assert!(choose(&all, None, "attach").unwrap_err().contains("several"));
+        assert_eq!(choose(&all[..2], None, "attach").unwrap(), "abc1");
+        let refused = choose(&all[1..2], None, "attach").unwrap_err();
+        assert!(refused.contains("no session is live") && refused.contains("`amp-relay new`"), "{refused}");
+        assert!(!refused.contains("attach"), "an ended one is no use: {refused}");
+        assert!(choose(&[], None, "attach").unwrap_err().contains("amp-relay new"));
+    }
+
+    #[test]
+    fn who_says_nothing_means_the_session_of_the_folder_where_they_stand() {
+        let at = |id: &str, state: &str, folder: &str, active_at: u64| Summary {
+            folder: folder.into(),
+            active_at,
+            ..session(id, "t", state)
+        };
+        let all = [
+            at("elsewhere", "ready", "/b", 9),
+            at("older", "ready", "/a", 1),
+            at("newer", "busy", "/a", 2),
+            at("ended", "stopped", "/a", 3),
+        ];
+        let chosen = |sessions: &[Summary], here: &str| meant(sessions, None, "attach", Some(Path::new(here)));
+        assert_eq!(chosen(&all, "/a").unwrap(), "newer", "as `up` takes it");
+        assert_eq!(chosen(&all, "/b").unwrap(), "elsewhere");
+        assert_eq!(chosen(&all[..1], "/c").unwrap(), "elsewhere", "the only one is meant from anywhere");
+        let refused = chosen(&all, "/c").unwrap_err();
+        assert!(refused.contains("several") && !refused.contains("ended"), "what ended is not offered: {refused}");
+    }
+
+    #[test]
+    fn a_live_session_goes_before_those_that_ended_under_its_name() {
+        let all =
+            [session("aaaa", "site", "stopped"), session("bbbb", "site", "ready"), session("abcd", "x", "failed")];
+        assert_eq!(choose(&all, Some("site"), "stop").unwrap(), "bbbb");
+        assert_eq!(choose(&all, Some("aaaa"), "attach").unwrap(), "aaaa", "an ended one is reached by its id");
+        let refused = choose(&all, Some("nope"), "stop").unwrap_err();
+        assert!(!refused.contains("amp-relay stop"), "nobody named one: {refused}");
+        let two = [&all[..], &[session("cccc", "site", "busy")]].concat();
+        let refused = choose(&two, Some("site"), "stop").unwrap_err();
+        assert!(refused.contains("several") && !refused.contains("aaaa"), "{refused}");
+        let ended = [session("aaaa", "site", "stopped"), session("bbbb", "site", "failed")];
+        assert!(choose(&ended, Some("site"), "attach").unwrap_err().contains("several"));
+        let refused = choose(&ended, Some("site"), "stop").unwrap_err();
+        assert!(refused.contains("ended already") && !refused.contains("next:"), "{refused}");
+    }
+
+    #[test]
+    fn an_id_is_shown_as_far_as_it_is_needed() {
+        let ids = ["37acecd8-0001", "37acecd8-0002", "8c9623d3-0001", "short", "größer-größer"];
+        let all = ids.map(|id| session(id, "t", "ready"));
+        assert_eq!(ids.map(|id| short(id, &all)), ["37acecd8-0001", "37acecd8-0002", "8c9623d3", "short", "größer-g"]);
+        for one in &all {
+            assert_eq!(choose(&all, Some(short(&one.session, &all)), "attach").unwrap(), one.session);
+        }
+    }
+
     #[test]
     fn columns_are_aligned_and_clean() {
         let session =
             Summary { session: "abc".into(), title: "a\x1b[2Jb".into(), state: "busy".into(), ..Summary::default() };
-        let text = table(&[session]);
+        let all = [session];
         assert_eq!(
-            text,
+            table(&all, &all, None),
             "SESSION  TITLE  STATE  FOLDER  WAITING  DEVICES  COST\nabc      a[2Jb  busy           0        0        $0.00\n"
         );
-        assert_eq!(table(&[]), "");
+        assert_eq!(table(&[], &[], None), "");
+    }
+    #[test]
+    fn on_a_terminal_a_folder_is_as_short_as_its_row_needs_it() {
+        let folder = "/home/somebody/projects/größer/relay";
+        let session = Summary { folder: folder.into(), ..session("37acecd8", "a title of some length", "ready") };
+        let all = [session];
+        let deep = format!("/srv{folder}{folder}");
+        let long = [Summary { folder: deep.clone(), ..all[0].clone() }];
+        assert!(table(&long, &long, None).contains(&deep), "into a pipe it is whole");
+        let cut = table(&long, &long, Some(200));
+        assert!(!cut.contains(&deep) && cut.contains(folder), "{cut}");
+        assert!(table(&all, &all, Some(200)).contains(folder));
+        let narrow = table(&all, &all, Some(80));
+        assert!(narrow.lines().all(|row| text::columns(row) <= 80), "{narrow}");
+        assert!(narrow.lines().any(|row| text::columns(row) == 80), "no shorter than that: {narrow}");
+        assert!(narrow.contains("…") && narrow.contains("/größer/relay "), "its end tells it from others: {narrow}");
+        assert!(table(&all, &all, Some(20)).contains("ößer/relay "), "something of it stays");
+    }
+
+    #[test]
+    fn a_mode_that_is_not_the_usual_one_stands_behind_the_state() {
+        let of = |mode: &str| {
+            let one = [Summary { mode: Some(mode.into()), ..session("abc", "t", "ready") }];
+            table(&one, &one, None)
+        };
+        assert!(of("auto").contains("ready (auto)") && !of("default").contains('('), "{}", of("default"));
     }
 }

@@ -1,46 +1,126 @@
 //! Text from elsewhere, made safe to show.
 
+use unicode_segmentation::UnicodeSegmentation;
+use unicode_width::UnicodeWidthStr;
+
+use crate::base::{
+    glyph::{drawable, escape, is_hidden, visible},
+    text::is_plain,
+};
+
 /// The text without what could steer a terminal or lie about its own order: control characters (newline and tab stay)
-/// and the Unicode marks that turn text around.
+/// and what turns text around. Marks that join or choose the look of characters (emoji, Indic scripts) stay.
 pub(super) fn clean(text: &str) -> String {
     text.chars().filter(|c| is_harmless(*c)).collect()
 }
 
-/// The same in one line of at most so many characters, the rest cut off with `…`.
+/// Begins every line of a text from elsewhere that does not stand behind words of ours.
+pub(super) const THEIRS: &str = "  | ";
+/// Begins every further row of a line of such a text.
+pub(super) const GOES_ON: &str = "  ↳ ";
+
+/// A text from elsewhere, for behind words of ours: its further lines are marked, so that none can pass for one of ours.
+pub(super) fn marked(theirs: &str) -> String {
+    clean(theirs).replace('\n', &format!("\n{THEIRS}"))
+}
+
+/// Words of ours, and behind them a text from elsewhere of which no line, and on a terminal of so many columns no row, can
+/// pass for one of ours. More of ours may stand before it in its row: room is left for the name of the program.
+pub(super) fn foreign(ours: &str, theirs: &str, width: Option<usize>) -> String {
+    let mut told = ours.to_owned();
+    match width {
+        Some(width) => {
+            folded_on(&drawable(&marked(theirs)), width, GOES_ON, columns("amp-relay: ") + columns(ours), &mut told);
+        }
+        None => told.push_str(&marked(theirs)),
+    }
+    told
+}
+
+/// One line of at most so many characters, the rest cut off with `…`, and nothing in it of uncertain width.
 pub(super) fn clean_line(text: &str, chars_max: usize) -> String {
     let mut line = String::new();
-    for (at, c) in
-        text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { c }).filter(|c| is_harmless(*c)).enumerate()
-    {
+    for (at, c) in drawable(text).chars().enumerate() {
         if at >= chars_max {
             line.push('…');
             break;
         }
-        line.push(c);
+        line.push(if matches!(c, '\n' | '\t') { ' ' } else { c });
     }
     line
 }
 
-fn is_harmless(c: char) -> bool {
-    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}');
-    matches!(c, '\n' | '\t') || !(c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}'))
+/// The end of a line, of so many columns at most, with `…` for what was cut off before it.
+pub(super) fn end_of(line: &str, columns_max: usize) -> String {
+    if columns(line) <= columns_max {
+        return line.to_owned();
+    }
+    let mut room = columns_max.saturating_sub(1);
+    let fits = |(_, cluster): &(usize, &str)| {
+        let left = room.checked_sub(columns(cluster));
+        left.inspect(|left| room = *left).is_some()
+    };
+    let start = line.grapheme_indices(true).rev().take_while(fits).last().map_or(line.len(), |(at, _)| at);
+    format!("…{}", &line[start..])
 }
 
-/// Columns that a character takes on a terminal; near enough to place a cursor.
-pub(super) fn columns(c: char) -> usize {
-    match c {
-        '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' => 0,
-        '\u{1100}'..='\u{115f}'
-        | '\u{2e80}'..='\u{a4cf}'
-        | '\u{ac00}'..='\u{d7a3}'
-        | '\u{f900}'..='\u{faff}'
-        | '\u{fe30}'..='\u{fe6f}'
-        | '\u{ff00}'..='\u{ff60}'
-        | '\u{ffe0}'..='\u{ffe6}'
-        | '\u{1f300}'..='\u{1faff}'
-        | '\u{20000}'..='\u{3fffd}' => 2,
-        _ => 1,
+/// The text in rows of so many columns at most: `goes_on` stands before each that a line is continued on.
+pub(super) fn folded(text: &str, width: usize, goes_on: &str) -> String {
+    let mut folded = String::with_capacity(text.len());
+    folded_on(text, width, goes_on, 0, &mut folded);
+    folded
+}
+
+/// The same, appended to a row that has used so many columns; gives those that its last row has used.
+pub(super) fn folded_on(text: &str, width: usize, goes_on: &str, used: usize, folded: &mut String) -> usize {
+    let (mut used, mut is_begun) = (used, used > columns(goes_on));
+    for cluster in text.graphemes(true) {
+        if cluster == "\n" {
+            folded.push('\n');
+            (used, is_begun) = (0, false);
+            continue;
+        }
+        let wide = if cluster == "\t" { 8 - used % 8 } else { columns(cluster) };
+        if used + wide > width && is_begun {
+            folded.push('\n');
+            folded.push_str(goes_on);
+            used = columns(goes_on);
+        }
+        folded.push_str(cluster);
+        (used, is_begun) = (used + wide, true);
     }
+    used
+}
+
+/// What a tool is to do, in one line of at most so many characters: nothing of it is dropped in silence.
+pub(super) fn honest_line(text: &str, chars_max: usize) -> String {
+    let line = visible(text.trim_end()).replace(&escape('\n'), "⏎");
+    clean_line(&line, chars_max)
+}
+
+fn is_harmless(c: char) -> bool {
+    matches!(c, '\n' | '\t') || is_plain(c)
+}
+
+/// Columns that a text takes on a terminal.
+pub(super) fn columns(text: &str) -> usize {
+    text.width()
+}
+
+/// JSON text for a terminal: what is hidden is written as JSON's own escapes, so that the value stays what it was.
+pub(super) fn json_for_terminal(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hidden(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -52,5 +132,50 @@ mod tests {
         assert_eq!(clean("a\x1b]52;c;eA==\x07b\r\n\tc\u{9b}2J\u{202e}d\x7f"), "a]52;c;eA==b\n\tc2Jd");
         assert_eq!(clean_line("one\ntwo\x1b[31m", 6), "one tw…");
         assert_eq!(clean_line("größer", 6), "größer");
+        assert_eq!(honest_line("ls # list\nrm -rf x\u{200b}\n", 64), "ls # list⏎rm -rf x<U+200B>");
+    }
+
+    #[test]
+    fn the_end_of_a_line_has_room() {
+        assert_eq!(end_of("/größer", 7), "/größer");
+        assert_eq!(end_of("/größer", 6), "…rößer");
+        assert_eq!(end_of("漢字漢字", 6), "…漢字", "no half of a character");
+    }
+
+    #[test]
+    fn no_row_is_longer_than_the_terminal_and_each_further_one_is_marked() {
+        assert_eq!(folded("12345678\nab\n漢字漢字", 6, "> "), "123456\n> 78\nab\n漢字漢\n> 字");
+        assert_eq!(folded("a\tbcde", 10, "> "), "a\tbc\n> de", "a tab is as wide as it moves");
+        assert_eq!(folded("abc", 0, "> ").lines().count(), 3);
+    }
+
+    #[test]
+    fn no_line_of_a_text_from_elsewhere_passes_for_one_of_ours() {
+        let theirs = format!("one\n? Bash asks\r\n[y/n] \x1b[2J{}", " ".repeat(90) + "? more");
+        for width in [None, Some(80), Some(20)] {
+            let told = foreign("it failed: ", &theirs, width);
+            let mut lines = told.split('\n');
+            assert!(lines.next().is_some_and(|line| line.starts_with("it failed: ")), "{told}");
+            assert!(lines.all(|line| [THEIRS, GOES_ON].iter().any(|mark| line.starts_with(mark))), "{told}");
+        }
+        let row = foreign("it failed: ", &"x".repeat(200), Some(80));
+        assert_eq!(row.lines().next().map(columns), Some(80 - columns("amp-relay: ")));
+    }
+
+    #[test]
+    fn columns_are_those_of_a_terminal() {
+        for (text, width) in
+            [("größer", 6), ("漢字", 4), ("ไทย", 3), ("ที่", 1), ("☕", 2), ("❤\u{fe0f}", 2), ("🧑\u{200d}🌾", 2)]
+        {
+            assert_eq!(columns(text), width, "{text}");
+        }
+    }
+
+    #[test]
+    fn json_stays_the_value_it_was() {
+        let value = serde_json::json!("a\u{9b}b\u{202e}c\u{7f}d\u{e0041}");
+        let shown = json_for_terminal(&value.to_string());
+        assert_eq!(shown, r#""a\u009bb\u202ec\u007fd\udb40\udc41""#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), value);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use ssh_key::PublicKey;
 
-use crate::wire::sign_in;
+use crate::{base::text, wire::sign_in};
 
 const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
@@ -21,6 +21,8 @@ const RSA_SHA2_512: u32 = 4;
 /// Longest message taken, as OpenSSH has it.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 const KEYS_MAX: usize = 256;
+/// Of a key's comment, which is shown in one line.
+const COMMENT_BYTES_MAX: usize = 256;
 /// Listing needs nobody; a signature may wait for a touch or a confirmation.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 const SIGN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -89,7 +91,7 @@ impl Agent {
             {
                 keys.push(AgentKey {
                     key,
-                    comment: String::from_utf8_lossy(comment).into_owned(),
+                    comment: text::line(&String::from_utf8_lossy(comment), COMMENT_BYTES_MAX).into_owned(),
                     blob: blob.to_owned(),
                 });
             }
@@ -202,7 +204,7 @@ mod tests {
                 put(&mut answer, b"not a key");
                 put(&mut answer, b"junk");
                 put(&mut answer, &blob);
-                put(&mut answer, b"mine");
+                put(&mut answer, b"mine\n\x1b[2J");
             } else {
                 let mut rest = &request[1..];
                 assert_eq!(take(&mut rest).unwrap(), blob);
@@ -230,7 +232,10 @@ mod tests {
         let serving = thread::spawn(move || serve(listener, signing, 3));
         let agent = Agent::at(&socket);
         let keys = agent.keys().unwrap();
-        assert_eq!((keys.len(), keys[0].comment.as_str(), keys[0].key.key_data()), (1, "mine", public.key_data()));
+        assert_eq!(
+            (keys.len(), keys[0].comment.as_str(), keys[0].key.key_data()),
+            (1, "mine \u{fffd}[2J", public.key_data())
+        );
         let signature = agent.sign(&keys[0], sign_in::SIGN_IN_NAMESPACE, "text").unwrap();
         assert_eq!(sign_in::verify(&public, "text", &signature), Ok(()));
         let raw = ed25519_dalek::Signature::from_bytes(&agent.sign_bytes(&keys[0], b"bytes").unwrap());

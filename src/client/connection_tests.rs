@@ -95,6 +95,7 @@ fn serve(stream: impl Read + Write, authority: &str, relay: Relay) {
         principal: fingerprint.clone(),
         fingerprint,
         role: "watch".into(),
+        device: "d0".into(),
         proof: wire::sign(&signer, wire::WELCOME_NAMESPACE, &proof).unwrap(),
         now: 1,
         limits: wire::Limits::default(),

@@ -16,6 +16,14 @@ pub enum HandshakeError {
     /// The other side answers something else.
     #[error("the other side is no relay: {0}")]
     NoRelay(&'static str),
+    /// It answers as no relay does: a web page, or a status that no relay gives.
+    #[error("the other side is no relay: it answered {status} {reason}")]
+    Stranger {
+        /// HTTP status.
+        status: u16,
+        /// Reason, without control characters.
+        reason: String,
+    },
     /// It opens a WebSocket and selects another subprotocol, or none.
     #[error("the other side is no relay, or an older one: it does not speak {0}")]
     Mute(String),
@@ -28,6 +36,9 @@ pub enum HandshakeError {
         text: String,
     },
 }
+
+/// The statuses below 500 with which a relay refuses a client of its own. From 500 on it may also be what stands before it.
+const REFUSALS: [u16; 6] = [400, 403, 408, 421, 426, 431];
 
 /// What the first bytes of an answer say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,11 +114,18 @@ impl<'a> Handshake<'a> {
         };
         let status = head.code.unwrap_or_default();
         if status != 101 {
-            let body = &bytes[consumed..];
+            let (body, reason) = (&bytes[consumed..], head.reason.unwrap_or_default());
+            let is_page = is_page(head.headers, body);
+            if status < 500 && (is_page || !REFUSALS.contains(&status)) {
+                return Err(HandshakeError::Stranger { status, reason: plain(reason).trim_end().to_owned() });
+            }
+            if is_page {
+                return Err(refused(status, reason, b""));
+            }
             if !ended && body.len() < BODY_BYTES_SHOWN {
                 return Ok(Answer::Partial);
             }
-            return Err(refused(status, head.reason.unwrap_or_default(), body));
+            return Err(refused(status, reason, body));
         }
         let has = |name: &str, value: &str| {
             let mut found = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
@@ -128,11 +146,22 @@ impl<'a> Handshake<'a> {
     }
 }
 
+/// Whether an answer is HTML, which no relay sends.
+fn is_page(headers: &[httparse::Header<'_>], body: &[u8]) -> bool {
+    let is_html = |value: &[u8]| value.windows(4).any(|word| word.eq_ignore_ascii_case(b"html"));
+    let mut headers = headers.iter();
+    headers.any(|header| header.name.eq_ignore_ascii_case("content-type") && is_html(header.value))
+        || body.trim_ascii_start().starts_with(b"<")
+}
+
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn refused(status: u16, reason: &str, body: &[u8]) -> HandshakeError {
     let body = String::from_utf8_lossy(&body[..body.len().min(BODY_BYTES_SHOWN)]);
     let text = format!("{reason}: {body}");
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    HandshakeError::Refused { status, text: text.trim_end_matches([' ', ':']).to_owned() }
+    HandshakeError::Refused { status, text: plain(&text).trim_end_matches([' ', ':']).to_owned() }
 }
 
 #[cfg(test)]
@@ -189,6 +218,32 @@ mod tests {
             Err(HandshakeError::Refused { status: 421, text: "Misdirected Request: no [2Jhost".into() })
         );
         assert!(ours.answer(b"SSH-2.0-x\r\n", false).is_err());
+        // Every status with which a relay refuses: it may take the client the next time.
+        for status in [400, 403, 408, 421, 426, 431, 500, 503] {
+            let refused = ours.answer(format!("HTTP/1.1 {status} x\r\n\r\nno").as_bytes(), true);
+            assert!(matches!(refused, Err(HandshakeError::Refused { .. })), "{status}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_web_server_is_no_relay_and_its_page_is_not_shown() {
+        let ours = handshake(1);
+        let stranger = |status, reason: &str| Err(HandshakeError::Stranger { status, reason: reason.into() });
+        for (answer, expected) in [
+            ("404 File not found\r\nContent-Type: text/html;charset=utf-8\r\n\r\n", stranger(404, "File not found")),
+            ("404 \r\nContent-Type: text/plain\r\n\r\n404 page not found\n", stranger(404, "")),
+            ("200 OK\r\n\r\n", stranger(200, "OK")),
+            ("301 Moved Permanently\r\nLocation: https://x\r\n\r\n", stranger(301, "Moved Permanently")),
+            ("400 Bad Request\r\n\r\n\n<html>", stranger(400, "Bad Request")),
+            // What stands before a relay that is away: it may come back.
+            (
+                "502 Bad Gateway\r\nContent-Type: Text/HTML\r\n\r\n<html>",
+                Err(HandshakeError::Refused { status: 502, text: "Bad Gateway".into() }),
+            ),
+        ] {
+            // At once: the connection may stay open.
+            assert_eq!(ours.answer(format!("HTTP/1.1 {answer}").as_bytes(), false), expected, "{answer}");
+        }
     }
 
     proptest! {

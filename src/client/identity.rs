@@ -10,7 +10,10 @@ use ed25519_dalek::{Signer, SigningKey};
 use ssh_key::{Algorithm, PrivateKey, PublicKey};
 
 use super::agent::{Agent, AgentError, AgentKey};
-use crate::wire::sign_in::{self, SignError};
+use crate::{
+    base::text,
+    wire::sign_in::{self, NoKey, SignError},
+};
 
 /// Largest key file that is read.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -53,15 +56,21 @@ pub enum IdentityError {
         /// Its mode.
         mode: u32,
     },
-    /// No private key in OpenSSH's format.
-    #[error(
-        "key file {path} is not an OpenSSH private key that can be used here ({error}); ssh-agent may hold it: `ssh-add {path}`"
-    )]
+    /// It is the half that everybody may have.
+    #[error("key file {path} is the public half of a key, which cannot sign: name the private one, {private}")]
+    Public {
+        /// Which.
+        path: PathBuf,
+        /// Where its other half is by its name.
+        private: String,
+    },
+    /// No private key that can be used here.
+    #[error("key file {path} cannot be used: {why}{hint}", hint = hint(why, path))]
     Unreadable {
         /// Which.
         path: PathBuf,
-        /// What the reader says.
-        error: ssh_key::Error,
+        /// What is there instead.
+        why: NoKey,
     },
     /// Encrypted, and no passphrase opened it.
     #[error("key file {path} is encrypted and was not opened: give its passphrase, or load it with `ssh-add {path}`")]
@@ -88,6 +97,14 @@ pub enum IdentityError {
     Agent(#[from] AgentError),
 }
 
+/// What helps with such a file, if anything does.
+fn hint(why: &NoKey, path: &Path) -> String {
+    match why {
+        NoKey::Foreign => format!(", which may hold it: `ssh-add {}`", path.display()),
+        NoKey::Empty | NoKey::Other | NoKey::Putty | NoKey::Broken(_) => String::new(),
+    }
+}
+
 impl Identity {
     /// Reads a private key file. `passphrase` is asked for an encrypted one until it gives up with `None`.
     ///
@@ -97,16 +114,22 @@ impl Identity {
     pub fn from_file(path: &Path, passphrase: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Self, IdentityError> {
         let io_error = |error| IdentityError::Io { path: path.to_owned(), error };
         let metadata = fs::metadata(path).map_err(io_error)?;
-        let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(IdentityError::TooOpen { path: path.to_owned(), mode });
-        }
         if metadata.len() > FILE_BYTES_MAX {
             return Err(io_error(io::Error::new(io::ErrorKind::InvalidData, "too large for a key")));
         }
         let text = fs::read(path).map_err(io_error)?;
-        let unreadable = |error| IdentityError::Unreadable { path: path.to_owned(), error };
-        let mut key = PrivateKey::from_openssh(&text).map_err(unreadable)?;
+        if PublicKey::from_openssh(text::of_file(&text).trim()).is_ok() {
+            let private = path.display().to_string();
+            let private = private.strip_suffix(".pub").unwrap_or("the file without .pub").to_owned();
+            return Err(IdentityError::Public { path: path.to_owned(), private });
+        }
+        let key = sign_in::private_key(&text);
+        let mode = metadata.permissions().mode() & 0o777;
+        // What holds nothing secret may be open to everybody.
+        if mode & 0o077 != 0 && !matches!(key, Err(NoKey::Empty | NoKey::Other)) {
+            return Err(IdentityError::TooOpen { path: path.to_owned(), mode });
+        }
+        let mut key = key.map_err(|why| IdentityError::Unreadable { path: path.to_owned(), why })?;
         while key.is_encrypted() {
             let given = passphrase(path).ok_or_else(|| IdentityError::Locked { path: path.to_owned() })?;
             if let Ok(open) = key.decrypt(given) {
@@ -223,8 +246,17 @@ mod tests {
         assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::Io { .. })));
         write(&path, &plain, 0o640);
         assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::TooOpen { mode: 0o640, .. })));
-        write(&path, "nonsense", 0o600);
-        assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::Unreadable { .. })));
+        for (text, why) in [("", "it is empty"), ("nonsense", "no private key")] {
+            write(&path, text, 0o644);
+            let refused = Identity::from_file(&path, never).unwrap_err();
+            assert!(matches!(refused, IdentityError::Unreadable { .. }));
+            let said = refused.to_string();
+            assert!(said.contains(why) && !said.contains("ssh-add") && !said.contains("NUL"), "{said}");
+        }
+        write(&path, "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n", 0o600);
+        assert!(Identity::from_file(&path, never).unwrap_err().to_string().contains("ssh-add"));
+        write(&path, &format!("\u{feff}{}", plain.replace('\n', "\r\n")), 0o600);
+        assert!(Identity::from_file(&path, never).is_ok());
         write(&path, &plain, 0o600);
         let identity = Identity::from_file(&path, never).unwrap();
         let signature = identity.sign("n", "text").unwrap();

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde_json::{Value, json};
 
 use super::{
-    message::{Block, ErrorMessage, Incoming, Position, Snapshot},
+    message::{Attachment, Block, ErrorMessage, Incoming, OpenPermission, Position, Reply, Snapshot, Unreadable},
     socket::Ended,
 };
 use crate::base::{CloseCode, Now};
@@ -31,7 +31,12 @@ pub enum Do {
     /// Nothing can be done any more.
     GiveUp(String),
     /// Connected again to the log that was followed: what was missed comes now, as ordinary events.
-    Returned,
+    Returned {
+        /// The requests that are open now, if that can be read.
+        permissions: Option<Vec<OpenPermission>>,
+        /// What cannot be read of the answer.
+        unreadable: Vec<String>,
+    },
     /// What was streamed so far of blocks that are not whole, each from its beginning: the pieces that were missed are
     /// in it. Comes where it belongs between the events.
     Streamed(Vec<Block>),
@@ -45,8 +50,13 @@ pub enum Do {
         /// Why.
         why: String,
     },
-    /// The first, or a restarted, attachment: the reply with snapshot and tail.
-    Attached(Value),
+    /// The first, or a restarted, attachment.
+    Attached(Box<Attachment>),
+    /// So many events could not be read, and the next ones go on behind them.
+    Skipped {
+        /// How many.
+        events: u64,
+    },
     /// The connection was lost; the next attempt is after so many milliseconds.
     Lost {
         /// Why.
@@ -95,6 +105,10 @@ pub struct Link {
     /// The error that came before a close with 1008.
     refused: Option<ErrorMessage>,
     unanswered: VecDeque<(String, String)>,
+    /// Bytes of the newest events that the first attachment asks for.
+    tail_bytes: Option<u64>,
+    /// A message could not be read: the events that it may have been are not asked for again.
+    unreadable: bool,
     random: u64,
 }
 
@@ -116,8 +130,16 @@ impl Link {
             retry_after_ms: None,
             refused: None,
             unanswered: VecDeque::new(),
+            tail_bytes: None,
+            unreadable: false,
             random: seed | 1,
         }
+    }
+
+    /// The same, whose first attachment asks for so many bytes of the newest events.
+    #[must_use]
+    pub fn with_tail(self, bytes: u64) -> Self {
+        Self { tail_bytes: Some(bytes), ..self }
     }
 
     /// Whether messages flow.
@@ -149,8 +171,10 @@ impl Link {
         self.streamed = None;
         self.attach_id = self.next_id();
         let mut command = json!({"type": "attach", "id": self.attach_id, "session": self.session});
-        if let Some(from) = &self.next {
-            command["from"] = json!(from);
+        match (&self.next, self.tail_bytes) {
+            (Some(from), _) => command["from"] = json!(from),
+            (None, Some(bytes)) => command["tail"] = json!({"bytes": bytes}),
+            (None, None) => {}
         }
         Do::Send(command.to_string())
     }
@@ -180,11 +204,22 @@ impl Link {
         self.seen_ms = now.mono_ms;
     }
 
+    /// A message came that cannot be read: what follows it is taken all the same.
+    pub fn unreadable(&mut self, now: Now) -> Vec<Do> {
+        self.alive(now);
+        if self.state == State::Attaching && self.next.is_none() {
+            self.state = State::Over;
+            return vec![Do::GiveUp(Unreadable("attach".into()).to_string())];
+        }
+        self.unreadable = true;
+        Vec::new()
+    }
+
     /// A message came. False with it: it repeats what came before and is not to be shown.
     pub fn received(&mut self, now: Now, incoming: &Incoming) -> (bool, Vec<Do>) {
         self.alive(now);
         match incoming {
-            Incoming::Reply(reply) if reply.re == self.attach_id => (false, self.attached(incoming)),
+            Incoming::Reply(reply) if reply.re == self.attach_id => (false, self.attached(reply)),
             Incoming::Reply(reply) => {
                 self.unanswered.retain(|(id, _)| *id != reply.re);
                 (true, Vec::new())
@@ -195,6 +230,13 @@ impl Link {
                 self.state = State::Live;
                 (false, vec![Do::Resumed { missed: self.missed }])
             }
+            Incoming::CaughtUp { session } if *session == self.session && self.state == State::Attaching => {
+                // The answer came before it, and could not be read.
+                let mut todo = self.returned(Err(Unreadable("attach".into())));
+                self.state = State::Live;
+                todo.push(Do::Resumed { missed: self.missed });
+                (false, todo)
+            }
             Incoming::Reset { session, why } if *session == self.session => {
                 self.next = None;
                 (false, vec![Do::Restarted { why: why.clone() }, self.attach()])
@@ -204,26 +246,49 @@ impl Link {
         }
     }
 
-    fn attached(&mut self, incoming: &Incoming) -> Vec<Do> {
-        let Incoming::Reply(reply) = incoming else { return Vec::new() };
+    fn attached(&mut self, reply: &Reply) -> Vec<Do> {
+        if self.next.is_some() {
+            return self.returned(reply.snapshot());
+        }
+        match reply.attachment() {
+            Ok(attachment) => {
+                self.next = Some(attachment.next.clone());
+                self.state = State::Live;
+                self.attempt = 0;
+                self.retry_after_ms = None;
+                let mut todo = vec![Do::Attached(Box::new(attachment))];
+                todo.extend(self.again());
+                todo
+            }
+            Err(unreadable) => {
+                self.state = State::Over;
+                vec![Do::GiveUp(unreadable.to_string())]
+            }
+        }
+    }
+
+    /// The log goes on. Without the snapshot too: the events say what has changed.
+    fn returned(&mut self, snapshot: Result<Snapshot, Unreadable>) -> Vec<Do> {
+        self.state = State::CatchingUp;
         self.attempt = 0;
         self.retry_after_ms = None;
         let mut todo = Vec::new();
-        if self.next.is_some() {
-            self.state = State::CatchingUp;
-            let snapshot = reply.field::<Snapshot>("snapshot").unwrap_or_default();
-            let blocks = snapshot.turn.map(|turn| turn.blocks).unwrap_or_default();
-            self.streamed = Some((snapshot.next.offset, blocks));
-            todo.push(Do::Returned);
-            todo.extend(self.streamed_here());
-        } else {
-            self.next = reply.field("next");
-            self.state = State::Live;
-            todo.push(Do::Attached(Value::Object(reply.fields.clone())));
+        match snapshot {
+            Ok(snapshot) => {
+                let blocks = snapshot.turn.map(|turn| turn.blocks).unwrap_or_default();
+                self.streamed = Some((snapshot.next.offset, blocks));
+                todo.push(Do::Returned { permissions: Some(snapshot.permissions), unreadable: snapshot.unreadable });
+                todo.extend(self.streamed_here());
+            }
+            Err(Unreadable(name)) => todo.push(Do::Returned { permissions: None, unreadable: vec![name] }),
         }
-        // What was not answered is sent again; the relay knows it by its id.
-        todo.extend(self.unanswered.iter().map(|(_, text)| Do::Send(text.clone())));
+        todo.extend(self.again());
         todo
+    }
+
+    /// What was not answered is sent again; the relay knows it by its id.
+    fn again(&self) -> impl Iterator<Item = Do> {
+        self.unanswered.iter().map(|(_, text)| Do::Send(text.clone()))
     }
 
     /// The blocks of the snapshot, once: when everything that came before them is there. A block that has become whole
@@ -251,16 +316,24 @@ impl Link {
         let why = match error.code.as_str() {
             "NOT_FOUND" if self.next.is_some() => {
                 "this session ended with the relay that ran it; the one that answers now does not know it: \
-                 `amp-relay sessions` shows what it has (NOT_FOUND)"
+                 `amp-relay sessions` shows what it has"
                     .into()
             }
-            _ => format!("{} ({})", error.message, error.code),
+            _ => error.message.clone(),
         };
         (false, vec![Do::GiveUp(why)])
     }
 
     fn event(&mut self, position: &Position) -> (bool, Vec<Do>) {
         let Some(next) = &mut self.next else { return (false, Vec::new()) };
+        if position.epoch == next.epoch && position.offset > next.offset && std::mem::take(&mut self.unreadable) {
+            // What is missing could not be read, and would not be the next time.
+            let events = position.offset - next.offset;
+            next.offset = position.offset + 1;
+            let mut todo = vec![Do::Skipped { events }];
+            todo.extend(self.streamed_here());
+            return (true, todo);
+        }
         if position.epoch != next.epoch || position.offset > next.offset {
             // Something is missing in between: ask for it rather than go on without.
             return if self.state == State::Live { (false, vec![self.attach()]) } else { (false, Vec::new()) };
@@ -284,7 +357,7 @@ impl Link {
                 CloseCode::KEY_REVOKED => Some("this key was revoked or has expired".to_owned()),
                 CloseCode::POLICY => match &refused {
                     Some(error) if error.is_passing() => None,
-                    Some(error) => Some(format!("{} ({})", error.message, error.code)),
+                    Some(error) => Some(error.message.clone()),
                     None => Some(ended.to_string()),
                 },
                 CloseCode::NORMAL | CloseCode::TOO_BIG => Some(ended.to_string()),
@@ -337,7 +410,7 @@ impl Link {
             return vec![Do::Connect];
         }
         let mut todo = vec![Do::Abandon];
-        todo.extend(self.wait(now, "nothing was heard for a minute".into()));
+        todo.extend(self.wait(now, "the relay has said nothing for a minute".into()));
         todo
     }
 }

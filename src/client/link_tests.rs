@@ -35,6 +35,10 @@ fn live(next: u64) -> Link {
     link
 }
 
+fn returned(permissions: Option<Vec<OpenPermission>>, unreadable: &[&str]) -> Do {
+    Do::Returned { permissions, unreadable: unreadable.iter().map(|&name| name.into()).collect() }
+}
+
 fn lost() -> Ended {
     Ended::Broken("gone".into())
 }
@@ -76,7 +80,7 @@ fn a_break_in_the_middle_of_a_block_loses_nothing_of_it() {
         "events": [], "next": {"epoch": "e", "offset": 5}});
     let Value::Object(fields) = fields else { unreachable!() };
     let reply = Incoming::Reply(Reply { re: link.attach_id.clone(), fields });
-    assert_eq!(link.received(at(1_001), &reply).1, [Do::Returned]);
+    assert_eq!(link.received(at(1_001), &reply).1, [returned(Some(Vec::new()), &[])]);
     assert_eq!(link.received(at(1_001), &event(5)), (true, Vec::new()));
     // Behind the events that came before it, and once.
     let (fresh, todo) = link.received(at(1_001), &event(6));
@@ -84,6 +88,82 @@ fn a_break_in_the_middle_of_a_block_loses_nothing_of_it() {
     let [Do::Streamed(blocks)] = &todo[..] else { panic!("{todo:?}") };
     assert_eq!(blocks[0].text, "so far");
     assert_eq!(link.received(at(1_001), &event(7)), (true, Vec::new()));
+}
+
+#[test]
+fn a_message_that_cannot_be_read_is_said_and_what_follows_is_taken() {
+    let mut link = live(5);
+    assert_eq!(link.unreadable(at(1)), []);
+    assert_eq!(link.received(at(2), &event(6)), (true, vec![Do::Skipped { events: 1 }]));
+    assert_eq!(link.received(at(3), &event(7)), (true, Vec::new()));
+    // A gap without such a message is asked for, as ever.
+    assert_eq!(sent(&link.received(at(4), &event(9)).1)[0]["from"]["offset"], 8);
+    // Nor does it wait for an answer to the first attachment for ever.
+    let mut link = Link::new("s", "p", 1);
+    link.connected(at(0));
+    assert!(matches!(link.unreadable(at(1))[..], [Do::GiveUp(_)]));
+}
+
+#[test]
+fn c5_an_answer_to_attach_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+    let answer = |link: &mut Link, fields: Value| {
+        let Value::Object(fields) = fields else { unreachable!() };
+        link.received(at(2_000), &Incoming::Reply(Reply { re: link.attach_id.clone(), fields })).1
+    };
+    let next = json!({"epoch": "e", "offset": 5});
+    for fields in [json!({"snapshot": 7, "next": next}), json!({"snapshot": {}, "next": 7}), json!({"next": next})] {
+        let mut link = Link::new("s", "p", 1);
+        link.connected(at(0));
+        let todo = answer(&mut link, fields);
+        assert!(matches!(&todo[..], [Do::GiveUp(why)] if why.contains("another version?")), "{todo:?}");
+    }
+    let again = || {
+        let mut link = live(5);
+        link.ended(at(0), &lost());
+        link.command(json!({"type": "prompt", "text": "hi"})).unwrap();
+        link.tick(at(1_000));
+        link.connected(at(1_000));
+        link
+    };
+    let caught_up = Incoming::CaughtUp { session: "s".into() };
+    // The log goes on by its events, and what was open stays.
+    let mut link = again();
+    let todo = answer(&mut link, json!({"snapshot": {"permissions": 7}, "next": next}));
+    assert_eq!((&todo[0], sent(&todo).len()), (&returned(None, &["snapshot"]), 1));
+    assert!(link.received(at(2_000), &event(5)).0);
+    assert_eq!(link.received(at(2_000), &caught_up).1, [Do::Resumed { missed: 1 }]);
+    // The same where all of the answer is lost.
+    let mut link = again();
+    assert_eq!(link.unreadable(at(2_000)), []);
+    assert!(link.received(at(2_000), &event(5)).0);
+    let todo = link.received(at(2_000), &caught_up).1;
+    assert_eq!((&todo[0], sent(&todo).len()), (&returned(None, &["attach"]), 1));
+    assert!(link.is_live());
+}
+
+#[test]
+fn an_old_refusal_decides_no_later_close() {
+    let close = || Ended::Closed { code: Some(CloseCode::POLICY), reason: String::new() };
+    let mut link = live(5);
+    let error =
+        ErrorMessage { code: "LIMIT".into(), message: "the old one".into(), recoverable: true, ..Default::default() };
+    link.received(at(0), &Incoming::Error(error));
+    // The connection breaks before the close that belongs to it.
+    link.ended(at(0), &lost());
+    link.tick(at(60_000));
+    link.connected(at(60_000));
+    assert_eq!(link.ended(at(60_001), &close()), [Do::GiveUp(close().to_string())]);
+}
+
+#[test]
+fn the_first_attachment_asks_for_as_much_as_is_wanted() {
+    let mut link = Link::new("s", "p", 1).with_tail(0);
+    assert_eq!(sent(&link.connected(at(0)))[0]["tail"], json!({"bytes": 0}));
+    attached(&mut link, 3);
+    link.ended(at(0), &lost());
+    link.tick(at(1_000));
+    let again = &sent(&link.connected(at(1_000)))[0];
+    assert_eq!((again.get("tail"), &again["from"]["offset"]), (None, &json!(3)));
 }
 
 #[test]
@@ -129,7 +209,7 @@ fn closes_mean_what_the_protocol_says() {
     link.received(at(0), &Incoming::Error(error));
     assert_eq!(
         link.ended(at(0), &close(CloseCode::POLICY)),
-        [Do::Lost { why: "closed (1008)".into(), retry_ms: 9_000 }]
+        [Do::Lost { why: "the relay closed the connection (code 1008)".into(), retry_ms: 9_000 }]
     );
 }
 

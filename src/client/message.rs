@@ -1,7 +1,8 @@
 //! What a relay says, as values. Fields that a newer relay adds are ignored, types and kinds that it adds are
-//! `Unknown`, and what it leaves out has a default.
+//! `Unknown`, and what it leaves out has a default. What is there and cannot be read is never taken for what is left out:
+//! it costs itself, and is named.
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 /// One message after the welcome.
@@ -40,6 +41,7 @@ pub enum Incoming {
     /// A session changed.
     Session {
         /// The session now.
+        #[serde(deserialize_with = "summary")]
         summary: Box<Summary>,
     },
     /// All events that were asked for have come.
@@ -66,10 +68,33 @@ pub enum Incoming {
 }
 
 impl Incoming {
-    /// Reads a message; `None` for what is no message of the protocol.
+    /// Reads a message; `None` for what is no message of the protocol. An event that cannot be read still has its place
+    /// ([`Event::read`]).
     pub fn parse(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+        serde_json::from_str(text).ok().or_else(|| {
+            let value: Value = serde_json::from_str(text).ok()?;
+            (value["type"] == "event").then(|| Event::read(&value).map(Box::new).map(Self::Event))?
+        })
     }
+}
+
+/// Something that a relay sent is there, and in a form that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what the relay answers cannot be read (`{0}`): is the relay another version?")]
+pub struct Unreadable(pub String);
+
+/// Reads a struct of which each field has a default; the names of the fields that cannot be read, and have theirs.
+fn by_field<T: DeserializeOwned + Default>(value: &Value) -> Option<(T, Vec<String>)> {
+    let fields = value.as_object()?;
+    if let Ok(whole) = T::deserialize(value) {
+        return Some((whole, Vec::new()));
+    }
+    let is_good = |(name, value): &(String, Value)| {
+        T::deserialize(Value::Object([(name.clone(), value.clone())].into_iter().collect())).is_ok()
+    };
+    let (good, bad): (Vec<_>, Vec<_>) = fields.clone().into_iter().partition(is_good);
+    let read = T::deserialize(Value::Object(good.into_iter().collect())).ok()?;
+    Some((read, bad.into_iter().map(|(name, _)| name).collect()))
 }
 
 /// The answer to a command.
@@ -83,10 +108,84 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// One field, read as a value.
-    pub fn field<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
-        self.fields.get(name).and_then(|value| T::deserialize(value).ok())
+    /// One field, read as a value; `None` where it is not there.
+    ///
+    /// # Errors
+    /// It is there, and cannot be read.
+    pub fn field<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Unreadable> {
+        let Some(value) = self.fields.get(name) else { return Ok(None) };
+        T::deserialize(value).map(Some).map_err(|_| Unreadable(name.into()))
     }
+
+    /// What a relay has, as the answer to `list`.
+    ///
+    /// # Errors
+    /// There is no list, or one of the sessions in it cannot be named.
+    pub fn sessions(&self) -> Result<Vec<Summary>, Unreadable> {
+        let unreadable = || Unreadable("sessions".into());
+        let list = self.fields.get("sessions").and_then(Value::as_array).ok_or_else(unreadable)?;
+        list.iter().map(Summary::read).collect::<Option<_>>().ok_or_else(unreadable)
+    }
+
+    /// What is now, as the answer to `attach`.
+    ///
+    /// # Errors
+    /// It cannot be told which requests wait.
+    pub fn snapshot(&self) -> Result<Snapshot, Unreadable> {
+        let snapshot = self.fields.get("snapshot").and_then(Snapshot::read);
+        snapshot.ok_or_else(|| Unreadable("snapshot".into()))
+    }
+
+    /// A part of the log, as the answer to `attach` or `history`. One bad event costs itself.
+    pub fn page(&self) -> Page {
+        let mut page = Page::default();
+        match self.fields.get("events") {
+            Some(Value::Array(events)) => {
+                page.events = events.iter().filter_map(Event::read).collect();
+                page.lost = events.len() - page.events.len();
+            }
+            None => {}
+            Some(_) => page.unreadable.push("events".into()),
+        }
+        page.earliest = self.field("earliest").unwrap_or_else(|Unreadable(name)| {
+            page.unreadable.push(name);
+            None
+        });
+        page
+    }
+
+    /// The answer to a first `attach`.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`], or it cannot be told where the next event will stand.
+    pub fn attachment(&self) -> Result<Attachment, Unreadable> {
+        let next = self.field("next")?.ok_or_else(|| Unreadable("next".into()))?;
+        Ok(Attachment { snapshot: self.snapshot()?, page: self.page(), next })
+    }
+}
+
+/// A part of a session's log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// What it holds.
+    pub events: Vec<Event>,
+    /// Where the log begins.
+    pub earliest: Option<Position>,
+    /// Events that have not even a place.
+    pub lost: usize,
+    /// The fields that cannot be read.
+    pub unreadable: Vec<String>,
+}
+
+/// A session that is joined: what it is now, and the newest of what came before.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attachment {
+    /// What is now.
+    pub snapshot: Snapshot,
+    /// What came before.
+    pub page: Page,
+    /// Where the next event will stand.
+    pub next: Position,
 }
 
 /// An error.
@@ -138,6 +237,8 @@ pub struct By {
     pub device: String,
     /// The principal.
     pub principal: String,
+    /// The comment that the relay's keys file gives the key; may be empty.
+    pub comment: String,
 }
 
 /// A fact with its position.
@@ -157,6 +258,34 @@ pub struct Event {
     /// The fact.
     #[serde(flatten)]
     pub fact: Fact,
+}
+
+impl Event {
+    /// Reads an event. What cannot be read of it costs its fact, but not its place; and a request is there all the same,
+    /// since what is typed may be meant for it. `None` where it has no place.
+    pub fn read(value: &Value) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Head {
+            session: String,
+            #[serde(flatten)]
+            position: Position,
+        }
+        if let Ok(whole) = Self::deserialize(value) {
+            return Some(whole);
+        }
+        let Head { session, position } = Head::deserialize(value).ok()?;
+        let fact = match value["kind"].as_str() {
+            Some("permission") => {
+                let mut open = OpenPermission::read(value);
+                if open.unreadable.is_empty() {
+                    open.unreadable.push("event".into());
+                }
+                Fact::Permission(open)
+            }
+            _ => Fact::Unreadable,
+        };
+        Some(Self { session, position, at: 0, by: None, fact })
+    }
 }
 
 /// Kinds of facts.
@@ -222,6 +351,18 @@ pub enum Fact {
         /// `person`, `rule` or `timeout`.
         #[serde(default)]
         how: String,
+        /// With a denial: what the model was told.
+        #[serde(default)]
+        message: Option<String>,
+        /// With an allowance: the input that runs, where the approver replaced it.
+        #[serde(default)]
+        input: Option<Value>,
+        /// With an allowance: the input that was asked about, where another one runs.
+        #[serde(default)]
+        replaced: Option<Value>,
+        /// With an allowance: answers to questions.
+        #[serde(default)]
+        answers: Option<Value>,
     },
     /// A request is over.
     PermissionClosed {
@@ -292,6 +433,9 @@ pub enum Fact {
         /// The text.
         text: String,
     },
+    /// A fact of a kind that is known, in a form that is not.
+    #[serde(skip)]
+    Unreadable,
     /// A kind of the future, or `raw`.
     #[serde(other)]
     Unknown,
@@ -324,12 +468,43 @@ pub struct OpenPermission {
     pub call: Option<String>,
     /// The tool.
     pub tool: String,
-    /// The tool's input.
-    pub input: Value,
-    /// A line for people.
+    /// The tool's input; `None` where it is too large and has to be fetched.
+    pub input: Option<Value>,
+    /// Where the input is too large: what to fetch.
+    pub input_blob: Option<Blob>,
+    /// The input cannot be shown whole, so that it can only be denied.
+    pub deny_only: bool,
+    /// What the CLI says about it: a line or a few.
     pub about: String,
     /// Questions with options, where it is one.
     pub questions: Option<Value>,
+    /// Approval must not be preselected.
+    pub default_to_no: bool,
+    /// "Always" must not be offered.
+    pub no_always: bool,
+    /// A single tap must not approve.
+    pub needs_interaction: bool,
+    /// What of it cannot be read: nobody can allow it who has not seen that.
+    #[serde(skip)]
+    pub unreadable: Vec<String>,
+}
+
+impl OpenPermission {
+    /// Reads a request: whatever cannot be read of it, it waits.
+    pub fn read(value: &Value) -> Self {
+        let (open, unreadable) = by_field(value).unwrap_or_else(|| (Self::default(), vec!["request".into()]));
+        Self { unreadable, ..open }
+    }
+}
+
+/// Something that is fetched in parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Blob {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// What to name in `fetch`.
+    pub blob: String,
 }
 
 /// A device that watches.
@@ -338,8 +513,12 @@ pub struct OpenPermission {
 pub struct DeviceInfo {
     /// Its id.
     pub device: String,
-    /// Its name.
+    /// The name it gave itself.
     pub name: String,
+    /// The principal that it signed in as.
+    pub principal: String,
+    /// The comment that the relay's keys file gives the key; may be empty.
+    pub comment: String,
     /// Its kind.
     pub kind: String,
     /// What it may do.
@@ -378,13 +557,37 @@ pub struct Summary {
     pub cost_usd: f64,
     /// How many devices watch.
     pub devices: u64,
+    /// The fields that cannot be read.
+    #[serde(skip)]
+    pub unreadable: Vec<String>,
 }
 
 impl Summary {
+    /// Reads what there is to read; `None` without its id.
+    pub fn read(value: &Value) -> Option<Self> {
+        let (summary, unreadable) = by_field::<Self>(value).filter(|(summary, _)| !summary.session.is_empty())?;
+        Some(Self { unreadable, ..summary })
+    }
+
+    /// Whether this field is there and cannot be read.
+    pub fn is_unreadable(&self, field: &str) -> bool {
+        self.unreadable.iter().any(|name| name == field)
+    }
+
+    /// Whether a turn runs, or is about to.
+    pub fn is_busy(&self) -> bool {
+        is_busy(&self.state)
+    }
+
     /// Whether a process runs or will.
     pub fn is_live(&self) -> bool {
         !matches!(self.state.as_str(), "stopped" | "failed")
     }
+}
+
+/// Whether a turn runs, or is about to, in a session of this state.
+pub fn is_busy(state: &str) -> bool {
+    matches!(state, "busy" | "waiting" | "retrying" | "stuck")
 }
 
 /// The running turn.
@@ -425,6 +628,8 @@ pub struct Snapshot {
     pub folder: String,
     /// What it is doing.
     pub state: String,
+    /// Since when, Unix milliseconds.
+    pub since: u64,
     /// Why.
     pub why: Option<String>,
     /// The model.
@@ -436,9 +641,9 @@ pub struct Snapshot {
     /// Prompts that wait or run.
     pub queue: Vec<QueuedPrompt>,
     /// Requests that wait.
+    #[serde(deserialize_with = "requests")]
     pub permissions: Vec<OpenPermission>,
     /// Who watches. (In a summary this is a number; a snapshot has the list.)
-    #[serde(deserialize_with = "devices")]
     pub devices: Vec<DeviceInfo>,
     /// A text to show first.
     pub notice: Option<String>,
@@ -446,47 +651,28 @@ pub struct Snapshot {
     pub mode: Option<String>,
     /// Where the next event will stand.
     pub next: Position,
+    /// The fields that cannot be read.
+    #[serde(skip)]
+    pub unreadable: Vec<String>,
 }
 
-fn devices<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<DeviceInfo>, D::Error> {
-    Ok(Vec::deserialize(Value::deserialize(deserializer)?).unwrap_or_default())
+impl Snapshot {
+    /// Reads what there is to read; `None` where it cannot be told which requests wait.
+    pub fn read(value: &Value) -> Option<Self> {
+        let (snapshot, unreadable) = by_field::<Self>(value)?;
+        (!unreadable.iter().any(|name| name == "permissions")).then_some(Self { unreadable, ..snapshot })
+    }
+}
+
+fn requests<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<OpenPermission>, D::Error> {
+    Ok(Vec::<Value>::deserialize(deserializer)?.iter().map(OpenPermission::read).collect())
+}
+
+fn summary<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Box<Summary>, D::Error> {
+    let summary = Summary::read(&Value::deserialize(deserializer)?);
+    summary.map(Box::new).ok_or_else(|| serde::de::Error::custom("a session without an id"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_read_and_those_of_the_future_ignored() {
-        let event = r#"{"type":"event","session":"s","epoch":"e","offset":7,"at":1,"by":{"device":"d","principal":"p"},
-            "kind":"text","message":"m","block":0,"text":"hi","new":{}}"#;
-        let Some(Incoming::Event(event)) = Incoming::parse(event) else { panic!() };
-        assert_eq!(event.position, Position { epoch: "e".into(), offset: 7 });
-        assert!(matches!(&event.fact, Fact::Text(block) if block.text == "hi"), "{event:?}");
-        assert_eq!(Incoming::parse(r#"{"type":"hologram","x":1}"#), Some(Incoming::Unknown));
-        assert_eq!(Incoming::parse(r#"{"type":"tick","now":1}"#), Some(Incoming::Unknown));
-        let odd = r#"{"type":"event","session":"s","epoch":"e","offset":7,"kind":"dance","steps":3}"#;
-        let Some(Incoming::Event(odd)) = Incoming::parse(odd) else { panic!() };
-        assert_eq!(odd.fact, Fact::Unknown);
-        let permission = r#"{"type":"event","session":"s","epoch":"e","offset":8,"kind":"permission","request":"r","tool":"Bash",
-            "input":{"command":"ls"},"about":"list"}"#;
-        let Some(Incoming::Event(event)) = Incoming::parse(permission) else { panic!() };
-        assert!(matches!(&event.fact, Fact::Permission(open) if open.input["command"] == "ls"));
-        let Some(Incoming::Reply(reply)) =
-            Incoming::parse(r#"{"type":"reply","re":"1","next":{"epoch":"e","offset":2}}"#)
-        else {
-            panic!()
-        };
-        assert_eq!(reply.field::<Position>("next").unwrap().offset, 2);
-        let error = r#"{"type":"error","code":"FORBIDDEN","message":"no","recoverable":true}"#;
-        assert!(matches!(Incoming::parse(error), Some(Incoming::Error(error)) if error.code == "FORBIDDEN"));
-        assert_eq!(Incoming::parse("[]"), None);
-        let snapshot: Snapshot = serde_json::from_str(
-            r#"{"session":"s","state":"busy","devices":[{"name":"a"}],"turn":{"prompts":[],"blocks":[{"message":"m","block":1,
-            "kind":"thinking","text":"hm"}]}}"#,
-        )
-        .unwrap();
-        assert_eq!(snapshot.turn.unwrap().blocks[0].block_kind.as_deref(), Some("thinking"));
-        assert_eq!(snapshot.devices[0].name, "a");
-    }
-}
+#[path = "message_tests.rs"]
+mod tests;

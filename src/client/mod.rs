@@ -34,8 +34,8 @@ pub use handshake::HandshakeError;
 pub use identity::{Identity, IdentityError};
 pub use link::{Do, Link, LinkFull, NOTHING_SEEN_MS, RETRY_MS_MAX};
 pub use message::{
-    Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, OpenPermission, Position, QueuedPrompt, Reply,
-    Snapshot, Summary, Turn,
+    Attachment, Blob, Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, OpenPermission, Page, Position,
+    QueuedPrompt, Reply, Snapshot, Summary, Turn, Unreadable, is_busy,
 };
 #[cfg(feature = "cli")]
 pub(crate) use pins::replace_file;

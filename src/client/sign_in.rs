@@ -21,9 +21,9 @@ use crate::wire::sign_in::{
 pub struct Options {
     /// The installation's id: the scope of command ids.
     pub client: String,
-    /// The device's name for people.
+    /// The device's name for people, at most 256 bytes in one line.
     pub device: String,
-    /// Free text: `terminal`, `script`, ...
+    /// Free text: `terminal`, `script`, ...; at most 64 bytes in one line.
     pub kind: String,
     /// A role less than the key has.
     pub role: Option<String>,
@@ -73,7 +73,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The relay said no.
-    #[error("the relay refused to sign in: {} ({})", .0.message, .0.code)]
+    #[error("the relay refused to sign in: {}", .0.message)]
     Refused(Box<ErrorMessage>),
     /// The relay did not prove its key.
     #[error("the relay did not prove its key ({0}): it is broken or pretends to be another one")]
@@ -134,6 +134,8 @@ pub(super) fn answer(
     let relay_key = PublicKey::from_openssh(&challenge.relay.key)
         .map_err(|error| ConnectError::Protocol(format!("its key cannot be read: {error}")))?;
     pins.check(target, &challenge.relay.did, &relay_key)?;
+    let device = Device { name: options.device.clone(), kind: options.kind.clone() };
+    device.check()?;
     let (authority, nonce) = (target.authority(), nonce.to_string());
     let fingerprint = sign_in::fingerprint(identity.public());
     let transcript = Transcript {
@@ -158,7 +160,7 @@ pub(super) fn answer(
         authority,
         binding: BINDING_NONE.into(),
         role: options.role.clone(),
-        device: Device { name: options.device.clone(), kind: options.kind.clone() },
+        device,
         signature: identity.sign(SIGN_IN_NAMESPACE, &transcript)?,
     };
     let pending =

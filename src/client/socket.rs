@@ -20,7 +20,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    base::CloseCode,
+    base::{CloseCode, text},
     wire::ws::{self, Decoder, Limits, Message, OpCode, Step},
 };
 
@@ -158,20 +158,24 @@ pub enum Ended {
     Closed {
         /// With which code, if with any.
         code: Option<CloseCode>,
-        /// Why, in its words.
+        /// Why, in its words: one line.
         reason: String,
     },
-    /// It broke.
+    /// It broke, for the reason that the system gave if it gave one.
     Broken(String),
 }
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed { code: Some(code), reason } if reason.is_empty() => write!(f, "closed ({code})"),
-            Self::Closed { code: Some(code), reason } => write!(f, "closed ({code}: {reason})"),
-            Self::Closed { code: None, .. } => f.write_str("closed"),
-            Self::Broken(why) => f.write_str(why),
+            Self::Closed { code: Some(CloseCode::GOING_AWAY), .. } => f.write_str("the relay went away"),
+            Self::Closed { code: Some(code), reason } if reason.is_empty() => {
+                write!(f, "the relay closed the connection (code {code})")
+            }
+            Self::Closed { code: Some(_), reason } => write!(f, "the relay closed the connection: {reason}"),
+            Self::Closed { code: None, .. } => f.write_str("the relay closed the connection"),
+            Self::Broken(why) if why.is_empty() => f.write_str("the relay went away"),
+            Self::Broken(why) => write!(f, "the connection broke: {why}"),
         }
     }
 }
@@ -309,7 +313,8 @@ impl Socket {
                 Some(Message::Pong(_)) => Some(Incoming::Alive),
                 Some(Message::Binary(bytes)) => Some(Incoming::Binary(bytes.to_owned())),
                 Some(Message::Close(why)) => {
-                    let (code, reason) = why.map_or((None, String::new()), |(code, why)| (Some(code), why.to_owned()));
+                    let (code, why) = why.map_or((None, ""), |(code, why)| (Some(code), why));
+                    let reason = text::line(why, why.len()).into_owned();
                     self.ended = Some(Ended::Closed { code, reason });
                     self.writer.close();
                     self.start += consumed;
@@ -339,7 +344,7 @@ impl Socket {
 
     fn fill(&mut self) {
         match self.stream.read(&mut self.buffer[self.end..]) {
-            Ok(0) => self.ended = Some(Ended::Broken("it ended without a goodbye".into())),
+            Ok(0) => self.ended = Some(Ended::Broken(String::new())),
             Ok(read) => self.end += read,
             Err(error)
                 if matches!(

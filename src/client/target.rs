@@ -2,9 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::wire::sign_in::Authority;
-
-const DEFAULT_PORT: u16 = 5711;
+use crate::wire::sign_in::{Authority, PORT};
 
 /// Where a relay is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +48,7 @@ impl Target {
         let rest = text.strip_prefix("ws://").unwrap_or(text);
         let authority = rest.strip_suffix("/session").or_else(|| rest.strip_suffix('/')).unwrap_or(rest);
         let has_port = authority.rfind(':') > authority.rfind(']') && authority.matches(':').count() >= 1;
-        let authority = if has_port { authority.to_owned() } else { format!("{authority}:{DEFAULT_PORT}") };
+        let authority = if has_port { authority.to_owned() } else { format!("{authority}:{PORT}") };
         Authority::parse(&authority).map_err(|_| unreadable())?;
         let (host, port) = authority.rsplit_once(':').ok_or_else(unreadable)?;
         let port = port.parse().map_err(|_| unreadable())?;

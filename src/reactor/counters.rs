@@ -53,7 +53,8 @@ pub const CLOSE_LABELS: [&str; CLOSE_KINDS] =
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// The counters of one worker, on cache lines of their own. They count from the worker's beginning and never go
-        /// back, but for the levels: `open`, `queue_bytes` and `kept_bytes`, which are as of the end of its last turn.
+        /// back, but for the levels: `open`, `provisional`, `queue_bytes` and `kept_bytes`, which are as of the end of its
+        /// last turn.
         #[derive(Debug, Default)]
         #[non_exhaustive]
         #[repr(align(128))]
@@ -112,6 +113,12 @@ counters! {
     accepted,
     /// Connections refused: by the protocol, or for want of room.
     refused,
+    /// Provisional connections that gave way to new ones.
+    displaced,
+    /// Times that accepting stopped because there was no room.
+    accept_stops,
+    /// Connections that are provisional now.
+    provisional,
     /// Connections open now (those that only finish closing included).
     open,
     /// Times that accepting paused because descriptors or memory ran out.

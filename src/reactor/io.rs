@@ -1,14 +1,21 @@
 //! What a protocol's callback can do: send, forward, pause, time, close. Owns the worker's connections ([`Core`]) apart
 //! from the protocol, so that both can be borrowed at once. Makes no system call: a turn's phases do.
 
-use std::{collections::VecDeque, ops::Range as StdRange, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::Range as StdRange,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
+pub(super) use super::flags::Flags;
 use super::{
     counters::WorkerCounters,
     options::Options,
+    pace::Pace,
     protocol::Protocol,
+    provisional::Provisional,
     sendq::{ARENA, OUT, Pool, Range, SendQueue},
     slots::Slots,
     stream::Stream,
@@ -28,8 +35,8 @@ pub enum Sent {
     /// Queued, and the queue is above its high mark: produce less until [`drained`](Protocol::drained), which will come.
     High,
     /// Nothing was taken: the token is stale or another worker's, the connection is closing, or its queue would have passed
-    /// its maximum just now (which closes it as too slow). A connection that was open until
-    /// then still gets its [`closed`](Protocol::closed).
+    /// its maximum just now (which closes it as too slow). A connection that was open until then still gets its
+    /// [`closed`](Protocol::closed).
     Closed,
 }
 
@@ -37,56 +44,6 @@ pub enum Sent {
 const OUT_PIECE_MAX: usize = 16 * 1024;
 /// The out arena of one turn.
 const OUT_MAX: usize = 1024 * 1024;
-
-/// Facts about a connection, as bits.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Flags(u16);
-
-impl Flags {
-    /// On the ready list.
-    pub(super) const READY: u16 = 1 << 0;
-    /// On the list of touched queues.
-    pub(super) const TOUCHED: u16 = 1 << 1;
-    /// The protocol wants no input.
-    pub(super) const PAUSED: u16 = 1 << 2;
-    /// Kept bytes are to be delivered even if nothing new comes.
-    pub(super) const RESUMED: u16 = 1 << 3;
-    /// The kernel takes no more bytes.
-    pub(super) const BLOCKED: u16 = 1 << 4;
-    /// The peer has shut its side: read to the end of file.
-    pub(super) const HUP: u16 = 1 << 5;
-    /// The end of file was read.
-    pub(super) const EOF: u16 = 1 << 6;
-    /// The queue was above its high mark and has not been reported drained.
-    pub(super) const HIGH: u16 = 1 << 7;
-    /// Somebody asked to close.
-    pub(super) const CLOSING: u16 = 1 << 8;
-    /// The protocol was told; only flushing and lingering is left.
-    pub(super) const CLOSED: u16 = 1 << 9;
-    /// Our side is shut.
-    pub(super) const SHUT: u16 = 1 << 10;
-    /// No byte can be read or written any more.
-    pub(super) const DEAD: u16 = 1 << 11;
-
-    pub(super) fn has(self, bits: u16) -> bool {
-        self.0 & bits != 0
-    }
-
-    pub(super) fn set(&mut self, bits: u16) {
-        self.0 |= bits;
-    }
-
-    /// Sets the bits; true if they were not all set before.
-    pub(super) fn newly(&mut self, bits: u16) -> bool {
-        let newly = self.0 & bits != bits;
-        self.0 |= bits;
-        newly
-    }
-
-    pub(super) fn clear(&mut self, bits: u16) {
-        self.0 &= !bits;
-    }
-}
 
 /// A connection.
 pub(super) struct Slot<C> {
@@ -99,8 +56,27 @@ pub(super) struct Slot<C> {
     /// Bytes that must be there before input is worth a call.
     pub(super) need: u32,
     pub(super) flags: Flags,
-    /// Only those that close have one.
-    pub(super) why: Option<Box<Close>>,
+    /// What most connections have no need of.
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What a connection has at its end, or with a slow peer.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// Why it closes.
+    pub(super) why: Option<Close>,
+    /// It was said goodbye to: nothing is sent after that.
+    pub(super) is_told: bool,
+    /// When the kernel began to refuse its bytes.
+    pub(super) blocked_ms: u64,
+    /// How much its peer is given, or was until it did not answer.
+    pub(super) pace: Option<Pace>,
+}
+
+impl<C> Slot<C> {
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
 }
 
 /// The bytes lent to the input callback that is running.
@@ -128,18 +104,29 @@ pub(super) struct Core<P: Protocol> {
     /// Ranges of the lent buffer that were forwarded since the worker began.
     pub(super) forwards: u64,
     pub(super) queue_bytes: usize,
+    /// Connections whose peers are given as much as they read, and when it is next looked whether they answer.
+    pub(super) paced: BTreeSet<ConnToken>,
+    pub(super) paced_at_ms: u64,
     /// How often a connection was paused or asked to close since the worker began.
     pub(super) stops: u64,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) draining: bool,
     pub(super) pool: Pool,
+    pub(super) provisional: Provisional,
     high: usize,
     pub(super) low: usize,
     max: usize,
+    pub(super) pace_ms: u64,
 }
 
 impl<P: Protocol> Core<P> {
-    pub(super) fn new(worker: u16, now: Now, options: &Options, counters: Arc<WorkerCounters>) -> Self {
+    pub(super) fn new(
+        worker: u16,
+        now: Now,
+        options: &Options,
+        provisional: Provisional,
+        counters: Arc<WorkerCounters>,
+    ) -> Self {
         Self {
             worker,
             now,
@@ -151,13 +138,17 @@ impl<P: Protocol> Core<P> {
             out: Vec::new(),
             forwards: 0,
             queue_bytes: 0,
+            paced: BTreeSet::new(),
+            paced_at_ms: u64::MAX,
             stops: 0,
             counters,
             draining: false,
             pool: Pool::default(),
+            provisional,
             high: options.queue_high,
             low: options.queue_low,
             max: options.queue_max,
+            pace_ms: options.pace_ms,
         }
     }
 
@@ -186,7 +177,7 @@ impl<P: Protocol> Core<P> {
             return false;
         };
         if slot.flags.newly(Flags::CLOSING) {
-            slot.why = Some(Box::new(why));
+            slot.rare().why = Some(why);
             self.closes.push(token);
             self.stops += 1;
         }
@@ -229,7 +220,7 @@ impl<P: Protocol> Core<P> {
         let queued = slot.queue.len() + len;
         if queued > self.max {
             slot.flags.set(Flags::CLOSING);
-            slot.why = Some(Box::new(Close::TooSlow));
+            slot.rare().why = Some(Close::TooSlow);
             self.closes.push(token);
             self.stops += 1;
             return None;
@@ -264,6 +255,29 @@ impl<P: Protocol> Core<P> {
             self.queue_bytes += bytes.len();
             slot.queue.push(bytes);
         }
+    }
+
+    fn send_ahead(&mut self, token: ConnToken, bytes: Bytes) -> Sent {
+        let Some(slot) = self.slots.get_mut(token) else {
+            self.counters.stale_mail.add(1);
+            return Sent::Closed;
+        };
+        if slot.flags.has(Flags::CLOSING) {
+            return Sent::Closed;
+        }
+        self.queue_bytes += bytes.len();
+        let len = bytes.len();
+        self.queue_bytes -= slot.queue.push_ahead(bytes);
+        if slot.flags.has(Flags::PACED) {
+            // It does not wait for the peer to read what is before it.
+            let ahead = slot.queue.cut().saturating_add(len);
+            if let Some(pace) = &mut slot.rare().pace {
+                pace.lets(ahead);
+            }
+            slot.flags.clear(Flags::BLOCKED);
+        }
+        self.touch(token);
+        Sent::Queued
     }
 
     fn send_copy(&mut self, token: ConnToken, parts: &[&[u8]]) -> Sent {
@@ -370,6 +384,14 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.send_copy(token, parts)
     }
 
+    /// Sends ahead of what waits for the connection, however much that is, behind the frame of which the kernel has taken a
+    /// part ([`Protocol::frame_len`]). For a few bytes that must not wait behind data, such as a sign of life. There is
+    /// one place ahead: bytes that still wait there give way to these, so that a peer which makes us send such things
+    /// and reads nothing cannot make us keep many. The marks have nothing to say about it.
+    pub fn send_ahead(&mut self, token: ConnToken, bytes: Bytes) -> Sent {
+        self.core.send_ahead(token, bytes)
+    }
+
     /// Sends a range of the bytes lent to this [`input`](Protocol::input) call to a connection of this worker, the current
     /// one included, without a copy: the range stays valid to the end of the turn, when it is written from where it
     /// lies. Bytes changed after this call are sent as changed.
@@ -421,6 +443,9 @@ impl<'a, P: Protocol> Io<'a, P> {
     pub(super) fn last(&mut self, token: ConnToken, bytes: Bytes) {
         if self.is_open(token) {
             self.core.send_last(token, bytes);
+            if let Some(slot) = self.core.slots.get_mut(token) {
+                slot.rare().is_told = true;
+            }
             self.core.touch(token);
         }
     }
@@ -479,6 +504,24 @@ impl<'a, P: Protocol> Io<'a, P> {
     /// the turn.
     pub fn is_blocked(&self, token: ConnToken) -> bool {
         self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::BLOCKED))
+    }
+
+    /// Whether the connection's peer is slow: no more is before it than it reads in a moment, so that what it takes does
+    /// not show but by its answers to probes.
+    pub(super) fn is_paced(&self, token: ConnToken) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::PACED))
+    }
+
+    /// The peer has answered a probe ([`Protocol::probe`]): what was sent before it is read.
+    pub fn answered(&mut self, token: ConnToken) {
+        self.core.answered(token);
+    }
+
+    /// Whether the kernel has taken bytes of the connection again after it had refused some, since this was asked last: its
+    /// peer is alive and reads, though it may say nothing. With [`Options::unsent_max`] this shows after every so many
+    /// bytes that a slow peer takes.
+    pub fn take_progress(&mut self, token: ConnToken) -> bool {
+        self.core.slots.get_mut(token).is_some_and(|slot| slot.flags.take(Flags::MOVED))
     }
 
     /// Reads no more from the connection until [`resume`](Self::resume); what its peer sends fills the kernel's buffers, and
@@ -541,6 +584,28 @@ impl<'a, P: Protocol> Io<'a, P> {
         if let Some(slot) = self.core.slots.get_mut(self.token) {
             slot.need = u32::try_from(bytes).unwrap_or(u32::MAX);
         }
+    }
+
+    /// Says that a connection may stay ([`Protocol::PROVISIONAL`]): it does not give way to new ones any more. False: there
+    /// is no room for more that stay, or the token names nobody; whoever said it would be welcome should tell it so.
+    pub fn confirm(&mut self, token: ConnToken) -> bool {
+        self.core.confirm(token)
+    }
+
+    /// Whether [`confirm`](Self::confirm) would find room for the connection now.
+    pub fn has_room(&self, token: ConnToken) -> bool {
+        self.core.has_room(token)
+    }
+
+    /// A provisional connection got a step further on its way: it is passed over the next time that it would have to give
+    /// way. So those who only come give way before those who get on.
+    pub fn spare(&mut self, token: ConnToken) {
+        self.core.spare(token);
+    }
+
+    /// Counts and logs that a connection is refused for want of room.
+    pub(super) fn no_room(&mut self) {
+        self.core.no_room();
     }
 
     /// Closes a connection of this worker: no callback but [`last_words`](Protocol::last_words) and

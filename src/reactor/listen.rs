@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
     options::{BoundAddr, Listen, Options, PeerAddr},
+    platform,
     stream::{Accepted, Stream},
 };
 
@@ -74,7 +75,7 @@ pub(super) fn bind_all(options: &Options, workers: usize) -> io::Result<(Vec<Vec
                     probe(address).map_err(context)?;
                 }
                 for listeners in &mut by_worker {
-                    let socket = bind_tcp(address, options.backlog).map_err(context)?;
+                    let socket = bind_tcp(address, options).map_err(context)?;
                     address = socket.local_addr()?;
                     listeners.push(Listener { socket: ListenSocket::Tcp(socket), index, pending: true });
                 }
@@ -111,11 +112,14 @@ fn probe(address: SocketAddr) -> io::Result<()> {
     tcp_socket(address)?.bind(&SockAddr::from(address))
 }
 
-fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, options: &Options) -> io::Result<TcpListener> {
     let socket = tcp_socket(address)?;
     socket.set_reuse_port(true)?;
+    if options.unsent_max > 0 {
+        platform::bound_unsent(&socket, u32::try_from(options.unsent_max).unwrap_or(u32::MAX))?;
+    }
     socket.bind(&SockAddr::from(address))?;
-    socket.listen(backlog)?;
+    socket.listen(options.backlog)?;
     Ok(TcpListener::from_std(socket.into()))
 }
 
@@ -206,6 +210,20 @@ mod tests {
         let error = bind_all(&options(vec![Listen::Tcp(address)]), 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn what_the_kernel_may_hold_of_a_connection_is_bounded_from_its_first_byte() {
+        let any = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())];
+        for (unsent_max, bound) in [(5_000, Some(5_000)), (0, None)] {
+            let (by_worker, addrs) = bind_all(&Options { unsent_max, ..options(any.clone()) }, 1).unwrap();
+            let BoundAddr::Tcp(address) = addrs[0] else { panic!("not TCP") };
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let Stream::Tcp(accepted) = by_worker[0][0].accept().unwrap().stream else { panic!("not TCP") };
+            let lowat = socket2::SockRef::from(&accepted).tcp_notsent_lowat().unwrap();
+            assert!(bound.is_none_or(|bound| bound == lowat), "{lowat}");
+        }
     }
 
     #[test]

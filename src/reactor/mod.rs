@@ -2,51 +2,11 @@
 //! WebSocket messages, nothing of what they mean.
 //!
 //! A host implements [`Protocol`] for raw bytes, or [`ws::WsHandler`] for WebSocket, and both are called by workers that
-//! [`Reactor::bind`] makes. A chat room:
-//!
-//! ```
-//! use amp_relay::{
-//!     base::Fault,
-//!     reactor::ws::{Answer, Data, Framed, Ws, WsHandler, WsIo, WsOptions},
-//!     reactor::{Listen, Options, Peer, Reactor},
-//!     wire::http::{Head, Response},
-//! };
-//!
-//! struct Room;
-//!
-//! impl WsHandler for Room {
-//!     type Conn = String; // the name under which one speaks
-//!     type Mail = ();
-//!
-//!     fn request(&mut self, head: &Head<'_>, _: &Peer, _: &mut WsIo<'_, Self>) -> Answer<String> {
-//!         match head.path.strip_prefix("/chat/") {
-//!             Some(name) => Answer::upgrade(name.to_owned()),
-//!             None => Answer::Respond(Response::text(404, "try /chat/NAME")),
-//!         }
-//!     }
-//!
-//!     fn message(&mut self, name: &mut String, io: &mut WsIo<'_, Self>, message: Data<'_>) -> Result<(), Fault> {
-//!         if let Data::Text(text) = message {
-//!             io.broadcast(&Framed::text(&format!("{name}: {text}")), Some(io.token()));
-//!         }
-//!         Ok(())
-//!     }
-//! }
-//!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // One worker is one room; rooms across workers send each other mail.
-//!     let listeners = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
-//!     let bound = Reactor::bind::<Ws<Room>>(Options { workers: 1, listeners, ..Options::default() })?;
-//!     println!("ws://{}/chat/NAME", bound.local_addrs()[0]);
-//!     let handle = bound.start(|_worker, _mailers| Ws::new(Room, WsOptions::default()))?;
-//!     handle.drain(); // here a program would wait for its signal
-//!     Ok(handle.join()?)
-//! }
-//! ```
+//! [`Reactor::bind`] makes. The crate's front page has a chat room.
 //!
 //! # A protocol of bytes
 //!
-//! The same for bytes: a service that sends every line back. [`ws`] has a complete relay of WebSocket messages.
+//! A service that sends every line back. [`ws`] has a complete relay of WebSocket messages.
 //!
 //! ```
 //! use std::{
@@ -128,7 +88,7 @@
 //! 7. [`turn`](Protocol::turn);
 //! 8. every queue that was written to is written out, by one vectored write where the kernel takes all of it;
 //!    [`drained`](Protocol::drained) for those that were high and are not any more;
-//! 9. new connections: [`accept`](Protocol::accept), at most 256 of them;
+//! 9. new connections: [`accept`](Protocol::accept), at most 256 of them, for which others may have to go (below);
 //! 10. what steps 8 and 9 asked for: closes as in step 6, and one more write;
 //! 11. slots of connections that are over are freed, and forwarded ranges are given up.
 //!
@@ -146,7 +106,8 @@
 //!
 //! A connection that we close is flushed (its queue, then the last words), then our half is shut, and what still comes is
 //! read and thrown away until the peer ends its half: a socket closed with unread bytes would be reset, and the last
-//! words could be lost on their way. All this takes at most [`Options::linger_ms`]; the slot is in use until then.
+//! words could be lost on their way. A peer that gets on with neither for [`Options::linger_ms`] is cut off; one that reads
+//! slowly and still takes what is queued is not. The slot is in use until then.
 //!
 //! # Sending, and those who read slowly
 //!
@@ -160,6 +121,12 @@
 //!   connection, [`Io::pause`] it, and TCP makes its peer wait;
 //! - above [`queue_max`](Options::queue_max) the send takes nothing, says [`Sent::Closed`], and the connection is closed as
 //!   [`TooSlow`](crate::base::Close::TooSlow), its queue flushed as far as it goes. So no single message may be larger.
+//!
+//! The kernel is given little more than it can send ([`Options::unsent_max`]), so that the queue is where bytes wait. What
+//! must not wait there, such as an answer to a ping, goes ahead of it ([`Io::send_ahead`]). A peer that reads slowly, and
+//! for that says nothing, shows that it is alive by what it takes ([`Io::take_progress`]). Its own system takes far more than
+//! its program reads, so that a protocol which can tell what is read ([`Protocol::probe`]) has no more given to it than
+//! it reads in a few seconds ([`Options::pace_ms`]).
 //!
 //! # Forwarding without a copy
 //!
@@ -194,6 +161,15 @@
 //! it sleep, or sleep elsewhere: call [`Worker::arm`], wait until the worker's descriptor is readable or the time that
 //! `arm` gave is over, then call `turn` with a wait of zero.
 //!
+//! # Strangers
+//!
+//! A protocol whose peers have to prove something before they may stay says so ([`Protocol::PROVISIONAL`]). Until
+//! [`Io::confirm`] its connections of TCP listeners count among [`Options::provisional_max`], and where these are so many
+//! the oldest gives way to a new one: it is closed, is told so by the [`last words`](Protocol::last_words), and finishes
+//! closing while a few more come. Of what is left for those that are confirmed, [`Options::unix_reserve`] is for Unix
+//! listeners alone, whose connections never have to give way. [`ws`] has all its connections begin like that: by default an
+//! upgrade confirms, and is answered 503 where there is no room.
+//!
 //! # Bounds
 //!
 //! Connections ([`Options::connections_max`]), send queues, unconsumed bytes ([`Options::kept_max`]), inboxes
@@ -202,6 +178,7 @@
 
 mod clock;
 mod counters;
+mod flags;
 #[doc(hidden)] // for its loom test; an inbox has one inside
 pub mod gate;
 mod handle;
@@ -209,10 +186,14 @@ mod inbox;
 mod io;
 mod listen;
 mod options;
+mod pace;
 mod pin;
+mod platform;
 mod protocol;
+mod provisional;
 mod sendq;
 mod slots;
+mod slow;
 mod stream;
 mod wheel;
 mod worker;

@@ -88,14 +88,33 @@ pub struct Options {
     /// [`TooSlow`](crate::base::Close::TooSlow). What the turn has queued and not written counts, so this is also the
     /// largest message that can be sent.
     pub queue_max: usize,
+    /// Most bytes of a TCP connection that the kernel takes and cannot send yet: the rest waits in the connection's queue,
+    /// where something can go ahead of it ([`Io::send_ahead`](super::Io::send_ahead)), where senders hear of it, and where
+    /// it shows whether the peer takes anything ([`Io::take_progress`](super::Io::take_progress)). The kernel takes a
+    /// segment more (up to 64 KiB). 0 leaves it to the system, which may hold megabytes for a peer that reads slowly.
+    pub unsent_max: usize,
+    /// What a slow peer reads in this time is given to its system at once, and as much again, where its program answers
+    /// probes ([`Protocol::probe`](super::Protocol::probe)). A peer is slow if the kernel took no more for an eighth of it,
+    /// and if it reads less than 1 MiB in it. An answer is waited for twelve times as long; then the kernel is given all that
+    /// it takes until one comes, and the next ones may take twice as long as that one. 0: no peer is slow.
+    pub pace_ms: u64,
     /// Most connections of all workers together, those that finish closing included. Each worker takes its share (rounded
-    /// up): a full one stops accepting, so that more wait in the kernel, until it is a sixteenth below its share.
+    /// up): a full one stops accepting, so that more wait in the kernel, until it is a sixteenth below its share. Where
+    /// connections are provisional first ([`Protocol::PROVISIONAL`](super::Protocol::PROVISIONAL)) it goes on accepting:
+    /// the oldest of those gives way.
     pub connections_max: usize,
+    /// Most of them that are provisional; likewise shared out. Those that are not leave a sixteenth of a worker's share to
+    /// them, at most 64, so that a new connection is always heard.
+    pub provisional_max: usize,
+    /// How many of them only Unix listeners may take, whose connections are never provisional: a file's mode has let them
+    /// in. At most a quarter of all.
+    pub unix_reserve: usize,
     /// Messages that fit in a worker's inbox, at least 1. Its memory is reserved at the start.
     pub inbox_capacity: usize,
     /// How long a drain may take before what is left is cut off, unflushed.
     pub grace_ms: u64,
-    /// How long a closed connection may take to flush, and its peer to end its half. Not early, at most 16 ms late.
+    /// How long a closed connection is waited for while its peer takes nothing of what is queued, and then to end its half.
+    /// Not early, at most 16 ms late.
     pub linger_ms: u64,
     /// Length of a listener's queue of connections that were not accepted yet; the kernel may allow less.
     pub backlog: i32,
@@ -112,7 +131,11 @@ impl Default for Options {
             queue_high: 256 * 1024,
             queue_low: 64 * 1024,
             queue_max: 8 * 1024 * 1024,
+            unsent_max: 32 * 1024,
+            pace_ms: 2_000,
             connections_max: 100_000,
+            provisional_max: 16_384,
+            unix_reserve: 0,
             inbox_capacity: 4_096,
             grace_ms: 10_000,
             linger_ms: 2_000,

@@ -26,6 +26,12 @@ pub trait Protocol: Sized + Send + 'static {
     /// What other threads may send a worker by its [`Mailer`](super::Mailer). `()` where nobody does.
     type Mail: Send + 'static;
 
+    /// Whether a connection of a TCP listener is provisional until [`Io::confirm`] says that it may stay: it counts among
+    /// [`Options::provisional_max`](super::Options::provisional_max), and where these are so many, the one that has been
+    /// waiting for the longest time is closed, for the reason [`Close::Local`] with 1013, when a new one comes. So peers
+    /// that prove nothing keep nobody out. By default all may stay, and where there is no room more wait in the kernel.
+    const PROVISIONAL: bool = false;
+
     /// A connection came; `io.token()` names it, and it may be sent to, timed and closed from here on. Its first
     /// [`input`](Self::input) comes in a later turn.
     ///
@@ -45,6 +51,16 @@ pub trait Protocol: Sized + Send + 'static {
     /// # Errors
     /// The peer's fault, which closes the connection.
     fn input(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>, bytes: &mut [u8]) -> Result<usize, Fault>;
+
+    /// Bytes of a paused connection that are read all the same, up to so many unconsumed ones, so that [`held`](Self::held)
+    /// can look at them. 0, the default, reads nothing while a connection is paused.
+    const HELD_MAX: usize = 0;
+
+    /// Bytes came while the connection is paused: all that wait for [`input`](Self::input), to be looked at and left. It may
+    /// change them in place. Only where [`HELD_MAX`](Self::HELD_MAX) is above 0.
+    fn held(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>, bytes: &mut [u8]) {
+        let _ = (conn, io, bytes);
+    }
 
     /// The peer sends no more; it may still read. What `input` did not consume is not offered again, nor is what
     /// [`Io::need`] held back. By default that closes the connection; a protocol that keeps it open to finish its answer
@@ -85,10 +101,28 @@ pub trait Protocol: Sized + Send + 'static {
     }
 
     /// What to send last on a connection that is closed for this reason. It is queued behind everything else, whatever the
-    /// marks say. Not asked for where nothing can be written any more. It has no `self`: words depend on the
-    /// connection alone.
+    /// marks say; where a slow peer ([`probe`](Self::probe)) is [`TooSlow`](Close::TooSlow) it is sent instead of that. Not
+    /// asked for where nothing can be written any more. It has no `self`: words depend on the connection alone.
     fn last_words(conn: &Self::Conn, why: &Close) -> Bytes {
         let _ = (conn, why);
+        Bytes::new()
+    }
+
+    /// The length of the frame that begins here, of what this protocol sends, for [`Io::send_ahead`]: bytes go ahead
+    /// between two frames, never into one. A frame is sent by one call, or by several of one callback; of `bytes` there is
+    /// as much as came in one call, and more may follow. None, the default, where a protocol has no frames: then nothing
+    /// goes ahead of bytes of which the kernel has taken a part. Asked only for a connection that takes less than it is
+    /// sent.
+    fn frame_len(bytes: &[u8]) -> Option<usize> {
+        let _ = bytes;
+        None
+    }
+
+    /// A frame that the peer's program answers when it has read it, which is told by [`Io::answered`]. Sent to a peer whose
+    /// connection the kernel has refused bytes of, so that no more is before it than it reads in a few seconds: what is
+    /// sent ahead is worth nothing behind the megabytes that a peer's system takes. Empty, the default, where there is no
+    /// such frame: then the kernel is given all that it takes. Needs [`frame_len`](Self::frame_len).
+    fn probe() -> Bytes {
         Bytes::new()
     }
 

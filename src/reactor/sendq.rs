@@ -81,6 +81,18 @@ impl Piece {
         }
     }
 
+    /// Keeps the first `n` bytes and gives the others.
+    fn split_off(&mut self, n: usize) -> Self {
+        match self {
+            Self::Owned(bytes) => Self::Owned(bytes.split_off(n)),
+            Self::Range(range) => {
+                let rest = Range { start: range.start + n as u32, ..*range };
+                range.end = rest.start;
+                Self::Range(rest)
+            }
+        }
+    }
+
     fn bytes<'a>(&'a self, turn: &TurnBuffers<'a>) -> &'a [u8] {
         match self {
             Self::Owned(bytes) => bytes,
@@ -119,7 +131,12 @@ pub(super) struct SendQueue(Option<Box<Container>>);
 #[derive(Debug, Default)]
 pub(super) struct Container {
     pieces: VecDeque<Piece>,
+    /// Bytes of all pieces and of `ahead`.
     bytes: usize,
+    /// Bytes at the front that belong to a frame of which the kernel has taken a part, and what was put ahead behind it.
+    cut: usize,
+    /// Goes out behind those and ahead of everything else.
+    ahead: Option<Bytes>,
 }
 
 impl SendQueue {
@@ -163,12 +180,41 @@ impl SendQueue {
         }
     }
 
+    /// Adds what goes out ahead of everything that waits. What was to go ahead and has not begun to give way to it: says
+    /// how many bytes that was.
+    pub(super) fn push_ahead(&mut self, ahead: Bytes) -> usize {
+        match &mut self.0 {
+            Some(container) if container.bytes > 0 => container.push_ahead(ahead),
+            _ => {
+                self.push(ahead);
+                0
+            }
+        }
+    }
+
+    /// Bytes at the front that nothing goes ahead of.
+    pub(super) fn cut(&self) -> usize {
+        self.0.as_ref().map_or(0, |container| container.cut)
+    }
+
+    /// Puts a probe ahead of everything that waits. Says how many bytes it goes out behind, its own among them.
+    pub(super) fn place_probe(&mut self, probe: Bytes) -> usize {
+        self.0.as_mut().map_or(0, |container| container.place_probe(probe))
+    }
+
+    /// Forgets all but the frame that is begun and the last one: where nothing else will be sent any more, so that this is.
+    /// Says how many bytes it forgot.
+    pub(super) fn keep_last(&mut self, turn: &TurnBuffers<'_>, frame_len: impl Fn(&[u8]) -> Option<usize>) -> usize {
+        self.0.as_mut().map_or(0, |container| container.keep_last(turn, frame_len))
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.0 = None;
     }
 
-    /// Writes until the queue is empty or the kernel takes no more.
+    /// Writes until the queue is empty, so many bytes are written, or the kernel takes no more. `frame_len` is
+    /// [`Protocol::frame_len`](super::Protocol::frame_len).
     ///
     /// # Errors
     /// The connection is broken.
@@ -177,8 +223,10 @@ impl SendQueue {
         to: &mut W,
         turn: &TurnBuffers<'_>,
         scratch: &mut Scratch,
+        most: usize,
+        frame_len: impl Fn(&[u8]) -> Option<usize>,
     ) -> io::Result<Wrote> {
-        self.0.as_mut().map_or(Ok(Wrote::default()), |container| container.write(to, turn, scratch))
+        self.0.as_mut().map_or(Ok(Wrote::default()), |container| container.write(to, turn, scratch, most, frame_len))
     }
 
     /// Makes every range owned, neighbours together: the turn's buffers may be used again after this.
@@ -202,10 +250,108 @@ impl Container {
         self.pieces.push_back(Piece::Range(range));
     }
 
-    fn write<W: Write>(&mut self, to: &mut W, turn: &TurnBuffers<'_>, scratch: &mut Scratch) -> io::Result<Wrote> {
+    fn push_ahead(&mut self, ahead: Bytes) -> usize {
+        self.bytes += ahead.len();
+        let replaced = self.ahead.replace(ahead).map_or(0, |replaced| replaced.len());
+        self.bytes -= replaced;
+        replaced
+    }
+
+    fn place_probe(&mut self, probe: Bytes) -> usize {
+        self.bytes += probe.len();
+        self.place(probe);
+        self.cut
+    }
+
+    /// Puts what goes ahead in its place.
+    #[cold]
+    fn place(&mut self, ahead: Bytes) {
+        let index = self.divide(self.cut);
+        // The next one comes behind this one.
+        self.cut = self.cut.saturating_add(ahead.len());
+        self.pieces.insert(index, Piece::Owned(ahead));
+    }
+
+    /// Makes a piece begin behind the first `at` bytes, and says which.
+    fn divide(&mut self, mut at: usize) -> usize {
+        let mut index = 0;
+        while let Some(piece) = self.pieces.get_mut(index).filter(|_| at > 0) {
+            index += 1;
+            if at < piece.len() {
+                let rest = piece.split_off(at);
+                self.pieces.insert(index, rest);
+                break;
+            }
+            at -= piece.len();
+        }
+        index
+    }
+
+    /// The kernel takes the first `n` bytes and not all: finds where the frame ends that is cut by this. Frames are looked
+    /// for only here, so that whoever reads fast enough pays nothing for it.
+    #[cold]
+    fn cut_at(&mut self, n: usize, turn: &TurnBuffers<'_>, frame_len: impl Fn(&[u8]) -> Option<usize>) {
+        self.cut = self.frame_at(n, turn, frame_len).1 - n;
+    }
+
+    /// Where the frame begins, and where it ends, that the first `n` bytes end in or with. What is begun counts as one.
+    fn frame_at(&self, n: usize, turn: &TurnBuffers<'_>, frame_len: impl Fn(&[u8]) -> Option<usize>) -> (usize, usize) {
+        let mut pieces = self.pieces.iter();
+        let (mut start, mut end, mut before) = (0, self.cut, 0);
+        let mut piece: &[u8] = &[];
+        while end < n {
+            while end >= before + piece.len() {
+                let Some(next) = pieces.next() else { break };
+                before += piece.len();
+                piece = next.bytes(turn);
+            }
+            // A header is pushed in one piece, and the one that is cut off by the front was looked at before.
+            start = end;
+            match frame_len(piece.get(end - before..).unwrap_or_default()) {
+                Some(len) => end += len.max(1),
+                None => end = usize::MAX,
+            }
+        }
+        (start, end)
+    }
+
+    #[cold]
+    fn keep_last(&mut self, turn: &TurnBuffers<'_>, frame_len: impl Fn(&[u8]) -> Option<usize>) -> usize {
+        let before = self.bytes;
+        self.bytes -= self.ahead.take().map_or(0, |ahead| ahead.len());
+        let (start, end) = self.frame_at(self.bytes, turn, frame_len);
+        if end == self.bytes && start > self.cut {
+            let begun = self.divide(self.cut);
+            let last = self.divide(start);
+            self.pieces.drain(begun..last);
+            self.bytes -= start - self.cut;
+        }
+        before - self.bytes
+    }
+
+    fn write<W: Write>(
+        &mut self,
+        to: &mut W,
+        turn: &TurnBuffers<'_>,
+        scratch: &mut Scratch,
+        most: usize,
+        frame_len: impl Fn(&[u8]) -> Option<usize>,
+    ) -> io::Result<Wrote> {
         let mut wrote = Wrote::default();
+        if let Some(ahead) = self.ahead.take() {
+            self.place(ahead);
+        }
         while self.bytes > 0 {
+            let left = most - wrote.bytes;
             let result = match self.pieces.len() {
+                _ if left == 0 => {
+                    wrote.blocked = true;
+                    break;
+                }
+                _ if left < self.bytes => {
+                    let first = self.pieces[0].bytes(turn);
+                    to.write(&first[..first.len().min(left)])
+                }
                 1 => to.write(self.pieces[0].bytes(turn)),
                 _ => self.write_pieces(to, turn, scratch),
             };
@@ -214,6 +360,11 @@ impl Container {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     wrote.bytes += n;
+                    if n < self.bytes {
+                        self.cut_at(n, turn, &frame_len);
+                    } else {
+                        self.cut = 0;
+                    }
                     self.advance(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -347,147 +498,5 @@ impl Pool {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Takes `step` bytes a call and refuses every other call.
-    struct Kernel {
-        taken: Vec<u8>,
-        step: usize,
-        refuse: bool,
-    }
-
-    impl Write for Kernel {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.refuse = !self.refuse;
-            if self.refuse {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            let n = bytes.len().min(self.step);
-            self.taken.extend_from_slice(&bytes[..n]);
-            Ok(n)
-        }
-
-        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            self.write(&all)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn fill(queue: &mut SendQueue, arena: &[u8], cuts: &[(usize, u8)]) -> Vec<u8> {
-        let mut expected = Vec::new();
-        let mut at = 0;
-        for &(len, kind) in cuts {
-            let len = len.min(arena.len() - at);
-            let bytes = &arena[at..at + len];
-            expected.extend_from_slice(bytes);
-            match kind {
-                0 => queue.push(Bytes::copy_from_slice(bytes)),
-                1 => queue.push_range(Range { buffer: ARENA, start: at as u32, end: (at + len) as u32 }),
-                _ => queue.push_range(Range { buffer: LARGE, start: at as u32, end: (at + len) as u32 }),
-            }
-            at += len;
-        }
-        expected
-    }
-
-    fn arena() -> Vec<u8> {
-        (0..20_000u32).map(|n| (n % 251) as u8).collect()
-    }
-
-    #[test]
-    fn partial_writes_at_every_byte_keep_order_and_lose_nothing() {
-        let arena = arena();
-        let large = [arena.clone()];
-        let turn = TurnBuffers { arena: &arena, out: &[], large: &large };
-        let cuts = [(3, 0), (600, 1), (5, 1), (0, 0), (700, 0), (9, 2), (2, 0), (1, 1)];
-        let total: usize = cuts.iter().map(|cut| cut.0).sum();
-        for step in 1..=total + 1 {
-            let mut queue = SendQueue::default();
-            let expected = fill(&mut queue, &arena, &cuts);
-            let mut kernel = Kernel { taken: Vec::new(), step, refuse: true };
-            let mut scratch = Scratch::default();
-            let mut turns = 0;
-            while !queue.is_empty() {
-                queue.write(&mut kernel, &turn, &mut scratch).unwrap();
-                // After the first turn the buffers are gone.
-                queue.own(&turn);
-                assert!(
-                    !queue
-                        .0
-                        .iter()
-                        .flat_map(|container| &container.pieces)
-                        .any(|piece| matches!(piece, Piece::Range(_)))
-                );
-                turns += 1;
-                assert!(turns < 10_000, "step {step} does not end");
-            }
-            assert_eq!(kernel.taken, expected, "step {step}");
-            assert!(queue.take_container().is_some());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_pieces_any_step(cuts in proptest::collection::vec((0usize..900, 0u8..3), 0..60), step in 1usize..5_000) {
-            let arena = arena();
-            let large = [arena.clone()];
-            let turn = TurnBuffers { arena: &arena, out: &[], large: &large };
-            let mut queue = SendQueue::default();
-            let expected = fill(&mut queue, &arena, &cuts);
-            prop_assert_eq!(queue.len(), expected.len());
-            let mut kernel = Kernel { taken: Vec::new(), step, refuse: true };
-            let mut scratch = Scratch::default();
-            while !queue.is_empty() {
-                queue.write(&mut kernel, &turn, &mut scratch).unwrap();
-            }
-            prop_assert_eq!(kernel.taken, expected);
-        }
-    }
-
-    #[test]
-    fn more_pieces_than_a_vectored_write_takes() {
-        let arena = arena();
-        let turn = TurnBuffers { arena: &arena, out: &[], large: &[] };
-        let big = Bytes::from(vec![7; SMALL + 1]);
-        let mut queue = SendQueue::default();
-        for _ in 0..IOV_MANY + 10 {
-            queue.push(big.clone());
-        }
-        let mut taken = Vec::new();
-        let wrote = queue.write(&mut taken, &turn, &mut Scratch::default()).unwrap();
-        assert_eq!(wrote, Wrote { bytes: big.len() * (IOV_MANY + 10), calls: 2, blocked: false });
-        assert_eq!(taken.len(), wrote.bytes);
-    }
-
-    #[test]
-    fn the_pool_is_bounded_by_what_it_has_room_for() {
-        let mut pool = Pool::default();
-        for room in [Pool::ROOM_MAX / 2, Pool::ROOM_MAX, 16, Pool::ROOM_MAX / 2] {
-            let container = Container { pieces: VecDeque::with_capacity(room), bytes: 0 };
-            let mut queue = SendQueue(Some(Box::new(container)));
-            pool.recycle(&mut queue);
-            assert!(queue.wants_container(), "an idle queue owns nothing");
-        }
-        assert_eq!(pool.room, Pool::ROOM_MAX / 2 + 16);
-        assert_eq!(pool.take().map(|container| container.pieces.capacity()), Some(16));
-        assert!(pool.take().is_some() && pool.take().is_none());
-        assert_eq!(pool.room, 0);
-    }
-
-    #[test]
-    fn ranges_that_touch_become_one() {
-        let mut queue = SendQueue::default();
-        queue.push_range(Range { buffer: ARENA, start: 0, end: 10 });
-        queue.push_range(Range { buffer: ARENA, start: 10, end: 20 });
-        queue.push_range(Range { buffer: OUT, start: 20, end: 30 });
-        assert_eq!((queue.0.as_ref().map(|container| container.pieces.len()), queue.len()), (Some(2), 30));
-        queue.clear();
-        assert!(queue.is_empty());
-    }
-}
+#[path = "sendq_tests.rs"]
+mod tests;

@@ -1,11 +1,16 @@
 //! The keys file: OpenSSH's `authorized_keys` form, with a role for each key. Pure text: the shell reads, watches and
 //! writes the file. A line that is refused is reported with its number and never keeps the others from working.
 
-use std::{collections::HashMap, fmt::Write as _, sync::Arc};
+use std::{collections::HashMap, fmt::Write as _};
 
-use ssh_key::{PublicKey, public::KeyData};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ssh_key::{
+    PublicKey,
+    public::{Ed25519PublicKey, KeyData},
+};
 
 use crate::{
+    base::glyph::is_hidden,
     relay::{Role, api::Text},
     wire::sign_in::{did_of, fingerprint, usable},
 };
@@ -14,6 +19,10 @@ use crate::{
 pub const FILE_BYTES_MAX: usize = 16 << 20;
 /// Longest comment kept, in characters.
 const COMMENT_CHARS_MAX: usize = 256;
+/// Said of a line that has options at the most.
+const NO_KEY: &str = "there is no key (expected: [options] type base64 [comment])";
+/// What a file says in which no key is left: one of no bytes may be one that is being written.
+const LEFT_EMPTY: &str = "# No key may sign in; `amp-relay keys add` lets one in.\n";
 const BOM: char = '\u{feff}';
 
 /// A key that may sign in.
@@ -25,7 +34,7 @@ pub struct Entry {
     pub role: Role,
     /// The principal: `SHA256:...`.
     pub fingerprint: Text,
-    /// The comment, without control characters.
+    /// The comment, without characters that cannot be seen.
     pub comment: Text,
     /// Where it stands, from 1.
     pub line: usize,
@@ -126,7 +135,7 @@ fn split_line(line: &str) -> Result<Option<Parts<'_>>, String> {
     let blob_start = rest[kind_end..].find(|c| c != ' ' && c != '\t').map_or(rest.len(), |at| kind_end + at);
     let blob_end = rest[blob_start..].find([' ', '\t']).map_or(rest.len(), |at| blob_start + at);
     if blob_start == rest.len() {
-        return Err("there is no key (expected: [options] type base64 [comment])".into());
+        return Err(NO_KEY.into());
     }
     let (key, comment) = rest.split_at(blob_end);
     Ok(Some(Parts { options, key, comment: comment.trim_matches([' ', '\t']) }))
@@ -150,7 +159,7 @@ fn options_end(line: &str) -> Result<usize, String> {
             _ => {}
         }
     }
-    Err(if quoted { "a quote is not closed".into() } else { "there is no key behind the options".into() })
+    Err(if quoted { "a quote is not closed".into() } else { NO_KEY.into() })
 }
 
 impl Parts<'_> {
@@ -158,8 +167,7 @@ impl Parts<'_> {
         let role = role_of(self.options)?;
         let key = self.key()?;
         usable(&key).map_err(str::to_owned)?;
-        let comment: String = self.comment.chars().filter(|c| !c.is_control()).take(COMMENT_CHARS_MAX).collect();
-        Ok(Entry { fingerprint: fingerprint(&key).into(), key, role, comment: Arc::from(comment), line })
+        Ok(Entry { fingerprint: fingerprint(&key).into(), key, role, comment: comment(self.comment), line })
     }
 
     fn key(&self) -> Result<PublicKey, String> {
@@ -167,7 +175,7 @@ impl Parts<'_> {
         let mut words = self.key.split_ascii_whitespace();
         let (kind, blob) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         if kind.ends_with("-cert-v01@openssh.com") {
-            return Err("certificates are not supported: use the plain public key".into());
+            return Err("certificates are not supported: add the key's own line, that of its .pub file".into());
         }
         PublicKey::from_openssh(&format!("{kind} {blob}")).map_err(|error| format!("the key cannot be read ({error})"))
     }
@@ -265,12 +273,17 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
     /// The key is there.
-    #[error("this key stands in line {line} already, with role {role}; remove it first to change its role")]
+    #[error(
+        "this key stands in line {line} already, with role {role}; to change its role remove it first: `amp-relay keys \
+         remove {fingerprint}`"
+    )]
     Present {
         /// Where.
         line: usize,
         /// With which role.
         role: Role,
+        /// The key.
+        fingerprint: Text,
     },
     /// The new line would be refused.
     #[error("{0}")]
@@ -291,21 +304,63 @@ pub enum EditError {
     TooLarge,
 }
 
-/// A line for a key, with its role written out. `public` is an OpenSSH public key line without options.
+/// What is no line of a key, and in no form that has a name here.
+const NO_LINE: &str = "this is not an OpenSSH line (expected: type base64 [comment], as in FILE.pub)";
+/// Other forms of a public key: how each begins, and what tells `ssh-keygen -i` that it is one.
+const OTHER_FORMS: [(&str, &str); 3] = [
+    ("---- BEGIN SSH2 PUBLIC KEY ----", ""),
+    ("-----BEGIN PUBLIC KEY-----", " -m PKCS8"),
+    ("-----BEGIN RSA PUBLIC KEY-----", " -m PEM"),
+];
+/// What stands before the 32 bytes of an Ed25519 key in PKCS #8 form (RFC 8410 section 4).
+const ED25519_INFO: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// The line of the one key in a text, a `.pub` file as a rule, whose comments and blank lines do not count. `file` is its
+/// name in a command.
+///
+/// # Errors
+/// There is no key in it, there are several, or it has another form: then how to make a line of it.
+pub fn key_line<'a>(text: &'a str, file: &str) -> Result<&'a str, String> {
+    if text.contains("PRIVATE KEY") {
+        return Err("this is a private key; give the public one (FILE.pub)".into());
+    }
+    let lines = text.trim_start_matches(BOM).split(['\n', '\r']).map(str::trim);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    for (begin, form) in OTHER_FORMS {
+        let Some(at) = lines.iter().position(|line| line.starts_with(begin)) else { continue };
+        return Err(match ed25519_line(&lines[at + 1..]) {
+            Some(line) => format!("this is not an OpenSSH line; as one, the key is `{line}`"),
+            None => format!("this is not an OpenSSH line; `ssh-keygen -i{form} -f {file}` makes one"),
+        });
+    }
+    match lines[..] {
+        [] => Err("there is no key in it".into()),
+        [line] => Ok(line),
+        _ => {
+            match lines.iter().filter(|line| matches!(split_line(line), Ok(Some(parts)) if parts.key().is_ok())).count()
+            {
+                0 | 1 => Err(NO_LINE.into()),
+                keys => Err(format!("these are {keys} keys; add them one by one")),
+            }
+        }
+    }
+}
+
+/// The OpenSSH line of an Ed25519 key in PKCS #8 form, given its lines behind the first: not every `ssh-keygen` reads one.
+fn ed25519_line(pem: &[&str]) -> Option<String> {
+    let base64: String = pem.iter().take_while(|line| !line.starts_with('-')).copied().collect();
+    let der = STANDARD.decode(base64).ok()?;
+    let key = der.strip_prefix(&ED25519_INFO)?.try_into().ok()?;
+    PublicKey::from(Ed25519PublicKey(key)).to_openssh().ok().map(|line| line.trim_end().to_owned())
+}
+
+/// A line for a key, with its role written out. `public` has one key, as an OpenSSH public key line without options.
 ///
 /// # Errors
 /// It is no such line, or the key cannot sign in.
 pub fn line_for(public: &str, role: Role) -> Result<(String, Entry), EditError> {
-    let public = public.trim();
-    // First, as a private key has several lines.
-    if public.contains("PRIVATE KEY") {
-        return Err(EditError::Unusable("this is a private key; give the public one (FILE.pub)".into()));
-    }
-    if public.contains(['\n', '\r']) {
-        return Err(EditError::Unusable("more than one line was given; add keys one by one".into()));
-    }
-    let parts = split_line(public).map_err(EditError::Unusable)?;
-    let parts = parts.ok_or_else(|| EditError::Unusable("there is no key in it".into()))?;
+    let public = key_line(public, "FILE").map_err(EditError::Unusable)?;
+    let Ok(Some(parts)) = split_line(public) else { return Err(EditError::Unusable(NO_LINE.into())) };
     if !parts.options.is_empty() {
         return Err(EditError::Unusable("give the key without options; --role says what it may do".into()));
     }
@@ -326,7 +381,8 @@ pub fn line_for(public: &str, role: Role) -> Result<(String, Entry), EditError> 
 pub fn append_line(text: &str, public: &str, role: Role) -> Result<(String, Entry), EditError> {
     let (line, mut entry) = line_for(public, role)?;
     if let Some(present) = KeySet::parse(text).lookup(&entry.key) {
-        return Err(EditError::Present { line: present.line, role: present.role });
+        let Entry { line, role, fingerprint, .. } = present.clone();
+        return Err(EditError::Present { line, role, fingerprint });
     }
     let ending = if text.contains("\r\n") { "\r\n" } else { "\n" };
     let mut changed = String::with_capacity(text.len() + line.len() + 2);
@@ -343,14 +399,21 @@ pub fn append_line(text: &str, public: &str, role: Role) -> Result<(String, Entr
     Ok((changed, entry))
 }
 
-/// The file without a key, named by fingerprint, comment or DID; every byte of the other lines stays. All lines that
-/// hold the key go, those without effect too: else a second line would come into force by the removal.
+/// The file without a key, named by fingerprint, DID or comment; every byte of the other lines stays, and the file is never
+/// empty. All lines that hold the key go, those without effect too: else a second line would come into force by the
+/// removal. A comment counts only where no key is named so: whoever wrote it may have taken another key's name.
 ///
 /// # Errors
 /// No key, or more than one, has that name.
 pub fn remove_by_fingerprint_or_comment(text: &str, name: &str) -> Result<(String, Vec<Entry>), EditError> {
     let set = KeySet::parse(text);
-    let named: Vec<&Entry> = set.entries.iter().filter(|entry| is_named(entry, name)).collect();
+    let name = name.trim();
+    let all = |fits: &dyn Fn(&Entry) -> bool| set.entries.iter().filter(|entry| fits(entry)).collect::<Vec<_>>();
+    let mut named = all(&|entry| is_key(entry, name));
+    if named.is_empty() {
+        let name = comment(name);
+        named = all(&|entry| !name.is_empty() && *entry.comment == *name);
+    }
     let chosen = match named.as_slice() {
         [] => return Err(EditError::NotFound),
         [one] => *one,
@@ -367,15 +430,22 @@ pub fn remove_by_fingerprint_or_comment(text: &str, name: &str) -> Result<(Strin
             changed.push_str(line.whole);
         }
     }
+    if changed.is_empty() {
+        changed.push_str(LEFT_EMPTY);
+    }
     Ok((changed, vec![chosen.clone()]))
 }
 
-fn is_named(entry: &Entry, name: &str) -> bool {
-    let name = name.trim();
+/// Whether this is the key's own name, which no other key can have.
+fn is_key(entry: &Entry, name: &str) -> bool {
     &*entry.fingerprint == name
         || entry.fingerprint.strip_prefix("SHA256:") == Some(name)
-        || (!name.is_empty() && &*entry.comment == name)
         || did_of(&entry.key).as_deref() == Some(name)
+}
+
+/// A comment as it is kept and shown to others: nothing hides in it, so that no two look the same.
+fn comment(text: &str) -> Text {
+    text.chars().filter(|c| !is_hidden(*c)).take(COMMENT_CHARS_MAX).collect::<String>().into()
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ fn a_line_is_added_with_its_role_and_nothing_else_changes() {
     assert_eq!((entry.line, entry.role, &*entry.comment), (4, Role::Approve, "phone"));
     assert_eq!(KeySet::parse(&text).lookup(&entry.key), Some(&entry));
     let again = append_line(&text, &public(2), Role::Watch);
-    assert_eq!(again, Err(EditError::Present { line: 4, role: Role::Approve }));
+    assert_eq!(again, Err(EditError::Present { line: 4, role: Role::Approve, fingerprint: entry.fingerprint }));
     for bad in ["", "x", "restrict ", "-----BEGIN OPENSSH PRIVATE KEY-----"] {
         assert!(matches!(append_line("", bad, Role::Watch), Err(EditError::Unusable(_))), "{bad}");
     }
@@ -116,6 +116,32 @@ fn a_line_is_added_with_its_role_and_nothing_else_changes() {
     assert!(matches!(append_line("", &with_options, Role::Watch), Err(EditError::Unusable(_))));
     let two = format!("{}\n{}", public(3), public(4));
     assert!(matches!(append_line("", &two, Role::Watch), Err(EditError::Unusable(_))));
+}
+
+#[test]
+fn one_key_is_found_beside_what_is_none() {
+    let line = format!("{} mine", public(1));
+    for text in [line.clone(), format!("\u{feff}# my key\r\n\r\n  {line}\r\n"), format!("{line}\n# behind\n\n")] {
+        assert_eq!(key_line(&text, "r.pub"), Ok(&*line), "{text}");
+    }
+    let said = |text: &str| key_line(text, "r.pub").expect_err(text);
+    assert!(said("# only\n").contains("no key"));
+    assert!(said(&format!("{line}\r{line}")).contains("2 keys"));
+    assert!(said("Public key:\nAAAA\n").contains("not an OpenSSH line"));
+    assert!(said(&format!("{line}\nPRIVATE KEY")).contains("private"));
+    for (begin, command) in [
+        ("---- BEGIN SSH2 PUBLIC KEY ----", "`ssh-keygen -i -f r.pub`"),
+        ("-----BEGIN PUBLIC KEY-----", "`ssh-keygen -i -m PKCS8 -f r.pub`"),
+        ("-----BEGIN RSA PUBLIC KEY-----", "`ssh-keygen -i -m PEM -f r.pub`"),
+    ] {
+        for behind in ["", "\nAAAA\n-----END\n", "\nno base64\n"] {
+            assert!(said(&format!("# mine\n{begin}{behind}")).contains(command), "{begin}{behind}");
+        }
+    }
+    // What `openssl pkey -pubout` makes, which not every ssh-keygen reads.
+    let pem = "MCowBQYDK2VwAyEAAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{pem}\n-----END PUBLIC KEY-----\n");
+    assert!(said(&pem).contains(&format!("`{}`", public(1))), "{}", said(&pem));
 }
 
 #[test]
@@ -131,9 +157,43 @@ fn a_key_goes_with_every_line_that_holds_it() {
         assert_eq!(removed.len(), 1);
     }
     assert_eq!(remove_by_fingerprint_or_comment(&text, "carl"), Err(EditError::NotFound));
-    assert_eq!(remove_by_fingerprint_or_comment(&text, ""), Err(EditError::NotFound));
+    // One without a comment is not named by none.
+    let text = format!("{text}\n{}\n", public(3));
+    for name in ["", " ", "\u{200b}"] {
+        assert_eq!(remove_by_fingerprint_or_comment(&text, name), Err(EditError::NotFound), "{name:?}");
+    }
     let twins = format!("{} x\n{} x\n", public(1), public(2));
     assert!(matches!(remove_by_fingerprint_or_comment(&twins, "x"), Err(EditError::Ambiguous { count: 2, .. })));
+}
+
+#[test]
+fn the_last_key_leaves_a_line_behind() {
+    let key = public(1);
+    let (changed, _) = remove_by_fingerprint_or_comment(&format!("{key} owner\n"), "owner").unwrap();
+    assert!(changed.starts_with('#') && changed.ends_with('\n'), "{changed:?}");
+    let set = KeySet::parse(&changed);
+    assert!(set.entries.is_empty() && set.refused.is_empty());
+}
+
+#[test]
+fn a_comment_takes_no_key_s_name() {
+    let [one, two] = [public(1), public(2)];
+    let parsed = PublicKey::from_openssh(&one).unwrap();
+    let print = fingerprint(&parsed);
+    for name in [print.clone(), print.strip_prefix("SHA256:").unwrap().to_owned(), did_of(&parsed).unwrap()] {
+        let text = format!("{two} {name}\n{one} phone\n");
+        let (changed, removed) = remove_by_fingerprint_or_comment(&text, &name).expect(&name);
+        assert_eq!((changed, &*removed[0].fingerprint), (format!("{two} {name}\n"), &*print));
+    }
+}
+
+#[test]
+fn nothing_hides_in_a_comment() {
+    let text = format!("{} ow\u{200b}n\u{202e}er\u{e0041}\u{ad} J\u{fc}rgen\n", public(1));
+    assert_eq!(&*KeySet::parse(&text).entries[0].comment, "owner J\u{fc}rgen");
+    for name in ["owner J\u{fc}rgen", "ow\u{200b}ner J\u{fc}rgen"] {
+        remove_by_fingerprint_or_comment(&text, name).expect(name);
+    }
 }
 
 proptest! {
@@ -149,7 +209,7 @@ proptest! {
         }
     }
 
-    /// Adding a key and removing it again gives the old file, but for a newline at its end.
+    /// Adding a key and removing it again gives the old file, but for a newline at its end and the line that an empty one gets.
     #[test]
     fn adding_and_removing_undo_each_other(seeds in prop::collection::vec(1u8..200, 0..6), junk in "[#a-z \t\"]{0,20}") {
         let mut text = seeds.iter().map(|seed| format!("restrict {} c\n", public(*seed))).collect::<String>();
@@ -157,6 +217,7 @@ proptest! {
         let (more, entry) = append_line(&text, &public(222), Role::Drive).unwrap();
         prop_assert!(more.starts_with(&text));
         let (back, _) = remove_by_fingerprint_or_comment(&more, &entry.fingerprint).unwrap();
-        prop_assert_eq!(back.trim_end_matches('\n'), text.trim_end_matches('\n'));
+        let old = if text.is_empty() { LEFT_EMPTY } else { &text };
+        prop_assert_eq!(back.trim_end_matches('\n'), old.trim_end_matches('\n'));
     }
 }

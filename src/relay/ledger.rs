@@ -169,6 +169,7 @@ mod tests {
         Caller {
             peer: ConnToken::new(0, slot, 1),
             principal: "SHA256:a".into(),
+            comment: "".into(),
             role: Role::Admin,
             client: "c".into(),
             device: "d".into(),

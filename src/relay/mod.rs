@@ -2,6 +2,7 @@
 //! reads no clock.
 
 pub mod api;
+pub mod card;
 pub mod directory;
 pub mod hub;
 pub mod keys;

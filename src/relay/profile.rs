@@ -4,10 +4,15 @@
 use std::{
     io,
     path::{Component, Path, PathBuf},
-    sync::Arc,
 };
 
-use crate::relay::api::{Code, Error, Text};
+use crate::{
+    base::text,
+    relay::api::{Code, Error, Text},
+};
+
+/// How much of a path an answer repeats, in bytes.
+const SHOWN_BYTES_MAX: usize = 512;
 
 /// A profile as the core knows it; the program, its arguments and its environment are the shell's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub struct Profile {
     pub about: Text,
     /// Where sessions may run: absolute, resolved once by [`Profile::resolve`].
     pub folders: Vec<PathBuf>,
+    /// Whether admins may have sessions run anywhere else too.
+    pub open: bool,
     /// Permission modes on offer; empty: none may be asked for.
     pub modes: Vec<Text>,
     /// Models on offer; empty: any, since the CLI and its account decide.
@@ -70,27 +77,29 @@ impl Profile {
     }
 
     /// The folder a session runs in: the one asked for, resolved, if it lies at or below one of the profile's; the
-    /// first of those if none was asked for. What lies outside is refused alike whether it exists or not.
+    /// first of those if none was asked for. What lies outside is refused alike whether it exists or not. `admin`: in an open
+    /// profile any folder will do.
     ///
     /// # Errors
     /// `BAD_REQUEST` for a relative path, `FORBIDDEN` outside of the profile, `NOT_FOUND` for what is missing or no
     /// folder inside of it.
-    pub fn folder(&self, asked: Option<&Path>, folders: &dyn Folders) -> Result<PathBuf, Error> {
+    pub fn folder(&self, asked: Option<&Path>, folders: &dyn Folders, admin: bool) -> Result<PathBuf, Error> {
         let Some(asked) = asked else {
             let first = self.folders.first().ok_or_else(|| {
                 Error::new(Code::Forbidden, format!("profile `{}` has no folder to run in", self.name))
             })?;
-            return self.folder(Some(first), folders);
+            return self.folder(Some(first), folders, admin);
         };
+        let anywhere = admin && self.open;
         if !asked.is_absolute() || asked.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(Error::new(Code::BadRequest, "`folder` must be an absolute path"));
         }
         let Ok(real) = folders.canonical(asked) else {
             // Only a path that is plainly inside may learn that it is missing.
             let plain = asked.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-            return Err(if plain && self.contains(asked) { missing(asked) } else { self.outside(asked) });
+            return Err(if anywhere || plain && self.contains(asked) { missing(asked) } else { self.outside(asked) });
         };
-        if !self.contains(&real) {
+        if !anywhere && !self.contains(&real) {
             return Err(self.outside(asked));
         }
         if !folders.is_folder(&real) {
@@ -108,7 +117,12 @@ impl Profile {
         let within: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
         Error::new(
             Code::Forbidden,
-            format!("{} is outside of profile `{}`, which runs in {}", asked.display(), self.name, within.join(", ")),
+            format!(
+                "{} is outside of the folders that this relay runs sessions in ({}): its setting `folder`, or --folder at \
+                 its start, names them",
+                shown(asked),
+                within.join(", ")
+            ),
         )
     }
 
@@ -117,7 +131,19 @@ impl Profile {
     /// # Errors
     /// `FORBIDDEN`: the profile does not offer it.
     pub fn mode(&self, asked: Option<&Text>) -> Result<(), Error> {
-        offered("mode", &self.name, asked, &self.modes)
+        let Some(asked) = asked.filter(|asked| !self.modes.contains(asked)) else { return Ok(()) };
+        let modes = match self.modes.as_slice() {
+            [] => "it can be given none".to_owned(),
+            modes => format!("the ones to choose from are {}", modes.join(", ")),
+        };
+        let text = if &**asked == "bypassPermissions" {
+            format!(
+                "`bypassPermissions` would let a session do everything unasked, which this relay does not allow: {modes}"
+            )
+        } else {
+            format!("this relay gives no session the permission mode {}: {modes}", text::quoted(asked))
+        };
+        Err(Error::new(Code::Forbidden, text))
     }
 
     /// Checks a model that was asked for.
@@ -125,24 +151,29 @@ impl Profile {
     /// # Errors
     /// `FORBIDDEN`: the profile has a list and this is not on it.
     pub fn model(&self, asked: Option<&Text>) -> Result<(), Error> {
-        if self.models.is_empty() { Ok(()) } else { offered("model", &self.name, asked, &self.models) }
+        if self.models.is_empty() { Ok(()) } else { offered(asked, &self.models) }
     }
 }
 
 fn missing(asked: &Path) -> Error {
-    Error::new(Code::NotFound, format!("{} is not a folder on the relay's host", asked.display()))
+    Error::new(Code::NotFound, format!("{} is not a folder on the relay's host", shown(asked)))
 }
 
-fn offered(what: &str, profile: &str, asked: Option<&Text>, offer: &[Text]) -> Result<(), Error> {
+/// A path that was asked for, as an answer repeats it.
+fn shown(asked: &Path) -> String {
+    text::line(&asked.to_string_lossy(), SHOWN_BYTES_MAX).into_owned()
+}
+
+fn offered(asked: Option<&Text>, models: &[Text]) -> Result<(), Error> {
     match asked {
-        Some(asked) if !offer.contains(asked) => {
-            let offer: Vec<&str> = offer.iter().map(Arc::as_ref).collect();
-            let offer = if offer.is_empty() { "none".to_owned() } else { offer.join(", ") };
-            Err(Error::new(
-                Code::Forbidden,
-                format!("profile `{profile}` does not offer this {what} (it offers: {offer})"),
-            ))
-        }
+        Some(asked) if !models.contains(asked) => Err(Error::new(
+            Code::Forbidden,
+            format!(
+                "this relay gives no session the model {}: the ones to choose from are {}",
+                text::quoted(asked),
+                models.join(", ")
+            ),
+        )),
         _ => Ok(()),
     }
 }
@@ -154,7 +185,8 @@ mod tests {
     use super::*;
 
     fn profile(folders: Vec<PathBuf>) -> Profile {
-        Profile { name: "default".into(), about: "".into(), folders, modes: vec!["plan".into()], models: Vec::new() }
+        let (name, about, modes) = ("default".into(), "".into(), vec!["plan".into()]);
+        Profile { name, about, folders, open: false, modes, models: Vec::new() }
     }
 
     fn code(result: Result<PathBuf, Error>) -> Code {
@@ -176,9 +208,9 @@ mod tests {
         let mut profile = profile(vec![root.join("alias")]);
         profile.resolve(&SystemFolders).unwrap();
         let app = root.join("app").canonicalize().unwrap();
-        let ask = |path: &str| profile.folder(Some(&root.join(path)), &SystemFolders);
+        let ask = |path: &str| profile.folder(Some(&root.join(path)), &SystemFolders, false);
 
-        assert_eq!(profile.folder(None, &SystemFolders).unwrap(), app);
+        assert_eq!(profile.folder(None, &SystemFolders, false).unwrap(), app);
         assert_eq!(ask("app").unwrap(), app);
         assert_eq!(ask("alias/src").unwrap(), app.join("src"));
         assert_eq!(ask("app/inside").unwrap(), app.join("src"));
@@ -186,17 +218,23 @@ mod tests {
         for outside in ["app-old", "app/escape", "app/../other", "app/../missing", "missing", "app/src/../../other"] {
             assert_eq!(code(ask(outside)), Code::Forbidden, "{outside}");
         }
-        assert_eq!(code(profile.folder(Some(&app.join("missing")), &SystemFolders)), Code::NotFound);
+        assert_eq!(code(profile.folder(Some(&app.join("missing")), &SystemFolders, false)), Code::NotFound);
         assert_eq!(code(ask("app/file")), Code::NotFound);
-        assert_eq!(code(profile.folder(Some(Path::new("src")), &SystemFolders)), Code::BadRequest);
-        assert_eq!(code(profile.folder(Some(Path::new("/")), &SystemFolders)), Code::Forbidden);
+        assert_eq!(code(profile.folder(Some(Path::new("src")), &SystemFolders, false)), Code::BadRequest);
+        assert_eq!(code(profile.folder(Some(Path::new("/")), &SystemFolders, false)), Code::Forbidden);
+        assert_eq!(code(profile.folder(Some(Path::new("/")), &SystemFolders, true)), Code::Forbidden);
+        let open = Profile { open: true, ..profile.clone() };
+        assert_eq!(code(open.folder(Some(Path::new("/")), &SystemFolders, false)), Code::Forbidden);
+        let anywhere = |path: &str| open.folder(Some(&root.join(path)), &SystemFolders, true);
+        assert_eq!(anywhere("other").unwrap(), root.join("other").canonicalize().unwrap());
+        assert_eq!(code(anywhere("missing")), Code::NotFound);
     }
 
     #[test]
     fn a_profile_needs_real_folders() {
         assert!(profile(vec!["src".into()]).resolve(&SystemFolders).unwrap_err().contains("absolute"));
         assert!(profile(vec!["/definitely/not/here".into()]).resolve(&SystemFolders).is_err());
-        assert_eq!(code(profile(Vec::new()).folder(None, &SystemFolders)), Code::Forbidden);
+        assert_eq!(code(profile(Vec::new()).folder(None, &SystemFolders, false)), Code::Forbidden);
     }
 
     #[test]

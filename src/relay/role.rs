@@ -40,6 +40,14 @@ impl Role {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
 
+    /// What a connection of this role is told where more is needed, with what changes that.
+    pub fn falls_short_of(self, needed: Self) -> String {
+        format!(
+            "this needs the role {needed}, and this connection has {self}. If its key may do less: `amp-relay keys remove KEY` \
+             on the relay's host, then `amp-relay keys add --role {needed} FILE.pub`"
+        )
+    }
+
     /// Whether this role may do what `needed` may do.
     pub fn allows(self, needed: Self) -> bool {
         self >= needed

@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::MetadataExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -19,13 +19,17 @@ use parking_lot::Mutex;
 use ssh_key::{PrivateKey, PublicKey};
 
 use super::{
-    mail::{Mail, Mailers},
+    MESSAGE_MAX,
+    mail::{KeysFound, Mail, Mailers},
     replays::Replays,
     signatures::{BATCHES_MAX, Check, Verifier},
     supervisor::DrainsAtTheEnd,
 };
 use crate::{
-    base::{CloseCode, ConnToken},
+    base::{
+        CloseCode, ConnToken,
+        text::{self, quoted},
+    },
     dialect::{
         amp::{HelloJob, Principal, Say},
         session::{SignedIn, VerifyJob},
@@ -46,6 +50,9 @@ use crate::{
 const JOBS_MAX: usize = 1024;
 /// How often the keys file is looked at while nobody signs in.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How long a keys file may be away, or empty, before that is believed: editors write a file anew or rename one into its
+/// place, and nobody's key is revoked by that.
+const AWAY_MAX: Duration = Duration::from_secs(5);
 /// How soon mail that found an inbox full is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
 /// Answers that may wait for full inboxes; beyond, the sign-in times out on its own.
@@ -53,6 +60,10 @@ const PENDING_MAX: usize = 4 * JOBS_MAX;
 
 /// HELLOs that are remembered; while there are so many, more are told to try again.
 const HELLOS_MAX: usize = 262_144;
+
+/// What an agent is told instead of such an answer.
+static ANSWER_TOO_LARGE: LazyLock<String> =
+    LazyLock::new(|| format!("the answer is larger than the largest message ({MESSAGE_MAX} bytes)"));
 
 /// A HELLO that was checked, with our signed answer.
 #[derive(Debug)]
@@ -73,6 +84,7 @@ enum Job {
     Say(Box<Say>),
     SignIn(VerifyJob),
     Reload { peer: ConnToken, id: Text },
+    Refresh,
     End,
 }
 
@@ -123,6 +135,11 @@ impl Crypto {
         self.jobs.try_send(Job::Reload { peer, id }).map_err(busy)
     }
 
+    /// Has the keys file read again. Where too many jobs wait it is looked at soon enough anyway.
+    pub(super) fn refresh(&self) {
+        let _ = self.jobs.try_send(Job::Refresh);
+    }
+
     /// Has a HELLO checked and answered; the answer comes by mail.
     ///
     /// # Errors
@@ -151,10 +168,10 @@ impl Crypto {
         }
     }
 
-    /// Ends the thread after what waits. Takes this sender with it: a full queue ends by itself once the last sender is
-    /// gone.
+    /// Ends the thread after what waits.
     pub(super) fn end(self) {
-        let _ = self.jobs.try_send(Job::End);
+        // A full queue is worked off: there is room in a moment, or no thread any more.
+        let _ = self.jobs.send(Job::End);
     }
 }
 
@@ -223,6 +240,7 @@ impl Desk {
     fn job(&mut self, job: Job) {
         match job {
             Job::End => {}
+            Job::Refresh => self.refresh(true),
             Job::SignIn(job) => {
                 self.refresh(false);
                 let (peer, result) = (job.peer, self.judge(&job));
@@ -230,9 +248,8 @@ impl Desk {
             }
             Job::Reload { peer, id } => {
                 self.refresh(true);
-                let (entries, refused) = (self.keys.set.entries.len(), self.keys.set.refused.len());
-                let file = self.keys.path.display().to_string().into();
-                self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, file, entries, refused });
+                let result = self.keys.found();
+                self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, result: Box::new(result) });
             }
             Job::Hello(job) => {
                 self.refresh(false);
@@ -243,7 +260,9 @@ impl Desk {
             }
             Job::Say(say) => {
                 let (peer, close) = (say.peer, say.close);
-                if let Some(frame) = self.say(&say) {
+                // What cannot be written is not said, but a close is due all the same.
+                let frame = self.say(&say).unwrap_or_default();
+                if !frame.is_empty() || close.is_some() {
                     self.mail(usize::from(peer.worker()), Mail::Said { peer, frame, close });
                 }
             }
@@ -292,7 +311,8 @@ impl Desk {
         }
     }
 
-    /// Checks a HELLO and signs our answer. `None`: no answer can be written, and the peer runs into its timeout.
+    /// Checks a HELLO and signs our answer. `None`: no answer can be written, and the peer runs into its timeout, which
+    /// lasts until its key is proved.
     fn hello(&mut self, job: &HelloJob) -> Option<Hello> {
         let judged = catch_unwind(AssertUnwindSafe(|| self.prove(job)));
         let judged = judged.unwrap_or_else(|_| Err(Refusal::new(amp::Code::INTERNAL_ERROR, "the check failed")));
@@ -362,6 +382,14 @@ impl Desk {
         };
         let (mut scratch, mut frame) = (Vec::new(), Vec::new());
         match say.write(key, &mut scratch, &mut frame) {
+            // Nobody has to take more, and a client that does not ends the connection for it.
+            Ok(()) if frame.len() > MESSAGE_MAX => {
+                let mut body = Vec::new();
+                Refusal::new(amp::Code::RELAY_REJECTED, &ANSWER_TOO_LARGE).write_body(&mut body);
+                let error = Say { typ: amp::Type::ERROR, body, ..say.clone() };
+                frame.clear();
+                error.write(key, &mut scratch, &mut frame).ok().map(|()| frame)
+            }
             Ok(()) => Some(frame),
             Err(error) => {
                 log::warn!(conn:% = say.peer, error:% = error; "an answer to an agent cannot be written");
@@ -411,7 +439,7 @@ impl Desk {
                 sign_in::sign(&self.host_key, sign_in::WELCOME_NAMESPACE, &text).map_err(|error| error.to_string())
             })
             .map_err(|error| Error::new(Code::Internal, format!("the relay could not sign its proof: {error}")))?;
-        Ok(SignedIn { principal: fingerprint.into(), role, proof })
+        Ok(SignedIn { principal: fingerprint.into(), comment: entry.comment.clone(), role, proof })
     }
 }
 
@@ -419,7 +447,7 @@ impl Desk {
 fn granted(has: Role, asked: Option<&str>) -> Result<Role, Error> {
     let Some(asked) = asked else { return Ok(has) };
     let Some(asked) = Role::from_name(asked) else {
-        return Err(Error::new(Code::BadRequest, format!("`role` {asked:?} is not a role")));
+        return Err(Error::new(Code::BadRequest, format!("`role` {} is not a role", quoted(asked))));
     };
     if has.allows(asked) {
         return Ok(asked);
@@ -441,11 +469,15 @@ struct KeysFile {
     path: PathBuf,
     stamp: Option<Stamp>,
     set: Arc<KeySet>,
+    /// Since when the file has been away or empty.
+    away: Option<Instant>,
+    /// Why the keys in force are not what the file says.
+    fault: Option<String>,
 }
 
 impl KeysFile {
     fn new(path: PathBuf) -> Self {
-        Self { path, stamp: None, set: Arc::default() }
+        Self { path, stamp: None, set: Arc::default(), away: None, fault: None }
     }
 
     fn stamp(&self) -> Option<Stamp> {
@@ -461,32 +493,73 @@ impl KeysFile {
 
     /// Reads the file again if it has changed. True: the keys in force may differ. A file that cannot be read admits
     /// nobody; only where the system is out of descriptors or memory, which any peer may bring about, the keys stay and
-    /// the next look tries again.
-    fn refresh(&mut self, force: bool) -> bool {
+    /// the next look tries again. `is_asked`: somebody says that the file is to be read, so it is no longer being written.
+    fn refresh(&mut self, is_asked: bool) -> bool {
         let stamp = self.stamp();
-        if stamp == self.stamp && !force {
+        if self.is_away_for_a_moment(stamp, is_asked) {
             return false;
         }
+        if stamp == self.stamp && !is_asked {
+            return false;
+        }
+        self.fault = None;
         let path = self.path.display();
         let set = match self.read() {
             Ok(text) => KeySet::parse(&text),
             Err(error) if is_exhausted(&error) => {
                 log::error!(path:% = path, error:% = error; "the keys file cannot be read for now: the keys stay");
+                self.fault = Some(format!("it cannot be read for now ({error}): the keys stay"));
                 self.stamp = None;
                 return false;
             }
             Err(error) => {
+                self.fault = Some(format!("it cannot be read ({error}): nobody can sign in"));
                 log::error!(path:% = path, error:% = error; "the keys file cannot be read: nobody can sign in");
                 KeySet::default()
             }
         };
-        self.stamp = stamp;
-        for refused in &set.refused {
-            log::warn!(path:% = path, line = refused.line, reason = &*refused.reason; "a line of the keys file is refused");
+        // Who changes the keys has them read at its sign-in, and once more by its command: that is no news then.
+        if std::mem::replace(&mut self.stamp, stamp) != stamp {
+            for refused in &set.refused {
+                log::warn!(path:% = path, line = refused.line, reason = &*refused.reason; "a line of the keys file is refused");
+            }
+            log::info!(path:% = path, keys = set.entries.len(), refused = set.refused.len(); "keys read");
         }
-        log::info!(path:% = path, keys = set.entries.len(), refused = set.refused.len(); "keys read");
         self.set = Arc::new(set);
         true
+    }
+
+    /// Whether the file is away or empty, and has not been for long: until then the keys stay. Empty is what it is to be
+    /// where it is asked for.
+    fn is_away_for_a_moment(&mut self, stamp: Option<Stamp>, is_asked: bool) -> bool {
+        if stamp.is_some_and(|stamp| stamp.bytes > 0 || is_asked) || self.set.entries.is_empty() {
+            self.away = None;
+            return false;
+        }
+        let since = self.away.get_or_insert_with(|| {
+            let seconds = AWAY_MAX.as_secs();
+            log::warn!(path:% = self.path.display(); "the keys file is away or empty: the keys stay for {seconds} s");
+            Instant::now()
+        });
+        let elapsed = since.elapsed();
+        if elapsed >= AWAY_MAX {
+            return false;
+        }
+        let seconds = (AWAY_MAX - elapsed).as_secs_f32().ceil();
+        self.fault = Some(format!("it is not there: the keys stay for {seconds} s, then nobody can sign in"));
+        true
+    }
+
+    /// What is in force, for who asked for the file to be read.
+    ///
+    /// # Errors
+    /// The file does not say so.
+    fn found(&self) -> Result<KeysFound, Error> {
+        let file: Text = self.path.display().to_string().into();
+        match &self.fault {
+            Some(why) => Err(Error::new(Code::Internal, format!("the keys file {file} was not read: {why}"))),
+            None => Ok(KeysFound { file, entries: self.set.entries.len(), refused: self.set.refused.len() }),
+        }
     }
 
     /// The file's text, one byte more than may be read at the most. A comment in another encoding than UTF-8 must not
@@ -494,7 +567,7 @@ impl KeysFile {
     fn read(&self) -> io::Result<String> {
         let mut bytes = Vec::new();
         fs::File::open(&self.path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(text::of_file(&bytes).into_owned())
     }
 }
 
@@ -534,6 +607,49 @@ mod tests {
     }
 
     #[test]
+    fn c6_a_keys_file_that_is_away_for_a_moment_revokes_nobody() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("keys");
+        fs::write(&path, KEY).expect("written");
+        let mut file = KeysFile::new(path.clone());
+        assert!(file.refresh(true));
+        for empty in [false, true] {
+            if empty {
+                fs::write(&path, "").expect("written");
+            } else {
+                fs::remove_file(&path).expect("removed");
+            }
+            assert!(!file.refresh(false), "empty: {empty}");
+            assert!(empty || !file.refresh(true), "a missing file says nothing");
+            assert_eq!(file.set.entries.len(), 1);
+            let why = file.found().expect_err("it was not read").message;
+            assert!(why.contains("not there: the keys stay for 5 s"), "{why}");
+        }
+        fs::write(&path, format!("{KEY} again")).expect("written");
+        assert!(file.refresh(false) && file.away.is_none());
+        assert_eq!(file.found().map(|found| found.entries).ok(), Some(1));
+        // Away for good.
+        fs::remove_file(&path).expect("removed");
+        assert!(!file.refresh(false));
+        file.away = file.away.and_then(|since| since.checked_sub(AWAY_MAX));
+        assert!(file.refresh(false));
+        assert_eq!(file.set.entries.len(), 0);
+        assert!(file.found().expect_err("it is away").message.contains("nobody can sign in"));
+    }
+
+    #[test]
+    fn c6_an_empty_keys_file_is_believed_where_it_is_to_be_read() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("keys");
+        fs::write(&path, KEY).expect("written");
+        let mut file = KeysFile::new(path.clone());
+        assert!(file.refresh(true));
+        fs::write(&path, "").expect("written");
+        assert!(!file.refresh(false) && file.refresh(true));
+        assert_eq!(file.found().map(|found| found.entries).ok(), Some(0));
+    }
+
+    #[test]
     fn new_keys_are_never_dropped_and_follow_the_sign_ins_that_older_ones_admitted() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let path = scratch.path().join("keys");
@@ -549,7 +665,7 @@ mod tests {
         desk.flush();
         assert_eq!(desk.pending.len(), PENDING_MAX - 1, "one fits in the inbox");
         desk.refresh(true);
-        fs::write(&path, "").expect("written");
+        fs::write(&path, "# nobody").expect("written");
         desk.refresh(true);
         desk.flush();
         assert_eq!(desk.pending.len(), PENDING_MAX, "the answers and the newest keys");
@@ -562,8 +678,12 @@ mod tests {
         let (to_jobs, jobs) = crossbeam_channel::bounded(1);
         let crypto = Crypto { jobs: to_jobs, checks: crossbeam_channel::bounded(1).0 };
         crypto.reload(ConnToken::new(0, 1, 1), "1".into()).expect("there is room");
-        crypto.end();
+        // Somebody else still could send.
+        let another = crypto.clone();
+        let ending = thread::spawn(move || crypto.end());
         assert!(matches!(jobs.recv(), Ok(Job::Reload { .. })));
-        assert!(matches!(jobs.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected)));
+        assert!(matches!(jobs.recv(), Ok(Job::End)));
+        ending.join().expect("it ends");
+        drop(another);
     }
 }

@@ -4,13 +4,16 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ed25519_dalek::SigningKey;
+use parking_lot::RwLock;
 use ssh_key::{Algorithm, PrivateKey, rand_core::OsRng};
 
 use super::{Agent, crypto::SessionKeys};
 use crate::{
+    base::text::quoted,
     claude::{
         arguments::{Arguments, arguments},
         environment::{Changes, environment},
@@ -43,17 +46,25 @@ pub(super) fn find_claude(named: Option<&Path>) -> Option<PathBuf> {
     locate(named, path.as_deref(), home.as_deref().map(Path::new), is_program).ok()
 }
 
+/// What may change while the relay runs; the next launch heeds it.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) agent: Agent,
+    pub(super) environment: Changes,
+}
+
 /// Turns launches into programs.
 #[derive(Clone, Debug)]
 pub(super) struct Launcher {
-    pub(super) agent: Agent,
+    pub(super) live: Arc<RwLock<Live>>,
     pub(super) guard: GuardProgram,
 }
 
 impl Launcher {
     pub(super) fn spawn(&self, launch: &Launch) -> Result<Spawn, LaunchError> {
+        let Live { agent, environment: changes } = self.live.read().clone();
         let mut more: Vec<OsString> = Vec::new();
-        let program = match &self.agent {
+        let program = match &agent {
             Agent::Claude(named) => find_claude(named.as_deref()).ok_or(LaunchError::NoCli)?,
             Agent::Demo => {
                 more.push("demo-agent".into());
@@ -62,12 +73,12 @@ impl Launcher {
         };
         more.extend(arguments(&Arguments {
             conversation: &launch.conversation,
-            resume: launch.resume,
+            start: launch.start,
             model: launch.model.as_deref(),
             mode: launch.mode.as_deref(),
             more: &[],
         }));
-        let environment = environment(std::env::vars_os(), &Changes::default(), launch.rerun);
+        let environment = environment(std::env::vars_os(), &changes, launch.rerun);
         Ok(Spawn { program, arguments: more, environment, folder: launch.folder.clone(), guard: self.guard.clone() })
     }
 }
@@ -83,16 +94,17 @@ impl Profiles for ConfigProfiles {
         folder: Option<&Path>,
         model: Option<&str>,
         mode: Option<&str>,
+        admin: bool,
     ) -> Result<Resolved, Error> {
         let Some(profile) = self.0.iter().find(|known| &*known.name == profile) else {
             let known: Vec<&str> = self.0.iter().map(|known| &*known.name).collect();
-            let message = format!("there is no profile {profile:?}; there is: {}", known.join(", "));
+            let message = format!("there is no profile {}; there is: {}", quoted(profile), known.join(", "));
             return Err(Error::new(Code::NotFound, message));
         };
         let (model, mode) = (model.map(Text::from), mode.map(Text::from));
         profile.model(model.as_ref())?;
         profile.mode(mode.as_ref())?;
-        let folder = profile.folder(folder, &SystemFolders)?;
+        let folder = profile.folder(folder, &SystemFolders, admin)?;
         Ok(Resolved { folder, model, mode })
     }
 }

@@ -17,6 +17,17 @@ use crate::{
     },
 };
 
+/// What the keys file holds.
+#[derive(Debug)]
+pub(super) struct KeysFound {
+    /// Its path.
+    pub(super) file: Text,
+    /// Keys in force.
+    pub(super) entries: usize,
+    /// Lines that are not.
+    pub(super) refused: usize,
+}
+
 /// To a worker.
 pub(super) enum Mail {
     /// A sign-in was checked.
@@ -24,7 +35,7 @@ pub(super) enum Mail {
     /// The keys in force have changed.
     Keys(Arc<KeySet>),
     /// The keys file was read because this peer asked for it.
-    KeysRead { peer: ConnToken, id: Text, file: Text, entries: usize, refused: usize },
+    KeysRead { peer: ConnToken, id: Text, result: Box<Result<KeysFound, Error>> },
     /// What the core has for peers of this worker, in order.
     Core(Vec<Out>),
     /// There is a session, and agents may write to it.

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     dialect::admin::{Facts, WorkerFacts},
-    reactor::{TURN_BUCKETS, WorkerCounters},
+    reactor::{CLOSE_LABELS, TURN_BUCKETS, WorkerCounters},
     relay::api::State,
 };
 
@@ -60,6 +60,7 @@ pub(super) struct WorkerTallies {
 pub(super) struct CoreTallies {
     pub(super) sessions: [Tally; State::ALL.len()],
     pub(super) restarts: Tally,
+    pub(super) unreadable_lines: Tally,
 }
 
 /// All figures of a relay.
@@ -83,6 +84,7 @@ impl Shared {
             workers: workers.collect(),
             sessions: std::array::from_fn(|index| self.core.sessions[index].get()),
             restarts: self.core.restarts.get(),
+            unreadable_lines: self.core.unreadable_lines.get(),
         }
     }
 }
@@ -91,12 +93,18 @@ fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
     let counted = counters.snapshot();
     WorkerFacts {
         accepted: counted.accepted,
+        refused: counted.refused,
+        accept_pauses: counted.accept_pauses,
+        closed: CLOSE_LABELS.into_iter().zip(counted.closed).collect(),
         open: counted.open,
+        displaced: counted.displaced,
+        provisional: counted.provisional,
         bytes_in: counted.bytes_in,
         bytes_out: counted.bytes_out,
         reads: counted.reads,
         writes: counted.writes,
         queue_bytes: counted.queue_bytes,
+        kept_bytes: counted.kept_bytes,
         stale_events: counted.stale_events,
         stale_mail: counted.stale_mail,
         panics: counted.panics,

@@ -2,6 +2,7 @@
 //! no logic of its own.
 
 mod amp;
+mod backlog;
 mod crypto;
 mod data;
 mod hosted;
@@ -15,6 +16,7 @@ mod supervisor;
 mod worker;
 
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc,
@@ -25,18 +27,21 @@ use std::{
 };
 
 use amp::{Agents, AgentsParts};
+#[cfg(feature = "cli")]
+pub(crate) use data::private;
 pub use data::{DataError, DataFolder};
 pub use hosted::Hosted;
-use launch::{ConfigProfiles, Launcher, RandomIds};
+use launch::{ConfigProfiles, Launcher, Live, RandomIds};
 use mail::{Courier, Mailers, ToCore};
 use metrics::{CoreTallies, Shared, WorkerTallies};
+use parking_lot::RwLock;
 pub use services::{Call, Services};
 use ssh_key::PrivateKey;
 use supervisor::{DrainsAtTheEnd, Parts, Supervisor};
 use worker::Worker;
 
 use crate::{
-    claude::guard::GuardProgram,
+    claude::{arguments::MODES, environment::Changes, guard::GuardProgram},
     dialect::{
         self,
         session::{Greeting, TICK_MS},
@@ -54,7 +59,7 @@ use crate::{
     store::{self, MemoryStore},
     wire::{
         http::HostPolicy,
-        sign_in::{Limits, ProfileInfo, RelayInfo, did_of},
+        sign_in::{Limits, PORT, ProfileInfo, RelayInfo, did_of},
     },
 };
 
@@ -64,8 +69,16 @@ const QUEUE_HIGH: usize = 16 * 1024;
 /// At or below this much they go on.
 const QUEUE_LOW: usize = 4 * 1024;
 
+/// Connections that only the Unix socket may take: whoever owns the relay gets in, however many others are there.
+const UNIX_RESERVE: usize = 32;
+/// How long a peer that was told of its end may take nothing: one that reads slowly has its goodbye behind what the
+/// kernel holds for it.
+const LINGER_MS: u64 = 5_000;
+
 /// The one profile there is without a config of profiles.
 pub const DEFAULT_PROFILE: &str = "default";
+/// How often a silent peer is pinged where nothing else is set, in milliseconds.
+const WS_PING_MS: u64 = 25_000;
 /// Largest message of a device in bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;
 
@@ -87,6 +100,21 @@ impl Agent {
         match self {
             Self::Claude(named) => launch::find_claude(named.as_deref()),
             Self::Demo => None,
+        }
+    }
+
+    fn about(&self) -> &'static str {
+        match self {
+            Self::Claude(_) => "Claude Code where the relay was started",
+            Self::Demo => "the demo agent, which runs nothing",
+        }
+    }
+
+    /// As clients are told.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Claude(_) => "claude-code",
+            Self::Demo => "demo",
         }
     }
 }
@@ -129,18 +157,48 @@ pub struct Options {
     pub keys: PathBuf,
     /// What the profile `default` runs.
     pub agent: Agent,
+    /// What the profile `default` changes in the environment of its sessions.
+    pub environment: Changes,
     /// Where the profile `default` may run sessions; the first is where they run unless they say otherwise.
     pub folders: Vec<PathBuf>,
+    /// Whether admins may have sessions run anywhere else too.
+    pub open: bool,
     /// How long a stop may take, in milliseconds.
     pub grace_ms: u64,
-    /// Create a session in the first folder at once.
-    pub first_session: bool,
+    /// A session of the profile `default` to create at once.
+    pub first_session: Option<Create>,
     /// What agents can ask the relay itself.
     pub services: Services,
     /// Which signatures of agents are checked.
     pub amp_verify: Verify,
     /// Whether messages are compressed, on every path.
     pub ws_deflate: Deflate,
+    /// How often peers that are silent are pinged, in milliseconds; 0 is never.
+    pub ws_ping_ms: u64,
+}
+
+impl Options {
+    /// As the program runs a relay where nothing is set: a worker for each core, on the loopback, sessions in the current
+    /// folder and below.
+    pub fn new(keys: PathBuf, agent: Agent) -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            pin: false,
+            listen: vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))],
+            hosts: Vec::new(),
+            keys,
+            agent,
+            environment: Changes::default(),
+            folders: std::env::current_dir().into_iter().collect(),
+            open: false,
+            grace_ms: 10_000,
+            first_session: None,
+            services: Services::default(),
+            amp_verify: Verify::default(),
+            ws_deflate: Deflate::default(),
+            ws_ping_ms: WS_PING_MS,
+        }
+    }
 }
 
 /// Why a relay did not start.
@@ -173,6 +231,7 @@ struct Rest {
     crypto: crypto::Crypto,
     crypto_thread: JoinHandle<()>,
     shared: Arc<Shared>,
+    live: Arc<RwLock<Live>>,
 }
 
 /// Makes the handler of each worker.
@@ -182,6 +241,7 @@ struct Handlers {
     core: reactor::Sender<Vec<ToCore>>,
     shared: Arc<Shared>,
     agents: Arc<AgentsParts>,
+    stopper: Stopper,
     ws: WsOptions,
 }
 
@@ -195,6 +255,7 @@ impl Handlers {
             shared: self.shared.clone(),
             tallies,
             agents: Agents::new(&self.agents, index),
+            stopper: self.stopper.clone(),
             acts: Vec::new(),
         };
         Ws::new(worker, self.ws.clone())
@@ -209,22 +270,13 @@ impl Rest {
         let began_ms = reactor::now().unix_ms;
         let did = did_of(host_key.public_key()).ok_or_else(|| option("the host key must be an Ed25519 key"))?;
         let hosts = HostPolicy::new(&options.hosts).map_err(|error| option(error.to_string()))?;
-        let ws = ws_options(options.ws_deflate, hosts)?;
-        let mut profile = default_profile(&options.folders);
+        let ws = WsOptions { ping_every_ms: options.ws_ping_ms, ..ws_options(options.ws_deflate, hosts)? };
+        let mut profile = default_profile(options);
         profile.resolve(&SystemFolders).map_err(StartError::Option)?;
-        let greeting = Arc::new(greeting(&host_key, &did, &profile)?);
+        let greeting = Arc::new(greeting(&host_key, &did, &profile, &options.agent)?);
 
-        let mut loop_options = reactor::Options {
-            workers: options.workers,
-            pin: options.pin,
-            queue_high: QUEUE_HIGH,
-            queue_low: QUEUE_LOW,
-            ..reactor::Options::default()
-        };
-        loop_options.listeners.clone_from(&options.listen);
-        loop_options.grace_ms = options.grace_ms;
-        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        loop_options.connections_max = connections_max(loop_options.connections_max, descriptors);
+        let loop_options = loop_options(options);
+        let connections = loop_options.connections_max;
         let bound = Reactor::bind::<Ws<Worker>>(loop_options)?;
         let addresses = bound.local_addrs().to_vec();
         let loops = bound.counters().to_vec();
@@ -254,7 +306,9 @@ impl Rest {
         let store = Box::new(MemoryStore::new(store::Limits::default()));
         let profiles = Box::new(ConfigProfiles(vec![profile]));
         let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds(keys_of)));
-        let launcher = Launcher { agent: options.agent.clone(), guard: GuardProgram::this() };
+        let live = Live { agent: options.agent.clone(), environment: options.environment.clone() };
+        let live = Arc::new(RwLock::new(live));
+        let launcher = Launcher { live: live.clone(), guard: GuardProgram::this() };
         if reactor::now().unix_ms <= began_ms {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -266,20 +320,20 @@ impl Rest {
             secret: rand_secret()?,
         });
         let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, control };
-        let create = Create { profile: DEFAULT_PROFILE.into(), ..Create::default() };
-        let first = options.first_session.then_some(create);
+        let first = options.first_session.clone();
+        let first = first.map(|create| Create { profile: DEFAULT_PROFILE.into(), ..create });
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
-        let handlers = Handlers {
-            greeting,
-            crypto: crypto.clone(),
-            core: supervisor.inbox.clone(),
-            shared: shared.clone(),
-            agents,
-            ws,
-        };
+        // Last, since it is no reason where the start fails.
+        if let (Some(open_files), true) = (open_files(), connections < reactor::Options::default().connections_max) {
+            log::info!(open_files, connections; "the limit of open files (ulimit -Hn, LimitNOFILE=) bounds the connections");
+        }
         let control = bound.control();
-        let rest = Self { control, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared };
+        let core = supervisor.inbox.clone();
+        let stopper = Stopper { control: control.clone(), supervisor: supervisor.clone(), shared: shared.clone() };
+        let handlers = Handlers { greeting, crypto: crypto.clone(), core, shared: shared.clone(), agents, stopper, ws };
+        let rest =
+            Self { control, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared, live };
         Ok((bound, handlers, rest))
     }
 
@@ -345,6 +399,11 @@ impl Server {
         self.rest.stopper()
     }
 
+    /// What can change a relay that runs, from another thread.
+    pub fn reloader(&self) -> Reloader {
+        Reloader { live: self.rest.live.clone(), crypto: self.rest.crypto.clone() }
+    }
+
     /// Waits until the relay has ended: after a drain, or because one of its threads failed.
     ///
     /// # Errors
@@ -364,12 +423,60 @@ pub struct Stopper {
 }
 
 impl Stopper {
+    /// Whether the relay has been told to end, by a signal or by its admin.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+
     /// Takes no more connections, tells every peer (1001), ends every session, all within the grace.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.supervisor.drain();
         self.control.drain();
     }
+}
+
+/// Changes a relay that runs.
+#[derive(Clone)]
+pub struct Reloader {
+    live: Arc<RwLock<Live>>,
+    crypto: crypto::Crypto,
+}
+
+impl Reloader {
+    /// Has processes that start from now on run this Claude Code (`None`: the one that is found) in this environment, and
+    /// the keys file read again. A relay of the demo agent stays one.
+    pub fn reload(&self, claude: Option<PathBuf>, environment: Changes) {
+        let mut live = self.live.write();
+        if let Agent::Claude(named) = &mut live.agent {
+            *named = claude;
+        }
+        live.environment = environment;
+        drop(live);
+        self.crypto.refresh();
+    }
+}
+
+/// The settings of the loop.
+fn loop_options(options: &Options) -> reactor::Options {
+    let defaults = reactor::Options::default();
+    reactor::Options {
+        workers: options.workers,
+        pin: options.pin,
+        listeners: options.listen.clone(),
+        connections_max: connections_max(defaults.connections_max, open_files()),
+        queue_high: QUEUE_HIGH,
+        queue_low: QUEUE_LOW,
+        unix_reserve: UNIX_RESERVE,
+        grace_ms: options.grace_ms,
+        linger_ms: LINGER_MS,
+        pace_ms: pace_ms(options.ws_ping_ms),
+        ..defaults
+    }
+}
+
+fn open_files() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
 /// How many connections there may be: peers, who need not even sign in, must not take the descriptors that files and
@@ -380,6 +487,13 @@ fn connections_max(wanted: usize, descriptors: Option<u64>) -> usize {
     };
     let reserve = DESCRIPTORS_RESERVED.min(descriptors / 2);
     wanted.min(descriptors - reserve).max(1)
+}
+
+/// How far a slow reader may be behind: a small part of the time in which signs of life are looked for, and in which its
+/// own pings want an answer.
+fn pace_ms(ws_ping_ms: u64) -> u64 {
+    let ping_ms = if ws_ping_ms == 0 { WS_PING_MS } else { ws_ping_ms };
+    (ping_ms / 12).max(16)
 }
 
 /// Keys the hash of names, so that nobody can choose DIDs that share a bucket.
@@ -414,18 +528,18 @@ fn option(message: impl Into<String>) -> StartError {
     StartError::Option(message.into())
 }
 
-fn default_profile(folders: &[PathBuf]) -> Profile {
-    let modes = ["default", "acceptEdits", "plan"];
+fn default_profile(options: &Options) -> Profile {
     Profile {
         name: DEFAULT_PROFILE.into(),
-        about: "Claude Code where the relay was started".into(),
-        folders: folders.to_vec(),
-        modes: modes.into_iter().map(Into::into).collect(),
+        about: options.agent.about().into(),
+        folders: options.folders.clone(),
+        open: options.open,
+        modes: MODES.into_iter().map(Into::into).collect(),
         models: Vec::new(),
     }
 }
 
-fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greeting, StartError> {
+fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile, agent: &Agent) -> Result<Greeting, StartError> {
     let key = host_key.public_key().to_openssh().map_err(|error| option(format!("the host key: {error}")))?;
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let relay = RelayInfo { did: did.to_owned(), key, name, version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -435,6 +549,7 @@ fn greeting(host_key: &PrivateKey, did: &str, profile: &Profile) -> Result<Greet
         about: profile.about.to_string(),
         folders: profile.folders.iter().map(|folder| folder.display().to_string()).collect(),
         modes: profile.modes.iter().map(ToString::to_string).collect(),
+        agent: agent.name().to_owned(),
     }];
     Ok(Greeting { relay, limits, profiles })
 }
@@ -451,6 +566,16 @@ mod tests {
         assert_eq!(connections_max(100_000, Some(4096)), 4096 - DESCRIPTORS_RESERVED);
         assert_eq!(connections_max(100_000, Some(256)), 128);
         assert_eq!(connections_max(100_000, Some(0)), 1);
+    }
+
+    #[test]
+    fn a_slow_reader_is_behind_by_a_twelfth_of_the_time_between_two_pings() {
+        assert_eq!(pace_ms(24_000), 2_000);
+        // Without pings it is as with those that there would be.
+        assert_eq!((pace_ms(0), pace_ms(25_000)), (2_083, 2_083));
+        // Very frequent ones leave time enough to measure what it reads.
+        assert_eq!([1, 192, 204].map(pace_ms), [16, 16, 17]);
+        assert_eq!(pace_ms(u64::MAX), u64::MAX / 12);
     }
 
     #[test]
@@ -471,17 +596,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let options = Options {
             workers: 2,
-            pin: false,
             listen: vec![Listen::Unix(folder.path().join("relay.sock"))],
-            hosts: Vec::new(),
-            keys: folder.path().join("keys"),
-            agent: Agent::Demo,
             folders: vec![folder.path().to_owned()],
             grace_ms: 1_000,
-            first_session: false,
-            services: Services::default(),
-            amp_verify: Verify::default(),
-            ws_deflate: Deflate::default(),
+            ..Options::new(folder.path().join("keys"), Agent::Demo)
         };
         let key = || PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
         let lost_crypto = Server::start(&options, key()).expect("started");

@@ -63,7 +63,10 @@ impl Services {
     pub(super) fn call(&self, action: &str, call: &Call<'_>) -> Result<Vec<u8>, Refusal> {
         match self.0.get(action) {
             Some(handler) => handler(call),
-            None => Err(Refusal::new(Code::BAD_REQUEST, "the relay serves no such action")),
+            None => Err(Refusal::new(
+                Code::BAD_REQUEST,
+                "the relay serves no such action; among those it serves are agents, echo, ping and time",
+            )),
         }
     }
 }

@@ -21,6 +21,9 @@ pub(super) const BATCH_MAX: usize = 64;
 pub(super) const BATCHES_MAX: usize = 1024;
 /// Keys that are kept unpacked; unpacking one costs a tenth of a check.
 const KEYS_MAX: usize = 4096;
+/// Longest name under which a key is kept, in bytes: a `did:key` and the fragment that names its key. A query or a path,
+/// which may stand behind a DID too, is of any length.
+const NAME_BYTES_MAX: usize = 256;
 
 /// A message whose signature is to be checked, framed as it will be sent on.
 #[derive(Debug)]
@@ -84,7 +87,9 @@ impl Verifier {
         if self.keys.len() >= KEYS_MAX {
             self.keys.clear();
         }
-        self.keys.insert(from.into(), key);
+        if from.len() <= NAME_BYTES_MAX {
+            self.keys.insert(from.into(), key);
+        }
         Some(key)
     }
 }
@@ -123,6 +128,7 @@ mod tests {
             check(&format!("{from}#z6Mkother"), &ours, Dialect::Text),
             Check { peer: ConnToken::new(0, 1, 1), framed: Framed::binary(b"\xa0") },
             check(&from, &ours, Dialect::Int),
+            check(&format!("{from}?{}", "x".repeat(100_000)), &ours, Dialect::Text),
         ];
         let mut verifier = Verifier::default();
         let codes: Vec<_> = verifier
@@ -131,7 +137,7 @@ mod tests {
             .map(|checked| checked.verdict.err().map(|refusal| refusal.code))
             .collect();
         let wrong = Some(Code::INVALID_SIGNATURE);
-        assert_eq!(codes, [None, wrong, None, wrong, Some(Malformed::CODE), None]);
-        assert_eq!(verifier.keys.len(), 2, "a fragment that names no key is not kept");
+        assert_eq!(codes, [None, wrong, None, wrong, Some(Malformed::CODE), None, None]);
+        assert_eq!(verifier.keys.len(), 2, "a fragment that names no key is not kept, nor a name of any length");
     }
 }

@@ -16,6 +16,7 @@ use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 
 use super::{
+    backlog::Backlog,
     launch::Launcher,
     mail::{Mail, Mailers, ToCore},
     metrics::Shared,
@@ -40,6 +41,8 @@ const INBOX_MAX: usize = 16 * 1024;
 const BATCHES_A_TURN: usize = 256;
 /// Outs that may wait for workers with a full inbox before the pipes are left unread: the CLI keeps what it says.
 const BACKLOG_MAX: usize = 16 * 1024;
+/// What travels to a worker in one mail: it handles a mail in one turn, and others wait for that.
+const OUTS_A_MAIL: usize = 512;
 /// How soon a full inbox is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
 /// One buffer for the pipes of all processes.
@@ -104,7 +107,7 @@ impl Prepared {
     ) -> Result<(JoinHandle<io::Result<()>>, Option<Summary>), String> {
         let Self { poll, receiver, drain } = self;
         let Parts { hub, launcher, mailers, shared, grace_ms, control } = parts;
-        let backlog = (0..mailers.len()).map(|_| Vec::new()).collect();
+        let backlog = (0..mailers.len()).map(|_| Backlog::default()).collect();
         let (processes, by_session) = (Slab::new(), HashMap::new());
         let mut desk = Desk {
             poll,
@@ -177,7 +180,7 @@ struct Desk {
     /// Tokens with more to read than one turn took.
     ready: Vec<Token>,
     /// What waits for each worker's inbox.
-    backlog: Vec<Vec<Out>>,
+    backlog: Vec<Backlog>,
     scratch: Vec<u8>,
     events: Vec<claude::Event>,
     line: Vec<u8>,
@@ -195,8 +198,10 @@ impl Desk {
         loop {
             let now = reactor::now();
             let wait = self.wait(now);
-            let sleeps = wait.is_none_or(|wait| !wait.is_zero()) && self.receiver.sleep_begin();
-            let polled = self.poll.poll(&mut events, if sleeps { wait } else { Some(Duration::ZERO) });
+            // What stays in the inbox while too much waits for workers is no reason not to wait.
+            let clogged = self.clogged();
+            let sleeps = !clogged && wait.is_none_or(|wait| !wait.is_zero()) && self.receiver.sleep_begin();
+            let polled = self.poll.poll(&mut events, if sleeps || clogged { wait } else { Some(Duration::ZERO) });
             self.receiver.sleep_end();
             if let Err(error) = polled
                 && error.kind() != io::ErrorKind::Interrupted
@@ -235,13 +240,16 @@ impl Desk {
             return Some(Duration::ZERO);
         }
         let timer = self.hub.next_timeout().map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
-        let retry = self.backlog.iter().any(|outs| !outs.is_empty()).then_some(RETRY_AFTER);
+        let retry = self.backlog.iter().any(|backlog| !backlog.is_empty()).then_some(RETRY_AFTER);
         let drain = self.drain_ends_ms.map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
         [timer, retry, drain].into_iter().flatten().min()
     }
 
     fn inbox(&mut self, now: Now) {
         for _ in 0..BATCHES_A_TURN {
+            if self.clogged() {
+                return;
+            }
             let Some(batch) = self.receiver.try_recv() else { return };
             for message in batch {
                 match message {
@@ -267,7 +275,7 @@ impl Desk {
 
     /// Whether so much waits for workers that reading more would only grow it.
     fn clogged(&self) -> bool {
-        self.backlog.iter().any(|outs| outs.len() >= BACKLOG_MAX)
+        self.backlog.iter().any(|backlog| backlog.len() >= BACKLOG_MAX)
     }
 
     fn pipes(&mut self, events: &Events, now: Now) {
@@ -293,20 +301,24 @@ impl Desk {
         let slot = token.0 / TOKENS_EACH;
         let Some(running) = self.processes.get_mut(slot) else { return };
         let Running { session, number, process, translator } = running;
-        let (events, mut exit) = (&mut self.events, None);
+        let (events, mut exit, unreadable) = (&mut self.events, None, translator.malformed());
         let more = process.event(token, &mut self.scratch, &mut |event| match event {
             ProcessEvent::Line(line) => translator.line(line, events),
-            ProcessEvent::LineTooLong => log::warn!(session = &**session; "a line of the CLI was too long and is lost"),
+            ProcessEvent::LineTooLong => translator.too_long(events),
             ProcessEvent::StderrLine(line) => log::info!(session = &**session, line; "the CLI says"),
             ProcessEvent::Exited { code, signal, stderr_tail } => {
                 exit = Some(ExitInfo { code, signal, stderr: stderr_tail })
             }
         });
+        self.shared.core.unreadable_lines.add(translator.malformed() - unreadable);
         for event in self.events.drain(..) {
+            if let claude::Event::Unreadable { line, .. } = &event {
+                log::warn!(session = &**session, line = &**line; "the CLI wrote a line that is no message");
+            }
             self.hub.agent(session, *number, event, now);
         }
         if let Some(exit) = exit {
-            log::info!(session = &**session, code:? = exit.code, signal:? = exit.signal; "the CLI has ended");
+            log::info!(session = &**session, by:% = exit; "the CLI has ended");
             let Running { session, number, .. } = self.processes.remove(slot);
             self.by_session.remove(&session);
             self.hub.exited(&session, number, &exit, now);
@@ -369,8 +381,8 @@ impl Desk {
     }
 
     fn post(&mut self, worker: usize, out: Out) {
-        if let Some(outs) = self.backlog.get_mut(worker) {
-            outs.push(out);
+        if let Some(backlog) = self.backlog.get_mut(worker) {
+            backlog.push(out);
         }
     }
 
@@ -388,12 +400,13 @@ impl Desk {
             }
             stays
         });
-        for (worker, outs) in self.backlog.iter_mut().enumerate() {
-            if outs.is_empty() {
-                continue;
-            }
-            if let Err(Mail::Core(back)) = self.mailers.send(worker, Mail::Core(std::mem::take(outs))) {
-                *outs = back;
+        for (worker, backlog) in self.backlog.iter_mut().enumerate() {
+            while !backlog.is_empty() {
+                let outs = backlog.take(OUTS_A_MAIL);
+                if let Err(Mail::Core(back)) = self.mailers.send(worker, Mail::Core(outs)) {
+                    backlog.give_back(back);
+                    break;
+                }
             }
         }
     }
@@ -408,7 +421,7 @@ impl Desk {
             });
         match spawned {
             Ok(process) => {
-                log::info!(session = &*launch.session, pid = process.pid().unwrap_or_default(), resume = launch.resume; "the CLI was started");
+                log::info!(session = &*launch.session, pid = process.pid().unwrap_or_default(), start:% = launch.start; "the CLI was started");
                 let (session, number) = (launch.session.clone(), launch.process);
                 self.by_session.insert(session.clone(), slot);
                 entry.insert(Running { session, number, process, translator: Translator::new() });

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{
+    Stopper,
     amp::{self, AgentConn, Agents},
     crypto::Crypto,
     mail::{Courier, Mail, ToCore},
@@ -20,11 +21,11 @@ use crate::{
         ws::{Answer, Data, Framed, WsHandler, WsIo},
     },
     relay::{
-        api::{Code, Error, Out, Text},
+        api::{Code, Error, Out, Reply, Text},
         keys::KeySet,
     },
     wire::{
-        http::{Head, Response},
+        http::{Head, Response, check_origin},
         sign_in::Nonce,
     },
 };
@@ -44,6 +45,7 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) tallies: Arc<WorkerTallies>,
     pub(super) agents: Agents,
+    pub(super) stopper: Stopper,
     /// Kept between calls for its memory.
     pub(super) acts: Vec<Act>,
 }
@@ -76,28 +78,35 @@ impl WsHandler for Worker {
     type Conn = Conn;
     type Mail = Mail;
 
+    /// Whoever has proved a listed key.
+    const CONFIRMS: bool = true;
+
     fn request(&mut self, head: &Head<'_>, peer: &Peer, io: &mut Io<'_>) -> Answer<Conn> {
-        if let Some(response) = admin::respond(head.method, head.path, || self.shared.facts()) {
+        // A page of another site is to learn nothing here, whatever it asks for.
+        if let Err(response) = check_origin(head, false) {
+            return Answer::Respond(response);
+        }
+        if let Some(response) = admin::respond(head, || self.shared.facts()) {
             return Answer::Respond(response);
         }
         if head.path == amp::path() {
             return amp::upgrade(head, peer.token, self.amp_greeting(), io);
         }
         if head.path != session::PATH {
-            return Answer::Respond(Response::text(404, "nothing is served here\n"));
+            return Answer::Respond(Response::text(404, "nothing is served here"));
         }
         if !head.wants_upgrade() {
-            let line = "/session speaks WebSocket, subprotocol amp-session.v1\n";
-            return Answer::Respond(Response::text(426, line).with("Upgrade", "websocket"));
+            let line = "/session speaks WebSocket, subprotocol amp-session.v1";
+            return Answer::Respond(Response::upgrade_required(line));
         }
         if !head.subprotocols().any(|name| name == session::SUBPROTOCOL) {
-            let line = "the upgrade must offer the subprotocol amp-session.v1\n";
+            let line = "the upgrade must offer the subprotocol amp-session.v1";
             return Answer::Respond(Response::text(400, line));
         }
         let Some(nonce) = nonce() else {
-            return Answer::Respond(Response::text(500, "the system gives no random bytes\n"));
+            return Answer::Respond(Response::text(500, "the system gives no random bytes"));
         };
-        let host = head.header("host").unwrap_or_default().to_owned();
+        let host = head.host().ok().flatten().unwrap_or_default().to_owned();
         let reached = Reached { host, unix: matches!(peer.addr, PeerAddr::Unix { .. }) };
         let (connection, challenge) = Connection::open(peer.token, reached, nonce, &self.greeting, io.now());
         let device = Device { connection, challenge: Some(challenge), known: false, welcomed: false, paused: false };
@@ -150,8 +159,11 @@ impl WsHandler for Worker {
                 });
             }
             Mail::Keys(keys) => self.keys_changed(&keys, io),
-            Mail::KeysRead { peer, id, file, entries, refused } => {
-                let reply = session::keys_reply(&id, &file, entries, refused);
+            Mail::KeysRead { peer, id, result } => {
+                let reply = match *result {
+                    Ok(found) => session::keys_reply(&id, &found.file, found.entries, found.refused),
+                    Err(error) => session::error(Some(&id), &error),
+                };
                 self.with(peer, io, |_, acts| acts.push(Act::Send(reply)));
             }
             Mail::Core(outs) => outs.into_iter().for_each(|out| self.deliver(out, io)),
@@ -161,7 +173,9 @@ impl WsHandler for Worker {
             Mail::Hello { peer, hello } => self.amp_hello(peer, hello, io),
             Mail::Checked(checked) => self.amp_checked(checked, io),
             Mail::Said { peer, frame, close } => {
-                self.send_binary(peer, &frame, io);
+                if !frame.is_empty() {
+                    self.send_binary(peer, &frame, io);
+                }
                 if let Some((code, reason)) = close {
                     io.close(peer, code, reason);
                 }
@@ -201,12 +215,10 @@ impl WsHandler for Worker {
 
     fn closed(&mut self, conn: Conn, token: ConnToken, why: Close) {
         let known = match conn {
-            Conn::Device(device) => {
+            Conn::Device(mut device) => {
                 log::debug!(conn:% = token, why:? = why; "a device is gone");
-                if device.welcomed {
-                    self.tallies.devices.sub(1);
-                }
-                device.known
+                self.leaves(&mut device, token);
+                false
             }
             Conn::Agent(agent) => {
                 log::debug!(conn:% = token, why:? = why; "an agent is gone");
@@ -241,7 +253,7 @@ impl Worker {
     fn carry_out_for(&mut self, peer: ConnToken, io: &mut Io<'_>, acts: &mut Vec<Act>) {
         for act in acts.drain(..) {
             if let Some(Conn::Device(device)) = io.conn(peer) {
-                self.note(device, &act);
+                self.note(device, peer, &act);
             }
             self.act(peer, io, act);
         }
@@ -255,13 +267,13 @@ impl Worker {
 
     fn carry_out(&mut self, device: &mut Device, peer: ConnToken, io: &mut Io<'_>, acts: &mut Vec<Act>) {
         for act in acts.drain(..) {
-            self.note(device, &act);
+            self.note(device, peer, &act);
             self.act(peer, io, act);
         }
     }
 
     /// What an act means for what is known of the device.
-    fn note(&self, device: &mut Device, act: &Act) {
+    fn note(&mut self, device: &mut Device, peer: ConnToken, act: &Act) {
         match act {
             Act::Welcome(_) => {
                 device.welcomed = true;
@@ -269,13 +281,26 @@ impl Worker {
             }
             Act::Submit(..) => device.known = true,
             Act::Close(..) if !device.welcomed => self.tallies.sign_in_failures.add(1),
+            // Its reader may take its time with the close. Nobody is to see it among the devices meanwhile.
+            Act::Close(..) => self.leaves(device, peer),
             _ => {}
+        }
+    }
+
+    /// The device counts no more, and whoever knows it is told so, once.
+    fn leaves(&mut self, device: &mut Device, peer: ConnToken) {
+        if std::mem::take(&mut device.welcomed) {
+            self.tallies.devices.sub(1);
+        }
+        if std::mem::take(&mut device.known) {
+            self.core.take(ToCore::Gone(peer));
         }
     }
 
     fn act(&mut self, peer: ConnToken, io: &mut Io<'_>, act: Act) {
         match act {
             Act::Send(text) => self.send(peer, io, &text),
+            Act::Welcome(_) if !io.confirm(peer) => io.close(peer, CloseCode::TRY_AGAIN, "there is no room"),
             Act::Welcome(text) => {
                 io.limit_messages(peer, u32::MAX);
                 self.send(peer, io, &text);
@@ -283,6 +308,7 @@ impl Worker {
             Act::Close(code, reason) => io.close(peer, code, reason),
             Act::Verify(job) => {
                 let id = job.sign_in.id.clone();
+                io.spare(peer);
                 if let Err(error) = self.crypto.verify(job) {
                     self.send(peer, io, &session::error(Some(&id), &error));
                     io.close(peer, CloseCode::TRY_AGAIN, "try again later");
@@ -292,6 +318,11 @@ impl Worker {
                 if let Err(error) = self.crypto.reload(peer, id.clone()) {
                     self.send(peer, io, &session::error(Some(&id), &error));
                 }
+            }
+            Act::StopRelay(caller, id) => {
+                log::info!(conn:% = peer, key = &*caller.principal; "an admin stops the relay");
+                self.send(peer, io, &session::reply(&id, &Reply::Done));
+                self.stopper.drain();
             }
             Act::Submit(caller, request) => {
                 if self.core.waiting() < TO_CORE_MAX {
@@ -315,6 +346,12 @@ impl Worker {
     fn deliver(&mut self, mut out: Out, io: &mut Io<'_>) {
         self.deliver_to_agents(&mut out, io);
         match out {
+            // Those whom it is for are gone: it is not even written.
+            Out::Event { peers, .. }
+            | Out::Delta { peers, .. }
+            | Out::Presence { peers, .. }
+            | Out::Changed { peers, .. }
+                if peers.is_empty() => {}
             Out::Answer { peer, .. } | Out::CaughtUp { peer, .. } | Out::Reset { peer, .. }
                 if matches!(io.conn(peer), Some(Conn::Agent(_))) => {}
             Out::Answer { peer, re, result } => {
@@ -356,7 +393,7 @@ impl Worker {
                 if agent {
                     agents.push(peer);
                 }
-                !agent
+                !agent && io.is_open(peer)
             }),
             _ => {}
         }
@@ -381,7 +418,7 @@ impl Worker {
             let stuck = sent == Sent::High && io.is_blocked(peer);
             let Some(Conn::Device(device)) = io.conn(peer) else { continue };
             device.connection.sent(now);
-            if stuck && !device.paused {
+            if stuck && !device.paused && device.known {
                 device.paused = true;
                 self.core.take(ToCore::Paused(peer));
             }

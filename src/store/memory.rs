@@ -19,15 +19,21 @@ impl Default for Limits {
     }
 }
 
+/// A record and its size, which is asked for once: some read all their bytes to say it.
+struct Entry<R> {
+    record: R,
+    size: usize,
+}
+
 struct Log<R> {
     earliest: u64,
     committed: usize,
-    records: VecDeque<R>,
+    entries: VecDeque<Entry<R>>,
     committed_bytes: usize,
     dirty: bool,
 }
 
-impl<R: Record> Log<R> {
+impl<R> Log<R> {
     fn range(&self) -> Range {
         Range { earliest: self.earliest, next: self.earliest + self.committed as u64 }
     }
@@ -37,7 +43,7 @@ impl<R: Record> Log<R> {
         if self.committed < 2 {
             return None;
         }
-        let bytes = self.records.pop_front()?.size();
+        let bytes = self.entries.pop_front()?.size;
         self.earliest += 1;
         self.committed -= 1;
         self.committed_bytes -= bytes;
@@ -100,19 +106,20 @@ impl<R: Record> Default for MemoryStore<R> {
 impl<R: Record + Clone> Store<R> for MemoryStore<R> {
     fn create(&mut self, _name: &str) -> LogId {
         self.last += 1;
-        let log = Log { earliest: 0, committed: 0, records: VecDeque::new(), committed_bytes: 0, dirty: false };
+        let log = Log { earliest: 0, committed: 0, entries: VecDeque::new(), committed_bytes: 0, dirty: false };
         self.logs.insert(LogId(self.last), log);
         LogId(self.last)
     }
 
     fn append(&mut self, id: LogId, record: R) -> u64 {
         let Some(log) = self.logs.get_mut(&id) else { return 0 };
-        log.records.push_back(record);
+        let size = record.size();
+        log.entries.push_back(Entry { record, size });
         if !log.dirty {
             log.dirty = true;
             self.news.push_back(id);
         }
-        log.earliest + log.records.len() as u64 - 1
+        log.earliest + log.entries.len() as u64 - 1
     }
 
     fn poll(&mut self) -> Option<Committed> {
@@ -120,8 +127,8 @@ impl<R: Record + Clone> Store<R> for MemoryStore<R> {
             let id = self.news.pop_front()?;
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.dirty = false;
-            let fresh: usize = log.records.iter().skip(log.committed).map(Record::size).sum();
-            log.committed = log.records.len();
+            let fresh: usize = log.entries.iter().skip(log.committed).map(|entry| entry.size).sum();
+            log.committed = log.entries.len();
             log.committed_bytes += fresh;
             self.bytes += fresh;
             let next = log.range().next;
@@ -143,12 +150,12 @@ impl<R: Record + Clone> Store<R> for MemoryStore<R> {
         let skip = (from - range.earliest) as usize;
         let mut taken = 0;
         let mut records = Vec::new();
-        for record in log.records.iter().take(log.committed).skip(skip) {
-            taken += record.size();
+        for entry in log.entries.iter().take(log.committed).skip(skip) {
+            taken += entry.size;
             if taken > bytes && !records.is_empty() {
                 break;
             }
-            records.push(record.clone());
+            records.push(entry.record.clone());
         }
         Ok(records)
     }
@@ -160,7 +167,7 @@ impl<R: Record + Clone> Store<R> for MemoryStore<R> {
         let mut first = end;
         let mut room = bytes;
         while first > range.earliest {
-            let size = log.records[(first - 1 - range.earliest) as usize].size();
+            let size = log.entries[(first - 1 - range.earliest) as usize].size;
             if size > room {
                 break;
             }
@@ -168,7 +175,7 @@ impl<R: Record + Clone> Store<R> for MemoryStore<R> {
             first -= 1;
         }
         let (from, to) = ((first - range.earliest) as usize, (end - range.earliest) as usize);
-        (first, log.records.range(from..to).cloned().collect())
+        (first, log.entries.range(from..to).map(|entry| entry.record.clone()).collect())
     }
 
     fn remove(&mut self, id: LogId) {
@@ -180,6 +187,8 @@ impl<R: Record + Clone> Store<R> for MemoryStore<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::Cell, rc::Rc};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -244,6 +253,34 @@ mod tests {
         assert_eq!(store.bytes(), 40);
         assert_eq!(store.append(a, Item(0, 1)), 0);
         assert_eq!(store.poll(), None);
+    }
+
+    /// A record that counts how often its size is asked for.
+    #[derive(Clone, Debug)]
+    struct Counted(Rc<Cell<usize>>);
+
+    impl Record for Counted {
+        fn size(&self) -> usize {
+            self.0.set(self.0.get() + 1);
+            10
+        }
+    }
+
+    #[test]
+    fn a_record_is_asked_for_its_size_once_however_often_it_is_read() {
+        let mut store = MemoryStore::new(Limits { log_bytes: 40, total_bytes: 1000 });
+        let (log, asked) = (store.create("a"), Rc::new(Cell::new(0)));
+        for _ in 0..8 {
+            store.append(log, Counted(asked.clone()));
+        }
+        store.poll();
+        assert_eq!(store.range(log), Range { earliest: 4, next: 8 });
+        for _ in 0..5 {
+            assert_eq!(store.read(log, 4, 40).map(|records| records.len()), Ok(4));
+            assert_eq!(store.tail(log, 8, 40).1.len(), 4);
+        }
+        store.remove(log);
+        assert_eq!(asked.get(), 8);
     }
 
     proptest! {

@@ -8,7 +8,8 @@ pub use memory::{Limits, MemoryStore};
 
 /// What a log holds.
 pub trait Record {
-    /// How many bytes it counts for in limits and batches: its payload and a fair share of its bookkeeping.
+    /// How many bytes it counts for in limits and batches: its payload and a fair share of its bookkeeping. It may take
+    /// as long as reading the record does, so an engine asks once, where the record is appended, and keeps the answer.
     fn size(&self) -> usize;
 }
 

@@ -11,5 +11,7 @@ pub mod copy;
 pub mod http;
 pub mod mask;
 #[cfg(feature = "relay")]
+pub mod shown;
+#[cfg(feature = "relay")]
 pub mod sign_in;
 pub mod ws;

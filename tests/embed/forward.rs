@@ -24,6 +24,8 @@ fn options() -> Options {
         queue_low: 0,
         queue_max,
         kept_max,
+        // The listeners here are the test's own, which answer no probe.
+        pace_ms: 0,
         ..Options::default()
     }
 }

@@ -437,6 +437,7 @@ fn accepting_stops_at_the_maximum_and_goes_on_below_it() {
     waiting.send("echo at last");
     assert_eq!(clients[0].ask("echo a turn"), "a turn");
     assert_eq!(running.sum().accepted, 4);
+    assert_eq!((running.sum().accept_stops, running.sum().refused), (1, 0), "it is counted");
     let mut first = clients.remove(0);
     first.send("bye");
     assert!(first.rest().starts_with(b"closed: Local"));

@@ -12,11 +12,17 @@ use amp_relay::{
         Listen, Options, Peer, Reactor, Sent,
         ws::{Answer, Data, Framed, Ws, WsHandler, WsIo, WsOptions},
     },
-    wire::http::{Head, Response},
+    wire::{
+        http::{Head, Response},
+        ws::{OpCode, client_frame, frame_len},
+    },
 };
 use tungstenite::{Message, WebSocket, client::client, protocol::frame::coding};
 
 use super::Running;
+
+#[path = "slow.rs"]
+mod slow;
 
 /// A chat room that knows a few words; what it does not know it passes on to the others.
 #[derive(Default)]
@@ -79,6 +85,11 @@ impl WsHandler for Chat {
                     let _ = io.framed_to(me, &framed);
                 }
             }
+            Data::Text("pile") => pile(io),
+            Data::Text("pile and bye") => {
+                pile(io);
+                io.close(me, CloseCode(4000), "bye");
+            }
             Data::Text("later") => io.set_timeout(me, Some(1)),
             Data::Text(text) if text.starts_with("all ") => {
                 io.broadcast(&Framed::text(text), Some(me));
@@ -110,6 +121,17 @@ impl WsHandler for Chat {
         for _ in self.gone.drain(..) {
             io.broadcast(&Framed::text("somebody left"), None);
         }
+    }
+}
+
+/// Messages of a pile, and their bytes: more than a kernel keeps for a peer that reads nothing, less than the queue may have.
+const PILE: usize = 100;
+const PILED: usize = 32 * 1024;
+
+fn pile(io: &mut WsIo<'_, Chat>) {
+    let framed = Framed::text(&"x".repeat(PILED));
+    for _ in 0..PILE {
+        assert_ne!(io.framed_to(io.token(), &framed), Sent::Closed);
     }
 }
 
@@ -282,7 +304,10 @@ fn plain_requests_are_answered_and_strangers_refused() {
     for (head, status) in [
         ("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404),
         ("GET /hello HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 421),
-        ("GET /hello HTTP/1.1\r\n\r\n".to_owned(), 421),
+        ("GET /hello HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET /hello HTTP/1.0\r\n\r\n".to_owned(), 200),
+        ("GET http://localhost/hello HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 200),
+        ("GET http://evil.example/hello HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 421),
         ("GET /chat HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 426),
         (format!("GET /chat HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n{upgrade}\r\n"), 403),
         ("GET nothing HTTP/1.1\r\n\r\n".to_owned(), 400),
@@ -338,6 +363,159 @@ fn a_peer_that_answers_no_ping_is_gone_and_one_that_answers_stays() {
     living.send("count".into()).unwrap();
     assert_eq!(text(&mut living), "1");
     running.end((living, silent));
+}
+
+/// The frames among the bytes that a server has sent: opcode and payload.
+fn frames(bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let (mut frames, mut at) = (Vec::new(), 0);
+    while let Some(len) = frame_len(&bytes[at..]).filter(|len| at + len <= bytes.len()) {
+        let header = if bytes[at + 1] < 126 { 2 } else { 4 };
+        frames.push((bytes[at] & 0x0f, &bytes[at + header..at + len]));
+        at += len;
+    }
+    frames
+}
+
+#[test]
+fn c1_a_ping_is_answered_however_much_waits_for_the_peer() {
+    let running = start(WsOptions::default());
+    let mut socket = connect(&running);
+    socket.send("pile".into()).unwrap();
+    running.until("it waits", |sum| sum.messages_in == 1 && sum.queue_bytes > (PILE * PILED / 2) as u64);
+    let before = running.sum().frames_in;
+    for payload in ["one", "two", "the latest"] {
+        let heard = running.sum().frames_in;
+        socket.send(Message::Ping(payload.into())).unwrap();
+        running.until("it is heard", |sum| sum.frames_in > heard);
+    }
+    running.until("all are heard", |sum| sum.frames_in == before + 3);
+    let (mut piled, mut pongs) = (0, Vec::new());
+    while piled < PILE {
+        match socket.read().unwrap() {
+            Message::Text(text) => piled += usize::from(text.len() == PILED),
+            Message::Pong(payload) => pongs.push((piled, payload)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let (ahead_of, payload) = pongs.last().expect("a pong");
+    assert_eq!(payload, "the latest");
+    assert!(*ahead_of < PILE / 2, "behind {ahead_of} of {PILE}");
+    running.end(socket);
+}
+
+#[test]
+fn c1_a_flood_of_pings_piles_up_no_pongs() {
+    let running = start(WsOptions::default());
+    let mut socket = connect(&running);
+    socket.send("pile".into()).unwrap();
+    running.until("it waits", |sum| sum.messages_in == 1 && sum.queue_bytes > (PILE * PILED / 2) as u64);
+    let (before, queued) = (running.sum().frames_in, running.sum().queue_bytes);
+    for _ in 0..1_000 {
+        socket.write(Message::Ping(vec![b'p'; 125].into())).unwrap();
+    }
+    socket.flush().unwrap();
+    running.until("all are heard", |sum| sum.frames_in == before + 1_000);
+    assert!(running.sum().queue_bytes <= queued + 127, "{} bytes wait for {queued}", running.sum().queue_bytes);
+    running.end(socket);
+}
+
+#[test]
+fn c1_a_ping_of_a_peer_that_is_paused_is_answered() {
+    let running = start(WsOptions::default());
+    let mut socket = connect(&running);
+    // One comes with what begins the pause, one later, and one behind more than is read of a paused peer.
+    socket.write("hush".into()).unwrap();
+    socket.write(Message::Ping("with it".into())).unwrap();
+    socket.flush().unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong("with it".into()));
+    socket.send("all of this waits".into()).unwrap();
+    socket.send(Message::Ping("later".into())).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong("later".into()));
+    socket.send(Message::binary(vec![0; 64 * 1024])).unwrap();
+    socket.send(Message::Ping("not seen".into())).unwrap();
+    running.until("so much is kept", |sum| sum.kept_bytes == 16 * 1024);
+    assert_eq!(running.sum().messages_in, 1, "it is paused");
+    running.end(socket);
+}
+
+/// Waits for the next ping to a peer that answers them: what a test does at the pace of the looks that the server takes.
+fn beat(metronome: &mut WebSocket<TcpStream>) {
+    while !matches!(metronome.read().unwrap(), Message::Ping(_)) {}
+}
+
+#[test]
+fn c2_a_peer_that_reads_slowly_and_says_nothing_is_not_given_up() {
+    let running = start(WsOptions { ping_every_ms: 20, ..WsOptions::default() });
+    let (mut metronome, mut slow) = (connect(&running), connect(&running));
+    // The client's kernel, which hides what its program does not read, takes little.
+    socket2::SockRef::from(slow.get_ref()).set_recv_buffer_size(PILED).unwrap();
+    slow.send("pile".into()).unwrap();
+    // It sends no pong that could be heard before it has read what stands before the ping.
+    for _ in 0..PILE / 2 {
+        beat(&mut metronome);
+        assert_eq!((text(&mut slow).len(), text(&mut slow).len()), (PILED, PILED));
+    }
+    assert_eq!(running.sum().closed[4], 0);
+    running.end((metronome, slow));
+}
+
+#[test]
+fn c2_what_lies_before_a_slow_reader_is_what_it_reads_in_a_moment() {
+    let options = Options {
+        workers: 1,
+        listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
+        pace_ms: 240,
+        ..Options::default()
+    };
+    let ws = WsOptions { ping_every_ms: 100, ..WsOptions::default() };
+    let running = Running::start(Reactor::bind(options).unwrap(), move |_, _| Ws::new(Chat::default(), ws.clone()));
+    let (mut metronome, mut slow) = (connect(&running), connect(&running));
+    slow.send("pile".into()).unwrap();
+    let (mut most, mut probes) = (0, 0);
+    for count in (1..=PILE / 10).map(|beats| 10 * beats) {
+        beat(&mut metronome);
+        let mut read = 0;
+        while read < 10 {
+            match slow.read().unwrap() {
+                Message::Text(text) => read += usize::from(text.len() == PILED),
+                Message::Ping(payload) => probes += usize::from(payload == "read?"),
+                other => panic!("{other:?}"),
+            }
+        }
+        // Its kernel took some at once, and shows only then that it is slow.
+        if count > PILE / 2 {
+            most = most.max(running.sum().bytes_out as usize - count * PILED);
+        }
+    }
+    // What its library has in hands is among it.
+    assert!(most < 1024 * 1024, "{most} bytes of {} lay before it", PILE * PILED);
+    // What its kernel would take by itself is more on some systems only: that it was found slow shows by the probes.
+    assert!(probes > 0, "it was never asked what it has read");
+    running.end((metronome, slow));
+}
+
+#[test]
+fn c2_a_close_waits_for_a_slow_reader_and_is_no_reset() {
+    let running = start(WsOptions { ping_every_ms: 20, close_ms: 100, ..WsOptions::default() });
+    let (mut metronome, mut slow) = (connect(&running), connect(&running));
+    socket2::SockRef::from(slow.get_ref()).set_recv_buffer_size(PILED).unwrap();
+    slow.send("pile and bye".into()).unwrap();
+    let mut all = Vec::new();
+    loop {
+        beat(&mut metronome);
+        // A socket that nobody holds any more answers this by a reset, and what was on its way is lost.
+        slow.get_mut().write_all(&client_frame(OpCode::Ping, b"", [0; 4])).unwrap();
+        let mut piece = vec![0; 2 * PILED];
+        match slow.get_mut().read(&mut piece).unwrap() {
+            0 => break,
+            n => all.extend_from_slice(&piece[..n]),
+        }
+    }
+    let frames = frames(&all);
+    assert_eq!(frames.iter().filter(|frame| frame.1.len() == PILED).count(), PILE, "{} frames", frames.len());
+    let last = frames.last().unwrap();
+    assert_eq!((last.0, &last.1[2..]), (8, &b"bye"[..]));
+    running.end((metronome, slow));
 }
 
 #[test]

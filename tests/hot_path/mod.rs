@@ -11,7 +11,7 @@ use std::{
 
 use amp_relay::{
     reactor::{self, BoundAddr, Listen, WorkerCounters},
-    server::{Agent as Runs, Deflate, Hosted, Options, Services, Verify},
+    server::{Agent as Runs, Hosted, Options},
     wire::{
         amp::{Builder, Dialect, Frame, Header, Id, To, Type, body, parse},
         cbor,
@@ -60,17 +60,10 @@ pub fn options(keys: &[Key]) -> (Options, TempDir) {
     fs::write(&file, keys.iter().map(|key| key.line.as_str()).collect::<String>()).expect("a keys file");
     let options = Options {
         workers: 1,
-        pin: false,
         listen: vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))],
-        hosts: Vec::new(),
-        keys: file,
-        agent: Runs::Demo,
         folders: vec![folder.path().to_owned()],
         grace_ms: 1_000,
-        first_session: false,
-        services: Services::default(),
-        amp_verify: Verify::Hello,
-        ws_deflate: Deflate::Off,
+        ..Options::new(file, Runs::Demo)
     };
     (options, folder)
 }

@@ -468,6 +468,8 @@ impl World {
         }
         if self.plan.is_none()
             && let Some(plan) = self.shared.plan.get().copied()
+            // A storm breaks loose for all at one time, from which on its clients are timed.
+            && !(self.job.is_storm && self.now < plan.start)
         {
             self.plan = Some(plan);
             self.start(&plan).map_err(|error| format!("the timer: {error}"))?;

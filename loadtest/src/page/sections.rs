@@ -40,7 +40,7 @@ pub(super) fn table_of(out: &mut String, run: &Value) {
     for each in list(run, "/rows") {
         let at = |pointer: &str| number(each, pointer);
         let ratio = ["median", "min", "max"].map(|part| at(&format!("/ratio/{part}")).unwrap_or(f64::NAN));
-        let marks = ["/reach", "/stretch"].map(|mark| at(mark).unwrap_or(1.0));
+        let marks = ["/target", "/stretch"].map(|mark| at(mark).unwrap_or(1.0));
         let verdict = match ratio[0] {
             median if median <= marks[1] => "stretch",
             median if median <= marks[0] => "reached",

@@ -9,7 +9,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::base::Json;
+use crate::base::{Json, Sound, text::line};
+
+/// The longest label in bytes.
+pub(super) const LABEL_BYTES_MAX: usize = 256;
 
 /// The fields of one object, in the order they came.
 #[derive(Debug, Default)]
@@ -33,10 +36,26 @@ impl<'de> Deserialize<'de> for Lossy {
             }
 
             fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
-                Ok(String::from_utf8_lossy(bytes).into_owned())
+                let mut text = String::with_capacity(bytes.len());
+                for chunk in bytes.utf8_chunks() {
+                    text.push_str(chunk.valid());
+                    // Half a pair is three bytes, each of them invalid, and only its first one can be this.
+                    if chunk.invalid().first() == Some(&0xED) {
+                        text.push('\u{fffd}');
+                    }
+                }
+                Ok(text)
             }
         }
         deserializer.deserialize_bytes(Bytes).map(Lossy)
+    }
+}
+
+/// A value that is a text.
+fn text<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
+    match serde_json::from_str::<Key<'a>>(raw.get()) {
+        Ok(text) => Some(text.0),
+        Err(_) => serde_json::from_str::<Lossy>(raw.get()).ok().map(|text| Cow::Owned(text.0)),
     }
 }
 
@@ -55,16 +74,20 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn str(&self, key: &str) -> Option<Cow<'a, str>> {
-        let raw = self.raw(key)?.get();
-        match serde_json::from_str::<Key<'a>>(raw) {
-            Ok(text) => Some(text.0),
-            Err(_) => serde_json::from_str::<Lossy>(raw).ok().map(|text| Cow::Owned(text.0)),
-        }
+        text(self.raw(key)?)
     }
 
     /// A text that is neither absent, null nor empty.
     pub(super) fn text(&self, key: &str) -> Option<Arc<str>> {
         self.str(key).filter(|text| !text.is_empty()).map(Arc::from)
+    }
+
+    /// A name, a mode, an id that is only shown and compared: one line of at most [`LABEL_BYTES_MAX`].
+    pub(super) fn label(&self, key: &str) -> Option<Arc<str>> {
+        self.text(key).map(|text| match line(&text, LABEL_BYTES_MAX) {
+            Cow::Borrowed(_) => text.clone(),
+            Cow::Owned(line) => line.into(),
+        })
     }
 
     pub(super) fn is(&self, key: &str, value: &str) -> bool {
@@ -82,7 +105,7 @@ impl<'a> Fields<'a> {
     /// The texts of a list; other elements are left out.
     pub(super) fn texts(&self, key: &str) -> Vec<Arc<str>> {
         let list = self.list(key).unwrap_or_default();
-        list.into_iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect()
+        list.into_iter().filter_map(text).map(Arc::from).collect()
     }
 
     pub(super) fn truth(&self, key: &str) -> bool {
@@ -98,14 +121,14 @@ impl<'a> Fields<'a> {
         self.read(key)
     }
 
-    pub(super) fn json(&self, key: &str) -> Option<Json> {
-        json(self.raw(key)?)
+    /// The value such that any reader can read it; `null` counts as absent.
+    pub(super) fn sound(&self, key: &str) -> Option<Sound> {
+        Json::sound(self.raw(key)?.get()).ok().filter(|sound| sound.json.as_str() != "null")
     }
-}
 
-/// The value as shared text; `null` counts as absent.
-pub(super) fn json(raw: &RawValue) -> Option<Json> {
-    if raw.get() == "null" { None } else { Json::parse(raw.get()).ok() }
+    pub(super) fn json(&self, key: &str) -> Option<Json> {
+        self.sound(key).map(|sound| sound.json)
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -149,13 +172,16 @@ mod tests {
 
     #[test]
     fn half_a_character_costs_itself_and_not_the_text() {
-        let fields =
-            Fields::parse(br#"{"a":"cut \ud83d","b":"\udc00 on","c":"\ud83d\ude00","d":[1]}"#).expect("an object");
-        let text = |key| fields.str(key).map(|text| text.replace('\u{fffd}', "?").replace("???", "?"));
+        let fields = Fields::parse(
+            br#"{"a":"cut \ud83d","b":"\udc00 on","c":"\ud83d\ude00","d":[1],"e":"\ud83d\ud83d-\udc00"}"#,
+        )
+        .expect("an object");
+        let text = |key| fields.str(key).map(|text| text.replace('\u{fffd}', "?"));
         assert_eq!(text("a").as_deref(), Some("cut ?"));
         assert_eq!(text("b").as_deref(), Some("? on"));
         assert_eq!(text("c").as_deref(), Some("\u{1f600}"));
         assert_eq!(text("d"), None);
+        assert_eq!(text("e").as_deref(), Some("??-?"), "one for each");
     }
 
     #[test]
@@ -164,5 +190,15 @@ mod tests {
             assert!(Fields::parse(text.as_bytes()).is_none(), "{text}");
         }
         assert!(Fields::parse(b"{\"a\":\"\xff\"}").is_none());
+    }
+
+    #[test]
+    fn a_label_is_a_line_within_its_bound() {
+        let long = format!(r#"{{"a":"{}","b":"two\nlines\u001b[2J","c":"Bash","d":""}}"#, "x".repeat(900_000));
+        let fields = Fields::parse(long.as_bytes()).expect("an object");
+        let label = fields.label("a").expect("a label");
+        assert!(label.len() <= LABEL_BYTES_MAX && label.ends_with('…'));
+        assert_eq!(fields.label("b").as_deref(), Some("two lines\u{fffd}[2J"));
+        assert_eq!((fields.label("c").as_deref(), fields.label("d")), (Some("Bash"), None));
     }
 }

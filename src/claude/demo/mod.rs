@@ -35,8 +35,25 @@ enum Input {
     Signal(i32),
 }
 
+/// Said to a person who calls it, for whom it is not.
+const FOR_PROGRAMS: &str = "\
+demo-agent is what amp-relay runs in the place of Claude Code, whose flags and lines of JSON it takes.
+`amp-relay up --demo` shows it on a terminal.";
+
 /// Runs the demo agent. `arguments` are those of the CLI, without the program's name.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.peekable();
+    match arguments.peek().map(|first| first.to_string_lossy()).as_deref() {
+        None => {
+            let _ = writeln!(io::stderr(), "{FOR_PROGRAMS}");
+            return ExitCode::from(2);
+        }
+        Some("--help" | "-h" | "help") => {
+            let _ = writeln!(io::stdout(), "{FOR_PROGRAMS}");
+            return ExitCode::SUCCESS;
+        }
+        Some(_) => {}
+    }
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(message) => {
@@ -59,6 +76,10 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<u8, String> {
     options.rerun = set("CLAUDE_CODE_RESUME_INTERRUPTED_TURN");
     options.state_events = set("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS");
     options.folder = std::env::current_dir().map_err(|error| format!("Error: {error}"))?;
+    if options.newest {
+        options.conversation = Transcript::newest(&options.folder)?;
+        options.resume = options.conversation.is_some();
+    }
     let conversation = options.conversation.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let transcript = Transcript::at(&options.folder, &conversation)?;
     if options.resume && !transcript.path.exists() {
@@ -182,6 +203,15 @@ impl Transcript {
         let plain = |character: char| if character.is_ascii_alphanumeric() { character } else { '-' };
         let folder: String = folder.to_string_lossy().chars().map(plain).collect();
         Ok(Self { path: config.join("projects").join(folder).join(format!("{conversation}.jsonl")), file: None })
+    }
+
+    /// The id of the conversation that was written to last, if the folder has any.
+    fn newest(folder: &Path) -> Result<Option<String>, String> {
+        let all = Self::at(folder, "x")?.path;
+        let Some(Ok(entries)) = all.parent().map(fs::read_dir) else { return Ok(None) };
+        let written = |entry: &fs::DirEntry| entry.metadata().and_then(|meta| meta.modified()).ok();
+        let newest = entries.flatten().max_by_key(written);
+        Ok(newest.and_then(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned())))
     }
 
     fn read(&self) -> Result<History, String> {

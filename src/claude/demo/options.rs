@@ -8,6 +8,8 @@ pub(super) struct Options {
     /// The conversation's id; chosen by the program when none was given.
     pub(super) conversation: Option<String>,
     pub(super) resume: bool,
+    /// Go on with the newest conversation of the folder.
+    pub(super) newest: bool,
     pub(super) model: Option<String>,
     pub(super) mode: Option<String>,
     /// Tools that need a person ask over stdout.
@@ -47,6 +49,8 @@ impl Options {
                     | "--dangerously-skip-permissions"
                     | "--allow-dangerously-skip-permissions"
                     | "--fork-session"
+                    | "--continue"
+                    | "-c"
             );
             if takes_value && value.is_none() {
                 value = arguments.next_if(|next| !next.starts_with('-'));
@@ -68,6 +72,7 @@ impl Options {
             "--permission-prompt-tool" => self.asks = given()? == "stdio",
             "--session-id" => self.conversation = Some(uuid(given()?)?),
             "--resume" => (self.conversation, self.resume) = (Some(uuid(given()?)?), true),
+            "--continue" | "-c" => self.newest = true,
             "--model" => self.model = Some(given()?),
             "--permission-mode" => self.mode = Some(given()?),
             "--input-format" | "--output-format" => {
@@ -111,7 +116,7 @@ fn uuid(text: String) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::claude::arguments::{Arguments, arguments};
+    use crate::claude::arguments::{Arguments, Start, arguments};
 
     const ID: &str = "05e1f001-4d7f-4517-86a2-a102f08f356c";
 
@@ -121,7 +126,8 @@ mod tests {
 
     #[test]
     fn takes_what_the_supervisor_gives() {
-        let with = Arguments { conversation: ID, resume: true, model: Some("m"), mode: Some("plan"), more: &[] };
+        let with =
+            Arguments { conversation: ID, start: Start::Resume, model: Some("m"), mode: Some("plan"), more: &[] };
         let options = Options::parse(arguments(&with).into_iter()).expect("understood");
         assert_eq!((options.conversation.as_deref(), options.resume), (Some(ID), true));
         assert_eq!((options.model(), options.mode()), ("m", "plan"));

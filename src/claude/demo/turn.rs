@@ -176,6 +176,7 @@ pub(super) fn conclusion(ok: bool, text: &str) -> Vec<(u64, Step)> {
     let said = if ok {
         format!("The command printed: {text}. That is all there was to do, and nothing else was touched on the way.")
     } else {
+        let text = text.trim_end_matches('.');
         format!("The command did not run: {text}. So I leave it at that and wait for what you would like next.")
     };
     message(&said, Step::Finish)

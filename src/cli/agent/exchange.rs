@@ -1,81 +1,61 @@
 //! One request and everything that answers it, sans-io: told messages, says what to show, what to ask and when it is over.
 
-use std::collections::VecDeque;
-
-use super::{explained, rendered, session_answer};
+use super::{
+    Told, explained,
+    questions::{Question, Questions, Refused},
+    rendered, session_answer,
+};
 use crate::{
-    cli::text::clean,
-    client::amp::{Id, Message, Type},
-    wire::amp::body::{InputRequiredView, Processing},
+    base::glyph::visible_again,
+    cli::text::THEIRS,
+    client::amp::{Code, ErrorAnswer, Id, Message, Type},
+    wire::amp::body::{InputRequiredView, NOT_WAITING, Processing},
 };
 
 /// What is to be done about a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Say {
     /// Show how it goes.
-    Status(String),
-    /// A question stands: see [`Exchange::question`].
+    Status(Told),
+    /// A question has come: see [`Exchange::questions`].
     Asked,
+    /// A question has come that cannot be put here.
+    Unaskable,
     /// The answer.
     Done(String),
     /// It failed.
-    Failed(String),
-}
-
-/// A question that waits for a person.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Question {
-    /// The message that asks.
-    pub(super) asking: Message,
-    /// What it asks, for people.
-    pub(super) prompt: String,
+    Failed(Told),
 }
 
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Exchange {
     request: Id,
-    /// Ids of our answers to questions.
-    decided: Vec<Id>,
-    questions: VecDeque<Question>,
+    /// What it is asked meanwhile.
+    pub(super) questions: Questions,
     /// Whether the other side has given a sign that it works.
     pub(super) begun: bool,
 }
 
-/// Questions that wait for a person; a peer that asks more is not listened to.
-const QUESTIONS_MAX: usize = 32;
-
 impl Exchange {
     /// The request with this id was sent.
     pub(super) fn new(request: Id) -> Self {
-        Self { request, decided: Vec::new(), questions: VecDeque::new(), begun: false }
+        Self { request, questions: Questions::default(), begun: false }
     }
 
     /// The messages of ours that may be answered.
     pub(super) fn ids(&self) -> Vec<Id> {
-        [self.request].into_iter().chain(self.decided.iter().copied()).collect()
-    }
-
-    /// The question that is to be asked now.
-    pub(super) fn question(&self) -> Option<&Question> {
-        self.questions.front()
-    }
-
-    /// The question that was asked is done with; `answer` is our message about it, if one was sent.
-    pub(super) fn answered(&mut self, answer: Option<Id>) {
-        self.questions.pop_front();
-        self.decided.extend(answer);
+        [self.request].into_iter().chain(self.questions.ids()).collect()
     }
 
     /// An answer came.
     pub(super) fn received(&mut self, message: &Message) -> Option<Say> {
         if let Some(error) = message.error() {
             // An answer that came too late, or that we may not give, leaves the request as it is.
-            return Some(if message.answers(&self.request) {
-                Say::Failed(explained(&error))
-            } else {
-                Say::Status(format!("the answer was not taken: {}", explained(&error)))
-            });
+            if message.answers(&self.request) {
+                return Some(Say::Failed(explained("", &error)));
+            }
+            return self.refused(message, &error).map(Say::Status);
         }
         if !message.answers(&self.request) {
             return None;
@@ -84,35 +64,51 @@ impl Exchange {
         match message.typ {
             Type::RESPONSE | Type::CAP_RESULT | Type::PONG => Some(match session_answer(body) {
                 Some((true, text)) => Say::Done(text),
-                Some((false, text)) => Say::Failed(format!("the session did not finish the prompt: {text}")),
+                Some((false, text)) => Say::Failed(Told::new("the session did not finish the prompt: ", text)),
                 None => Say::Done(rendered(body)),
             }),
-            Type::PROC_FAIL => Some(Say::Failed(format!("it failed: {}", rendered(body)))),
+            Type::PROC_FAIL => Some(Say::Failed(Told::new("it failed: ", rendered(body)))),
             Type::PROCESSING | Type::PROGRESS => {
                 self.begun = true;
                 let status = body.and_then(|body| Processing::read(body).ok()).and_then(|read| read.status_text);
-                Some(Say::Status(status.map_or_else(|| "processing".into(), clean)))
+                Some(Say::Status(status.map_or(Told::new("", "processing"), |status| Told::new(THEIRS, status))))
             }
             Type::INPUT_REQUIRED => {
                 self.begun = true;
-                let read = body.and_then(|body| InputRequiredView::read(body).ok())?;
-                if self.questions.len() >= QUESTIONS_MAX {
-                    return None;
-                }
-                self.questions.push_back(Question { asking: message.clone(), prompt: clean(read.prompt) });
-                Some(Say::Asked)
+                Some(if self.asked(message).is_some() { Say::Asked } else { Say::Unaskable })
             }
             _ => None,
         }
     }
-}
 
-/// What a person's line decides; `None` if it is neither yes nor no.
-pub(super) fn decision(line: &str) -> Option<&'static str> {
-    match line.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" | "allow" => Some("allow"),
-        "n" | "no" | "deny" => Some("deny"),
-        _ => None,
+    /// Takes a question in, if it can be put.
+    fn asked(&mut self, message: &Message) -> Option<()> {
+        let read = InputRequiredView::read(message.body.as_deref()?).ok()?;
+        // A person decides by it: nothing of it may hide.
+        let prompt: Vec<_> = read.prompt.split('\n').map(visible_again).collect();
+        let question = Question {
+            asking: message.clone(),
+            prompt: prompt.join("\n"),
+            options: read.options.into_iter().flatten().map(str::to_owned).collect(),
+            in_full: read.care.needs_interaction,
+            wants: read.questions,
+        };
+        self.questions.ask(question).then_some(())
+    }
+
+    /// An answer of ours was refused.
+    fn refused(&mut self, message: &Message, error: &ErrorAnswer) -> Option<Told> {
+        let is_over = error.message == NOT_WAITING;
+        let is_open = error.code == Code::BAD_REQUEST && !is_over;
+        Some(match self.questions.refused(message, is_open)? {
+            Refused::Again => {
+                Told { next: ": its question is put again", ..Told::new("an answer was not taken: ", &*error.message) }
+            }
+            Refused::Gone if is_over => {
+                Told::new("", "an answer was not taken: its question was decided elsewhere, or is over")
+            }
+            Refused::Gone => explained("an answer was not taken: ", error),
+        })
     }
 }
 
@@ -120,7 +116,8 @@ pub(super) fn decision(line: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::{
-        client::amp::{Code, SignedBy},
+        cli::agent::questions::QUESTIONS_MAX,
+        client::amp::SignedBy,
         wire::{
             amp::body::{ErrorBody, InputRequired},
             cbor,
@@ -151,35 +148,77 @@ mod tests {
         let mut exchange = Exchange::new(REQUEST);
         let status = Processing { status_text: Some("reading\x1b[2J"), ..Processing::default() };
         let message = answer(Type::PROCESSING, REQUEST, |out| status.write(out));
-        assert_eq!(exchange.received(&message), Some(Say::Status("reading[2J".into())));
+        assert_eq!(exchange.received(&message), Some(Say::Status(Told::new(THEIRS, "reading\x1b[2J"))));
         assert!(exchange.begun);
-        let input = InputRequired { prompt: "May I?", options: &["allow", "deny"], timeout_ms: None };
+        let input = InputRequired { prompt: "May I?", options: &["allow", "deny"], ..InputRequired::default() };
         let message = answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out));
         assert_eq!(exchange.received(&message), Some(Say::Asked));
-        assert_eq!(exchange.question().unwrap().prompt, "May I?");
-        exchange.answered(Some(Id([2; 16])));
-        assert_eq!((exchange.question(), exchange.ids()), (None, vec![REQUEST, Id([2; 16])]));
+        let question = exchange.questions.passed_over().expect("a question");
+        assert_eq!(question.prompt, "May I?");
+        exchange.questions.sent(Id([2; 16]), question);
+        assert_eq!((exchange.questions.is_any(), exchange.ids()), (false, vec![REQUEST, Id([2; 16])]));
         // That we may not answer is told, and the request goes on.
         let error = |out: &mut Vec<u8>| ErrorBody::new(Code::UNAUTHORIZED, "no").write(out);
         let told = exchange.received(&answer(Type::ERROR, Id([2; 16]), error));
-        assert!(matches!(told, Some(Say::Status(text)) if text.contains("3001")));
+        assert!(matches!(told, Some(Say::Status(told)) if told.theirs == "no"));
         let told = exchange.received(&answer(Type::RESPONSE, REQUEST, |out| cbor::text(out, "done")));
         assert_eq!(told, Some(Say::Done("done".into())));
         assert!(matches!(exchange.received(&answer(Type::ERROR, REQUEST, error)), Some(Say::Failed(_))));
     }
 
     #[test]
-    fn questions_are_bounded_and_nonsense_is_passed_over() {
+    fn questions_are_bounded_and_what_is_none_is_passed_over() {
         let mut exchange = Exchange::new(REQUEST);
-        let input = InputRequired { prompt: "?", options: &[], timeout_ms: None };
+        let input = InputRequired { prompt: "?", options: &[], ..InputRequired::default() };
         let message = answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out));
         for _ in 0..QUESTIONS_MAX {
             assert_eq!(exchange.received(&message), Some(Say::Asked));
         }
-        assert_eq!(exchange.received(&message), None);
-        assert_eq!(exchange.received(&answer(Type::INPUT_REQUIRED, REQUEST, cbor::null)), None);
+        assert_eq!(exchange.received(&message), Some(Say::Unaskable), "too many");
         assert_eq!(exchange.received(&answer(Type::MESSAGE, REQUEST, cbor::null)), None);
-        assert_eq!(decision(" Yes\n"), Some("allow"));
-        assert_eq!((decision("n"), decision(""), decision("maybe")), (Some("deny"), None, None));
+    }
+
+    #[test]
+    fn a_question_that_cannot_be_read_is_not_passed_over_in_silence() {
+        let mut exchange = Exchange::new(REQUEST);
+        let mut encrypted = answer(Type::INPUT_REQUIRED, REQUEST, cbor::null);
+        assert_eq!(exchange.received(&encrypted), Some(Say::Unaskable));
+        encrypted.body = None;
+        assert_eq!(exchange.received(&encrypted), Some(Say::Unaskable));
+        assert!(exchange.begun && !exchange.questions.is_any());
+    }
+
+    #[test]
+    fn nothing_of_a_question_hides() {
+        let mut exchange = Exchange::new(REQUEST);
+        for (prompt, shown) in [
+            (
+                "run: cat a\u{200b}b\u{ad}c \u{e000} \u{2800}x\u{3164}y \u{202e}txt.exe",
+                "run: cat a<U+200B>b<U+00AD>c <U+E000> <U+2800>x<U+3164>y <U+202E>txt.exe",
+            ),
+            // What the relay has made visible already.
+            ("one\n  │ rm -rf x<U+200B>→   y", "one\n  │ rm -rf x<U+200B>→   y"),
+            ("a\x1b[2J\r\nb", "a<U+001B>[2J<U+000D>\nb"),
+        ] {
+            let input = InputRequired { prompt, ..InputRequired::default() };
+            exchange.received(&answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out)));
+            assert_eq!(exchange.questions.passed_over().expect("a question").prompt, shown);
+        }
+    }
+
+    #[test]
+    fn a_question_that_was_decided_elsewhere_is_not_put_again() {
+        let mut exchange = Exchange::new(REQUEST);
+        let input = InputRequired { prompt: "?", options: &["answer", "deny"], ..InputRequired::default() };
+        for (reason, again) in [("wrong", true), (NOT_WAITING, false)] {
+            exchange.received(&answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out)));
+            let question = exchange.questions.passed_over().expect("a question");
+            exchange.questions.sent(Id([2; 16]), question);
+            let error = |out: &mut Vec<u8>| ErrorBody::new(Code::BAD_REQUEST, reason).write(out);
+            let told = exchange.received(&answer(Type::ERROR, Id([2; 16]), error));
+            let says = |told: &Told| (told.ours.to_owned() + &told.theirs + told.next).contains("decided elsewhere");
+            assert!(matches!(told, Some(Say::Status(told)) if says(&told) != again));
+            assert_eq!(exchange.questions.passed_over().is_some(), again, "{reason}");
+        }
     }
 }

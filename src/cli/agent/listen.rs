@@ -20,7 +20,7 @@ use crate::{
     cli::{
         out,
         reach::{Found, ReachArgs, device_name, reach_as_agent},
-        text::clean_line,
+        text::{clean_line, marked},
     },
     client::{
         Ended, KnownRelays, NOTHING_SEEN_MS,
@@ -76,7 +76,7 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
                 if let Some(why) = is_final(&ended) {
                     return Err(why);
                 }
-                ended.to_string()
+                out::foreign("not connected (", &ended.to_string())
             }
             None => {
                 let mut pins = KnownRelays::load(known.clone()).map_err(|error| error.to_string())?;
@@ -85,14 +85,14 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
                         connected = Some(agent);
                         continue;
                     }
-                    Err(error) if error.is_passing() => error.to_string(),
-                    Err(error) => return Err(error.to_string()),
+                    Err(error) if error.is_passing() => out::foreign("not connected (", &error.to_string()),
+                    Err(error) => return Err(out::foreign("", &error.to_string())),
                 }
             }
         };
         *current.lock() = None;
         let pause = retry.next_ms();
-        out::note(&format_args!("not connected ({why}); next try in {:.1} s", pause as f64 / 1000.0));
+        out::note(&format_args!("{why}); next try in {:.1} s", pause as f64 / 1000.0));
         thread::sleep(Duration::from_millis(pause));
     }
 }
@@ -117,7 +117,9 @@ fn is_final(ended: &Ended) -> Option<String> {
         Ended::Closed { code: Some(CloseCode::KEY_REVOKED), .. } => Some(
             "this key was revoked or has expired; on the relay's host, `amp-relay keys list` shows the keys".into(),
         ),
-        Ended::Closed { code: Some(CloseCode::POLICY | CloseCode::TOO_BIG), .. } => Some(format!("the relay {ended}")),
+        Ended::Closed { code: Some(CloseCode::POLICY | CloseCode::TOO_BIG), .. } => {
+            Some(out::foreign("", &ended.to_string()))
+        }
         _ => None,
     }
 }
@@ -128,8 +130,11 @@ fn serve(agent: &mut Connection, json: bool) -> Result<Ended, String> {
         let deadline = Instant::now() + Duration::from_millis(NOTHING_SEEN_MS);
         match agent.receive(Some(deadline)).map_err(|error| error.to_string())? {
             Received::Message(message) => {
-                let line = if json { as_json(&message).to_string() } else { line(&message) };
-                out::line(&line)?;
+                if json {
+                    out::json(&as_json(&message))?
+                } else {
+                    out::line(&out::folded(&line(&message), std::io::stdout()))?
+                }
                 // A connection that cannot be written to shows as ended in the next round.
                 let _ = answer(&message).map(|(typ, body)| agent.send(&Draft::answering(&message, typ, &body)));
             }
@@ -137,13 +142,13 @@ fn serve(agent: &mut Connection, json: bool) -> Result<Ended, String> {
                 out::note(&format_args!("passed over a message: {}", clean_line(&why.to_string(), 300)));
             }
             Received::Alive => {}
-            Received::Nothing => return Ok(Ended::Broken("nothing was heard for a minute".into())),
+            Received::Nothing => return Ok(Ended::Broken("the relay says nothing".into())),
             Received::Ended(ended) => return Ok(ended),
         }
     }
 }
 
-/// A message on one line, or more if its text has more.
+/// A message on one line; further lines of its text are marked.
 fn line(message: &Message) -> String {
     let doubt = match signer(message.signed_by) {
         Some("sender") => "",
@@ -152,7 +157,7 @@ fn line(message: &Message) -> String {
     };
     let body = match message.error() {
         Some(error) => clean_line(&error.to_string(), 500),
-        None => rendered(message.body.as_deref()),
+        None => marked(&rendered(message.body.as_deref())),
     };
     format!("{} {}{doubt} {body}", clean_line(&message.from, 200), message.typ).trim_end().to_owned()
 }
@@ -231,6 +236,8 @@ mod tests {
     #[test]
     fn a_line_says_who_and_whether_that_is_sure() {
         assert_eq!(line(&message(Type::MESSAGE, json!("hi"), SignedBy::Sender)), "did:key:z1[2J MESSAGE hi");
+        let forged = line(&message(Type::MESSAGE, json!("hi\ndid:key:z2 MESSAGE bye"), SignedBy::Sender));
+        assert_eq!(forged, "did:key:z1[2J MESSAGE hi\n  | did:key:z2 MESSAGE bye");
         assert_eq!(line(&message(Type::PING, Value::Null, SignedBy::Sender)), "did:key:z1[2J PING");
         let doubted = line(&message(Type::MESSAGE, json!("hi"), SignedBy::Unknown));
         assert_eq!(doubted, "did:key:z1[2J MESSAGE (signature not checked) hi");

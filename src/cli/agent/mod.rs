@@ -3,6 +3,7 @@
 
 mod exchange;
 mod listen;
+mod questions;
 mod request;
 mod send;
 
@@ -17,27 +18,35 @@ pub(super) use listen::{ListenArgs, run as listen};
 pub(super) use request::{RequestArgs, run as request};
 pub(super) use send::{SendArgs, run as send};
 
-use super::text::clean;
-use crate::client::amp::{Code, ErrorAnswer, Message, SignedBy, base64url, json_of_body};
+use super::{out, text::clean};
+use crate::{
+    base::text::BYTE_ORDER_MARK,
+    client::amp::{Code, ErrorAnswer, Message, SignedBy, base64url, did_base, json_of_body},
+    wire::sign_in::key_of_did,
+};
 
 /// Most bytes of a message's text that are read from standard input.
 const INPUT_BYTES_MAX: u64 = 16 << 20;
 /// The name of the relay itself, where a DID is wanted.
 const RELAY: &str = "relay";
+/// What it can be asked, whatever else a program that embeds it serves.
+const ACTIONS: &str = "agents, ping, echo or time";
 
 /// Whom a message is for: a DID, or `relay`.
 fn address<'a>(text: &'a str, relay: &'a str) -> Result<&'a str, String> {
     if text == RELAY {
         return Ok(relay);
     }
+    let is_key = |did: &str| did.strip_prefix("did:key:").is_none_or(|_| key_of_did(did).is_some());
     let fine = text.strip_prefix("did:").is_some_and(|rest| rest.contains(':'))
+        && is_key(did_base(text))
         && text.bytes().all(|byte| byte.is_ascii_graphic());
     if fine {
         return Ok(text);
     }
     Err(format!(
-        "`{text}` is no DID (did:key:z6Mk...) and not `{RELAY}`: `amp-relay request relay agents` lists who is here, \
-         `amp-relay keys did FILE.pub` prints a key's"
+        "`{text}` is no DID. One begins with did:key:z6Mk, and 44 letters and digits follow: `amp-relay request relay \
+         agents` lists those that are here, `amp-relay listen` prints its own, `amp-relay keys did FILE.pub` that of a key"
     ))
 }
 
@@ -75,7 +84,7 @@ fn given(text: &str) -> Result<String, String> {
     if all.len() as u64 > INPUT_BYTES_MAX {
         return Err(format!("standard input has more than {INPUT_BYTES_MAX} bytes: send less at once"));
     }
-    Ok(all)
+    Ok(all.strip_prefix(BYTE_ORDER_MARK).map(str::to_owned).unwrap_or(all))
 }
 
 /// The JSON of `--json`.
@@ -92,6 +101,26 @@ fn rendered(body: Option<&[u8]>) -> String {
         Value::String(text) => clean(&text),
         // JSON escapes what is below a blank, not what turns text around.
         other => clean(&other.to_string()),
+    }
+}
+
+/// What somebody else says, and our words around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    ours: &'static str,
+    theirs: String,
+    /// What to do about it.
+    next: &'static str,
+}
+
+impl Told {
+    fn new(ours: &'static str, theirs: impl Into<String>) -> Self {
+        Self { ours, theirs: theirs.into(), next: "" }
+    }
+
+    /// For standard error.
+    fn shown(&self) -> String {
+        out::foreign(self.ours, &self.theirs) + self.next
     }
 }
 
@@ -129,21 +158,22 @@ fn signer(signed_by: SignedBy) -> Option<&'static str> {
 }
 
 /// An ERROR, and what to do about it.
-fn explained(error: &ErrorAnswer) -> String {
-    let said = clean(&error.to_string());
+fn explained(ours: &'static str, error: &ErrorAnswer) -> Told {
     let next = match error.code {
         Code::RELAY_REJECTED | Code::RECIPIENT_NOT_FOUND | Code::ENDPOINT_UNREACHABLE => {
-            "nothing was delivered; `amp-relay request relay agents` lists who is here, and `amp-relay listen` is an agent"
+            ": nothing was delivered; `amp-relay request relay agents` lists who is here, and `amp-relay listen` is an agent"
         }
-        Code::INVALID_TIMESTAMP => "compare this machine's clock with the relay's",
-        Code::UNAUTHORIZED => "this key may not do that; on the relay's host, `amp-relay keys list` shows what it may",
-        Code::RATE_LIMITED | Code::OVERLOADED | Code::UNAVAILABLE => "try again later",
+        Code::INVALID_TIMESTAMP => ": compare this machine's clock with the relay's",
+        Code::UNAUTHORIZED => {
+            ": this key may not do that; on the relay's host, `amp-relay keys list` shows what it may"
+        }
+        Code::RATE_LIMITED | Code::OVERLOADED | Code::UNAVAILABLE => ": try again later",
         Code::UNKNOWN_TYPE | Code::BAD_REQUEST | Code::SCHEMA_VIOLATION | Code::CAPABILITY_NOT_FOUND => {
-            "the recipient does not understand this; `request relay ping` asks the relay, and --json sets the whole body"
+            ": the recipient does not understand this; `amp-relay request relay ping` asks the relay, and --json sets the whole body"
         }
-        _ => return said,
+        _ => "",
     };
-    format!("{said}: {next}")
+    Told { next, ..Told::new(ours, error.to_string()) }
 }
 
 #[cfg(test)]
@@ -167,7 +197,11 @@ mod tests {
     fn only_a_did_or_the_relay_is_an_address() {
         assert_eq!(address("relay", "did:key:z9"), Ok("did:key:z9"));
         assert_eq!(address("did:web:a.example", "r"), Ok("did:web:a.example"));
-        for bad in ["bob", "did:", "did:key", "did:key:a b", "did:key:\u{e9}", ""] {
+        let key = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
+        let thread = format!("{key}#{}", &key["did:key:".len()..]);
+        assert_eq!([key, &thread].map(|did| address(did, "r")), [Ok(key), Ok(&*thread)]);
+        let cut = &key[..key.len() - 1];
+        for bad in ["bob", "did:", "did:key", "did:key:a b", "did:key:\u{e9}", "", "did:key:z6Mk...", cut] {
             assert!(address(bad, "r").unwrap_err().contains("keys did"), "{bad}");
         }
     }

@@ -8,13 +8,18 @@ use std::{
 };
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    termios::{QueueSelector, tcflush},
+};
 use serde_json::{Value, json};
 
 use super::{
     RELAY, address,
-    exchange::{Exchange, Say, decision},
-    given, given_json, millis, span,
+    exchange::{Exchange, Say},
+    given, given_json, millis,
+    questions::{Questions, Typed},
+    span,
 };
 use crate::{
     cli::{
@@ -66,6 +71,11 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
     }
     let text = args.text.as_deref().map(given).transpose()?;
     let json = args.json.as_deref().map(given_json).transpose()?;
+    if text.as_deref().is_some_and(|text| text.trim().is_empty()) {
+        return Err(
+            "the text is empty: say what is asked, as in `amp-relay request DID \"what changed today?\"`".into()
+        );
+    }
     let mut agent = reach_as_agent(&args.reach)?.connection;
     let relay = agent.relay().to_owned();
     let to = address(&args.to, &relay)?.to_owned();
@@ -74,7 +84,14 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
     let body = body_of_json(&body).map_err(|error| format!("this cannot be sent: {error}"))?;
     let asked = ask(&mut agent, &to, &body, args.timeout);
     agent.sender().close();
-    out::line(&asked?)?;
+    let answer = asked?;
+    if io::stdout().is_terminal() {
+        // It stands behind a margin, where no line of it can pass for a question of ours.
+        let margin: Vec<String> = answer.lines().map(|line| format!("  {line}")).collect();
+        out::line(&out::folded(&margin.join("\n"), io::stdout()))?;
+    } else {
+        out::line(&answer)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,31 +119,34 @@ fn ask(agent: &mut Connection, to: &str, body: &[u8], timeout: Option<Duration>)
     let person = io::stdin().is_terminal() && io::stderr().is_terminal();
     loop {
         let deadline = (timeout.is_some() || !exchange.begun).then_some(until);
-        let asked = exchange.question().is_some();
-        let asking = asked && person;
-        if asking && drained && wait_for_both(agent, deadline)? == Ready::Line {
-            decide(agent, &mut exchange)?;
-            continue;
+        let asking = person && exchange.questions.is_any();
+        if asking {
+            put(&mut exchange.questions);
+            if drained && wait_for_both(agent, deadline)? == Ready::Line {
+                decide(agent, &mut exchange.questions)?;
+                continue;
+            }
         }
         let until_then = if asking { Some(Instant::now() + ARRIVING) } else { deadline };
         let received = agent.answer(to, &exchange.ids(), until_then).map_err(|error| error.to_string())?;
         drained = received == Received::Nothing;
         match received {
             Received::Message(message) => match exchange.received(&message) {
-                Some(Say::Status(text)) => out::note(&text),
-                Some(Say::Asked) if person && !asking => put(&exchange),
+                Some(Say::Status(told)) => out::note(&told.shown()),
                 Some(Say::Asked) if person => {}
                 // A script that said how long it waits leaves the answer to somebody else.
                 Some(Say::Asked) => {
-                    let prompt = exchange.question().map(|question| question.prompt.clone()).unwrap_or_default();
-                    exchange.answered(None);
+                    let prompt = exchange.questions.passed_over().map(|question| question.prompt).unwrap_or_default();
                     if timeout.is_none() {
-                        return Err(open_question(&prompt));
+                        return Err(format!("{}\n{OPEN_QUESTION}", out::foreign("", &prompt)));
                     }
-                    out::note(&format_args!("{prompt}\nit waits for an answer; `amp-relay attach` can answer"));
+                    let asked = out::foreign("asked: ", &prompt);
+                    out::note(&format_args!("{asked}\nit waits for an answer; `amp-relay attach` can answer"));
                 }
+                Some(Say::Unaskable) if person || timeout.is_some() => out::note(&UNASKABLE),
+                Some(Say::Unaskable) => return Err(format!("{UNASKABLE}\n{OPEN_QUESTION}")),
                 Some(Say::Done(text)) => return Ok(text),
-                Some(Say::Failed(why)) => return Err(why),
+                Some(Say::Failed(told)) => return Err(told.shown()),
                 None => {}
             },
             Received::Nothing if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
@@ -136,20 +156,22 @@ fn ask(agent: &mut Connection, to: &str, body: &[u8], timeout: Option<Duration>)
                     if exchange.begun { ", though it was begun" } else { " (is it an agent that answers requests?)" }
                 ));
             }
-            Received::Ended(ended) => return Err(format!("the connection ended before the answer came: {ended}")),
+            Received::Ended(ended) => {
+                return Err(out::foreign("", &format!("{ended} before the answer came")));
+            }
             Received::Nothing | Received::Alive | Received::Unacceptable(_) => {}
         }
     }
 }
 
 /// What to do about a question that nobody here can answer.
-fn open_question(prompt: &str) -> String {
-    format!(
-        "{prompt}\nThat needs an answer, and nobody can be asked here: this is not a terminal. The question stays open and \
-         the session waits. Answer it with `amp-relay attach`, where the session's answer will be too; next time run \
-         this on a terminal, or with --timeout TIME, which waits for somebody to answer"
-    )
-}
+const OPEN_QUESTION: &str = "That needs an answer, and nobody can be asked here: this is not a terminal. The question stays \
+                             open and the session waits. Answer it with `amp-relay attach`, where the session's answer will \
+                             be too; next time run this on a terminal, or with --timeout TIME, which waits for somebody to \
+                             answer";
+/// What to do about one that cannot be put.
+const UNASKABLE: &str = "a question came that cannot be put here: it cannot be read, or too many wait; it waits for an \
+                         answer, and `amp-relay attach` shows it and can answer";
 
 /// What can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,30 +194,33 @@ fn wait_for_both(agent: &Connection, deadline: Option<Instant>) -> Result<Ready,
     }
 }
 
-/// Shows the question that is to be answered.
-fn put(exchange: &Exchange) {
-    if let Some(question) = exchange.question() {
-        out::question(&format_args!("{} [y/n] ", question.prompt));
+/// Shows the question that is to be answered, unless it stands there, and forgets what was typed before it.
+fn put(questions: &mut Questions) {
+    if let Some(question) = questions.put(Instant::now()) {
+        let _ = tcflush(io::stdin(), QueueSelector::IFlush);
+        out::question(&format_args!("{}\n{} ", out::foreign("? ", &question.prompt), question.keys()));
     }
 }
 
-/// Reads a line that is there, and sends what it decides.
-fn decide(agent: &Connection, exchange: &mut Exchange) -> Result<(), String> {
+/// Reads a line that is there, and sends what it decides about the question that it stands under.
+fn decide(agent: &Connection, questions: &mut Questions) -> Result<(), String> {
     let mut line = String::new();
     let read = io::stdin().read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
-    let Some(question) = exchange.question() else { return Ok(()) };
     if read == 0 {
         out::note(&"\nnot answered here; `amp-relay attach` can answer");
-        exchange.answered(None);
-    } else if let Some(decision) = decision(&line) {
-        let body = body_of_json(&json!({ "decision": decision })).map_err(|error| error.to_string())?;
-        let draft = Draft::answering(&question.asking, Type::RESPONSE, &body);
-        let id = agent.send(&draft).map_err(|error| error.to_string())?;
-        exchange.answered(Some(id));
-    } else {
-        out::note(&"y allows it, n denies it");
+        questions.passed_over();
+        return Ok(());
     }
-    put(exchange);
+    match questions.typed(&line, Instant::now()) {
+        Typed::Answer(question, body) => {
+            let body = body_of_json(&body).map_err(|error| error.to_string())?;
+            let draft = Draft::answering(&question.asking, Type::RESPONSE, &body);
+            let id = agent.send(&draft).map_err(|error| error.to_string())?;
+            questions.sent(id, *question);
+        }
+        Typed::Not(why) => out::note(&why),
+        Typed::Nothing => {}
+    }
     Ok(())
 }
 

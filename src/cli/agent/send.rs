@@ -8,13 +8,13 @@ use std::{
 use clap::Args;
 use serde_json::Value;
 
-use super::{address, explained, given, given_json, millis, span};
+use super::{ACTIONS, RELAY, address, explained, given, given_json, millis, span};
 use crate::{
     cli::{
         out,
         reach::{ReachArgs, reach_as_agent},
     },
-    client::amp::{Connection, Draft, Id, Received, Type, body_of_json},
+    client::amp::{Code, Connection, Draft, Id, Received, Type, body_of_json, did_base},
 };
 
 /// For the relay's sign that it has read what we sent.
@@ -31,7 +31,7 @@ const NULL: &[u8] = &[0xf6];
   git log -1 | amp-relay send did:key:z6Mk... -
   amp-relay send did:key:z6Mk... --json '{\"build\": \"green\"}'")]
 pub(in crate::cli) struct SendArgs {
-    /// Whom it is for: a DID, or `relay`
+    /// Whom it is for: a DID, which `amp-relay listen` prints of itself (the relay takes no messages, it is asked: see `request`)
     #[arg(value_name = "DID")]
     to: String,
     /// The text, or - for standard input
@@ -53,6 +53,9 @@ pub(in crate::cli) struct SendArgs {
 /// What went wrong, why, and what to do next.
 pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
     // What is said is known before anybody is called, so that a slow pipe keeps no connection waiting.
+    if args.to == RELAY {
+        return Err(relay_is_asked());
+    }
     address(&args.to, "")?;
     let body = match (&args.json, &args.text) {
         (Some(json), _) => given_json(json)?,
@@ -61,13 +64,21 @@ pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
     let body = body_of_json(&body).map_err(|error| format!("this cannot be sent: {error}"))?;
     let mut agent = reach_as_agent(&args.reach)?.connection;
     let relay = agent.relay().to_owned();
-    let to = address(&args.to, &relay)?.to_owned();
+    let to = args.to.clone();
+    if did_base(&to) == relay {
+        return Err(relay_is_asked());
+    }
     let draft = Draft { ttl_ms: millis(args.ttl), ..Draft::new(&to, Type::MESSAGE, &body) };
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
     let outcome = wait(&mut agent, &to, &relay, id);
     agent.sender().close();
     out::line(&outcome?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to do instead of sending the relay a message.
+fn relay_is_asked() -> String {
+    format!("the relay takes no messages, it is asked: `amp-relay request {RELAY} ACTION`, where ACTION is {ACTIONS}")
 }
 
 /// Waits until silence means something: the relay answers a PING that it read after the message, and an ERROR may follow
@@ -81,13 +92,19 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
         match agent.answer(to, &[id, ping], Some(deadline)).map_err(|error| error.to_string())? {
             Received::Message(message) if message.answers(&ping) && !ponged => {
                 if let Some(error) = message.error() {
-                    return Err(format!("the relay does not answer a PING: {}", explained(&error)));
+                    return Err(explained("the relay does not answer a PING: ", &error).shown());
                 }
                 ponged = true;
                 deadline = Instant::now() + GRACE + 2 * started.elapsed();
             }
             Received::Message(message) => match message.error() {
-                Some(error) => return Err(explained(&error)),
+                // A session, for one, only takes what it can answer.
+                Some(error) if error.code == Code::UNKNOWN_TYPE => {
+                    return Err(format!(
+                        "the recipient takes no messages, it is asked: `amp-relay request {to} TEXT` prints what it answers"
+                    ));
+                }
+                Some(error) => return Err(explained("", &error).shown()),
                 None if message.typ == Type::ACK => return Ok("received"),
                 None => {}
             },
@@ -96,7 +113,7 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
                 return Err("the relay did not answer in 10 s, so it is not known what became of the message".into());
             }
             Received::Ended(ended) => {
-                return Err(format!("the connection ended ({ended}) before it was known what became of the message"));
+                return Err(out::foreign("", &format!("{ended} before it was known what became of the message")));
             }
             Received::Alive | Received::Unacceptable(_) => {}
         }

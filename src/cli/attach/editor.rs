@@ -1,8 +1,12 @@
-//! The line a person types, and what keys mean, sans-io.
+//! What a person types: a text of several rows, its history, and what keys mean, sans-io. Editing itself is the library's.
+
+use ratatui::widgets::{Paragraph, Wrap};
+use ratatui_textarea::{CursorMove, TextArea, WrapMode};
+use unicode_segmentation::UnicodeSegmentation;
 
 const HISTORY_MAX: usize = 200;
-/// Longest line that can be typed or pasted, in bytes; a larger prompt comes through a pipe.
-const LINE_BYTES_MAX: usize = 256 * 1024;
+/// Longest text that can be typed or pasted, in bytes; a larger one belongs into a file that a prompt names.
+pub(super) const TEXT_BYTES_MAX: usize = 256 * 1024;
 
 /// A key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,168 +15,252 @@ pub(super) enum Key {
     Char(char),
     /// Text that was pasted, newlines included.
     Paste(String),
-    /// Ends the line.
+    /// Ends the text.
     Enter,
-    /// A newline inside the line.
-    Newline,
-    /// Deletes to the left.
-    Backspace,
-    /// Deletes to the right.
-    Delete,
-    /// Deletes a word to the left.
-    DeleteWord,
-    /// Deletes the line.
-    DeleteLine,
-    /// Moves.
-    Left,
-    /// Moves.
-    Right,
-    /// Moves to the start.
-    Home,
-    /// Moves to the end.
-    End,
-    /// Older line.
-    Up,
-    /// Newer line.
-    Down,
+    /// Changes the text or moves in it.
+    Edit(Edit),
     /// Ctrl-C.
     Interrupt,
     /// Ctrl-D.
     EndOfInput,
     /// Ctrl-].
     Detach,
+    /// Ctrl-Z.
+    Suspend,
+    /// Ctrl-L.
+    Redraw,
+    /// Moves the view of the card, or of what there is to read.
+    View(View),
+}
+
+/// What changes the text, or moves in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub(super) enum Edit {
+    Newline,
+    Backspace,
+    Delete,
+    WordBack,
+    WordForward,
+    DeleteWordBack,
+    DeleteWordForward,
+    DeleteToStart,
+    DeleteToEnd,
+    Yank,
+    Undo,
+    Left,
+    Right,
+    Start,
+    End,
+    Up,
+    Down,
+}
+
+/// Moves a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// A page up or down, of the card if that is longer than the screen.
+    PageUp,
+    PageDown,
+    /// The same of what there is to read, whether a card is shown or not.
+    TextUp,
+    TextDown,
+    /// To the end.
+    End,
 }
 
 /// What a key leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// The line is to be drawn again, at most.
-    Edit,
-    /// A prompt.
-    Submit(String),
-    /// The answer to the open request.
-    Answer(bool),
+    /// The screen is to be drawn again.
+    Draw,
+    /// A text, and when its first key was pressed.
+    Submit { text: String, began_ms: u64 },
     /// Stop the running turn.
     Interrupt,
     /// Leave; the session goes on.
     Detach,
+    /// Give the terminal back until the program goes on.
+    Suspend,
+    /// Draw everything anew.
+    Redraw,
+    /// Move a view.
+    View(View),
+    /// A paste of so many bytes finds no room.
+    NoRoom(usize),
 }
 
-/// The line.
-#[derive(Debug, Default)]
+/// The text.
+#[derive(Debug)]
 pub(super) struct Editor {
-    before: String,
-    after: String,
+    area: TextArea<'static>,
+    /// When the first key of this text was pressed.
+    began_ms: Option<u64>,
     history: Vec<String>,
-    /// Where in the history, counted from its end; 0 is the line itself.
+    /// Where in the history, counted from its end; 0 is the text itself.
     back: usize,
     draft: String,
-    /// The answer that was given since the last Enter.
-    answered: Option<bool>,
+}
+
+impl Default for Editor {
+    fn default() -> Self {
+        Self { area: area(""), began_ms: None, history: Vec::new(), back: 0, draft: String::new() }
+    }
+}
+
+/// Moves the cursor in its row.
+fn jump(area: &mut TextArea<'_>, column: usize) {
+    let place = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+    area.move_cursor(CursorMove::Jump(place(area.cursor().0), place(column)));
+}
+
+fn area(text: &str) -> TextArea<'static> {
+    let mut area = TextArea::new(text.split('\n').map(str::to_owned).collect());
+    area.set_wrap_mode(WrapMode::WordOrGlyph);
+    area.set_cursor_line_style(ratatui::style::Style::new());
+    area.move_cursor(CursorMove::Bottom);
+    area.move_cursor(CursorMove::End);
+    area
 }
 
 impl Editor {
     /// Whether nothing is typed.
     pub(super) fn is_empty(&self) -> bool {
-        self.before.is_empty() && self.after.is_empty()
+        self.area.is_empty()
     }
 
-    /// What is left and right of the cursor.
-    pub(super) fn parts(&self) -> (&str, &str) {
-        (&self.before, &self.after)
+    /// The text with its cursor, to be drawn.
+    pub(super) fn area(&self) -> &TextArea<'static> {
+        &self.area
     }
 
-    /// A key was pressed; `asked`: a request waits for `y` or `n`, `busy`: a turn runs.
-    pub(super) fn key(&mut self, key: Key, asked: bool, busy: bool) -> Action {
-        match key {
-            // Only on an empty line: a person who types a prompt is not answering.
-            Key::Char('y' | 'Y') if asked && self.is_empty() => return self.answer(true),
-            Key::Char('n' | 'N') if asked && self.is_empty() => return self.answer(false),
-            Key::Detach => return Action::Detach,
-            Key::EndOfInput if self.is_empty() => return Action::Detach,
-            Key::Interrupt => {
-                if !busy {
-                    self.set("");
-                }
-                return Action::Interrupt;
+    /// Rows that the text takes in so many columns.
+    pub(super) fn rows(&self, width: u16) -> usize {
+        let width = width.max(1);
+        let wrapped = |line: &String| {
+            let rows = Paragraph::new(line.as_str()).wrap(Wrap { trim: false }).line_count(width);
+            // The cursor stands behind the last character.
+            rows.max(1 + crate::cli::text::columns(line) / usize::from(width))
+        };
+        self.area.lines().iter().map(wrapped).sum()
+    }
+
+    fn text(&self) -> String {
+        self.area.lines().join("\n")
+    }
+
+    /// A key was pressed at `now_ms`; `busy`: a turn runs.
+    pub(super) fn key(&mut self, key: Key, now_ms: u64, busy: bool) -> Action {
+        let action = match key {
+            Key::Detach => Action::Detach,
+            Key::EndOfInput if self.is_empty() => Action::Detach,
+            Key::EndOfInput => self.edit(Edit::Delete),
+            Key::Interrupt if !busy && !self.is_empty() => {
+                self.set("");
+                Action::Draw
             }
-            Key::Enter => return self.submit(),
-            Key::Up => self.recall(self.back + 1),
-            Key::Down => self.recall(self.back.saturating_sub(1)),
-            other => self.edit(other),
+            Key::Interrupt => Action::Interrupt,
+            Key::Enter => return self.submit(now_ms),
+            Key::Suspend => Action::Suspend,
+            Key::Redraw => Action::Redraw,
+            Key::View(view) => Action::View(view),
+            Key::Char(c) if !c.is_control() => self.insert(c.encode_utf8(&mut [0; 4])),
+            Key::Char(_) => Action::Draw,
+            Key::Paste(text) => self.insert(&pasted(&text)),
+            Key::Edit(Edit::End) if self.is_empty() => Action::View(View::End),
+            Key::Edit(edit) => self.edit(edit),
+        };
+        if self.is_empty() {
+            self.began_ms = None;
+        } else {
+            self.began_ms.get_or_insert(now_ms);
         }
-        Action::Edit
+        action
     }
 
-    fn answer(&mut self, allow: bool) -> Action {
-        self.answered = Some(allow);
-        Action::Answer(allow)
-    }
-
-    fn edit(&mut self, key: Key) {
-        match key {
-            Key::Char(c) if !c.is_control() && self.fits(c.len_utf8()) => self.before.push(c),
-            Key::Newline if self.fits(1) => self.before.push('\n'),
-            Key::Paste(text) => {
-                let text = text.replace("\r\n", "\n").replace('\r', "\n");
-                let text: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
-                if self.fits(text.len()) {
-                    self.before.push_str(&text);
-                }
-            }
-            Key::Backspace => {
-                self.before.pop();
-            }
-            Key::Delete | Key::EndOfInput => {
-                self.after = self.after.chars().skip(1).collect();
-            }
-            Key::DeleteWord => {
-                let kept = self.before.trim_end().rfind(char::is_whitespace).map_or(0, |at| at + 1);
-                self.before.truncate(kept);
-            }
-            Key::DeleteLine => self.before.clear(),
-            Key::Left => {
-                if let Some(c) = self.before.pop() {
-                    self.after.insert(0, c);
-                }
-            }
-            Key::Right if !self.after.is_empty() => self.before.push(self.after.remove(0)),
-            Key::Home => self.after = std::mem::take(&mut self.before) + &self.after,
-            Key::End => self.before += &std::mem::take(&mut self.after),
-            _ => {}
+    fn insert(&mut self, text: &str) -> Action {
+        let bytes: usize = self.area.lines().iter().map(|line| line.len() + 1).sum();
+        if bytes + text.len() > TEXT_BYTES_MAX {
+            return Action::NoRoom(text.len());
         }
+        self.area.insert_str(text);
+        Action::Draw
     }
 
-    fn fits(&self, more: usize) -> bool {
-        self.before.len() + self.after.len() + more <= LINE_BYTES_MAX
+    /// Characters of what is drawn as one before the cursor, and of that behind it; at least one.
+    fn beside(&self) -> (usize, usize) {
+        let cursor = self.area.cursor();
+        let line = self.area.lines().get(cursor.0).map_or("", String::as_str);
+        let at = line.char_indices().nth(cursor.1).map_or(line.len(), |(at, _)| at);
+        let (before, behind) = line.split_at(at);
+        let count = |cluster: Option<&str>| cluster.map_or(1, |cluster| cluster.chars().count());
+        (count(before.graphemes(true).next_back()), count(behind.graphemes(true).next()))
+    }
+
+    fn edit(&mut self, edit: Edit) -> Action {
+        let (before, behind) = self.beside();
+        let area = &mut self.area;
+        match edit {
+            Edit::Newline => return self.insert("\n"),
+            Edit::Up if area.cursor().0 == 0 => self.recall(self.back + 1),
+            Edit::Down if area.cursor().0 + 1 == area.lines().len() => self.recall(self.back.saturating_sub(1)),
+            Edit::Up => area.move_cursor(CursorMove::Up),
+            Edit::Down => area.move_cursor(CursorMove::Down),
+            Edit::Left if before > 1 => jump(area, area.cursor().1 - before),
+            Edit::Right if behind > 1 => jump(area, area.cursor().1 + behind),
+            Edit::Left => area.move_cursor(CursorMove::Back),
+            Edit::Right => area.move_cursor(CursorMove::Forward),
+            Edit::Start => area.move_cursor(CursorMove::Head),
+            Edit::End => area.move_cursor(CursorMove::End),
+            Edit::WordBack => area.move_cursor(CursorMove::WordBack),
+            Edit::WordForward => area.move_cursor(CursorMove::WordForward),
+            Edit::Backspace => {
+                for _ in 0..before {
+                    area.delete_char();
+                }
+            }
+            Edit::Delete if behind > 1 => {
+                area.delete_str(behind);
+            }
+            Edit::Delete => {
+                area.delete_next_char();
+            }
+            Edit::DeleteWordBack => drop(area.delete_word()),
+            Edit::DeleteWordForward => drop(area.delete_next_word()),
+            Edit::DeleteToStart => drop(area.delete_line_by_head()),
+            Edit::DeleteToEnd => drop(area.delete_line_by_end()),
+            Edit::Yank => drop(area.paste()),
+            Edit::Undo => drop(area.undo()),
+        }
+        Action::Draw
     }
 
     fn set(&mut self, text: &str) {
-        text.clone_into(&mut self.before);
-        self.after.clear();
+        self.area = area(text);
         self.back = 0;
     }
 
-    fn submit(&mut self) -> Action {
-        let line = std::mem::take(&mut self.before) + &std::mem::take(&mut self.after);
-        self.back = 0;
-        let answered = self.answered.take();
-        // Who writes the answer out has given it with its first letter; the rest is no prompt.
-        let rest_of_answer = match answered {
-            Some(true) => line.eq_ignore_ascii_case("es"),
-            Some(false) => line.eq_ignore_ascii_case("o"),
-            None => false,
-        };
-        if line.trim().is_empty() || rest_of_answer {
-            return Action::Edit;
+    /// A text that was submitted was not taken. What is typed by now stays; the history has the text too.
+    pub(super) fn put_back(&mut self, text: &str) {
+        if self.is_empty() {
+            self.set(text);
         }
-        if self.history.last() != Some(&line) {
+    }
+
+    fn submit(&mut self, now_ms: u64) -> Action {
+        let text = self.text();
+        self.set("");
+        let began_ms = self.began_ms.take().unwrap_or(now_ms);
+        if text.trim().is_empty() {
+            return Action::Draw;
+        }
+        if self.history.last() != Some(&text) {
             if self.history.len() == HISTORY_MAX {
                 self.history.remove(0);
             }
-            self.history.push(line.clone());
+            self.history.push(text.clone());
         }
-        Action::Submit(line)
+        Action::Submit { text, began_ms }
     }
 
     fn recall(&mut self, back: usize) {
@@ -180,12 +268,20 @@ impl Editor {
             return;
         }
         if self.back == 0 {
-            self.draft = format!("{}{}", self.before, self.after);
+            self.draft = self.text();
         }
-        let line = if back == 0 { self.draft.clone() } else { self.history[self.history.len() - back].clone() };
-        self.set(&line);
+        let text = if back == 0 { self.draft.clone() } else { self.history[self.history.len() - back].clone() };
+        self.set(&text);
         self.back = back;
+        // What is recalled is chosen now, whenever it was typed.
+        self.began_ms = None;
     }
+}
+
+/// A pasted text without what no prompt needs.
+fn pasted(text: &str) -> String {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
 #[cfg(test)]
@@ -194,72 +290,126 @@ mod tests {
 
     use super::*;
 
-    fn type_text(editor: &mut Editor, text: &str) {
+    fn type_text(editor: &mut Editor, text: &str, at_ms: u64) {
         for c in text.chars() {
-            assert_eq!(editor.key(Key::Char(c), false, false), Action::Edit);
+            assert_eq!(editor.key(Key::Char(c), at_ms, false), Action::Draw);
+        }
+    }
+
+    fn submitted(editor: &mut Editor, now_ms: u64) -> Option<(String, u64)> {
+        match editor.key(Key::Enter, now_ms, false) {
+            Action::Submit { text, began_ms } => Some((text, began_ms)),
+            _ => None,
         }
     }
 
     #[test]
     fn keys_mean_what_the_help_says() {
         let mut editor = Editor::default();
-        assert_eq!(editor.key(Key::Char('y'), true, true), Action::Answer(true));
-        assert_eq!(editor.key(Key::Char('n'), true, true), Action::Answer(false));
-        assert_eq!(editor.key(Key::Interrupt, false, false), Action::Interrupt);
-        assert_eq!(editor.key(Key::EndOfInput, false, false), Action::Detach);
-        type_text(&mut editor, "say");
-        // Typing has begun: letters are letters.
-        assert_eq!(editor.key(Key::Char('y'), true, true), Action::Edit);
-        assert_eq!(editor.key(Key::EndOfInput, false, false), Action::Edit);
-        assert_eq!(editor.key(Key::Interrupt, false, true), Action::Interrupt);
-        assert_eq!(editor.parts(), ("sayy", ""), "an interrupt of a running turn keeps the draft");
-        assert_eq!(editor.key(Key::Detach, false, false), Action::Detach);
-        assert_eq!(editor.key(Key::Enter, true, true), Action::Submit("sayy".into()));
-        assert_eq!(editor.key(Key::Enter, true, true), Action::Edit);
+        assert_eq!(editor.key(Key::Interrupt, 0, false), Action::Interrupt);
+        assert_eq!(editor.key(Key::EndOfInput, 0, false), Action::Detach);
+        type_text(&mut editor, "say", 0);
+        assert_eq!(editor.key(Key::EndOfInput, 0, false), Action::Draw);
+        assert_eq!(editor.key(Key::Interrupt, 0, true), Action::Interrupt);
+        assert_eq!(editor.text(), "say", "an interrupt of a running turn keeps the draft");
+        assert_eq!(editor.key(Key::Interrupt, 0, false), Action::Draw);
+        assert_eq!(editor.key(Key::Enter, 0, false), Action::Draw, "nothing is left");
+        assert_eq!(editor.key(Key::Detach, 0, false), Action::Detach);
+        assert_eq!(editor.key(Key::View(View::PageUp), 0, false), Action::View(View::PageUp));
     }
 
     #[test]
-    fn an_answer_may_be_written_out() {
+    fn a_line_knows_when_its_first_key_was_pressed() {
         let mut editor = Editor::default();
-        assert_eq!(editor.key(Key::Char('y'), true, true), Action::Answer(true));
-        type_text(&mut editor, "es");
-        assert_eq!(editor.key(Key::Enter, false, true), Action::Edit);
-        type_text(&mut editor, "es");
-        assert_eq!(editor.key(Key::Enter, false, true), Action::Submit("es".into()));
-        assert_eq!(editor.key(Key::Char('n'), true, true), Action::Answer(false));
-        type_text(&mut editor, "o more");
-        assert_eq!(editor.key(Key::Enter, false, true), Action::Submit("o more".into()));
+        type_text(&mut editor, "y", 10);
+        type_text(&mut editor, "es", 900);
+        assert_eq!(submitted(&mut editor, 1_000), Some(("yes".into(), 10)));
+        type_text(&mut editor, "x", 1_100);
+        editor.key(Key::Edit(Edit::Backspace), 1_200, false);
+        type_text(&mut editor, "y", 1_300);
+        assert_eq!(submitted(&mut editor, 1_400), Some(("y".into(), 1_300)), "an empty line begins anew");
+        editor.key(Key::Edit(Edit::Up), 1_500, false);
+        assert_eq!(submitted(&mut editor, 1_600), Some(("y".into(), 1_500)));
     }
 
     #[test]
     fn lines_are_edited_and_recalled() {
         let mut editor = Editor::default();
-        type_text(&mut editor, "one two");
-        editor.key(Key::DeleteWord, false, false);
-        editor.key(Key::Home, false, false);
-        editor.key(Key::Char('ä'), false, false);
-        editor.key(Key::Right, false, false);
-        editor.key(Key::Delete, false, false);
-        assert_eq!(editor.parts(), ("äo", "e "));
-        editor.key(Key::Paste("x\r\ny\x1b".into()), false, false);
-        assert_eq!(editor.key(Key::Enter, false, false), Action::Submit("äox\nye ".into()));
-        type_text(&mut editor, "draft");
-        editor.key(Key::Up, false, false);
-        assert_eq!(editor.parts().0, "äox\nye ");
-        editor.key(Key::Up, false, false);
-        editor.key(Key::Down, false, false);
-        assert_eq!(editor.parts().0, "draft");
+        let edits = |editor: &mut Editor, edits: &[Edit]| {
+            edits.iter().for_each(|edit| drop(editor.key(Key::Edit(*edit), 0, false)));
+        };
+        type_text(&mut editor, "one two three", 0);
+        edits(&mut editor, &[Edit::DeleteWordBack, Edit::Start]);
+        type_text(&mut editor, "ä", 0);
+        edits(&mut editor, &[Edit::WordForward, Edit::DeleteToEnd]);
+        assert_eq!(editor.text(), "äone ");
+        edits(&mut editor, &[Edit::Yank, Edit::End, Edit::Newline]);
+        editor.key(Key::Paste("x\r\ny\x1b".into()), 0, false);
+        assert_eq!(editor.text(), "äone two \nx\ny");
+        assert_eq!(editor.rows(80), 3);
+        edits(&mut editor, &[Edit::Up, Edit::Up]);
+        assert_eq!(editor.area().cursor().0, 0, "up moves inside the text first");
+        submitted(&mut editor, 0);
+        type_text(&mut editor, "draft", 0);
+        edits(&mut editor, &[Edit::Up]);
+        assert_eq!(editor.text(), "äone two \nx\ny");
+        edits(&mut editor, &[Edit::Down]);
+        assert_eq!(editor.text(), "draft");
+    }
+
+    #[test]
+    fn what_was_not_taken_is_there_again() {
+        let mut editor = Editor::default();
+        type_text(&mut editor, "are you there", 10);
+        let (text, _) = submitted(&mut editor, 20).expect("a text");
+        editor.put_back(&text);
+        assert_eq!(submitted(&mut editor, 900), Some((text.clone(), 900)), "it is chosen anew");
+        type_text(&mut editor, "more", 1_000);
+        editor.put_back(&text);
+        assert_eq!(editor.text(), "more", "what was typed since is not lost for it");
+    }
+
+    #[test]
+    fn what_is_drawn_as_one_is_moved_over_and_deleted_as_one() {
+        let mut editor = Editor::default();
+        let edit = |editor: &mut Editor, edit| drop(editor.key(Key::Edit(edit), 0, false));
+        type_text(&mut editor, "x👩\u{200d}👩\u{200d}👧❤\u{fe0f}e\u{301}", 0);
+        edit(&mut editor, Edit::Backspace);
+        assert_eq!(editor.text(), "x👩\u{200d}👩\u{200d}👧❤\u{fe0f}");
+        edit(&mut editor, Edit::Left);
+        edit(&mut editor, Edit::Left);
+        edit(&mut editor, Edit::Delete);
+        assert_eq!(editor.text(), "x❤\u{fe0f}");
+        edit(&mut editor, Edit::Right);
+        edit(&mut editor, Edit::Backspace);
+        assert_eq!(editor.text(), "x");
+    }
+
+    #[test]
+    fn a_paste_without_room_is_said_and_loses_nothing() {
+        let mut editor = Editor::default();
+        type_text(&mut editor, "kept", 0);
+        let paste = "x".repeat(TEXT_BYTES_MAX);
+        assert_eq!(editor.key(Key::Paste(paste), 0, false), Action::NoRoom(TEXT_BYTES_MAX));
+        assert_eq!(editor.text(), "kept");
     }
 
     proptest! {
         #[test]
-        fn any_keys_are_survived(keys in prop::collection::vec((0usize..15, any::<char>()), 0..60)) {
+        fn any_keys_are_survived(keys in prop::collection::vec((0usize..22, any::<char>()), 0..60)) {
             let mut editor = Editor::default();
+            let edits = [Edit::Newline, Edit::Backspace, Edit::Delete, Edit::WordBack, Edit::WordForward,
+                Edit::DeleteWordBack, Edit::DeleteWordForward, Edit::DeleteToStart, Edit::DeleteToEnd, Edit::Yank,
+                Edit::Undo, Edit::Left, Edit::Right, Edit::Start, Edit::End, Edit::Up, Edit::Down];
             for (which, c) in keys {
-                let all = [Key::Char(c), Key::Paste(c.to_string()), Key::Enter, Key::Newline, Key::Backspace, Key::Delete,
-                    Key::DeleteWord, Key::DeleteLine, Key::Left, Key::Right, Key::Home, Key::End, Key::Up, Key::Down,
-                    Key::EndOfInput];
-                editor.key(all[which].clone(), false, false);
+                let key = match which {
+                    17 => Key::Enter,
+                    18 => Key::Paste(c.to_string()),
+                    19.. => Key::Char(c),
+                    edit => Key::Edit(edits[edit]),
+                };
+                editor.key(key, 0, false);
+                editor.rows(7);
             }
         }
     }

@@ -1,44 +1,68 @@
-//! `amp-relay attach`: a session on this terminal, or at the end of a pipe. The parts that decide (`screen`, `editor`,
-//! `view`, `script`) do no I/O; `shell` runs them.
+//! `amp-relay attach`: a session on this terminal, or at the end of a pipe. What decides does no I/O: `model` (messages to
+//! entries), `ours` (whose turn runs), `cards` (what a line answers), `editor` (keys to lines), `script` (lines of a pipe).
+//! `window` and `face` show it, `shell` runs it.
 
+mod cards;
 mod editor;
+mod entry;
+mod face;
+mod keys;
+mod model;
+mod ours;
+mod people;
+mod plain;
 mod screen;
 mod script;
 mod shell;
-mod style;
-mod terminal;
-mod view;
+mod theme;
+mod transcript;
+mod window;
+mod wrap;
 
 use std::process::ExitCode;
 
 use clap::{Args, builder::PossibleValuesParser};
 
 use super::{
-    reach::{ReachArgs, reach},
+    out,
+    reach::{ReachArgs, Reached, reach_to_join},
     sessions,
 };
-use crate::client::Summary;
 
-/// Joins a session: its history, then what happens, live. Lines are prompts, y and n answer permission requests,
-/// Ctrl-C interrupts the agent, Ctrl-] leaves (the session goes on). From a pipe, each line is a prompt or an answer.
+/// What `/help` says.
+const HELP: &str = "\
+Enter sends · Alt-Enter or Ctrl-J begins a new row · Up and Down recall what was sent
+y, n, and n REASON answer the request that is shown · a number, or the answer itself, answers a question
+back, while a further question stands, withdraws the answer before
+Ctrl-C interrupts the agent, or clears the line · Ctrl-], /quit, or Ctrl-D on an empty line leaves, and the session goes on
+PgUp, PgDn and End move what is shown (Alt-PgUp and Alt-PgDn: the text behind a long request) · Ctrl-L draws it anew
+Alt-B, Alt-F, Ctrl-Left, Ctrl-Right move by words · Ctrl-W, Alt-D delete one · Ctrl-A, Ctrl-E, Ctrl-K, Ctrl-U, Ctrl-Y as in a shell
+other lines that begin with / go to the agent, which has commands of its own";
+
+/// Joins a session: the newest part of its history, then what happens, live. Lines are prompts, or answers to what a tool
+/// asks; Ctrl-C interrupts the agent, Ctrl-] leaves and the session goes on. From a pipe each line is a prompt or an
+/// answer; what the agent says to these prompts goes to standard output, everything else to standard error.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Keys: Enter sends, y and n answer, Ctrl-C interrupts the agent, Ctrl-] leaves; the session goes on.
+    after_help = "Keys: Enter sends, y or n and Enter answer, Ctrl-C interrupts the agent, Ctrl-] leaves; /help has the rest.
 
 Examples:
-  amp-relay attach                                   the only live session
+  amp-relay attach                                   the only live session, or the newest of this folder
   amp-relay attach 37acecd8                          the one whose id begins so
   amp-relay attach --url ws://127.0.0.1:5711         a relay at the other end of a tunnel
   echo \"what is new?\" | amp-relay attach             a prompt from a script"
 )]
 pub(super) struct AttachArgs {
-    /// Id, the beginning of one, or title [default: the only live session]
+    /// Id, the beginning of one, or title [default: the only live one, or of several the newest of this folder]
     session: Option<String>,
     #[command(flatten)]
     reach: ReachArgs,
     /// Ask for less than the key may do
     #[arg(long, value_parser = PossibleValuesParser::new(["watch", "drive", "approve", "spawn", "admin"]))]
     role: Option<String>,
+    /// Show all of the history, not its newest part; into a pipe, all that the agent said and says
+    #[arg(long)]
+    all: bool,
     /// Print the relay's messages as JSON lines instead of text
     #[arg(long)]
     json: bool,
@@ -49,66 +73,47 @@ pub(super) struct AttachArgs {
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(super) fn run(args: &AttachArgs) -> Result<ExitCode, String> {
-    let mut reached = reach(&args.reach, args.role.as_deref(), "terminal")?;
+    let mut reached = reach_to_join(&args.reach, args.role.as_deref(), "terminal")?;
     let sessions = sessions::list(&mut reached.connection)?;
-    let session = choose(&sessions, args.session.as_deref())?;
-    shell::run(reached, &session, args.json)
+    let session = sessions::choose(&sessions, args.session.as_deref(), "attach")?;
+    let role = args.role.as_ref().map(|role| format!(" --role {role}")).unwrap_or_default();
+    let again = args.reach.command(&format!("attach {}{role}", sessions::short(&session, &sessions)));
+    join(reached, &Wanted { as_json: args.json, all: args.all, ..Wanted::session(&session, again) })
 }
 
-/// The session that is meant.
-fn choose(sessions: &[Summary], wanted: Option<&str>) -> Result<String, String> {
-    let Some(wanted) = wanted else {
-        let live: Vec<&Summary> = sessions.iter().filter(|session| session.is_live()).collect();
-        return match live.as_slice() {
-            [one] => Ok(one.session.clone()),
-            [] if sessions.is_empty() => Err(sessions::NONE.into()),
-            [] => Err(several("no session is live; these are the ended ones", sessions)),
-            _ => Err(several("several sessions are live; say which one", sessions)),
-        };
-    };
-    if let Some(exact) = sessions.iter().find(|session| session.session == wanted) {
-        return Ok(exact.session.clone());
-    }
-    let matching = |of: &dyn Fn(&Summary) -> bool| -> Vec<Summary> {
-        sessions.iter().filter(|session| of(session)).cloned().collect()
-    };
-    let titled = matching(&|session| session.title == wanted);
-    let begun = matching(&|session| !wanted.is_empty() && session.session.starts_with(wanted));
-    match (titled.as_slice(), begun.as_slice()) {
-        ([one], _) | ([], [one]) => Ok(one.session.clone()),
-        ([], []) if sessions.is_empty() => Err(sessions::NONE.into()),
-        ([], []) => Err(several(&format!("no session is called `{wanted}`"), sessions)),
-        ([], several_begun) => Err(several(&format!("several sessions begin with `{wanted}`"), several_begun)),
-        (several_titled, _) => Err(several(&format!("several sessions are titled `{wanted}`"), several_titled)),
+/// What is to be shown, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// The session's id.
+    pub session: String,
+    /// The relay's messages as they are.
+    pub as_json: bool,
+    /// All of the history.
+    pub all: bool,
+    /// Said once, when the session is there.
+    pub notices: Vec<String>,
+    /// The command that joins it again.
+    pub again: String,
+}
+
+impl Wanted {
+    /// This session, its newest part, as text.
+    pub(super) fn session(id: &str, again: String) -> Self {
+        Self { session: id.to_owned(), as_json: false, all: false, notices: Vec::new(), again }
     }
 }
 
-fn several(what: &str, sessions: &[Summary]) -> String {
-    let first = sessions.first().map(|session| session.session.as_str()).unwrap_or("SESSION");
-    let short: String = first.chars().take(8).collect();
-    format!("{what}:\n{}next: `amp-relay attach {short}`", sessions::table(sessions))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn session(id: &str, title: &str, state: &str) -> Summary {
-        Summary { session: id.into(), title: title.into(), state: state.into(), ..Summary::default() }
+/// Joins a session.
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(super) fn join(mut reached: Reached, wanted: &Wanted) -> Result<ExitCode, String> {
+    let mut wanted = wanted.clone();
+    let first = std::mem::take(&mut reached.notices);
+    if wanted.as_json {
+        first.iter().for_each(|notice| out::note(notice));
+    } else {
+        wanted.notices.splice(0..0, first);
     }
-
-    #[test]
-    fn the_session_that_is_meant_is_found() {
-        let all = [session("abc1", "one", "ready"), session("abd2", "two", "stopped"), session("x", "abc1", "busy")];
-        assert_eq!(choose(&all, Some("abc1")).unwrap(), "abc1", "an id goes before a title");
-        assert_eq!(choose(&all, Some("two")).unwrap(), "abd2");
-        assert_eq!(choose(&all, Some("abd")).unwrap(), "abd2");
-        assert!(choose(&all, Some("ab")).unwrap_err().contains("several"));
-        assert!(choose(&all, Some("")).is_err());
-        assert!(choose(&all, Some("nope")).unwrap_err().contains("next: `amp-relay attach abc1`"));
-        assert!(choose(&all, None).unwrap_err().contains("several"));
-        assert_eq!(choose(&all[..2], None).unwrap(), "abc1");
-        assert!(choose(&all[1..2], None).unwrap_err().contains("no session is live"));
-        assert!(choose(&[], None).unwrap_err().contains("amp-relay up"));
-    }
+    shell::run(reached, &wanted)
 }

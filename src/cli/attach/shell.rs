@@ -1,10 +1,13 @@
 //! Runs an attached session: one thread for the relay's messages, one for keys or lines, and this one, which owns all
 //! state and does what the state machines say.
 
+mod readers;
+mod typed;
+
 use std::{
     collections::HashMap,
     env, io,
-    io::{BufRead, IsTerminal, Write},
+    io::{IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -15,34 +18,51 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    editor::{Action, Editor, Key},
-    screen::Screen,
-    script::{Doing, Script},
-    style::Style,
-    terminal::{Raw, read_keys, width},
-    view::{Row, View},
+    Wanted,
+    editor::Key,
+    entry::{Change, Entry, Kind},
+    face::{Face, Lines},
+    model::{ERROR_CHARS, Model, unread},
+    ours::{Asks, Ours},
+    people::Me,
+    theme::Theme,
+    window::Window,
 };
 use crate::{
     base::Now,
-    cli::{reach::Reached, text::clean_line},
-    client::{Connection, Do, Ended, Identity, Incoming, KnownRelays, Link, Options, Received, Target, Writer},
+    cli::{
+        reach::Reached,
+        text::{clean_line, json_for_terminal},
+        tty,
+    },
+    client::{Attachment, Connection, Do, Ended, Identity, Incoming, Link, Options, Received, Target, Writer},
 };
+use readers::{connect_again, read_lines, read_messages, watch_stops};
 
 /// Messages and keys that wait for this thread; readers are held back beyond it.
-const WAKES_MAX: usize = 256;
-/// Lines of a pipe that are read ahead.
-const LINES_MAX: usize = 64;
+const WAKES_MAX: usize = 1_024;
+/// Bytes of history that a terminal, and one page up, ask for.
+const HISTORY_BYTES: u64 = 64 << 10;
+/// Bytes of history that `--all` asks for at a time.
+const ALL_BYTES: u64 = 1 << 20;
 
 /// Where no deadline is set, the loop looks around once an hour for nothing.
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
 
+/// What helps where no relay runs.
+const START: &str = "`amp-relay up` starts one on this machine";
+
 /// What wakes the thread.
 #[derive(Debug)]
 pub(super) enum Wake {
-    /// A key.
-    Key(Key),
-    /// The terminal's new width.
-    Width(u16),
+    /// A key, and when it was read.
+    Key(Key, Instant),
+    /// The terminal has another size.
+    Resized,
+    /// The program is to stop.
+    Stop,
+    /// It goes on; the terminal may have been another's meanwhile.
+    Continued,
     /// A line from the pipe.
     Line(String),
     /// The pipe is at its end.
@@ -56,108 +76,56 @@ pub(super) enum Wake {
 /// What comes from a connection.
 #[derive(Debug)]
 pub(super) enum Net {
-    Connected(Writer),
+    Connected(Writer, String),
     Failed { why: String, passing: bool },
     Received(Received),
 }
 
 /// Attaches, and stays until its end.
-pub(super) fn run(reached: Reached, session: &str, as_json: bool) -> Result<ExitCode, String> {
+pub(super) fn run(reached: Reached, wanted: &Wanted) -> Result<ExitCode, String> {
+    tty::guard().map_err(|error| format!("signals cannot be handled: {error}"))?;
     let (to, wakes) = sync_channel(WAKES_MAX);
-    let interactive = io::stdin().is_terminal() && io::stdout().is_terminal() && !as_json;
-    let color = interactive && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut shell = Shell::new(reached, session, Style { color }, to.clone(), as_json);
-    let raw = if interactive {
-        shell.view = Some(View::new(width()));
-        shell.screen.has_row();
-        let raw = Raw::enter().map_err(|error| format!("the terminal cannot be put into raw mode: {error}"))?;
-        watch_signals(to.clone())?;
-        read_keys(to).map_err(|error| error.to_string())?;
-        let help = shell.style.dim("Enter sends · y, n answer · Ctrl-C interrupts the agent · Ctrl-] detaches");
-        let help = shell.screen.line(&help);
-        shell.show(&help);
-        Some(raw)
+    let interactive = io::stdin().is_terminal() && io::stdout().is_terminal() && !wanted.as_json;
+    let face = if interactive {
+        let color = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let window = Window::open(Theme { color }).map_err(|error| format!("the terminal cannot be used: {error}"))?;
+        super::keys::read_keys(to.clone()).map_err(|error| error.to_string())?;
+        watch_stops(to.clone(), window.hidden()).map_err(|error| format!("signals cannot be handled: {error}"))?;
+        Face::Window(Box::new(window))
     } else {
-        shell.credit = Some(read_lines(to)?);
-        None
+        let credit = read_lines(to.clone())?;
+        let is_typed = io::stdin().is_terminal();
+        let lines = Lines::new(io::stdout().is_terminal(), wanted.as_json, is_typed, credit);
+        Face::Lines(if wanted.all { lines.holding() } else { lines })
     };
+    let mut shell = Shell::new(reached, wanted, face, to);
     let ended = shell.run(&wakes);
-    let rest = shell.view.as_mut().map(View::finish).unwrap_or_default();
-    let _ = io::stdout().write_all(rest.as_bytes()).and_then(|()| io::stdout().flush());
+    let rest = shell.face.finish();
     if let Some(writer) = &shell.writer {
         writer.close();
     }
-    drop(raw);
-    if interactive && ended.is_ok() && shell.screen.is_over() {
-        eprintln!("detached; the session is over");
-    } else if interactive && ended.is_ok() {
-        let short: String = session.chars().take(8).collect();
-        eprintln!("detached; the session goes on: `amp-relay attach {short}` joins it again");
+    let left = shell.left(&wanted.again);
+    drop(shell);
+    if interactive {
+        let _ = write!(io::stdout(), "{rest}");
+        if ended.is_ok() {
+            eprintln!("{left}");
+        }
     }
     ended
 }
 
-/// SIGTERM and SIGHUP end the program in order, so that the terminal is given back.
-fn watch_signals(to: SyncSender<Wake>) -> Result<(), String> {
-    let signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
-    let mut signals = signal_hook::iterator::Signals::new(signals).map_err(|error| error.to_string())?;
-    let watching = move || {
-        if signals.forever().next().is_some() {
-            let _ = to.send(Wake::Quit);
-        }
-    };
-    thread::Builder::new().name("signals".into()).spawn(watching).map(drop).map_err(|error| error.to_string())
-}
-
-/// Reads lines as long as there is credit: each line takes one, and gives it back when it was carried out.
-fn read_lines(to: SyncSender<Wake>) -> Result<Receiver<()>, String> {
-    let (credit, used) = sync_channel(LINES_MAX);
-    let reading = move || {
-        let mut input = io::stdin().lock();
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            match input.read_until(b'\n', &mut line) {
-                Ok(read) if read > 0 => {
-                    let line = String::from_utf8_lossy(&line).into_owned();
-                    if credit.send(()).is_err() || to.send(Wake::Line(line)).is_err() {
-                        return;
-                    }
-                }
-                _ => break,
-            }
-        }
-        let _ = to.send(Wake::LinesEnd);
-    };
-    thread::Builder::new().name("lines".into()).spawn(reading).map_err(|error| error.to_string())?;
-    Ok(used)
-}
-
-/// Reads a connection to its end.
-fn read_messages(mut connection: Connection, number: u64, to: &SyncSender<Wake>) {
-    loop {
-        let received =
-            connection.receive(None).unwrap_or_else(|error| Received::Ended(Ended::Broken(error.to_string())));
-        let last = matches!(received, Received::Ended(_));
-        if to.send(Wake::Net(number, Net::Received(received))).is_err() || last {
-            return;
-        }
-    }
-}
-
-/// Connects without a person to ask: the relay was accepted at the first connection. An error says whether another
-/// try may help.
-fn connect_again(
-    target: &Target,
-    identity: &Identity,
-    options: &Options,
-    known: PathBuf,
-) -> Result<Connection, (String, bool)> {
-    let mut pins = KnownRelays::load(known).map_err(|error| (error.to_string(), false))?;
-    match Connection::connect(target, identity, options, &mut pins) {
-        Ok((connection, _)) => Ok(connection),
-        Err(error) => Err((error.to_string(), error.is_passing())),
-    }
+/// What a command of ours was for, until its answer.
+#[derive(Debug)]
+enum Pending {
+    /// A prompt, which somebody may have typed.
+    Prompt(String),
+    /// A decision about this request.
+    Decision(String),
+    /// A part of an input.
+    Fetch,
+    /// Earlier events.
+    History,
 }
 
 struct Shell {
@@ -166,57 +134,61 @@ struct Shell {
     options: Options,
     known: PathBuf,
     /// The connection that is there already when this begins.
-    first: Option<Connection>,
+    first: Option<(Connection, String)>,
     message_bytes_max: usize,
     link: Link,
-    screen: Screen,
-    style: Style,
-    editor: Editor,
-    script: Script,
-    view: Option<View>,
-    credit: Option<Receiver<()>>,
-    as_json: bool,
+    model: Model,
+    ours: Ours,
+    face: Face,
+    all: bool,
+    /// Said once, when the session is there.
+    notices: Vec<String>,
     writer: Option<Writer>,
     /// Counts connections, so that what an abandoned one still says is not taken for the new one's.
     number: u64,
     to: SyncSender<Wake>,
     started: Instant,
-    /// Requests by the id of our answer to them.
-    deciding: HashMap<String, String>,
-    offline: bool,
+    pending: HashMap<String, Pending>,
+    /// When the next attempt to connect is, while there is no connection.
+    offline: Option<u64>,
     attached: bool,
-    /// The relay refused a line of the pipe.
+    /// The relay refused something that a line of the pipe asked for.
     refused: bool,
     ended: Option<Result<ExitCode, String>>,
 }
 
 impl Shell {
-    fn new(reached: Reached, session: &str, style: Style, to: SyncSender<Wake>, as_json: bool) -> Self {
+    fn new(reached: Reached, wanted: &Wanted, face: Face, to: SyncSender<Wake>) -> Self {
         let mut seed = [0; 8];
         // Without randomness the attempts of many clients are merely less spread.
         let _ = getrandom::fill(&mut seed);
         let prefix = uuid::Uuid::new_v4().simple().to_string();
+        let welcome = &reached.welcome;
+        let me = Me {
+            principal: welcome.principal.clone(),
+            device: welcome.device.clone(),
+            name: reached.options.device.clone(),
+        };
+        let tail = if face.is_window() { HISTORY_BYTES } else { 0 };
         Self {
-            link: Link::new(session, &prefix[..12], u64::from_ne_bytes(seed)),
-            screen: Screen::new(style, &reached.options.device, &reached.welcome.role),
-            message_bytes_max: usize::try_from(reached.welcome.limits.message_bytes).unwrap_or(usize::MAX),
-            first: Some(reached.connection),
+            link: Link::new(&wanted.session, &prefix[..12], u64::from_ne_bytes(seed)).with_tail(tail),
+            ours: Ours::new(&welcome.principal, &reached.options.device),
+            model: Model::new(me, &welcome.role),
+            message_bytes_max: usize::try_from(welcome.limits.message_bytes).unwrap_or(usize::MAX),
+            first: Some((reached.connection, welcome.device.clone())),
             target: reached.target,
             identity: reached.identity,
             options: reached.options,
             known: reached.known,
-            style,
-            editor: Editor::default(),
-            script: Script::default(),
-            view: None,
-            credit: None,
-            as_json,
+            face,
+            all: wanted.all,
+            notices: wanted.notices.clone(),
             writer: None,
             number: 0,
             to,
             started: Instant::now(),
-            deciding: HashMap::new(),
-            offline: false,
+            pending: HashMap::new(),
+            offline: None,
             attached: false,
             refused: false,
             ended: None,
@@ -224,9 +196,12 @@ impl Shell {
     }
 
     fn now(&self) -> Now {
-        let mono_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms, unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+        Now { mono_ms: self.mono_ms(Instant::now()), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    fn mono_ms(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn run(&mut self, wakes: &Receiver<Wake>) -> Result<ExitCode, String> {
@@ -235,34 +210,88 @@ impl Shell {
             if let Some(ended) = self.ended.take() {
                 return ended;
             }
+            self.show()?;
+            // What was printed now may be what a line of the pipe waits for.
+            if self.run_script() {
+                continue;
+            }
             let now = self.now().mono_ms;
-            let wait = self.link.deadline_ms().map_or(NO_DEADLINE, |at| Duration::from_millis(at.saturating_sub(now)));
+            let wait = self.deadline_ms().map_or(NO_DEADLINE, |at| Duration::from_millis(at.saturating_sub(now)));
             match wakes.recv_timeout(wait) {
-                Ok(wake) => self.wake(wake),
+                Ok(wake) => {
+                    self.wake(wake);
+                    // What came meanwhile is drawn with it.
+                    while let Some(wake) = self.ended.is_none().then(|| wakes.try_recv().ok()).flatten() {
+                        self.wake(wake);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     let todo = self.link.tick(self.now());
                     self.act(todo);
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err("the program's own threads have ended".into()),
             }
-            self.run_script();
+        }
+    }
+
+    /// When something is to be done though nothing comes: the link's deadlines, and the turning of the spinner.
+    fn deadline_ms(&self) -> Option<u64> {
+        let turning = self.face.next_frame_ms(self.turns(), self.now().mono_ms);
+        [self.link.deadline_ms(), turning].into_iter().flatten().min()
+    }
+
+    fn turns(&self) -> bool {
+        self.offline.is_some() || self.model.is_busy() && self.model.state() != "waiting"
+    }
+
+    /// Draws what has changed, and asks for what of a card is not here yet.
+    fn show(&mut self) -> Result<(), String> {
+        self.look_anew();
+        let now = self.now();
+        let (turns, offline, started) = (self.turns(), self.offline, self.started);
+        self.face.asks_others(self.asks() == Some(Asks::Others));
+        let mut clock_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.face.show(&mut self.model, turns, offline, now, &mut clock_ms)?;
+        if self.attached
+            && let Some(fields) = self.model.cards.fetch()
+            && let Some(id) = self.command(fields)
+        {
+            self.pending.insert(id.clone(), Pending::Fetch);
+            self.model.cards.fetching(id);
+        }
+        Ok(())
+    }
+
+    /// Where the terminal was another program's meanwhile, nothing that stood on it has been seen.
+    fn look_anew(&mut self) {
+        if self.face.was_hidden() {
+            let now_ms = self.now().mono_ms;
+            self.model.cards.drawn(None, now_ms);
         }
     }
 
     fn wake(&mut self, wake: Wake) {
+        self.look_anew();
         match wake {
-            Wake::Key(key) => {
-                let action = self.editor.key(key, self.screen.asks().is_some(), self.screen.is_busy());
-                self.action(action);
-            }
-            Wake::Width(width) => {
-                if let Some(view) = &mut self.view {
-                    view.resize(width);
+            Wake::Key(key, at) => {
+                let at_ms = self.mono_ms(at);
+                if let Some(action) = self.face.key(key, at_ms, self.model.is_busy()) {
+                    self.action(action);
                 }
-                self.show("");
             }
-            Wake::Line(line) => self.script.line(&line),
-            Wake::LinesEnd => self.script.end(),
+            Wake::Resized => self.face.stale(),
+            Wake::Stop => {
+                if let Some(action) = self.face.stop() {
+                    self.action(action);
+                }
+            }
+            Wake::Continued => {
+                if let Some(action) = self.face.go_on() {
+                    self.action(action);
+                }
+            }
+            Wake::Line(line) => self.face.line(&line),
+            Wake::LinesEnd => self.face.lines_end(),
             Wake::Net(number, net) if number == self.number => self.net(net),
             Wake::Net(..) => {}
             Wake::Quit => self.ended = Some(Ok(ExitCode::SUCCESS)),
@@ -282,7 +311,7 @@ impl Shell {
                 None => connect_again(&target, &identity, &options, known),
             };
             let (net, connection) = match connected {
-                Ok(connection) => (Net::Connected(connection.writer()), Some(connection)),
+                Ok((connection, device)) => (Net::Connected(connection.writer(), device), Some(connection)),
                 Err((why, passing)) => (Net::Failed { why, passing }, None),
             };
             let told = to.send(Wake::Net(number, net)).is_ok();
@@ -299,8 +328,9 @@ impl Shell {
     fn net(&mut self, net: Net) {
         let now = self.now();
         let todo = match net {
-            Net::Connected(writer) => {
+            Net::Connected(writer, device) => {
                 self.writer = Some(writer);
+                self.model.reconnected(&device);
                 self.link.connected(now)
             }
             Net::Failed { why, passing } => self.link.failed(now, &why, passing),
@@ -317,54 +347,114 @@ impl Shell {
         self.act(todo);
     }
 
+    /// What is said to somebody who leaves.
+    fn left(&self, again: &str) -> String {
+        match (self.offline.is_some(), self.link.unanswered()) {
+            (true, 0) => format!("detached; the relay cannot be reached; {START}"),
+            (true, lost) => {
+                format!("detached; the relay cannot be reached, and did not answer {lost} of what was typed; {START}")
+            }
+            _ if self.model.is_over() => "detached; the session is over".into(),
+            _ => format!("detached; the session goes on: {again} joins it again"),
+        }
+    }
+
     fn message(&mut self, text: &str) {
-        if self.as_json {
-            self.print(text);
-            self.print("\n");
-        }
-        let Some(incoming) = Incoming::parse(text) else { return };
-        if let Incoming::Error(error) = &incoming
-            && let Some(request) = error.re.as_ref().and_then(|re| self.deciding.remove(re))
-            && error.code != "ALREADY_DECIDED"
-        {
-            self.screen.not_decided(&request);
-        }
-        if let Incoming::Reply(reply) = &incoming {
-            self.deciding.remove(&reply.re);
-        }
+        self.face.stale();
+        let shown = self.face.json(text);
+        self.check(shown);
+        let Some(incoming) = Incoming::parse(text) else {
+            let todo = self.link.unreadable(self.now());
+            self.note(Kind::Warning, "a message of the relay cannot be read and is not shown; the rest goes on");
+            return self.act(todo);
+        };
         let (fresh, todo) = self.link.received(self.now(), &incoming);
         match &incoming {
-            // Into a pipe go answers; what went wrong is for the person who reads stderr.
-            Incoming::Error(error) if fresh && self.view.is_none() => {
-                self.refused |= error.re.is_some() && error.code != "ALREADY_DECIDED";
-                eprintln!("{}", self.screen.error_text(error));
-            }
+            Incoming::Reply(reply) => match self.pending.remove(&reply.re) {
+                Some(Pending::Prompt(_)) => {
+                    self.ours.taken(reply);
+                    let changes = self.model.incoming(&incoming);
+                    self.apply(changes);
+                }
+                Some(Pending::Fetch) => drop(self.model.cards.fetched(reply)),
+                Some(Pending::History) => {
+                    let changes = self.model.earlier_came(reply);
+                    let shown = self.face.earlier(changes, self.model.earlier().is_some());
+                    self.check(shown);
+                    self.more_history();
+                }
+                Some(Pending::Decision(_)) | None => {
+                    let changes = self.model.incoming(&incoming);
+                    self.apply(changes);
+                }
+            },
+            Incoming::Error(error) if fresh => self.failed(error),
             _ if fresh => {
-                let shown = self.screen.incoming(&incoming);
-                self.show(&shown);
+                if let Incoming::Event(event) = &incoming {
+                    let pending = &self.pending;
+                    let sent =
+                        |text: &str| pending.values().any(|one| matches!(one, Pending::Prompt(sent) if sent == text));
+                    self.ours.event(event, sent);
+                }
+                let changes = self.model.incoming(&incoming);
+                self.apply(changes);
             }
             _ => {}
         }
         self.act(todo);
     }
 
+    /// The relay refused something.
+    fn failed(&mut self, error: &crate::client::ErrorMessage) {
+        match error.re.as_ref().and_then(|re| self.pending.remove(re)) {
+            Some(Pending::Fetch) => {
+                let re = error.re.as_deref().unwrap_or_default();
+                self.model.cards.not_fetched(re, &error.message);
+                return;
+            }
+            Some(Pending::Prompt(text)) => {
+                let why = self.model.refusal().unwrap_or_else(|| clean_line(&error.message, ERROR_CHARS));
+                return self.not_sent(&text, &why);
+            }
+            Some(Pending::Decision(request)) if error.code != "ALREADY_DECIDED" => {
+                self.model.cards.not_decided(&request);
+                self.refused = true;
+            }
+            Some(Pending::Decision(_)) => {}
+            Some(Pending::History) => {
+                self.all = false;
+                let shown = self.face.all_came();
+                self.check(shown);
+            }
+            None => self.refused |= error.re.is_some(),
+        }
+        let entry = self.model.error(error);
+        self.apply(vec![Change::Add(entry)]);
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        let shown = self.face.apply(changes, self.ours.runs());
+        self.check(shown);
+    }
+
+    /// What is shown cannot be shown: that is the end.
+    fn check(&mut self, shown: Result<(), Option<String>>) {
+        if let Err(why) = shown {
+            // Without a reason, nobody reads any more.
+            self.ended.get_or_insert(why.map_or(Ok(ExitCode::SUCCESS), Err));
+        }
+    }
+
     fn act(&mut self, todo: Vec<Do>) {
         for item in todo {
-            let shown = match item {
-                Do::Connect => {
-                    self.connect();
-                    continue;
-                }
-                Do::Send(text) => {
-                    self.send(&text);
-                    continue;
-                }
+            match item {
+                Do::Connect => self.connect(),
+                Do::Send(text) => self.send(&text),
                 Do::Abandon => {
                     self.number += 1;
                     if let Some(writer) = self.writer.take() {
                         writer.abort();
                     }
-                    continue;
                 }
                 Do::GiveUp(why) => {
                     let lost = match self.link.unanswered() {
@@ -372,34 +462,80 @@ impl Shell {
                         _ => "; what was typed since was not carried out",
                     };
                     self.ended = Some(Err(clean_line(&why, 400) + lost));
-                    continue;
                 }
-                Do::Streamed(blocks) => self.screen.streamed(&blocks),
-                Do::Attached(fields) => {
-                    (self.offline, self.attached) = (false, true);
-                    self.screen.attached(&fields)
+                Do::Streamed(blocks) => {
+                    let changes = self.model.streamed(&blocks);
+                    self.apply(changes);
                 }
-                Do::Returned if self.offline => {
-                    self.offline = false;
-                    self.say("connected again");
-                    continue;
+                Do::Attached(attachment) => self.attach(*attachment),
+                Do::Returned { permissions, unreadable } => {
+                    // Where it cannot be read which requests are open, those that were are, until an event closes them.
+                    if let Some(permissions) = permissions {
+                        self.model.cards.only(permissions);
+                    }
+                    self.apply(unread(&unreadable).into_iter().collect());
+                    if self.offline.take().is_some() {
+                        self.note(Kind::Note, "connected again");
+                    }
                 }
-                Do::Returned | Do::Resumed { .. } => continue,
+                Do::Resumed { .. } => {}
                 Do::Restarted { why } => {
                     let text =
                         format!("the log could not be continued ({}); this is its newest part:", clean_line(&why, 200));
-                    self.note(self.style.warn(&text));
-                    continue;
+                    self.note(Kind::Warning, &text);
                 }
-                Do::Lost { why, .. } if !self.offline => {
-                    self.offline = true;
-                    let text = format!("the connection is lost ({}); connecting again …", clean_line(&why, 200));
-                    self.note(self.style.warn(&text));
-                    continue;
+                Do::Skipped { events } => {
+                    let text = format!("{events} event(s) of the relay cannot be read and are not shown");
+                    self.note(Kind::Warning, &text);
                 }
-                Do::Lost { .. } => continue,
-            };
-            self.show(&shown);
+                Do::Lost { why, retry_ms } => {
+                    let at_ms = self.now().mono_ms + retry_ms;
+                    if self.offline.replace(at_ms).is_none() {
+                        let here =
+                            if matches!(self.target, Target::Unix(_)) { format!(" ({START})") } else { String::new() };
+                        let text = format!("{}; connecting again{here}", clean_line(&why, 200));
+                        self.note(Kind::Warning, &text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn attach(&mut self, attachment: Attachment) {
+        self.offline = None;
+        self.attached = true;
+        self.ours.attached(&attachment.snapshot);
+        let changes = self.model.attached(attachment);
+        self.apply(changes);
+        for notice in std::mem::take(&mut self.notices) {
+            self.note(Kind::Note, &notice);
+        }
+        let shown = self.face.earlier(Vec::new(), self.model.earlier().is_some());
+        self.check(shown);
+        self.more_history();
+    }
+
+    /// With `--all`: asks for the next part of what came before.
+    fn more_history(&mut self) {
+        if self.all {
+            if self.model.earlier().is_some() && !self.face.is_full() {
+                self.history(ALL_BYTES);
+            } else {
+                self.all = false;
+                let shown = self.face.all_came();
+                self.check(shown);
+            }
+        }
+    }
+
+    fn history(&mut self, bytes: u64) {
+        if self.pending.values().any(|pending| matches!(pending, Pending::History)) {
+            return;
+        }
+        let Some(before) = self.model.earlier().cloned() else { return };
+        let fields = json!({"type": "history", "before": before, "bytes": bytes});
+        if let Some(id) = self.command(fields) {
+            self.pending.insert(id, Pending::History);
         }
     }
 
@@ -415,41 +551,6 @@ impl Shell {
         }
     }
 
-    fn action(&mut self, action: Action) {
-        match action {
-            Action::Edit => self.show(""),
-            Action::Submit(text) => {
-                self.show("");
-                if json!(text).to_string().len() + 512 > self.message_bytes_max {
-                    return self
-                        .say(&format!("the prompt is too large: the relay takes {} bytes", self.message_bytes_max));
-                }
-                let taken = self.command(json!({"type": "prompt", "text": text})).is_some();
-                if taken && self.offline {
-                    self.say("kept; it is sent when the relay is back");
-                }
-            }
-            Action::Answer(allow) => {
-                let Some(request) = self.screen.asks().map(|open| open.request.clone()) else { return };
-                self.screen.deciding(&request);
-                let decision = if allow { "allow" } else { "deny" };
-                let command = json!({"type": "decide", "request": request, "decision": decision});
-                if let Some(id) = self.command(command) {
-                    self.deciding.insert(id, request);
-                }
-                self.show("");
-            }
-            Action::Interrupt if self.screen.is_busy() => {
-                self.command(json!({"type": "interrupt"}));
-            }
-            Action::Interrupt => self.say("nothing runs that could be interrupted; Ctrl-] detaches"),
-            Action::Detach => {
-                let failed = self.view.is_none() && (self.screen.is_over() || self.refused);
-                self.ended = Some(Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }));
-            }
-        }
-    }
-
     fn command(&mut self, fields: Value) -> Option<String> {
         match self.link.command(fields) {
             Ok((id, todo)) => {
@@ -457,73 +558,19 @@ impl Shell {
                 Some(id)
             }
             Err(full) => {
-                self.say(&full.to_string());
+                self.note(Kind::Error, &full.to_string());
                 None
             }
         }
     }
 
-    /// Carries out lines of a pipe, as far as the session allows.
-    fn run_script(&mut self) {
-        while self.credit.is_some() && self.attached && self.ended.is_none() {
-            let waiting = self.script.waiting();
-            let doing = Doing {
-                asked: self.screen.asks().is_some(),
-                working: self.screen.is_working() || self.link.unanswered() > 0,
-            };
-            let action = self.script.next(doing);
-            for _ in self.script.waiting()..waiting {
-                let _ = self.credit.as_ref().map(Receiver::try_recv);
-            }
-            match action {
-                Some(action) => self.action(action),
-                None => return,
-            }
-        }
+    /// A line about the connection or the program itself.
+    fn note(&mut self, kind: Kind, text: &str) {
+        self.apply(vec![Change::Add(Entry::new(kind, text))]);
     }
+}
 
-    fn say(&mut self, text: &str) {
-        self.note(self.style.dim(text));
-    }
-
-    /// A line about the connection or the program itself; without a terminal it goes to stderr, as answers go to stdout.
-    fn note(&mut self, text: String) {
-        if self.view.is_none() {
-            eprintln!("{text}");
-            return;
-        }
-        let line = self.screen.line(&text);
-        self.show(&line);
-    }
-
-    fn show(&mut self, shown: &str) {
-        if self.as_json {
-            return;
-        }
-        let bytes = match &mut self.view {
-            None => shown.to_owned(),
-            Some(view) => {
-                let asked = self.screen.asks().is_some();
-                let prompt = if self.offline {
-                    "(offline) > "
-                } else if asked && self.editor.is_empty() {
-                    "allow? [y/n] "
-                } else {
-                    "> "
-                };
-                let (before, after) = self.editor.parts();
-                let always = asked || self.offline || !self.screen.is_busy();
-                view.draw(shown, Row { prompt, before, after, always })
-            }
-        };
-        self.print(&bytes);
-    }
-
-    fn print(&mut self, bytes: &str) {
-        let mut out = io::stdout().lock();
-        if !bytes.is_empty() && out.write_all(bytes.as_bytes()).and_then(|()| out.flush()).is_err() {
-            // Nobody reads any more.
-            self.ended = Some(Ok(ExitCode::SUCCESS));
-        }
-    }
+/// JSON for this program's output.
+pub(super) fn json_line(text: &str, is_terminal: bool) -> String {
+    if is_terminal { json_for_terminal(text) } else { text.to_owned() }
 }

@@ -1,10 +1,15 @@
 //! The config file: TOML, its tables flattened to dotted names. Unknown names are errors with a suggestion.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use toml::{Table, Value};
 
-use super::{NAMES, Origin, Sourced};
+use super::{NAMES, Origin, Sourced, shortened};
+use crate::base::text::{self, quoted};
 
 /// A config file that was read; the default is an empty one.
 #[derive(Debug, Default)]
@@ -14,28 +19,79 @@ pub(super) struct File {
     table: Table,
 }
 
+/// Largest config file that is read: what it is to say takes a few lines.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Longest line that a refusal repeats.
+const LINE_BYTES_MAX: usize = 200;
+
 /// Reads a config file.
 pub(super) fn read(path: &Path) -> Result<File, String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: the config cannot be read: {error}"))?;
-    parse(path, text)
+    parse(path, text_of(path)?)
+}
+
+/// Reads a config file for one of its settings: what is wrong with it elsewhere comes beside it.
+///
+/// # Errors
+/// It cannot be read, or not at all while it seems to have the setting.
+pub(super) fn read_for(path: &Path, name: &str) -> Result<(File, Option<String>), String> {
+    let text = text_of(path)?;
+    let says = text.lines().any(|line| line.trim_start().trim_start_matches(['"', '\'']).starts_with(name));
+    match tabled(path, text) {
+        Ok(file) => {
+            let wrong = file.known().err();
+            Ok((file, wrong))
+        }
+        Err(why) if says => Err(why),
+        Err(why) => Ok((File::default(), Some(why))),
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let cannot = |why: &dyn Display| format!("{}: the config cannot be read: {why}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| cannot(&error))?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| cannot(&error))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(cannot(&format_args!("it is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    let text = text::of_file(&bytes);
+    // U+FFFD may stand in the file itself; where it stands for other bytes, a path would not be the one that was meant.
+    if text.contains(char::REPLACEMENT_CHARACTER) && std::str::from_utf8(&bytes).is_err() {
+        return Err(cannot(&"it is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8"));
+    }
+    Ok(text.into_owned())
 }
 
 pub(super) fn parse(path: &Path, text: String) -> Result<File, String> {
-    let parsed: Table = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+    let file = tabled(path, text)?;
+    file.known()?;
+    Ok(file)
+}
+
+fn tabled(path: &Path, text: String) -> Result<File, String> {
+    let parsed: Table = text.parse().map_err(|error| unreadable(path, &text, &error))?;
     let mut table = Table::new();
     flatten("", parsed, &mut table);
-    let file = File { path: path.to_owned(), text, table };
-    for name in file.table.keys() {
-        if !NAMES.contains(&name.as_str()) {
-            let hint = match nearest(name) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known are: {}", NAMES.join(", ")),
-            };
-            return Err(format!("{}: `{name}` is not a setting; {hint}", file.origin(name)));
-        }
+    Ok(File { path: path.to_owned(), text, table })
+}
+
+/// Why a text is no TOML. The reader's own words repeat the whole line, however long it is.
+fn unreadable(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start);
+    let before = text.get(..at).unwrap_or_default();
+    let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default();
+    if line.len() <= LINE_BYTES_MAX {
+        return format!("{}: {error}", path.display());
     }
-    Ok(file)
+    let number = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let why = shortened(error.message());
+    format!(
+        "{}:{number}: {why} (at character {column} of the line, which begins with {})",
+        path.display(),
+        quoted(line)
+    )
 }
 
 /// Writes `amp.verify` where the file has `verify` in the table `amp`.
@@ -43,13 +99,28 @@ fn flatten(prefix: &str, from: Table, to: &mut Table) {
     for (name, value) in from {
         let name = format!("{prefix}{name}");
         match value {
-            Value::Table(table) => flatten(&format!("{name}."), table, to),
+            // An empty one would vanish, and its name unchecked with it.
+            Value::Table(table) if !table.is_empty() => flatten(&format!("{name}."), table, to),
             value => drop(to.insert(name, value)),
         }
     }
 }
 
 impl File {
+    /// Whether each name is that of a setting.
+    fn known(&self) -> Result<(), String> {
+        let is_known = |name: &str, value: &Value| {
+            let is_table_of = |known: &str| known.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+            NAMES.contains(&name) || value.is_table() && NAMES.into_iter().any(is_table_of)
+        };
+        let Some((name, _)) = self.table.iter().find(|(name, value)| !is_known(name, value)) else { return Ok(()) };
+        let hint = match nearest(name) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known are: {}", NAMES.join(", ")),
+        };
+        Err(format!("{}: `{}` is not a setting; {hint}", self.origin(name), shortened(name)))
+    }
+
     fn origin(&self, name: &str) -> Origin {
         let line_of = |name: &str| {
             self.text.lines().position(|line| {

@@ -2,20 +2,34 @@
 //! where each value came from; it must not act on them.
 
 mod file;
+mod given;
 mod show;
 mod value;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use clap::{ArgMatches, Args, parser::ValueSource};
 
 use crate::{
+    claude::is_program,
     reactor::Listen,
-    server::{Deflate, Verify},
+    server::{Agent, DataFolder, Deflate, Options, Verify},
 };
 
-pub(crate) use show::show;
-pub(crate) use value::{LogFormat, Millis};
+pub(crate) use given::{Variables, given, variables};
+pub(crate) use show::{changed, show, table};
+pub(crate) use value::{LogFormat, Millis, Variable};
+
+/// The variables that other code asks for by name.
+pub(crate) mod variable {
+    pub(crate) const DATA: &str = "AMP_RELAY_DATA";
+    pub(crate) const LISTEN: &str = "AMP_RELAY_LISTEN";
+    pub(crate) const DEMO: &str = "AMP_RELAY_DEMO";
+    pub(crate) const ENV: &str = "AMP_RELAY_ENV";
+}
 
 /// The flags that `up`, `serve` and `config` share.
 #[derive(Args, Debug, Clone, Default)]
@@ -24,21 +38,26 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "FILE", env = "AMP_RELAY_CONFIG")]
     config: Option<PathBuf>,
     /// The data folder: keys, lock, socket [default: $XDG_STATE_HOME/amp-relay]
-    #[arg(long, value_name = "DIR", env = "AMP_RELAY_DATA")]
+    #[arg(long, value_name = "DIR", env = variable::DATA)]
     data: Option<PathBuf>,
     /// Where to listen: ADDR:PORT (port 0 picks one) or unix:PATH; several times [default: 127.0.0.1:5711]
-    #[arg(long, value_name = "WHERE", env = "AMP_RELAY_LISTEN", value_delimiter = ',')]
+    #[arg(long, value_name = "WHERE", env = variable::LISTEN, value_delimiter = ',')]
     listen: Vec<String>,
-    /// Who may sign in: a file in authorized_keys form [default: DATA/authorized_keys]
+    /// The keys file, in authorized_keys form: which keys may sign in [default: DATA/authorized_keys]
     #[arg(long, value_name = "FILE", env = "AMP_RELAY_KEYS")]
     keys: Option<PathBuf>,
     /// The Claude Code program [default: `claude` on PATH or where its installers put it]
     #[arg(long, value_name = "PATH", env = "AMP_RELAY_CLAUDE")]
     claude: Option<PathBuf>,
     /// Run the built-in demo agent instead of Claude Code
-    #[arg(long, env = "AMP_RELAY_DEMO", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = variable::DEMO, value_parser = clap::builder::FalseyValueParser::new())]
     demo: bool,
-    /// Folders that sessions may run in, sub-folders included; several times [default: the current folder]
+    /// A variable that sessions get besides the usual ones: NAME passes the relay's own, NAME=VALUE sets it; several
+    /// times, and several lines in the variable
+    #[arg(long, value_name = "NAME[=VALUE]", env = variable::ENV, value_delimiter = '\n')]
+    env: Vec<String>,
+    /// Folders that sessions may run in, sub-folders included; several times [default: the current folder, and any other
+    /// for an admin where `up` started the relay]
     #[arg(long, value_name = "DIR", env = "AMP_RELAY_FOLDER", value_delimiter = ',')]
     folder: Vec<PathBuf>,
     /// Event-loop threads [default: one per core]
@@ -59,7 +78,11 @@ pub(crate) struct RelayArgs {
     /// Compress messages for peers that offer it: `off`, `on`, or `takeover` with kept windows [default: off]
     #[arg(long, value_name = "HOW", env = "AMP_RELAY_WS_DEFLATE")]
     ws_deflate: Option<String>,
-    /// What to log: error, warn, info, debug or trace [default: info]
+    /// How often a silent peer is pinged; one that gives no sign of life after two pings is closed: 25s, 500ms, 0 for
+    /// never [default: 25s]
+    #[arg(long, value_name = "TIME", env = "AMP_RELAY_WS_PING")]
+    ws_ping: Option<String>,
+    /// What to log: off, error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", env = "AMP_RELAY_LOG")]
     log: Option<String>,
     /// How to log: text or json [default: text]
@@ -95,6 +118,7 @@ pub(crate) struct Settings {
     pub(crate) keys: Sourced<PathBuf>,
     pub(crate) claude: Sourced<Option<PathBuf>>,
     pub(crate) demo: Sourced<bool>,
+    pub(crate) env: Sourced<Vec<Variable>>,
     pub(crate) folder: Sourced<Vec<PathBuf>>,
     pub(crate) workers: Sourced<usize>,
     pub(crate) pin: Sourced<bool>,
@@ -102,17 +126,19 @@ pub(crate) struct Settings {
     pub(crate) grace: Sourced<Millis>,
     pub(crate) amp_verify: Sourced<Verify>,
     pub(crate) ws_deflate: Sourced<Deflate>,
+    pub(crate) ws_ping: Sourced<Millis>,
     pub(crate) log: Sourced<log::LevelFilter>,
     pub(crate) log_format: Sourced<LogFormat>,
 }
 
 /// The names that a config file may hold, in the order `config show` prints them.
-pub(crate) const NAMES: [&str; 14] = [
+pub(crate) const NAMES: [&str; 16] = [
     "data",
     "listen",
     "keys",
     "claude",
     "demo",
+    "env",
     "folder",
     "workers",
     "pin",
@@ -120,9 +146,13 @@ pub(crate) const NAMES: [&str; 14] = [
     "grace",
     "amp.verify",
     "ws.deflate",
+    "ws.ping",
     "log",
     "log_format",
 ];
+
+/// Those that a running relay takes over when it reads them again.
+pub(crate) const LIVE: &[&str] = &["claude", "env", "log"];
 
 /// What resolving needs from the world, passed in so that it can be tested.
 #[derive(Clone, Debug)]
@@ -169,8 +199,12 @@ impl World {
         Some(folder.join("amp-relay/config.toml"))
     }
 
+    /// `~/` is the home folder wherever no shell has said so before, in a config file for instance.
     fn absolute(&self, path: &Path) -> PathBuf {
-        self.here.join(path)
+        match (&self.home, path.strip_prefix("~")) {
+            (Some(home), Ok(rest)) => home.join(rest),
+            _ => self.here.join(path),
+        }
     }
 }
 
@@ -179,6 +213,28 @@ impl World {
 /// # Errors
 /// The first value that cannot be used, with where it came from and what to do.
 pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> Result<Settings, String> {
+    all(args, matches, world).map_err(|why| bounded(&why))
+}
+
+/// A text of the config as a refusal repeats it.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A refusal whose ends say where and why: a path between them can be as long as the file that names it.
+fn bounded(why: &str) -> String {
+    const END_CHARS: usize = 1000;
+    let (from, to) = (why.char_indices().nth(END_CHARS), why.char_indices().nth_back(END_CHARS));
+    match (from, to) {
+        (Some((from, _)), Some((to, _))) if from < to => format!("{}…{}", &why[..from], &why[to..]),
+        _ => why.to_owned(),
+    }
+}
+
+fn all(args: &RelayArgs, matches: &ArgMatches, world: &World) -> Result<Settings, String> {
     let file = match &args.config {
         Some(path) => file::read(&world.absolute(path))?,
         None => match world.config().filter(|path| path.exists()) {
@@ -187,6 +243,8 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
         },
     };
     let layers = Layers { matches, file };
+    // What the library takes where nothing is said.
+    let usual = Options::new(PathBuf::new(), Agent::Demo);
     let data = match layers.path("data", args.data.as_deref(), world)? {
         Some(found) => found,
         None => Sourced { value: world.data()?, origin: Origin::Default },
@@ -198,25 +256,30 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
         None => Sourced { value: None, origin: Origin::Default },
     };
     let listen = layers.each("listen", &args.listen, value::listen)?;
-    let listen = listen.unwrap_or_else(|| default(vec![value::default_listen()]));
+    let listen = listen.unwrap_or_else(|| default(usual.listen));
     let folders: Vec<String> = args.folder.iter().map(|path| path.to_string_lossy().into_owned()).collect();
     let folder = layers.each("folder", &folders, |text| value::folder(&world.absolute(Path::new(text))))?;
+    let env = layers.each("env", &args.env, value::variable)?;
     let host = layers.each("host", &args.host, value::host)?;
     let workers = args.workers.map(|workers| workers.to_string());
     let workers = layers.parsed("workers", workers.as_deref(), value::workers)?;
     let settings = Settings {
         demo: layers.flag("demo", args.demo)?,
+        env: env.unwrap_or_else(|| default(Vec::new())),
         folder: folder.unwrap_or_else(|| default(vec![world.here.clone()])),
         workers: workers.unwrap_or_else(|| default(world.cores)),
         pin: layers.flag("pin", args.pin)?,
         host: host.unwrap_or_else(|| default(Vec::new())),
-        grace: layers.parsed("grace", args.grace.as_deref(), value::millis)?.unwrap_or(default(Millis(10_000))),
+        grace: layers.parsed("grace", args.grace.as_deref(), value::millis)?.unwrap_or(default(Millis(usual.grace_ms))),
         amp_verify: layers
             .parsed("amp.verify", args.amp_verify.as_deref(), value::verify)?
-            .unwrap_or_else(|| default(Verify::default())),
+            .unwrap_or(default(usual.amp_verify)),
         ws_deflate: layers
             .parsed("ws.deflate", args.ws_deflate.as_deref(), value::deflate)?
-            .unwrap_or_else(|| default(Deflate::default())),
+            .unwrap_or(default(usual.ws_deflate)),
+        ws_ping: layers
+            .parsed("ws.ping", args.ws_ping.as_deref(), value::millis)?
+            .unwrap_or(default(Millis(usual.ws_ping_ms))),
         log: layers.parsed("log", args.log.as_deref(), value::level)?.unwrap_or(default(log::LevelFilter::Info)),
         log_format: layers
             .parsed("log_format", args.log_format.as_deref(), value::format)?
@@ -229,20 +292,46 @@ pub(crate) fn resolve(args: &RelayArgs, matches: &ArgMatches, world: &World) -> 
     Ok(settings)
 }
 
-/// A path that the config file of this process sets, for the verbs that only need to find a relay.
+/// Checks what can only be seen on this machine, as the start of a relay would find it.
 ///
 /// # Errors
-/// The config cannot be read.
-pub(crate) fn configured_path(name: &'static str) -> Result<Option<PathBuf>, String> {
+/// The first value that cannot be used, with where it came from.
+pub(crate) fn usable(settings: &Settings) -> Result<(), String> {
+    can_start(settings).map_err(|why| bounded(&why))
+}
+
+fn can_start(settings: &Settings) -> Result<(), String> {
+    let Settings { data, keys, claude, .. } = settings;
+    DataFolder::usable(&data.value).map_err(|error| format!("{}: {error}", data.origin))?;
+    if keys.value.exists()
+        && let Err(error) = std::fs::File::open(&keys.value).and_then(|mut file| io::copy(&mut file, &mut io::sink()))
+    {
+        return Err(format!("{}: the keys file {} cannot be read: {error}", keys.origin, keys.value.display()));
+    }
+    match &claude.value {
+        Some(program) if !is_program(program) => {
+            Err(format!("{}: {} is not a program that can be run", claude.origin, program.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A path that the config file of this process sets, for the verbs that only need to find a relay: what else is wrong with
+/// the file is no reason to leave a relay that runs without a way to end it. It comes beside the path, as a text.
+///
+/// # Errors
+/// The config cannot be read, or what it says of the path.
+pub(crate) fn configured_path(name: &'static str) -> Result<(Option<PathBuf>, Option<String>), String> {
     let world = World::of_process()?;
     let named = std::env::var_os("AMP_RELAY_CONFIG").filter(|path| !path.is_empty());
     let path = match named {
         Some(path) => Some(world.absolute(Path::new(&path))),
         None => world.config().filter(|path| path.exists()),
     };
-    let Some(path) = path else { return Ok(None) };
-    let found = file::read(&path)?.text(name)?;
-    Ok(found.map(|found| world.absolute(Path::new(&found.value))))
+    let Some(path) = path else { return Ok((None, None)) };
+    let read = file::read_for(&path, name).and_then(|(file, wrong)| Ok((file.text(name)?, wrong)));
+    let (found, wrong) = read.map_err(|why| bounded(&why))?;
+    Ok((found.map(|found| world.absolute(Path::new(&found.value))), wrong.map(|why| bounded(&why))))
 }
 
 fn default<T>(value: T) -> Sourced<T> {
@@ -279,11 +368,15 @@ impl Layers<'_> {
         given: Option<&Path>,
         world: &World,
     ) -> Result<Option<Sourced<PathBuf>>, String> {
-        if let (Some(origin), Some(path)) = (self.given(name), given) {
-            return Ok(Some(Sourced { value: world.absolute(path), origin }));
+        let found = match (self.given(name), given) {
+            (Some(origin), Some(path)) => Some(Sourced { value: path.to_owned(), origin }),
+            _ => self.file.text(name)?.map(|Sourced { value, origin }| Sourced { value: value.into(), origin }),
+        };
+        let Some(Sourced { value, origin }) = found else { return Ok(None) };
+        if value.as_os_str().is_empty() {
+            return Err(format!("{origin}: a path is wanted, and this is empty; leave it out for the default"));
         }
-        let found = self.file.text(name)?;
-        Ok(found.map(|Sourced { value, origin }| Sourced { value: world.absolute(Path::new(&value)), origin }))
+        Ok(Some(Sourced { value: world.absolute(&value), origin }))
     }
 
     fn parsed<T>(

@@ -62,6 +62,16 @@ fn compression_is_off_unless_it_is_asked_for() {
 }
 
 #[test]
+fn silent_peers_are_pinged_as_often_as_is_said() {
+    let ping = |arguments: &[&str], file: &str| resolved(arguments, file).expect("good settings").ws_ping.value;
+    assert_eq!(ping(&[], ""), Millis(25_000));
+    assert_eq!(ping(&[], "ws.ping = \"500ms\"\n"), Millis(500));
+    assert_eq!(ping(&["--ws-ping", "0"], "[ws]\nping = \"40s\"\n"), Millis(0));
+    let error = resolved(&["--ws-ping", "often"], "").expect_err("no time");
+    assert!(error.contains("--ws-ping") && error.contains("500ms"), "{error}");
+}
+
+#[test]
 fn an_unknown_name_is_an_error_with_a_suggestion_and_its_line() {
     let error = resolved(&[], "\nworker = 5\n").expect_err("an unknown name");
     assert!(error.contains("config.toml:2") && error.contains("did you mean `workers`?"), "{error}");
@@ -87,11 +97,47 @@ fn values_that_cannot_be_used_say_where_they_stand_and_what_is_wanted() {
         (&["--log-format", "xml"], "", &["--log-format", "json"]),
         (&["--folder", "/no/such/folder"], "", &["--folder", "/no/such/folder"]),
         (&[], "demo = \"yes\"", &["config.toml:1", "true or false"]),
+        (&[], "env = [\"A B=1\"]", &["config.toml:1", "\"A B\" is no variable"]),
+        (&["--env", "9=1"], "", &["--env", "no digit first"]),
         (&[], "workers = [", &["config.toml"]),
+        (&[], "data = \"\"", &["config.toml:1", "empty"]),
     ] {
         let error = resolved(arguments, file).expect_err("a value that cannot be used");
         assert!(parts.iter().all(|part| error.contains(part)), "{arguments:?} {file}: {error}");
     }
+}
+
+#[test]
+fn a_refusal_is_short_whatever_it_is_about() {
+    let long = "x".repeat(900_000);
+    for file in [
+        format!("a{long}"),
+        format!("{long} = 1"),
+        format!("claude = \"\"\nlog = {long}"),
+        format!("listen = \"{long}\""),
+        format!("grace = \"{long}\""),
+        format!("folder = \"/{long}\""),
+        format!("env = [\"{long} b\"]"),
+        format!("workers = 1\n{long}{long}"),
+    ] {
+        let error = resolved(&[], &file).expect_err("it cannot be used");
+        assert!(error.chars().count() < 2100 && error.contains("config.toml"), "{:.400} {}", error, error.len());
+    }
+    let settings = resolved(&[], &format!("data = \"/{long}\"")).expect("a path");
+    let error = usable(&settings).expect_err("it is none");
+    assert!(error.len() < 2100 && error.contains("too long"), "what is wrong stays: {error}");
+    let error = resolved(&[], &format!("workers = 1\nlog == {long}")).expect_err("no TOML");
+    assert!(error.contains("config.toml:2:") && error.contains("character 6"), "{error}");
+}
+
+#[test]
+fn a_folder_that_is_no_bound_is_not_shown_as_one() {
+    let folder = |arguments: &[&str]| {
+        let shown = show(&resolved(arguments, "").expect("good"));
+        shown.lines().find(|line| line.starts_with("folder = ")).expect("it is listed").to_owned()
+    };
+    assert!(folder(&[]).contains("# default; an admin may use any other"), "{}", folder(&[]));
+    assert!(folder(&["--folder", "/"]).ends_with("# --folder"), "{}", folder(&["--folder", "/"]));
 }
 
 #[test]
@@ -103,4 +149,15 @@ fn what_is_shown_is_a_config_file_that_gives_the_same_settings() {
     let values =
         |text: String| text.lines().map(|line| line.split("  #").next().map(str::to_owned)).collect::<Vec<_>>();
     assert_eq!(values(show(&again)), values(shown));
+}
+
+#[test]
+fn f_a_tilde_is_the_home_folder_in_a_file_too() {
+    let settings =
+        resolved(&["--data", "~/d"], "claude = \"~/bin/claude\"\nkeys = \"~x/keys\"\n").expect("good settings");
+    assert_eq!(settings.claude.value, Some(PathBuf::from("/home/u/bin/claude")));
+    assert_eq!(settings.data.value, PathBuf::from("/home/u/d"));
+    assert_eq!(settings.keys.value, world().here.join("~x/keys"), "another's home is not known");
+    let error = usable(&settings).expect_err("there is no such program");
+    assert!(error.contains("config.toml:1") && error.contains("/home/u/bin/claude"), "{error}");
 }

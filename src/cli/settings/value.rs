@@ -2,12 +2,13 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    base::ConnToken,
+    base::{ConnToken, text::quoted},
+    claude::environment,
     reactor::Listen,
     server::{Deflate, Verify},
 };
@@ -31,14 +32,13 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-pub(super) fn default_listen() -> Listen {
-    Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5711)))
-}
-
 pub(super) fn listen(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() {
             return Err("`unix:` wants a path behind it".into());
+        }
+        if std::os::unix::net::SocketAddr::from_pathname(path).is_err() {
+            return Err(format!("{} is too long a path for a socket: name a shorter one", quoted(path)));
         }
         return Ok(Listen::Unix(PathBuf::from(path)));
     }
@@ -47,7 +47,7 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
         .as_deref()
         .unwrap_or(text)
         .parse()
-        .map_err(|_| format!("{text:?} is neither ADDR:PORT (127.0.0.1:5711, [::1]:0) nor unix:PATH"))?;
+        .map_err(|_| format!("{} is neither ADDR:PORT (127.0.0.1:5711, [::1]:0) nor unix:PATH", quoted(text)))?;
     if !address.ip().is_loopback() {
         return Err(format!(
             "{address} can be reached from other machines, and this relay has no TLS yet: what people and agents say \
@@ -70,13 +70,35 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     let fine = !text.is_empty()
         && text.len() <= 255
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']'));
-    if fine { Ok(text.to_ascii_lowercase()) } else { Err(format!("{text:?} is not a host name")) }
+    if fine { Ok(text.to_ascii_lowercase()) } else { Err(format!("{} is not a host name", quoted(text))) }
+}
+
+/// A variable that sessions get: one of the relay's own by its name, or NAME=VALUE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    pub(crate) value: Option<String>,
+}
+
+pub(super) fn variable(text: &str) -> Result<Variable, String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    if !environment::is_name(name) {
+        let wanted = "NAME or NAME=VALUE is wanted, and a name has letters, digits and `_`, no digit first";
+        return Err(format!("{} is no variable that a session can be given; {wanted}", quoted(name)));
+    }
+    if environment::is_never_added(name) {
+        return Err(format!("{name} is given to no session, since it would change what runs there: leave it out"));
+    }
+    Ok(Variable { name: name.to_owned(), value })
 }
 
 pub(super) fn workers(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(workers) if (1..=ConnToken::WORKERS_MAX).contains(&workers) => Ok(workers),
-        _ => Err(format!("{text:?} is not a number of workers from 1 to {}", ConnToken::WORKERS_MAX)),
+        _ => Err(format!("{} is not a number of workers from 1 to {}", quoted(text), ConnToken::WORKERS_MAX)),
     }
 }
 
@@ -88,7 +110,7 @@ pub(super) fn millis(text: &str) -> Result<Millis, String> {
     let parsed = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     match parsed {
         Some(millis) if millis <= 3_600_000 => Ok(Millis(millis)),
-        _ => Err(format!("{text:?} is not a time up to an hour, like 10s or 500ms")),
+        _ => Err(format!("{} is not a time up to an hour, like 10s or 500ms", quoted(text))),
     }
 }
 
@@ -96,7 +118,7 @@ pub(super) fn verify(text: &str) -> Result<Verify, String> {
     match text {
         "hello" => Ok(Verify::Hello),
         "all" => Ok(Verify::All),
-        _ => Err(format!("{text:?} is neither hello nor all")),
+        _ => Err(format!("{} is neither hello nor all", quoted(text))),
     }
 }
 
@@ -105,18 +127,18 @@ pub(super) fn deflate(text: &str) -> Result<Deflate, String> {
         "off" => Ok(Deflate::Off),
         "on" => Ok(Deflate::On),
         "takeover" => Ok(Deflate::Takeover),
-        _ => Err(format!("{text:?} is none of off, on and takeover")),
+        _ => Err(format!("{} is none of off, on and takeover", quoted(text))),
     }
 }
 
 pub(super) fn level(text: &str) -> Result<log::LevelFilter, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a level: off, error, warn, info, debug or trace"))
+    text.parse().map_err(|_| format!("{} is not a level: off, error, warn, info, debug or trace", quoted(text)))
 }
 
 pub(super) fn format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err(format!("{text:?} is neither text nor json")),
+        _ => Err(format!("{} is neither text nor json", quoted(text))),
     }
 }

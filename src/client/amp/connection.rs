@@ -49,8 +49,10 @@ pub enum SendError {
     /// The key cannot sign.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The relay would close the connection over it.
-    #[error("the message has {bytes} bytes, and the relay takes {bytes_max}: send less, or raise the relay's limit")]
+    /// The relay would close the connection over it. No setting of a relay changes its limit.
+    #[error(
+        "the message has {bytes} bytes, and the relay takes {bytes_max}: its limit is fixed, so send less, or in several messages"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,

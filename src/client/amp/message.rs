@@ -146,7 +146,7 @@ impl Message {
 
 /// An ERROR in answer to a message of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message} ({code})")]
+#[error("{message}")]
 pub struct ErrorAnswer {
     /// The code.
     pub code: Code,

@@ -7,16 +7,27 @@
 //! a REQUEST has been told already it is not told again.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
+use serde_json::Value;
+
 use crate::{
-    relay::api::{Code as SessionCode, Error, Event, Kind, OpenPermission, Position, PromptState, Text},
+    base::{Json, glyph::visible},
+    relay::{
+        api::{
+            Code as SessionCode, Command, Decision, Error, Event, Input, Kind, OpenPermission, Position, PromptState,
+            Text,
+        },
+        card::{self, Card, Question},
+        session,
+    },
     wire::{
         amp::{
             Code, Id,
-            body::{InputRequired, Processing},
+            body::{Care, InputRequired, Processing},
             check::Refusal,
         },
         cbor,
@@ -29,8 +40,10 @@ const ANSWER_BYTES_MAX: usize = 512 * 1024;
 const ASKED_MAX: usize = 64;
 /// REQUESTs that are remembered after their end: one that is said again is not asked again.
 const ENDED_MAX: usize = 1024;
-/// Longest input of a tool that a question shows, in bytes.
-const INPUT_BYTES_MAX: usize = 4 * 1024;
+/// Longest question, in bytes. One that is longer shows how it begins, and can only be denied.
+const PROMPT_BYTES_MAX: usize = 256 * 1024;
+/// How much of a question that is too long is shown, in bytes.
+const HEAD_BYTES: usize = 16 * 1024;
 
 /// A REQUEST that a session works on.
 #[derive(Clone, Debug)]
@@ -51,6 +64,8 @@ pub struct Asked {
     next: u64,
     running: bool,
     text: String,
+    /// How long the answer is, of which `text` is the beginning.
+    bytes: usize,
 }
 
 /// What an agent is told.
@@ -60,8 +75,8 @@ pub enum Tell {
     Processing(Vec<u8>),
     /// A person, or an agent with the role, must decide.
     InputRequired {
-        /// The permission request.
-        request: Text,
+        /// What an answer will be about.
+        put: Put,
         /// The body.
         body: Vec<u8>,
     },
@@ -69,18 +84,30 @@ pub enum Tell {
     Response(Vec<u8>),
 }
 
+/// A permission request as it was put to an agent in an INPUT_REQUIRED. An agent's answer names that message and no hash of
+/// the input, as a device's does, so the hash of what it was sent is kept here.
+#[derive(Clone, Debug)]
+pub struct Put {
+    session: Text,
+    request: Text,
+    /// The hash of the input, where an answer may allow it.
+    shown: Option<Text>,
+    /// What was asked, where answers are wanted instead of a yes.
+    questions: Vec<Question>,
+}
+
 /// All REQUESTs of one connection.
 #[derive(Debug, Default)]
 pub struct Asker {
     asked: Vec<Asked>,
-    /// Sessions whose events come here, and where the next one stands.
-    heard: HashMap<Text, u64>,
-    /// INPUT_REQUIRED messages that wait: their id, session and permission request.
-    inputs: HashMap<[u8; 16], (Text, Text)>,
+    /// Sessions whose events come to this connection, and the offset of the next one.
+    followed: HashMap<Text, u64>,
+    /// INPUT_REQUIRED messages that wait, by their id.
+    inputs: HashMap<[u8; 16], Put>,
     /// Decisions that the session has not taken yet.
     deciding: Vec<Asked>,
-    /// REQUESTs that were answered, the oldest first.
-    ended: VecDeque<Id>,
+    /// REQUESTs that were answered, with their session, the oldest first.
+    ended: VecDeque<(Text, Id)>,
 }
 
 /// What became of a REQUEST that was taken down.
@@ -97,7 +124,11 @@ pub enum Taken {
 impl Asker {
     /// Takes a REQUEST down.
     pub fn ask(&mut self, session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Taken {
-        if self.ended.contains(&id) || self.asked.iter().any(|asked| asked.id == id) {
+        // One message may be for several sessions, each of which answers.
+        let is_it = |of: &Text, said: &Id| *of == session && *said == id;
+        if self.ended.iter().any(|(of, said)| is_it(of, said))
+            || self.asked.iter().any(|asked| is_it(&asked.session, &asked.id))
+        {
             return Taken::Again;
         }
         if self.asked.len() >= ASKED_MAX {
@@ -118,7 +149,7 @@ impl Asker {
 
     /// The session took the decision of this message.
     pub fn decided(&mut self, id: &str) {
-        self.deciding.retain(|asked| command_id(&asked.id) != id);
+        self.deciding.retain(|asked| asked.command_id() != id);
     }
 
     /// Ends a REQUEST and remembers it.
@@ -127,56 +158,56 @@ impl Asker {
         if self.ended.len() >= ENDED_MAX {
             self.ended.pop_front();
         }
-        self.ended.push_back(asked.id);
+        self.ended.push_back((asked.session.clone(), asked.id));
         asked
     }
 
     /// The session took the prompt of this REQUEST, which stands there in its log. Gives the session and from where on
     /// its events are to come, if they do not already.
     pub fn taken(&mut self, id: &str, prompt: Text, position: &Position) -> Option<(Text, Position)> {
-        let asked = self.asked.iter_mut().find(|asked| command_id(&asked.id) == id)?;
+        let asked = self.asked.iter_mut().find(|asked| asked.command_id() == id)?;
         asked.prompt = Some(prompt);
         asked.next = position.offset;
         let session = asked.session.clone();
         // A prompt that has just been queued is followed by the word that it is, and then by this answer.
-        if self.heard.get(&session).is_some_and(|next| *next <= position.offset + 2) {
+        if self.followed.get(&session).is_some_and(|next| *next <= position.offset + 2) {
             return None;
         }
         let waiting = self.asked.iter().filter(|asked| asked.session == session && asked.prompt.is_some());
         let offset = waiting.map(|asked| asked.next).min().unwrap_or(position.offset);
-        self.heard.insert(session.clone(), offset);
+        self.followed.insert(session.clone(), offset);
         Some((session, Position { offset, ..position.clone() }))
     }
 
-    /// A session's events do not come any more, or cannot. Gives the REQUESTs that are left without an answer.
-    pub fn unheard(&mut self, session: &str) -> Vec<Asked> {
-        self.heard.remove(session);
+    /// A session's events are lost: they do not come any more, or cannot. Gives the REQUESTs that are left without an answer.
+    pub fn lost(&mut self, session: &str) -> Vec<Asked> {
+        self.followed.remove(session);
         self.asked.extract_if(.., |asked| *asked.session == *session && asked.prompt.is_some()).collect()
     }
 
     /// The session refused it. Gives whom to tell.
     pub fn refused(&mut self, id: &str) -> Option<Asked> {
-        if let Some(at) = self.deciding.iter().position(|asked| command_id(&asked.id) == id) {
+        if let Some(at) = self.deciding.iter().position(|asked| asked.command_id() == id) {
             return Some(self.deciding.remove(at));
         }
-        let at = self.asked.iter().position(|asked| command_id(&asked.id) == id)?;
+        let at = self.asked.iter().position(|asked| asked.command_id() == id)?;
         Some(self.asked.remove(at))
     }
 
     /// An INPUT_REQUIRED was said.
-    pub fn waits(&mut self, id: Id, session: Text, request: Text) {
-        self.inputs.insert(id.0, (session, request));
+    pub fn waits(&mut self, id: Id, put: Put) {
+        self.inputs.insert(id.0, put);
     }
 
-    /// A RESPONSE to an INPUT_REQUIRED came: the session and its permission request.
-    pub fn answered(&mut self, reply_to: &[u8]) -> Option<(Text, Text)> {
-        self.inputs.get(&<[u8; 16]>::try_from(reply_to).ok()?).cloned()
+    /// A RESPONSE to an INPUT_REQUIRED came: what was put.
+    pub fn answered(&self, reply_to: &[u8]) -> Option<&Put> {
+        self.inputs.get(&<[u8; 16]>::try_from(reply_to).ok()?)
     }
 
     /// An event of a session. What is to be told, and about which REQUEST.
     pub fn event(&mut self, event: &Arc<Event>, tell: &mut dyn FnMut(&Asked, Tell)) {
         let offset = event.position.offset;
-        if let Some(next) = self.heard.get_mut(&event.session) {
+        if let Some(next) = self.followed.get_mut(&event.session) {
             *next = offset + 1;
         }
         let mut waiting =
@@ -184,7 +215,7 @@ impl Asker {
         if waiting.all(|asked| offset < asked.next) {
             // Nobody waits for it, or it was asked for anew for another REQUEST.
             if let Kind::PermissionClosed { request, .. } = &event.kind {
-                self.inputs.retain(|_, (_, open)| open != request);
+                self.closed(&event.session, request);
             }
             return;
         }
@@ -192,6 +223,11 @@ impl Asker {
         for asked in self.asked.iter_mut().filter(|asked| asked.session == event.session) {
             asked.next = asked.next.max(offset + 1);
         }
+    }
+
+    /// A permission request needs no answer any more. Another session's may have the same id.
+    fn closed(&mut self, session: &Text, request: &Text) {
+        self.inputs.retain(|_, put| put.session != *session || put.request != *request);
     }
 
     fn tell(&mut self, event: &Event, tell: &mut dyn FnMut(&Asked, Tell)) {
@@ -210,7 +246,7 @@ impl Asker {
                     PromptState::Queued => {}
                     PromptState::Done => {
                         let asked = self.end(at);
-                        tell(&asked, Tell::Response(response(true, &asked.text)));
+                        tell(&asked, Tell::Response(response(true, &asked.answer())));
                     }
                     PromptState::Cancelled | PromptState::Failed => {
                         let asked = self.end(at);
@@ -221,40 +257,53 @@ impl Asker {
             }
             Kind::Text { block_kind: crate::claude::Block::Text, text, parent: None, .. } => {
                 let Some(asked) = self.asked.iter_mut().filter(mine).find(|asked| asked.running) else { return };
-                let room = ANSWER_BYTES_MAX.saturating_sub(asked.text.len());
-                if !asked.text.is_empty() && room > 1 {
-                    asked.text.push('\n');
+                if asked.bytes > 0 {
+                    asked.gather("\n");
                 }
-                asked.text.extend(text.chars().scan(0, |bytes, c| {
-                    *bytes += c.len_utf8();
-                    (*bytes < room).then_some(c)
-                }));
+                asked.gather(text);
             }
             Kind::Permission(open) => {
                 let Some(asked) = self.asked.iter_mut().filter(mine).find(|asked| asked.running) else { return };
-                tell(asked, Tell::InputRequired { request: open.request.clone(), body: input_required(open) });
+                let (put, body) = input_required(asked.session.clone(), open);
+                tell(asked, Tell::InputRequired { put, body });
             }
-            Kind::PermissionClosed { request, .. } => self.inputs.retain(|_, (_, open)| open != request),
+            Kind::PermissionClosed { request, .. } => self.closed(&event.session, request),
             _ => {}
         }
     }
 }
 
-/// The one member of a tool's input that says the most.
-#[derive(serde::Deserialize)]
-struct Command {
-    command: Option<String>,
-}
-
 impl Asked {
     fn new(session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Self {
-        Self { session, did, from, id, thread_id, prompt: None, next: 0, running: false, text: String::new() }
+        Self { session, did, from, id, thread_id, prompt: None, next: 0, running: false, text: String::new(), bytes: 0 }
+    }
+
+    fn command_id(&self) -> String {
+        command_id(&self.session, &self.id)
+    }
+
+    /// Takes a piece of the answer. Behind a cut nothing is taken, though a little might find room.
+    fn gather(&mut self, piece: &str) {
+        if self.bytes == self.text.len() {
+            let room = ANSWER_BYTES_MAX - self.text.len();
+            self.text.push_str(&piece[..piece.floor_char_boundary(room)]);
+        }
+        self.bytes += piece.len();
+    }
+
+    /// The answer, with a mark at its end where it is not all of it.
+    fn answer(&self) -> Cow<'_, str> {
+        if self.bytes == self.text.len() {
+            return Cow::Borrowed(&self.text);
+        }
+        Cow::Owned(format!("{}\n[cut: {} bytes in all]", self.text, self.bytes))
     }
 }
 
-/// The id a REQUEST's command has towards the core.
-pub fn command_id(id: &Id) -> String {
-    id.0.iter().map(|byte| format!("{byte:02x}")).collect()
+/// The id that the command of a message for a session has towards the core.
+pub fn command_id(session: &str, id: &Id) -> String {
+    let hex: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex} {session}")
 }
 
 fn processing() -> Vec<u8> {
@@ -263,16 +312,104 @@ fn processing() -> Vec<u8> {
     body
 }
 
-fn input_required(open: &OpenPermission) -> Vec<u8> {
-    // Who allows something has to see what it is, not only what it is said to be.
-    let input = open.input.as_str();
-    let shown = input.get(..input.floor_char_boundary(INPUT_BYTES_MAX)).unwrap_or_default();
-    let command: Option<String> = open.input.read::<Command>().ok().and_then(|command| command.command);
-    let shown = command.unwrap_or_else(|| shown.to_owned());
-    let prompt = format!("{} wants to run: {shown}\n{}", open.tool, open.about);
+impl Put {
+    /// The session that asks.
+    pub fn session(&self) -> &Text {
+        &self.session
+    }
+
+    /// The command that an agent's answer means.
+    ///
+    /// # Errors
+    /// An allowance of what could only be denied, or answers that do not fit the questions.
+    pub fn decide(&self, decision: Decision, message: Option<Text>, typed: &[String]) -> Result<Command, Refusal> {
+        let bad = |why| Refusal::new(Code::BAD_REQUEST, why);
+        let mut answers = None;
+        if decision == Decision::Allow {
+            if self.shown.is_none() {
+                return Err(bad("this request can only be denied here; its prompt says why"));
+            }
+            if typed.len() != self.questions.len() {
+                return Err(bad("`answers` must be a list of texts, one for each question"));
+            }
+            if !self.questions.is_empty() {
+                let said = card::answers(&self.questions, typed);
+                let said = said.map_err(|_| bad("an answer is neither the number of a choice nor a text"))?;
+                answers = Some(Json::of(&said).map_err(|_| bad("`answers` cannot be sent"))?);
+            }
+        }
+        Ok(Command::Decide {
+            session: self.session.clone(),
+            request: self.request.clone(),
+            decision,
+            shown: self.shown.clone().filter(|_| decision == Decision::Allow),
+            message,
+            input: None,
+            answers,
+        })
+    }
+}
+
+/// Ends a question that is too large.
+const NOT_ALL: &str = "\n(This is not all of it: it can be denied here, and allowed on a device that shows it whole.)";
+/// Ends a question that holds others, in a form that this relay does not know.
+const NOT_ASKED: &str = "\n  (What it asks cannot be put as questions, so that nothing here would be an answer: it can only be denied here.)";
+
+/// What the CLI demands of whoever answers, as lines of the question.
+fn demands(care: Care) -> String {
+    [
+        (care.needs_interaction, "a person has to decide this; a single key or tap must not allow it"),
+        (care.default_to_no, "it is not allowed unless somebody says so; do not begin with yes"),
+        (care.no_always, "an answer is for this one time; do not offer to remember it"),
+    ]
+    .into_iter()
+    .filter(|(demanded, _)| *demanded)
+    .map(|(_, says)| format!("\n  ({says})"))
+    .collect()
+}
+
+/// The question about a permission request: whole, or how it begins.
+fn input_required(session: Text, open: &OpenPermission) -> (Put, Vec<u8>) {
+    let input: Option<Value> = match &open.input {
+        Input::Whole(json) => json.read().ok(),
+        Input::Large { .. } => None,
+    };
+    let whole = input.map(|input| Card::new(&open.tool, &open.about, &input));
+    let mut prompt = whole.as_ref().map_or_else(
+        || format!("{} asks for permission, with an input too large to be sent.", visible(&open.tool)),
+        Card::plain,
+    );
+    let care = Care {
+        needs_interaction: open.needs_interaction,
+        default_to_no: open.default_to_no,
+        no_always: open.no_always,
+    };
+    let mut put = Put { session, request: open.request.clone(), shown: open.hash.clone(), questions: Vec::new() };
+    let options: &[&str] = match &whole {
+        Some(card) if prompt.len() <= PROMPT_BYTES_MAX && put.shown.is_some() => {
+            prompt.push_str(&demands(care));
+            put.questions.clone_from(&card.questions);
+            match (put.questions.is_empty(), &open.questions) {
+                (false, _) => &["answer", "deny"],
+                (true, None) => &["allow", "deny"],
+                (true, Some(_)) => {
+                    put.shown = None;
+                    prompt.push_str(NOT_ASKED);
+                    &["deny"]
+                }
+            }
+        }
+        _ => {
+            put.shown = None;
+            prompt.truncate(prompt.floor_char_boundary(HEAD_BYTES));
+            prompt.push_str(NOT_ALL);
+            &["deny"]
+        }
+    };
     let mut body = Vec::new();
-    InputRequired { prompt: &prompt, options: &["allow", "deny"], timeout_ms: None }.write(&mut body);
-    body
+    let questions = options.contains(&"answer").then_some(put.questions.len() as u64);
+    InputRequired { prompt: &prompt, options, timeout_ms: None, questions, care }.write(&mut body);
+    (put, body)
 }
 
 fn response(ok: bool, text: &str) -> Vec<u8> {
@@ -284,6 +421,10 @@ fn response(ok: bool, text: &str) -> Vec<u8> {
     cbor::text(&mut body, text);
     body
 }
+
+/// The reason of a refusal outlives what it refuses, so this one is written once.
+static TOO_LARGE: LazyLock<String> =
+    LazyLock::new(|| session::too_large(session::Settings::default().prompt_bytes_max));
 
 /// What an agent is told of a session's refusal.
 pub fn refusal(error: &Error) -> Refusal {
@@ -304,121 +445,13 @@ pub fn refusal(error: &Error) -> Refusal {
         SessionCode::AgentUnavailable => "the session's process does not run",
         SessionCode::CannotResume => "the session's log has moved on past the prompt; its answer cannot be told",
         SessionCode::AlreadyDecided => "somebody else decided first",
+        SessionCode::TooLarge => &TOO_LARGE,
+        SessionCode::Limit => "too many prompts wait in the session, or too much of their text; send it later",
         _ => "the session refused it",
     };
     Refusal::new(code, reason)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::claude::Block;
-
-    fn at(offset: u64) -> Position {
-        Position { epoch: "epoch".into(), offset }
-    }
-
-    fn event(offset: u64, kind: Kind) -> Arc<Event> {
-        Arc::new(Event { session: "session".into(), position: at(offset), at: 0, by: None, kind })
-    }
-
-    fn state(prompt: &str, state: PromptState) -> Kind {
-        Kind::PromptState { prompt: prompt.into(), state, why: None }
-    }
-
-    fn text(text: &str) -> Kind {
-        Kind::Text { message: "m".into(), block: 0, block_kind: Block::Text, text: text.into(), parent: None }
-    }
-
-    /// The log of two prompts, the first at 10, the second at 16.
-    fn log() -> Vec<Arc<Event>> {
-        let prompt = |prompt: &str| Kind::Prompt { prompt: prompt.into(), text: "?".into() };
-        let kinds = [
-            prompt("p1"),
-            state("p1", PromptState::Queued),
-            state("p1", PromptState::Running),
-            text("one"),
-            text("two"),
-            state("p1", PromptState::Done),
-            prompt("p2"),
-            state("p2", PromptState::Queued),
-            state("p2", PromptState::Running),
-            text("three"),
-            state("p2", PromptState::Done),
-        ];
-        kinds.into_iter().zip(10..).map(|(kind, offset)| event(offset, kind)).collect()
-    }
-
-    fn id(n: u8) -> Id {
-        Id([n; 16])
-    }
-
-    fn ask(asker: &mut Asker, n: u8) {
-        let taken = asker.ask("session".into(), "did:key:zS".into(), "did:key:zA".into(), id(n), None);
-        assert_eq!(taken, Taken::New);
-    }
-
-    fn told(asker: &mut Asker, events: &[Arc<Event>]) -> Vec<(u8, String)> {
-        let mut told = Vec::new();
-        for event in events {
-            asker.event(event, &mut |asked, tell| {
-                let what = match tell {
-                    Tell::Processing(_) => "processing".into(),
-                    Tell::InputRequired { .. } => "input".into(),
-                    Tell::Response(body) => {
-                        cbor::get(&body, "text").and_then(cbor::as_text).expect("a text").to_owned()
-                    }
-                };
-                told.push((asked.id.0[0], what));
-            });
-        }
-        told
-    }
-
-    fn answers(pairs: &[(u8, &str)]) -> Vec<(u8, String)> {
-        pairs.iter().map(|(id, text)| (*id, (*text).to_owned())).collect()
-    }
-
-    #[test]
-    fn a_new_request_is_told_from_its_prompt_on() {
-        let (mut asker, log) = (Asker::default(), log());
-        ask(&mut asker, 1);
-        let from = asker.taken(&command_id(&id(1)), "p1".into(), &at(10));
-        assert_eq!(from, Some(("session".into(), at(10))));
-        let said = told(&mut asker, &log[..6]);
-        assert_eq!(said, answers(&[(1, "processing"), (1, "one\ntwo")]));
-        // The next one comes on the same events: its prompt was seen, and that it is queued, before it was taken.
-        ask(&mut asker, 2);
-        assert_eq!(told(&mut asker, &log[6..8]), []);
-        assert_eq!(asker.taken(&command_id(&id(2)), "p2".into(), &at(16)), None);
-        assert_eq!(told(&mut asker, &log[8..]), answers(&[(2, "processing"), (2, "three")]));
-    }
-
-    #[test]
-    fn a_request_said_again_on_another_connection_is_told_from_its_prompt_on() {
-        let (mut asker, log) = (Asker::default(), log());
-        // The second one is new; the first one ran on a connection that broke.
-        ask(&mut asker, 2);
-        assert_eq!(asker.taken(&command_id(&id(2)), "p2".into(), &at(16)), Some(("session".into(), at(16))));
-        assert_eq!(told(&mut asker, &log[6..10]), answers(&[(2, "processing")]));
-        ask(&mut asker, 1);
-        assert_eq!(asker.taken(&command_id(&id(1)), "p1".into(), &at(10)), Some(("session".into(), at(10))));
-        // What the second has seen it does not see again.
-        let said = told(&mut asker, &log);
-        assert_eq!(said, answers(&[(1, "processing"), (1, "one\ntwo"), (2, "three")]));
-        assert_eq!(asker.unheard("session").len(), 0);
-    }
-
-    #[test]
-    fn requests_of_a_session_that_is_not_heard_are_given_back() {
-        let mut asker = Asker::default();
-        ask(&mut asker, 1);
-        ask(&mut asker, 2);
-        asker.taken(&command_id(&id(1)), "p1".into(), &at(10));
-        let lost: Vec<_> = asker.unheard("session").iter().map(|asked| asked.id).collect();
-        assert_eq!(lost, [id(1)]);
-        // It may be asked again, and the events with it.
-        ask(&mut asker, 1);
-        assert!(asker.taken(&command_id(&id(1)), "p1".into(), &at(10)).is_some());
-    }
-}
+#[path = "ask_tests.rs"]
+mod tests;

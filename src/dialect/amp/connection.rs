@@ -1,5 +1,6 @@
 //! One AMP connection, sans-io: HELLO, then messages of one principal.
 
+use super::repeated;
 use crate::{
     base::{CloseCode, ConnToken, Now},
     relay::{Role, api::Text},
@@ -9,7 +10,7 @@ use crate::{
     },
 };
 
-/// Longest time between the upgrade and a HELLO that is answered.
+/// Longest time between the upgrade and the proof of a key.
 const HELLO_MS: u64 = 10_000;
 /// So many messages from a DID that was not proved, and the connection ends.
 const STRIKES_MAX: u8 = 3;
@@ -88,19 +89,20 @@ pub struct Refused {
     pub refusal: Refusal,
     /// The id of the message, where it could be read.
     pub id: Option<Id>,
-    /// Whom to answer, where it could be read.
-    pub from: Option<Text>,
-    /// The thread of the message, where it had one that could be read.
+    /// Whom to answer: who sent it, by its own word.
+    pub to: Text,
+    /// The thread of the message, where it had one that could be read and may be repeated.
     pub thread_id: Option<Vec<u8>>,
     /// End the connection behind the answer.
     pub close: Option<(CloseCode, &'static str)>,
 }
 
 impl Refused {
-    /// A message that could be read.
-    pub fn of(view: &EnvelopeView<'_>, refusal: Refusal) -> Self {
-        let thread_id = view.header.thread_id.map(<[u8]>::to_vec);
-        Self { refusal, id: Some(view.header.id), from: Some(view.header.from.into()), thread_id, close: None }
+    /// A message that could be read. `None`: its sender has no name to send an answer to.
+    pub fn of(view: &EnvelopeView<'_>, refusal: Refusal) -> Option<Self> {
+        let thread_id = repeated::thread(view).ok().flatten();
+        let to = repeated::sender(view.header.from)?.into();
+        Some(Self { refusal, id: Some(view.header.id), to, thread_id, close: None })
     }
 }
 
@@ -113,6 +115,8 @@ pub enum Heard {
     Message,
     /// Refused.
     Refused(Refused),
+    /// Refused, and there is nobody to send the answer to: end the connection, which says so.
+    Unanswerable(CloseCode, &'static str),
     /// Nothing is to be done.
     Ignored,
 }
@@ -126,13 +130,13 @@ enum Phase {
     Closing,
 }
 
-/// Whose connection it is. One field, since nobody who is known has a time limit: every idle connection pays for it.
+/// Whose connection it is. One field, since a peer that is known has no time limit: every idle connection pays for it.
 #[derive(Debug)]
 enum Standing {
-    /// Not proved; when the HELLO must have come, on the monotonic clock.
+    /// Not proved, whatever was said; when it must be, on the monotonic clock.
     Unknown { deadline: u64 },
-    /// The key it proved; `None` after a HELLO to an alias, which proves nothing.
-    Known(Option<Principal>),
+    /// The key it proved.
+    Known(Principal),
 }
 
 /// The state of one connection.
@@ -163,16 +167,16 @@ impl Connection {
     /// The key it proved.
     pub fn principal(&self) -> Option<&Principal> {
         match &self.standing {
-            Standing::Known(principal) => principal.as_ref(),
+            Standing::Known(principal) => Some(principal),
             Standing::Unknown { .. } => None,
         }
     }
 
-    /// When the peer must have said HELLO, on the monotonic clock; `None` once it has.
+    /// When the peer must have proved a key, on the monotonic clock; `None` once it has.
     pub fn deadline(&self) -> Option<u64> {
         match self.standing {
-            Standing::Unknown { deadline } if self.phase == Phase::New => Some(deadline),
-            _ => None,
+            Standing::Unknown { deadline } => Some(deadline),
+            Standing::Known(_) => None,
         }
     }
 
@@ -183,28 +187,18 @@ impl Connection {
 
     /// A binary message came, and this is what was read of it ([`parse`](crate::wire::amp::parse)). The view is not
     /// passed on but looked at where it lies: it is large, and every message has one.
-    pub fn binary(&mut self, parsed: &Result<Frame<'_>, Malformed>, greeting: &Greeting, now: Now) -> Heard {
+    pub fn binary(&mut self, parsed: &Result<Frame<'_>, Malformed<'_>>, greeting: &Greeting, now: Now) -> Heard {
         if self.is_deaf() {
             return Heard::Ignored;
         }
         let view = match parsed {
             Ok(Frame::Envelope(view)) => view,
             Ok(Frame::Legacy(_) | Frame::JsonAuth(_)) => {
-                let refusal =
-                    Refusal::new(Malformed::CODE, "this listener takes AMP messages with text or integer keys");
-                return Heard::Refused(Refused {
-                    refusal,
-                    id: None,
-                    from: self.did(),
-                    thread_id: None,
-                    close: self.strike_of_a_stranger(),
-                });
+                return self.unreadable(None, None, "this listener takes AMP messages with text or integer keys");
             }
             Err(Malformed { typ: Some(Type::ERROR), .. }) => return Heard::Ignored,
-            Err(malformed) => {
-                let refusal = Refusal::new(Malformed::CODE, "the frame is not one well-formed AMP message");
-                let (from, close) = (self.did(), self.strike_of_a_stranger());
-                return Heard::Refused(Refused { refusal, id: malformed.id, from, thread_id: None, close });
+            Err(Malformed { id, from, .. }) => {
+                return self.unreadable(*id, *from, "the frame is not one well-formed AMP message");
             }
         };
         if self.phase == Phase::New {
@@ -217,9 +211,37 @@ impl Connection {
             Err(_) if !view.header.typ.may_be_refused_aloud() => Heard::Ignored,
             Err(refusal) => {
                 let close = (refusal.code == Code::UNAUTHORIZED && self.strike()).then(|| self.end("not your DID"));
-                Heard::Refused(Refused { close, ..Refused::of(view, refusal) })
+                self.refused(view, refusal, close)
             }
         }
+    }
+
+    /// The answer to a message that could be read.
+    fn refused(
+        &mut self,
+        view: &EnvelopeView<'_>,
+        refusal: Refusal,
+        close: Option<(CloseCode, &'static str)>,
+    ) -> Heard {
+        match Refused::of(view, refusal) {
+            Some(refused) => Heard::Refused(Refused { close, ..refused }),
+            None => self.unanswerable("`from` is too long to be a DID"),
+        }
+    }
+
+    /// The answer to a frame that is no message. A stranger who gives no name gets none, for an answer has to be to
+    /// somebody: its connection ends with the reason.
+    fn unreadable(&mut self, id: Option<Id>, from: Option<&str>, reason: &'static str) -> Heard {
+        let Some(to) = self.did().or_else(|| from.and_then(repeated::sender).map(Text::from)) else {
+            return self.unanswerable(reason);
+        };
+        let close = self.strike_of_a_stranger();
+        Heard::Refused(Refused { refusal: Refusal::new(Malformed::CODE, reason), id, to, thread_id: None, close })
+    }
+
+    fn unanswerable(&mut self, reason: &'static str) -> Heard {
+        let (code, reason) = self.end(reason);
+        Heard::Unanswerable(code, reason)
     }
 
     /// Whether a message is taken that differs from one of this connection that was ([`Heard::Message`]) in id, time,
@@ -231,25 +253,29 @@ impl Connection {
 
     fn hello(&mut self, view: &EnvelopeView<'_>, greeting: &Greeting, now: Now) -> Heard {
         self.dialect = view.dialect;
-        let found = check::hello(view, &greeting.names(), check::SKEW_MS_DEFAULT, greeting.started_ms, now);
+        let Some(from) = repeated::sender(view.header.from) else {
+            return self.unanswerable("`from` is too long to be a DID");
+        };
+        let found = check::hello(view, &greeting.names(), check::SKEW_MS_DEFAULT, greeting.started_ms, now)
+            .and_then(|found| Ok((found, repeated::thread(view)?)));
         match found {
-            Ok(found) => {
+            Ok((found, thread_id)) => {
                 self.phase = Phase::Proving;
                 Heard::Hello(HelloJob {
                     peer: self.peer,
                     frame: view.frame.to_vec(),
                     proves: (found.named == check::Named::Did).then(|| found.from.into()),
-                    from: view.header.from.into(),
+                    from: from.into(),
                     selected: found.selected.map(str::to_owned),
                     id: view.header.id,
-                    thread_id: view.header.thread_id.map(<[u8]>::to_vec),
+                    thread_id,
                     from_ms: found.from_ms,
                     dialect: view.dialect,
                 })
             }
             Err(refusal) => {
                 let close = self.strike().then(|| self.end("say HELLO first"));
-                Heard::Refused(Refused { close, ..Refused::of(view, refusal) })
+                self.refused(view, refusal, close)
             }
         }
     }
@@ -274,11 +300,14 @@ impl Connection {
         (CloseCode::POLICY, reason)
     }
 
-    /// The HELLO was admitted, and the DID it proves, if any, is in the directory: messages are heard from now on.
+    /// The HELLO was admitted, and the DID it proves, if any, is in the directory: messages are heard from now on. One to an
+    /// alias proves nothing, and the deadline stays.
     pub fn admitted(&mut self, principal: Option<Principal>) {
         if self.phase == Phase::Proving {
             self.phase = Phase::Open;
-            self.standing = Standing::Known(principal);
+            if let Some(principal) = principal {
+                self.standing = Standing::Known(principal);
+            }
         }
     }
 
@@ -353,10 +382,66 @@ mod tests {
         let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
         let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
         assert_eq!(code(&heard(&mut connection, &frame)), Some(Code::UNSUPPORTED_VERSION));
-        assert_eq!(code(&heard(&mut connection, b"\xff")), Some(Code::INVALID_MESSAGE));
-        let Heard::Refused(last) = heard(&mut connection, b"{}") else { panic!("not refused") };
+        let nameless = b"\xa1\x64from\x69did:web:a";
+        assert_eq!(code(&heard(&mut connection, nameless)), Some(Code::INVALID_MESSAGE));
+        let Heard::Refused(last) = heard(&mut connection, nameless) else { panic!("not refused") };
         assert!(last.close.is_some_and(|(code, _)| code == CloseCode::POLICY));
         assert!(matches!(heard(&mut connection, &hello("did:key:zRelay")), Heard::Ignored));
+    }
+
+    #[test]
+    fn an_answer_before_hello_goes_to_who_the_frame_says_it_is_from_or_the_connection_ends() {
+        let new = || Connection::new(ConnToken::new(0, 1, 2), NOW);
+        // (what is no message; who is answered)
+        let long = format!("did:web:{}", "a".repeat(repeated::SENDER_BYTES_MAX));
+        let with = |from: &str| {
+            let mut frame = b"\xa2\x64from".to_vec();
+            crate::wire::cbor::text(&mut frame, from);
+            frame.extend(b"\x61x\xf6");
+            frame
+        };
+        for (frame, to) in [
+            (with("did:web:a"), Some("did:web:a")),
+            (b"\xa1\x06\x69did:web:a".to_vec(), Some("did:web:a")),
+            (with(&format!("did:web:a#{long}")), Some("did:web:a")),
+            (with(&long), None),
+            (b"\xa2\x64from\x61a\x64from\x61b".to_vec(), None),
+            (b"\xa1\x64from\x05".to_vec(), None),
+            (b"\xff".to_vec(), None),
+            (b"{}".to_vec(), None),
+            (b"\xa1\x01\x61x".to_vec(), None),
+        ] {
+            let mut connection = new();
+            match (heard(&mut connection, &frame), to) {
+                (Heard::Refused(refused), Some(to)) => assert_eq!(&*refused.to, to),
+                (Heard::Unanswerable(code, reason), None) => {
+                    assert_eq!(code, CloseCode::POLICY);
+                    assert!(reason.len() <= 123 && connection.is_deaf(), "{reason}");
+                }
+                (other, _) => panic!("{frame:02x?}: {other:?}"),
+            }
+        }
+        // So does a message that can be read.
+        let mut connection = new();
+        let heard = heard(&mut connection, &message(Type::MESSAGE, "did:key:zB", &long, &[0xf6]));
+        assert!(matches!(heard, Heard::Unanswerable(..)), "{heard:?}");
+    }
+
+    #[test]
+    fn a_hello_whose_body_can_be_read_in_two_ways_is_refused() {
+        for body in [
+            &b"\xa2\x68versions\x81\x631.0\x68versions\x81\x632.0"[..],
+            b"\xa2\x6aagent_info\xa2\x64name\x61a\x64name\x61b\x68versions\x81\x631.0",
+        ] {
+            let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+            // Nobody can sign it: it takes the place of a text of as many bytes.
+            let mut stand_in = vec![0x78, u8::try_from(body.len() - 2).expect("a short text")];
+            stand_in.resize(body.len(), b'x');
+            let mut frame = message(Type::HELLO, "did:key:zRelay", &agent().1, &stand_in);
+            let at = frame.windows(body.len()).position(|window| window == stand_in).expect("it is there");
+            frame[at..at + body.len()].copy_from_slice(body);
+            assert_eq!(code(&heard(&mut connection, &frame)), Some(Code::BAD_REQUEST));
+        }
     }
 
     #[test]
@@ -370,6 +455,19 @@ mod tests {
             assert_eq!((refused.refusal.code, refused.close.is_some()), (Code::UNAUTHORIZED, strike == STRIKES_MAX));
         }
         assert!(matches!(heard(&mut connection, &fine), Heard::Ignored));
+    }
+
+    #[test]
+    fn the_deadline_stays_until_a_key_is_proved() {
+        let deadline = NOW.mono_ms + HELLO_MS;
+        let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+        assert_eq!(connection.deadline(), Some(deadline));
+        heard(&mut connection, &hello("did:key:zRelay"));
+        assert_eq!(connection.deadline(), Some(deadline), "while it is checked");
+        connection.closing();
+        assert_eq!(connection.deadline(), Some(deadline), "while an answer is on its way");
+        assert_eq!(opened(false).deadline(), Some(deadline), "after a HELLO to an alias");
+        assert_eq!(opened(true).deadline(), None);
     }
 
     #[test]

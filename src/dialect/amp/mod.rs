@@ -2,10 +2,13 @@
 //! principal, what the relay says in AMP, and how a session is asked by an agent. It must not verify a signature (the
 //! crypto thread does) nor know where a DID is (the directory does).
 
+mod admit;
 mod ask;
 mod connection;
+pub mod repeated;
 mod say;
 
-pub use ask::{Asked, Asker, Taken, Tell, command_id, refusal};
+pub use admit::{Wish, admit};
+pub use ask::{Asked, Asker, Put, Taken, Tell, command_id, refusal};
 pub use connection::{Connection, Greeting, Heard, HelloJob, Principal, Refused};
 pub use say::Say;

@@ -2,15 +2,15 @@
 //! in; it must not verify a signature (that is the crypto thread's) nor answer a command of the core.
 
 use crate::{
-    base::{CloseCode, ConnToken, Json, Now},
+    base::{CloseCode, ConnToken, Now, text::quoted},
     relay::{
         Role,
         api::{Caller, Code, Error, Request, Text},
     },
-    wire::sign_in::{Authority, BINDING_NONE, Challenge, Limits, ProfileInfo, RelayInfo, SignIn, Welcome, is_id},
+    wire::sign_in::{Authority, BINDING_NONE, Challenge, Limits, ProfileInfo, RelayInfo, SignIn, Welcome},
 };
 
-use super::{Incoming, SIGN_IN_BYTES_MAX, SIGN_IN_MS, TICK_MS, VERSION};
+use super::{Incoming, SIGN_IN_BYTES_MAX, SIGN_IN_MS, TICK_MS, VERSION, decode::readable_id};
 
 /// What the relay says of itself to everybody.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct VerifyJob {
 pub struct SignedIn {
     /// `SHA256:...` of the key.
     pub principal: Text,
+    /// The key's comment in the keys file.
+    pub comment: Text,
     /// The granted role.
     pub role: Role,
     /// The relay's SSHSIG over the transcript.
@@ -58,6 +60,8 @@ pub enum Act {
     Submit(Box<Caller>, Request),
     /// Read the keys file again and answer this command.
     ReloadKeys(Text),
+    /// Answer this command of theirs and end the relay.
+    StopRelay(Box<Caller>, Text),
     /// Close with this code and reason; nothing follows.
     Close(CloseCode, &'static str),
 }
@@ -148,47 +152,50 @@ impl Connection {
                 let message = format!("a message before sign-in may have {SIGN_IN_BYTES_MAX} bytes");
                 self.refuse(None, &Error::new(Code::TooLarge, message), acts);
             }
-            Phase::Challenged => match super::decode(text) {
+            Phase::Challenged => match super::decode(text, |_| Ok(())) {
                 Ok(Incoming::SignIn(sign_in)) => self.sign_in(sign_in, acts),
                 Ok(_) => {
                     let message = "sign in first: answer the challenge with `sign_in`";
-                    self.refuse(id_of(text).as_deref(), &Error::new(Code::AuthRequired, message), acts);
+                    self.refuse(readable_id(text).as_deref(), &Error::new(Code::AuthRequired, message), acts);
                 }
                 Err((re, error)) => self.refuse(re.as_deref(), &error, acts),
             },
             Phase::Verifying(_) => {
                 let error = Error::new(Code::AuthRequired, "wait for the answer to `sign_in`");
-                self.refuse(id_of(text).as_deref(), &error, acts);
+                self.refuse(readable_id(text).as_deref(), &error, acts);
             }
         }
     }
 
     fn command(&mut self, text: &str, now: Now, acts: &mut Vec<Act>) {
         let Phase::Open(caller) = &self.phase else { return };
-        match super::decode(text) {
-            Ok(Incoming::Request(request)) => acts.push(Act::Submit(caller.clone(), request)),
-            Ok(Incoming::Ping { id, t }) => acts.push(Act::Send(super::pong(&id, t.as_ref(), now.unix_ms))),
-            Ok(Incoming::KeysReload { id }) if caller.role.allows(Role::Admin) => acts.push(Act::ReloadKeys(id)),
-            Ok(Incoming::KeysReload { id }) => {
-                acts.push(Act::Send(super::error(Some(&id), &needs(Role::Admin, caller.role))));
-            }
+        acts.push(match super::decode(text, |role| caller.needs(role)) {
+            Ok(Incoming::Request(request)) => Act::Submit(caller.clone(), request),
+            Ok(Incoming::Ping { id, t }) => Act::Send(super::pong(&id, t.as_ref(), now.unix_ms)),
+            Ok(Incoming::KeysReload { id }) => Act::ReloadKeys(id),
+            Ok(Incoming::RelayStop { id }) => Act::StopRelay(caller.clone(), id),
             Ok(Incoming::SignIn(sign_in)) => {
                 let error = Error::new(Code::BadRequest, "this connection has signed in already");
-                acts.push(Act::Send(super::error(Some(&sign_in.id), &error)));
+                Act::Send(super::error(Some(&sign_in.id), &error))
             }
-            Err((re, error)) => acts.push(Act::Send(super::error(re.as_deref(), &error))),
-        }
+            Err((re, error)) => Act::Send(super::error(re.as_deref(), &error)),
+        });
     }
 
     fn sign_in(&mut self, sign_in: Box<SignIn>, acts: &mut Vec<Act>) {
+        // Not all of it is signed, and what is too long is not worth a signature's check.
+        if let Err(error) = sign_in.device.check() {
+            return self.refuse(Some(&sign_in.id), &Error::new(Code::BadRequest, error.to_string()), acts);
+        }
         if sign_in.binding != BINDING_NONE {
             let message = "`binding` must be \"none\": this listener offers no TLS exporter";
             return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
         }
         if !self.reached.by(&sign_in.authority) {
             let message = format!(
-                "the signed authority {:?} is not what this connection was made to ({:?}): somebody may stand in between",
-                sign_in.authority, self.reached.host
+                "the signed authority {} is not what this connection was made to ({}): somebody may stand in between",
+                quoted(&sign_in.authority),
+                quoted(&self.reached.host)
             );
             return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
         }
@@ -205,6 +212,7 @@ impl Connection {
             principal: signed.principal.to_string(),
             fingerprint: signed.principal.to_string(),
             role: signed.role.name().into(),
+            device: device_id(self.peer).to_string(),
             proof: signed.proof.clone(),
             now: now.unix_ms,
             limits: greeting.limits,
@@ -214,6 +222,7 @@ impl Connection {
         self.phase = Phase::Open(Box::new(Caller {
             peer: self.peer,
             principal: signed.principal.clone(),
+            comment: signed.comment.clone(),
             role: signed.role,
             client: sign_in.client.as_str().into(),
             device: device_id(self.peer),
@@ -272,7 +281,13 @@ impl Connection {
     }
 
     fn refuse(&mut self, re: Option<&str>, error: &Error, acts: &mut Vec<Act>) {
-        acts.push(Act::Send(super::error(re, error)));
+        let passes = matches!(
+            error.code,
+            Code::AuthTimeout | Code::RateLimited | Code::Limit | Code::ShuttingDown | Code::Internal
+        );
+        // The same sign-in would be refused again.
+        let error = Error { recoverable: error.recoverable && passes, ..error.clone() };
+        acts.push(Act::Send(super::error(re, &error)));
         let (code, reason) = match error.code {
             Code::TooLarge => (CloseCode::TOO_BIG, "message too large"),
             Code::RateLimited | Code::ShuttingDown => (CloseCode::TRY_AGAIN, "try again later"),
@@ -283,11 +298,6 @@ impl Connection {
     }
 }
 
-/// `FORBIDDEN`, saying what was needed and what the key has.
-pub(crate) fn needs(needed: Role, has: Role) -> Error {
-    Error::new(Code::Forbidden, format!("this needs the role {needed}, and this connection has {has}"))
-}
-
 fn final_error(code: Code, message: &str) -> Error {
     Error { recoverable: false, ..Error::new(code, message) }
 }
@@ -295,16 +305,6 @@ fn final_error(code: Code, message: &str) -> Error {
 /// The device's id: the connection's name does, for it is unique for ever in this process.
 fn device_id(peer: ConnToken) -> Text {
     format!("d{peer}").into()
-}
-
-/// The id of a message that is otherwise of no interest.
-fn id_of(text: &str) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Id {
-        id: Option<Json>,
-    }
-    let id: String = serde_json::from_str::<Id>(text).ok()?.id?.read().ok()?;
-    is_id(&id).then_some(id)
 }
 
 #[cfg(test)]
@@ -352,21 +352,33 @@ mod tests {
     fn a_sign_in_is_verified_once_and_then_commands_pass_with_the_granted_role() {
         let mut connection = opened();
         assert!(matches!(&drive(&mut connection, SIGN_IN)[..], [Act::Verify(job)] if job.server_nonce == "n"));
-        let signed = SignedIn { principal: "SHA256:x".into(), role: Role::Drive, proof: "p".into() };
+        let signed =
+            SignedIn { principal: "SHA256:x".into(), comment: "".into(), role: Role::Drive, proof: "p".into() };
         let mut acts = Vec::new();
         connection.signed_in(&signed, &greeting(), Now::default(), &mut acts);
         assert!(matches!(&acts[..], [Act::Welcome(text)] if text.contains(r#""type":"welcome""#)));
         let acts = drive(&mut connection, r#"{"type":"list","id":"9"}"#);
         assert!(matches!(&acts[..], [Act::Submit(caller, _)] if caller.role == Role::Drive));
         let acts = drive(&mut connection, r#"{"type":"keys","id":"9","op":"reload"}"#);
-        assert!(matches!(&acts[..], [Act::Send(text)] if text.contains("FORBIDDEN")));
+        let told = |acts: &[Act]| match acts {
+            [Act::Send(text)] => serde_json::from_str::<serde_json::Value>(text).expect("JSON"),
+            other => panic!("{other:?}"),
+        };
+        let forbidden = told(&acts);
+        // One refusal for both kinds of commands, and no way to it by trying again.
+        let other = told(&drive(&mut connection, r#"{"type":"stop","id":"9","session":"s"}"#));
+        assert_eq!((&forbidden["code"], &forbidden["recoverable"]), (&other["code"], &other["recoverable"]));
+        assert_eq!((&forbidden["code"], &forbidden["recoverable"]), (&"FORBIDDEN".into(), &false.into()));
+        let why = forbidden["message"].as_str().expect("a text");
+        assert!(why.starts_with("this needs the role admin, and this connection has drive"), "{why}");
     }
 
     #[test]
     fn a_key_that_loses_its_right_to_see_sessions_loses_its_connection() {
         let mut connection = opened();
         drive(&mut connection, SIGN_IN);
-        let signed = SignedIn { principal: "SHA256:x".into(), role: Role::Drive, proof: "p".into() };
+        let signed =
+            SignedIn { principal: "SHA256:x".into(), comment: "".into(), role: Role::Drive, proof: "p".into() };
         connection.signed_in(&signed, &greeting(), Now::default(), &mut Vec::new());
         let mut acts = Vec::new();
         connection.limit_role(Role::Watch, &mut acts);
@@ -383,6 +395,29 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_sign_in_says_whether_the_same_may_go_well_later() {
+        let refused = |code: Code| {
+            let mut connection = opened();
+            drive(&mut connection, SIGN_IN);
+            let mut acts = Vec::new();
+            connection.refused(&Error::new(code, "no"), &mut acts);
+            let Act::Send(text) = &acts[0] else { panic!("{acts:?}") };
+            serde_json::from_str::<serde_json::Value>(text).expect("JSON")["recoverable"] == true
+        };
+        for code in [Code::BadRequest, Code::AuthFailed, Code::KeyNotAuthorized, Code::Forbidden] {
+            assert!(!refused(code), "{code:?}");
+        }
+        for code in [Code::RateLimited, Code::ShuttingDown, Code::Internal] {
+            assert!(refused(code), "{code:?}");
+        }
+        // What is refused before its signature is looked at.
+        for text in ["{", "{}", r#"{"type":"list","id":"9"}"#, &" ".repeat(SIGN_IN_BYTES_MAX + 1)] {
+            let acts = drive(&mut opened(), text);
+            assert!(matches!(&acts[0], Act::Send(text) if text.contains(r#""recoverable":false"#)), "{acts:?}");
+        }
+    }
+
+    #[test]
     fn silence_is_ended_before_sign_in_and_ticked_after_it() {
         let mut connection = opened();
         let mut acts = Vec::new();
@@ -390,7 +425,8 @@ mod tests {
         assert!(matches!(&acts[0], Act::Send(text) if text.contains("AUTH_TIMEOUT")));
         let mut connection = opened();
         drive(&mut connection, SIGN_IN);
-        let signed = SignedIn { principal: "SHA256:x".into(), role: Role::Watch, proof: "p".into() };
+        let signed =
+            SignedIn { principal: "SHA256:x".into(), comment: "".into(), role: Role::Watch, proof: "p".into() };
         acts.clear();
         connection.signed_in(&signed, &greeting(), Now::default(), &mut acts);
         acts.clear();

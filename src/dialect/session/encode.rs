@@ -1,13 +1,18 @@
 //! Messages of the relay as JSON text. Field names are session-protocol's; what is absent is left out.
 
+mod event;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Serialize;
 
+use self::event::{WireEvent, WirePermission};
+use super::bounds::{ERROR_BYTES_MAX, FOLDER_BYTES_MAX};
 use crate::{
-    base::Json,
+    base::{Json, text::line},
     claude::Block,
     relay::api::{
-        By, Closed, Decision, Details, DeviceInfo, Error, Event, How, Kind, OpenPermission, Outcome, Position,
-        PromptState, QueuedPrompt, Reply, Snapshot, State, Summary, Text, TurnBlock,
+        By, Decision, Details, DeviceInfo, Error, Event, Position, PromptState, QueuedPrompt, Reply, Snapshot, Summary,
+        TurnBlock,
     },
 };
 
@@ -69,7 +74,8 @@ pub fn error(re: Option<&str>, error: &Error) -> String {
         r#type: "error",
         re,
         code: error.code.name(),
-        message: &error.message,
+        // Whatever an error repeats of what a peer sent.
+        message: &line(&error.message, ERROR_BYTES_MAX),
         recoverable: error.recoverable,
         retry_after_ms: error.retry_after_ms,
         details,
@@ -136,6 +142,10 @@ pub fn reply(re: &str, reply: &Reply) -> String {
         position: Option<WirePosition<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         state: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        data: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        total: Option<u64>,
     }
     let mut wire = Wire { r#type: "reply", re, ..Wire::default() };
     match reply {
@@ -154,6 +164,14 @@ pub fn reply(re: &str, reply: &Reply) -> String {
         }
         Reply::Decided { position } => wire.position = Some(position.into()),
         Reply::State(state) => wire.state = Some(state.name()),
+        Reply::Fetched { data, total } => {
+            wire.data = Some(URL_SAFE_NO_PAD.encode(data));
+            wire.total = Some(*total);
+        }
+        Reply::History { events, earliest } => {
+            wire.events = Some(events.iter().map(|event| WireEvent::from(&**event)).collect());
+            wire.earliest = Some(earliest.into());
+        }
     }
     text(&wire)
 }
@@ -238,11 +256,13 @@ impl<'a> From<&'a Position> for WirePosition<'a> {
 struct WireBy<'a> {
     device: &'a str,
     principal: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    comment: &'a str,
 }
 
 impl<'a> From<&'a By> for WireBy<'a> {
     fn from(by: &'a By) -> Self {
-        Self { device: &by.device, principal: &by.principal }
+        Self { device: &by.device, principal: &by.principal, comment: &by.comment }
     }
 }
 
@@ -250,6 +270,9 @@ impl<'a> From<&'a By> for WireBy<'a> {
 struct WireDevice<'a> {
     device: &'a str,
     name: &'a str,
+    principal: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    comment: &'a str,
     kind: &'a str,
     role: &'static str,
     since: u64,
@@ -257,8 +280,8 @@ struct WireDevice<'a> {
 
 impl<'a> From<&'a DeviceInfo> for WireDevice<'a> {
     fn from(device: &'a DeviceInfo) -> Self {
-        let DeviceInfo { device: id, name, kind, role, since } = device;
-        Self { device: id, name, kind, role: role.name(), since: *since }
+        let DeviceInfo { device: id, name, principal, comment, kind, role, since } = device;
+        Self { device: id, name, principal, comment, kind, role: role.name(), since: *since }
     }
 }
 
@@ -295,7 +318,8 @@ impl<'a> From<&'a Summary> for WireSummary<'a> {
             did: &summary.did,
             title: &summary.title,
             profile: &summary.profile,
-            folder: summary.folder.to_string_lossy(),
+            // A path may be any bytes: each is a character at the most, and none takes more than three.
+            folder: line(&summary.folder.to_string_lossy(), FOLDER_BYTES_MAX).into_owned().into(),
             state: summary.state.name(),
             since: summary.since,
             why: summary.why.as_deref(),
@@ -356,11 +380,16 @@ struct WireBlock<'a> {
     block: u32,
     kind: &'static str,
     text: &'a str,
+    /// Where `text` is the first part only: the length of what was streamed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
 }
 
 impl<'a> From<&'a TurnBlock> for WireBlock<'a> {
     fn from(block: &'a TurnBlock) -> Self {
-        Self { message: &block.message, block: block.block, kind: block_name(block.kind), text: &block.text }
+        let TurnBlock { message, block, kind, text, bytes } = block;
+        let bytes = Some(*bytes).filter(|bytes| *bytes != text.len() as u64);
+        Self { message, block: *block, kind: block_name(*kind), text, bytes }
     }
 }
 
@@ -377,199 +406,6 @@ impl<'a> From<&'a QueuedPrompt> for WireQueued<'a> {
     fn from(queued: &'a QueuedPrompt) -> Self {
         let state = prompt_state_name(queued.state);
         Self { prompt: &queued.prompt, text: &queued.text, by: queued.by.as_ref().map(WireBy::from), state }
-    }
-}
-
-#[derive(Serialize)]
-struct WirePermission<'a> {
-    request: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    call: Option<&'a str>,
-    tool: &'a str,
-    input: &'a Json,
-    about: &'a str,
-    #[serde(serialize_with = "or_empty")]
-    suggestions: Option<&'a Json>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    questions: Option<&'a Json>,
-}
-
-impl<'a> From<&'a OpenPermission> for WirePermission<'a> {
-    fn from(open: &'a OpenPermission) -> Self {
-        Self {
-            request: &open.request,
-            call: open.call.as_deref(),
-            tool: &open.tool,
-            input: &open.input,
-            about: &open.about,
-            suggestions: open.suggestions.as_ref(),
-            questions: open.questions.as_ref(),
-        }
-    }
-}
-
-/// An absent list is an empty one.
-fn or_empty<S: serde::Serializer>(list: &Option<&Json>, serializer: S) -> Result<S::Ok, S::Error> {
-    match list {
-        Some(list) => list.serialize(serializer),
-        None => serializer.collect_seq(std::iter::empty::<()>()),
-    }
-}
-
-#[derive(Serialize)]
-struct WireEvent<'a> {
-    r#type: &'static str,
-    session: &'a str,
-    epoch: &'a str,
-    offset: u64,
-    at: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<WireBy<'a>>,
-    #[serde(flatten)]
-    kind: WireKind<'a>,
-}
-
-impl<'a> From<&'a Event> for WireEvent<'a> {
-    fn from(event: &'a Event) -> Self {
-        Self {
-            r#type: "event",
-            session: &event.session,
-            epoch: &event.position.epoch,
-            offset: event.position.offset,
-            at: event.at,
-            by: event.by.as_ref().map(WireBy::from),
-            kind: WireKind::from(&event.kind),
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum WireKind<'a> {
-    Prompt {
-        prompt: &'a str,
-        text: &'a str,
-    },
-    PromptState {
-        prompt: &'a str,
-        state: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        why: Option<&'a str>,
-    },
-    Text(WireText<'a>),
-    Thinking(WireText<'a>),
-    ToolCall {
-        call: &'a str,
-        tool: &'a str,
-        input: &'a Json,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        parent: Option<&'a str>,
-    },
-    ToolResult {
-        call: &'a str,
-        outcome: &'static str,
-        preview: &'a str,
-        bytes: u64,
-    },
-    Permission(WirePermission<'a>),
-    Decision {
-        request: &'a str,
-        decision: &'static str,
-        how: &'static str,
-    },
-    PermissionClosed {
-        request: &'a str,
-        how: &'static str,
-    },
-    State {
-        state: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        why: Option<&'a str>,
-    },
-    Turn {
-        prompts: &'a [Text],
-        ok: bool,
-        stop: &'a str,
-        cost_usd: f64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        usage: Option<&'a Json>,
-        duration_ms: u64,
-    },
-    Settings {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        title: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        model: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        mode: Option<&'a str>,
-    },
-    Retry {
-        attempt: u32,
-        of: u32,
-        delay_ms: u64,
-        error: &'a str,
-    },
-    Notice {
-        level: &'static str,
-        text: &'a str,
-    },
-    Raw {
-        line: &'a Json,
-    },
-}
-
-#[derive(Serialize)]
-struct WireText<'a> {
-    message: &'a str,
-    block: u32,
-    text: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parent: Option<&'a str>,
-}
-
-impl<'a> From<&'a Kind> for WireKind<'a> {
-    fn from(kind: &'a Kind) -> Self {
-        match kind {
-            Kind::Prompt { prompt, text } => Self::Prompt { prompt, text },
-            Kind::PromptState { prompt, state, why } => {
-                Self::PromptState { prompt, state: prompt_state_name(*state), why: why.as_deref() }
-            }
-            Kind::Text { block_kind, message, block, text, parent } => {
-                let text = WireText { message, block: *block, text, parent: parent.as_deref() };
-                match block_kind {
-                    Block::Text => Self::Text(text),
-                    Block::Thinking => Self::Thinking(text),
-                }
-            }
-            Kind::ToolCall { call, tool, input, parent } => {
-                Self::ToolCall { call, tool, input, parent: parent.as_deref() }
-            }
-            Kind::ToolResult { call, outcome, preview, bytes } => {
-                Self::ToolResult { call, outcome: outcome_name(*outcome), preview, bytes: *bytes }
-            }
-            Kind::Permission(open) => Self::Permission(open.into()),
-            Kind::Decision { request, decision, how } => {
-                Self::Decision { request, decision: decision_name(*decision), how: how_name(*how) }
-            }
-            Kind::PermissionClosed { request, how } => Self::PermissionClosed { request, how: closed_name(*how) },
-            Kind::State { state, why } => Self::State { state: State::name(*state), why: why.as_deref() },
-            Kind::Turn { prompts, ok, stop, cost_usd, usage, duration_ms } => Self::Turn {
-                prompts,
-                ok: *ok,
-                stop,
-                cost_usd: *cost_usd,
-                usage: usage.as_ref(),
-                duration_ms: *duration_ms,
-            },
-            Kind::Settings { title, model, mode } => {
-                Self::Settings { title: title.as_deref(), model: model.as_deref(), mode: mode.as_deref() }
-            }
-            Kind::Retry { attempt, of, delay_ms, error } => {
-                Self::Retry { attempt: *attempt, of: *of, delay_ms: *delay_ms, error }
-            }
-            Kind::Notice { level, text } => Self::Notice { level, text },
-            Kind::Raw { line } => Self::Raw { line },
-        }
     }
 }
 
@@ -590,34 +426,10 @@ fn prompt_state_name(state: PromptState) -> &'static str {
     }
 }
 
-fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Ok => "ok",
-        Outcome::Error => "error",
-        Outcome::Unknown => "unknown",
-    }
-}
-
 fn decision_name(decision: Decision) -> &'static str {
     match decision {
         Decision::Allow => "allow",
         Decision::Deny => "deny",
-    }
-}
-
-fn how_name(how: How) -> &'static str {
-    match how {
-        How::Person => "person",
-        How::Rule => "rule",
-        How::Timeout => "timeout",
-    }
-}
-
-fn closed_name(how: Closed) -> &'static str {
-    match how {
-        Closed::Applied => "applied",
-        Closed::Withdrawn => "withdrawn",
-        Closed::Void => "void",
     }
 }
 
@@ -626,13 +438,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::relay::api::{Kind, State};
 
     #[test]
     fn an_event_is_one_flat_object_and_carries_json_through_untouched() {
         let input = Json::parse(r#"{"command": "echo 1e2"}"#).expect("JSON");
         let kind = Kind::ToolCall { call: "c".into(), tool: "Bash".into(), input, parent: None };
         let position = Position { epoch: "e".into(), offset: 7 };
-        let by = Some(By { device: "d".into(), principal: "p".into() });
+        let by = Some(By { device: "d".into(), principal: "p".into(), comment: "".into() });
         let written = event(&Event { session: "s".into(), position, at: 5, by, kind });
         assert_eq!(
             written,

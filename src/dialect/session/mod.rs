@@ -3,9 +3,11 @@
 //! Owns a connection's way from challenge to sign-in and the JSON of both directions. It must not decide what a
 //! command does: that is the core's.
 
+pub mod bounds;
 mod connection;
 mod decode;
 mod encode;
+mod fields;
 
 pub use connection::{Act, Connection, Greeting, Reached, SignedIn, VerifyJob};
 pub use decode::{Incoming, decode};

@@ -27,24 +27,24 @@ const ACCEPTS_MAX: usize = 256;
 const PAUSE_MS: u64 = 100;
 
 /// Whether accepting is allowed.
+#[derive(Default)]
 pub(super) struct Gate {
-    max: usize,
-    full: bool,
+    /// No room was found, for TCP and for Unix streams.
+    full: [bool; 2],
     paused_until_ms: Option<u64>,
 }
 
 impl Gate {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max: max.clamp(1, ConnToken::SLOTS_MAX), full: false, paused_until_ms: None }
+    /// Shuts at the maximum and opens again a sixteenth below it, so that it does not flap.
+    fn is_open(&self, open: usize, max: usize, is_unix: bool) -> bool {
+        if self.full[usize::from(is_unix)] { open <= max - (max / 16).max(1) } else { open < max }
     }
 
-    /// Shuts at the maximum and opens again a sixteenth below it, so that it does not flap.
-    fn allows(&mut self, open: usize, now_ms: u64) -> bool {
+    fn is_paused(&mut self, now_ms: u64) -> bool {
         if self.paused_until_ms.is_some_and(|until| now_ms >= until) {
             self.paused_until_ms = None;
         }
-        self.full = if self.full { open > self.max - (self.max / 16).max(1) } else { open >= self.max };
-        !self.full && self.paused_until_ms.is_none()
+        self.paused_until_ms.is_some()
     }
 
     /// Milliseconds until a pause ends.
@@ -57,26 +57,51 @@ impl Gate {
 impl<P: Protocol> Worker<P> {
     /// Whether the next turn would accept something.
     pub(super) fn can_accept(&self) -> bool {
-        let room = if self.gate.full {
-            self.core.slots.len() <= self.gate.max - (self.gate.max / 16).max(1)
+        let pending = |is_unix| self.listeners.iter().any(|listener| listener.pending && listener.is_unix() == is_unix);
+        let waits = self.parked.is_some() || [false, true].into_iter().any(|unix| pending(unix) && self.has_room(unix));
+        waits && self.gate.paused_until_ms.is_none()
+    }
+
+    /// Whether one more connection is worth accepting: there is room for it, or one gives way to it.
+    fn has_room(&self, is_unix: bool) -> bool {
+        let (open, limits) = (self.core.slots.len(), &self.core.provisional);
+        if P::PROVISIONAL {
+            !limits.is_full(open, is_unix) || limits.len() > 0
         } else {
-            self.core.slots.len() < self.gate.max
-        };
-        room && self.gate.paused_until_ms.is_none() && self.listeners.iter().any(|listener| listener.pending)
+            self.gate.is_open(open, limits.most(is_unix), is_unix)
+        }
     }
 
     /// Accepts from the listeners that have something, within this turn's bound.
     pub(super) fn accept(&mut self) {
+        if self.gate.is_paused(self.core.now.mono_ms) {
+            return;
+        }
+        if let Some(parked) = self.parked.take()
+            && !self.place(parked)
+        {
+            return;
+        }
         let mut budget = ACCEPTS_MAX;
         for index in 0..self.listeners.len() {
             while budget > 0 && self.listeners[index].pending {
-                if !self.gate.allows(self.core.slots.len(), self.core.now.mono_ms) {
-                    return;
+                let is_unix = self.listeners[index].is_unix();
+                let is_full = !self.has_room(is_unix);
+                if is_full && !self.gate.full[usize::from(is_unix)] {
+                    self.core.counters.accept_stops.add(1);
+                    self.core.warn("the limit of connections is reached: more wait until others have gone");
+                }
+                self.gate.full[usize::from(is_unix)] = is_full;
+                if is_full {
+                    break;
                 }
                 budget -= 1;
                 match self.listeners[index].accept() {
-                    Ok(accepted) if self.listeners[index].is_unix() => self.hand_over(accepted),
-                    Ok(accepted) => self.adopt(accepted),
+                    Ok(accepted) => {
+                        if !self.place(accepted) {
+                            return;
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.listeners[index].pending = false,
                     Err(error) if is_exhausted(&error) => {
                         self.core.counters.accept_pauses.add(1);
@@ -89,6 +114,34 @@ impl<P: Protocol> Worker<P> {
                 }
             }
         }
+    }
+
+    /// Finds a place for a connection. False: it has to wait until the next turn, when another one has given way to it.
+    fn place(&mut self, accepted: Accepted) -> bool {
+        if matches!(accepted.addr, PeerAddr::Unix { .. }) {
+            self.hand_over(accepted);
+        } else if P::PROVISIONAL && !self.make_room(false) {
+            self.parked = Some(accepted);
+            return false;
+        } else {
+            self.adopt(accepted);
+        }
+        true
+    }
+
+    /// Has a provisional connection go if there is no room for one more. It is told so first, which takes until the next
+    /// turn; a Unix stream does not wait for that.
+    fn make_room(&mut self, is_unix: bool) -> bool {
+        if !self.core.provisional.is_full(self.core.slots.len(), is_unix) {
+            return true;
+        }
+        let mut leaving = self.core.first_leaving();
+        let displaced = self.core.displace();
+        if leaving.is_none() && displaced && is_unix {
+            self.close_asked();
+            leaving = self.core.first_leaving();
+        }
+        leaving.map(|token| self.free(token)).is_some()
     }
 
     /// Accepts what waits when the listeners are about to go: whoever connected before gets a proper goodbye.
@@ -114,8 +167,15 @@ impl<P: Protocol> Worker<P> {
     /// Makes a stream a connection of this worker.
     pub(super) fn adopt(&mut self, accepted: Accepted) {
         let Accepted { stream, addr, listener } = accepted;
-        if self.core.draining || self.core.slots.len() >= self.gate.max {
+        let is_unix = matches!(addr, PeerAddr::Unix { .. });
+        // One that another worker accepted may find this one full.
+        let is_full = self.core.slots.len() >= self.core.provisional.most(is_unix);
+        if self.core.draining {
             self.core.counters.refused.add(1);
+            return;
+        }
+        if is_full && !(P::PROVISIONAL && self.make_room(is_unix)) {
+            self.core.no_room();
             return;
         }
         let slot = Slot {
@@ -125,7 +185,7 @@ impl<P: Protocol> Worker<P> {
             kept: Vec::new(),
             need: 0,
             flags: Flags::default(),
-            why: None,
+            rare: None,
         };
         let Ok(token) = self.core.slots.insert(slot) else {
             self.core.counters.refused.add(1);
@@ -142,6 +202,9 @@ impl<P: Protocol> Worker<P> {
             return;
         }
         self.core.counters.accepted.add(1);
+        if P::PROVISIONAL && !is_unix {
+            self.core.begin_provisional(token);
+        }
         self.introduce(token, addr, listener);
     }
 
@@ -174,18 +237,19 @@ mod tests {
 
     #[test]
     fn the_gate_has_hysteresis_and_pauses_end() {
-        let mut gate = Gate::new(32);
-        assert!(gate.allows(31, 0));
-        assert!(!gate.allows(32, 0));
-        assert!(!gate.allows(31, 0), "not yet");
-        assert!(gate.allows(30, 0));
+        let mut gate = Gate::default();
+        assert!(gate.is_open(31, 32, false));
+        assert!(!gate.is_open(32, 32, false));
+        gate.full = [true, false];
+        assert!(!gate.is_open(31, 32, false), "not yet");
+        assert!(gate.is_open(31, 32, true) && gate.is_open(30, 32, false));
         gate.paused_until_ms = Some(100);
-        assert!(!gate.allows(0, 99));
+        assert!(gate.is_paused(99));
         assert_eq!(gate.wait_ms(90), Some(11));
-        assert!(gate.allows(0, 100));
+        assert!(!gate.is_paused(100));
         assert_eq!(gate.wait_ms(100), None);
-        let mut one = Gate::new(1);
-        assert!(!one.allows(1, 0));
-        assert!(one.allows(0, 0));
+        gate.full = [true; 2];
+        assert!(!gate.is_open(1, 1, false));
+        assert!(gate.is_open(0, 1, false));
     }
 }

@@ -5,13 +5,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Turn, Worker, call};
+use super::{Memory, Turn, Worker, call};
 use crate::{
     base::{Close, ConnToken},
     reactor::{
         counters::close_kind,
-        io::{Flags, Lent},
+        io::{Flags, Lent, Slot},
         protocol::Protocol,
+        sendq::TurnBuffers,
     },
 };
 
@@ -26,12 +27,18 @@ impl<P: Protocol> Worker<P> {
                 self.freed.push(token);
                 continue;
             }
-            self.core.wheel.set(token.slot(), self.core.now.mono_ms.saturating_add(self.linger_ms));
+            slot.flags.clear(Flags::MOVED);
+            self.linger(token);
             self.core.touch(token);
             self.core.make_ready(token);
         }
         // A protocol that is told of a close has no hands to close others: nothing was added meanwhile.
         self.core.closes = closes;
+    }
+
+    /// The time in which a closed connection must get on begins anew.
+    pub(super) fn linger(&mut self, token: ConnToken) {
+        self.core.wheel.set(token.slot(), self.core.now.mono_ms.saturating_add(self.linger_ms));
     }
 
     /// Last words and the `closed` callback, once.
@@ -40,15 +47,29 @@ impl<P: Protocol> Worker<P> {
         if !slot.flags.newly(Flags::CLOSED) {
             return;
         }
+        self.core.leave(token);
+        let Some(slot) = self.core.slots.get_mut(token) else { return };
         self.kept_bytes -= std::mem::take(&mut slot.kept).len();
-        let why = slot.why.take().map_or(Close::Broken, |why| *why);
+        // Whatever its peer reads, it is not waited for any longer than the rest of the close.
+        let paced = slot.flags.take(Flags::PACED);
+        if paced {
+            slot.flags.clear(Flags::BLOCKED);
+        }
+        let why = slot.rare.take().and_then(|rare| rare.why).unwrap_or(Close::Broken);
         let dead = slot.flags.has(Flags::DEAD);
         let Some(conn) = slot.conn.take() else { return };
         self.told_late = true;
         self.core.counters.closed[close_kind(&why).0].add(1);
         if !dead {
             match catch_unwind(AssertUnwindSafe(|| P::last_words(&conn, &why))) {
-                Ok(words) => self.core.send_last(token, words),
+                Ok(words) => {
+                    // What it is too slow for would keep it from hearing so.
+                    let instead = paced && matches!(why, Close::TooSlow) && !words.is_empty();
+                    self.core.send_last(token, words);
+                    if instead {
+                        self.keep_last(token);
+                    }
+                }
                 Err(_) => self.core.counters.panics.add(1),
             }
         }
@@ -59,12 +80,27 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
+    /// Leaves of a queue what comes last, behind the frame of which the kernel has taken a part.
+    fn keep_last(&mut self, token: ConnToken) {
+        let Memory { arena, large, .. } = &self.memory;
+        let turn = TurnBuffers { arena, out: &self.core.out, large };
+        if let Some(slot) = self.core.slots.get_mut(token) {
+            self.core.queue_bytes -= slot.queue.keep_last(&turn, P::frame_len);
+        }
+    }
+
     /// The queue of a closed connection is empty: our half is shut, and once the other is, the slot is freed.
     pub(super) fn flushed(&mut self, token: ConnToken) {
         let Some(slot) = self.core.slots.get_mut(token) else { return };
-        if slot.flags.newly(Flags::SHUT) && slot.stream.shutdown_write().is_err() {
-            slot.flags.set(Flags::DEAD);
+        if slot.flags.newly(Flags::SHUT) {
+            if slot.stream.shutdown_write().is_err() {
+                slot.flags.set(Flags::DEAD);
+            } else if slot.flags.take(Flags::MOVED) && !slot.flags.has(Flags::PROVISIONAL) {
+                // A slow reader has yet to take what the kernel holds.
+                self.linger(token);
+            }
         }
+        let Some(slot) = self.core.slots.get_mut(token) else { return };
         if slot.flags.has(Flags::EOF | Flags::DEAD) {
             slot.flags.set(Flags::DEAD);
             self.freed.push(token);
@@ -74,11 +110,14 @@ impl<P: Protocol> Worker<P> {
     /// Frees the slots of connections that are over. Dropping the stream closes it and takes it out of the poll.
     pub(super) fn free_closed(&mut self) {
         while let Some(token) = self.freed.pop() {
-            self.core.wheel.cancel(token.slot());
-            if let Some(slot) = self.core.slots.remove(token) {
-                self.core.queue_bytes -= slot.queue.len();
-                self.kept_bytes -= slot.kept.len();
-            }
+            self.free(token);
+        }
+    }
+
+    /// Frees a slot. Its socket is closed with it, whatever is queued.
+    pub(super) fn free(&mut self, token: ConnToken) {
+        if let Some(slot) = self.core.remove(token) {
+            self.kept_bytes -= slot.kept.len();
         }
     }
 
@@ -86,6 +125,7 @@ impl<P: Protocol> Worker<P> {
     pub(super) fn begin_drain(&mut self) {
         self.accept_last();
         self.listeners.clear();
+        self.parked = None;
         self.core.draining = true;
         self.drain_ends_ms = self.core.now.mono_ms.saturating_add(self.grace_ms);
         for token in self.all() {
@@ -93,9 +133,19 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    /// Ends at once: everybody is told, nothing is flushed any more.
+    /// Ends at once: everybody is told, nothing is flushed any more but a goodbye, which goes ahead of what waits.
     pub(super) fn cut_off(&mut self) -> Turn {
         self.listeners.clear();
+        let is_told = |slot: &Slot<P::Conn>| slot.rare.as_ref().is_some_and(|rare| rare.is_told);
+        for token in self.all() {
+            let told = self.core.slots.get_mut(token).filter(|slot| is_told(slot) && !slot.queue.is_empty());
+            if let Some(slot) = told {
+                slot.flags.clear(Flags::BLOCKED | Flags::PACED);
+                self.keep_last(token);
+                self.core.touch(token);
+            }
+        }
+        self.flush();
         for token in self.all() {
             self.core.break_off(token, Close::Drain);
             self.tell_closed(token);

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use mio::{Events, Poll, Token};
 
 use super::{
@@ -23,11 +24,13 @@ use super::{
     counters::{TURN_BUCKETS, WorkerCounters},
     handle::{Envelope, Shared},
     inbox::{Receiver, Sender},
-    io::{Core, Flags, Io, Lent, NOBODY},
+    io::{Core, Flags, Io, Lent, NOBODY, Slot},
     listen::Listener,
     options::Options,
     protocol::Protocol,
+    provisional::Provisional,
     sendq::{Scratch, TurnBuffers},
+    stream::Accepted,
 };
 use crate::base::{Close, ConnToken};
 
@@ -83,6 +86,8 @@ pub struct Worker<P: Protocol> {
     emptied: Vec<ConnToken>,
     freed: Vec<ConnToken>,
     gate: accept::Gate,
+    /// A stream that waits until another connection has given way to it.
+    parked: Option<Accepted>,
     clock: TurnClock,
     saturation: Saturation,
     kept_bytes: usize,
@@ -118,10 +123,10 @@ impl<P: Protocol> Worker<P> {
         }
         let mut clock = TurnClock::default();
         let now = clock.at(Instant::now());
-        let share = options.connections_max.div_ceil(inboxes.len().max(1));
+        let provisional = Provisional::new(options, inboxes.len());
         Ok(Self {
             protocol,
-            core: Core::new(worker, now, options, counters),
+            core: Core::new(worker, now, options, provisional, counters),
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             listeners,
@@ -140,7 +145,8 @@ impl<P: Protocol> Worker<P> {
             told_late: false,
             emptied: Vec::new(),
             freed: Vec::new(),
-            gate: accept::Gate::new(share),
+            gate: accept::Gate::default(),
+            parked: None,
             clock,
             saturation: Saturation::default(),
             kept_bytes: 0,
@@ -258,10 +264,15 @@ impl<P: Protocol> Worker<P> {
     /// The longest sleep that misses no deadline.
     fn shorten(&self, max_wait: Option<Duration>) -> Option<Duration> {
         let now_ms = self.core.now.mono_ms;
-        let timers = self.core.wheel.wait_ms(now_ms);
-        let drain = self.core.draining.then(|| self.drain_ends_ms.saturating_sub(now_ms));
-        let waits = [timers, drain, self.gate.wait_ms(now_ms)].into_iter().flatten();
-        waits.map(Duration::from_millis).chain(max_wait).min()
+        let in_ms = |wait_ms: Option<u64>| wait_ms.unwrap_or(u64::MAX);
+        // As a rule both of these are never.
+        let rare_ms = self.drain_ends_ms.min(self.core.paced_at_ms).saturating_sub(now_ms);
+        let wait_ms = in_ms(self.core.wheel.wait_ms(now_ms)).min(in_ms(self.gate.wait_ms(now_ms))).min(rare_ms);
+        match max_wait {
+            _ if wait_ms > u64::MAX / 2 => max_wait,
+            None => Some(Duration::from_millis(wait_ms)),
+            Some(most) => Some(most.min(Duration::from_millis(wait_ms))),
+        }
     }
 
     fn take_events(&mut self) {
@@ -285,7 +296,8 @@ impl<P: Protocol> Worker<P> {
             let gone = event.is_error() || (event.is_read_closed() && event.is_write_closed());
             if event.is_writable() && slot.flags.has(Flags::BLOCKED) {
                 slot.flags.clear(Flags::BLOCKED);
-                self.core.touch(token);
+                slot.flags.set(Flags::MOVED);
+                self.core.moves(token);
             } else if gone && slot.flags.has(Flags::PAUSED | Flags::EOF) {
                 // Nobody reads a paused connection, or one that was read to its end, so nobody would find out.
                 self.core.break_off(token, Close::Broken);
@@ -311,14 +323,21 @@ impl<P: Protocol> Worker<P> {
     }
 
     fn run_timers(&mut self) {
+        if self.core.now.mono_ms >= self.core.paced_at_ms {
+            self.core.look_at_paced();
+        }
         let mut fired = std::mem::take(&mut self.fired);
         self.core.wheel.advance(self.core.now.mono_ms, &mut fired);
         for key in fired.drain(..) {
             let Some(token) = self.core.slots.token_at(key) else { continue };
             let Some(slot) = self.core.slots.get_mut(token) else { continue };
             if slot.flags.has(Flags::CLOSED) {
-                // The linger time is over.
-                self.core.break_off(token, Close::TimedOut);
+                if slot.flags.take(Flags::MOVED) && !slot.flags.has(Flags::PROVISIONAL) {
+                    // It still takes what is queued, which comes to an end.
+                    self.linger(token);
+                } else {
+                    self.core.break_off(token, Close::TimedOut);
+                }
                 continue;
             }
             let called =
@@ -346,13 +365,20 @@ impl<P: Protocol> Worker<P> {
                 slot.queue.own(&turn);
                 continue;
             }
-            match slot.queue.write(&mut slot.stream, &turn, scratch) {
+            let is_paced = slot.flags.has(Flags::PACED);
+            let most =
+                if is_paced { paced(slot, P::probe, core.now.mono_ms, &mut core.queue_bytes) } else { usize::MAX };
+            match slot.queue.write(&mut slot.stream, &turn, scratch, most, P::frame_len) {
                 Ok(wrote) => {
                     core.counters.bytes_out.add(wrote.bytes as u64);
                     core.counters.writes.add(wrote.calls);
                     core.queue_bytes -= wrote.bytes;
+                    if is_paced && let Some(pace) = &mut slot.rare().pace {
+                        pace.wrote(wrote.bytes);
+                    }
                     if wrote.blocked {
                         slot.flags.set(Flags::BLOCKED);
+                        slot.rare().blocked_ms = core.now.mono_ms;
                         slot.queue.own(&turn);
                     } else {
                         core.pool.recycle(&mut slot.queue);
@@ -403,6 +429,7 @@ impl<P: Protocol> Worker<P> {
         counters.turns.add(1);
         counters.busy_ns.add(ns);
         counters.open.set(self.core.slots.len() as u64);
+        counters.provisional.set(self.core.provisional.len() as u64);
         counters.queue_bytes.set(self.core.queue_bytes as u64);
         counters.kept_bytes.set(self.kept_bytes as u64);
         counters.wakes.set(self.inbox.wakes());
@@ -432,6 +459,19 @@ impl<P: Protocol> AsFd for Worker<P> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poll.registry().as_fd()
     }
+}
+
+/// How much of a slow peer's queue may be written now; puts a probe ahead of it if none is out.
+#[cold]
+fn paced<C>(slot: &mut Slot<C>, probe: impl Fn() -> Bytes, now_ms: u64, queue_bytes: &mut usize) -> usize {
+    let Slot { queue, rare, .. } = slot;
+    let Some(pace) = rare.as_mut().and_then(|rare| rare.pace.as_mut()) else { return usize::MAX };
+    if pace.wants_probe() && !queue.is_empty() {
+        let probe = probe();
+        *queue_bytes += probe.len();
+        pace.probed(queue.place_probe(probe), now_ms);
+    }
+    pace.allowed()
 }
 
 /// Runs a callback of an open connection. A panic closes that connection and nothing else.

@@ -46,9 +46,7 @@ impl<P: Protocol> Worker<P> {
             return Reading::More;
         }
         if flags.has(Flags::PAUSED) && !flags.has(Flags::CLOSED) {
-            // Whatever waits in the kernel is read when it resumes.
-            flags.clear(Flags::READY);
-            return Reading::More;
+            return self.read_held(token);
         }
         let Memory { arena, used, .. } = &mut self.memory;
         let most = arena.len() / 2;
@@ -95,6 +93,47 @@ impl<P: Protocol> Worker<P> {
         }
         if again {
             self.core.make_ready(token);
+        }
+        Reading::More
+    }
+
+    /// Reads a little from a paused connection, for the protocol to look at. What else waits in the kernel, the end of file
+    /// included, is read when it resumes.
+    fn read_held(&mut self, token: ConnToken) -> Reading {
+        let Some(slot) = self.core.slots.get_mut(token) else { return Reading::More };
+        let wanted = P::HELD_MAX.min(self.kept_max).saturating_sub(slot.kept.len());
+        let Memory { arena, used, .. } = &mut self.memory;
+        let room = arena.len() - *used;
+        if wanted > 0 && room < ROOM_MIN {
+            return Reading::Full;
+        }
+        slot.flags.clear(Flags::READY);
+        if wanted == 0 {
+            return Reading::More;
+        }
+        let bytes = &mut arena[*used..*used + wanted.min(room)];
+        let result = slot.stream.read(bytes);
+        self.core.counters.reads.add(1);
+        match result {
+            Ok(0) => {}
+            Ok(n) => {
+                self.core.counters.bytes_in.add(n as u64);
+                copy::append(&mut slot.kept, &bytes[..n]);
+                self.kept_bytes += n;
+                let mut kept = std::mem::take(&mut slot.kept);
+                call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| {
+                    p.held(conn, io, &mut kept);
+                });
+                if let Some(slot) = self.core.slots.get_mut(token) {
+                    slot.kept = kept;
+                }
+                if n == wanted.min(room) && n < wanted {
+                    self.core.make_ready(token);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.core.make_ready(token),
+            Err(_) => self.core.break_off(token, Close::Broken),
         }
         Reading::More
     }

@@ -10,8 +10,12 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
-    base::Fault,
-    reactor::{BoundAddr, Listen, Peer, Reactor, Refuse, Sent},
+    base::{CloseCode, Fault},
+    reactor::{
+        BoundAddr, Listen, Peer, Reactor, Refuse, Sent,
+        ws::{Answer, Data, Ws, WsHandler, WsIo, WsOptions},
+    },
+    wire::http::Head,
 };
 
 /// Does what the test says, and takes down what happened.
@@ -75,9 +79,18 @@ impl Protocol for Script {
     }
 }
 
+/// Longer than any test, so that it passes only where a test says so, and within one turn of the wheel.
+const LINGER_MS: u64 = 60_000;
+
 fn worker(listen: Listen, script: Script) -> (Worker<Script>, BoundAddr) {
-    let options =
-        Options { workers: 1, listeners: vec![listen], queue_high: 8 << 20, queue_max: 16 << 20, ..Options::default() };
+    let options = Options {
+        workers: 1,
+        listeners: vec![listen],
+        queue_high: 8 << 20,
+        queue_max: 16 << 20,
+        linger_ms: LINGER_MS,
+        ..Options::default()
+    };
     let bound = Reactor::bind::<Script>(options).unwrap();
     let address = bound.local_addrs()[0].clone();
     let mut script = Some(script);
@@ -91,7 +104,7 @@ fn tcp(script: Script) -> (Worker<Script>, TcpStream) {
     (worker, TcpStream::connect(address).unwrap())
 }
 
-fn until(worker: &mut Worker<Script>, what: &str, mut holds: impl FnMut(&mut Worker<Script>) -> bool) {
+fn until<P: Protocol>(worker: &mut Worker<P>, what: &str, mut holds: impl FnMut(&mut Worker<P>) -> bool) {
     let limit = Instant::now() + Duration::from_secs(30);
     while !holds(worker) {
         assert!(Instant::now() < limit, "waited too long for: {what}");
@@ -146,4 +159,146 @@ fn a_peer_that_goes_after_it_ended_its_half_is_noticed() {
     drop(stream);
     until(&mut worker, "its slot", |worker| worker.core.slots.len() == 0);
     assert_eq!(worker.protocol.closed, 1);
+}
+
+/// A connection that has more to send than its peer's system takes.
+fn flooded() -> (Worker<Script>, TcpStream, ConnToken) {
+    let (mut worker, mut stream) = tcp(Script { flood: true, ..Script::default() });
+    stream.write_all(b"go").unwrap();
+    until(&mut worker, "the flood", |worker| !worker.protocol.seen.is_empty());
+    stream.set_nonblocking(true).unwrap();
+    let token = worker.protocol.token.unwrap();
+    (worker, stream, token)
+}
+
+fn has<P: Protocol>(worker: &Worker<P>, token: ConnToken, flag: u16) -> bool {
+    worker.core.slots.get(token).is_some_and(|slot| slot.flags.has(flag))
+}
+
+/// Its peer reads until the kernel has taken more.
+fn moves(worker: &mut Worker<Script>, stream: &mut TcpStream, token: ConnToken) {
+    let mut room = vec![0; 1 << 20];
+    until(worker, "progress", |worker| {
+        let _ = stream.read(&mut room);
+        has(worker, token, Flags::MOVED)
+    });
+}
+
+fn closed(worker: &mut Worker<Script>, token: ConnToken) {
+    worker.core.close(token, Close::Local(CloseCode::NORMAL));
+    worker.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(worker.protocol.closed, 1);
+}
+
+#[test]
+fn what_a_peer_took_before_a_close_does_not_prolong_it() {
+    let (mut worker, mut stream, token) = flooded();
+    moves(&mut worker, &mut stream, token);
+    closed(&mut worker, token);
+    worker.core.wheel.set(token.slot(), worker.core.now.mono_ms);
+    until(&mut worker, "the end", |worker| worker.core.slots.len() == 0);
+}
+
+#[test]
+fn a_close_goes_on_while_the_peer_takes_something_and_no_longer() {
+    let (mut worker, mut stream, token) = flooded();
+    closed(&mut worker, token);
+    moves(&mut worker, &mut stream, token);
+    // The time is over, and begins anew.
+    worker.core.wheel.set(token.slot(), worker.core.now.mono_ms);
+    until(&mut worker, "the time is looked at", |worker| !has(worker, token, Flags::MOVED));
+    let left = worker.core.wheel.wait_ms(worker.core.now.mono_ms).expect("it is waited for");
+    assert!(left > LINGER_MS / 2 && worker.core.slots.len() == 1, "{left} ms");
+    worker.core.wheel.set(token.slot(), worker.core.now.mono_ms);
+    until(&mut worker, "the end", |worker| worker.core.slots.len() == 0);
+}
+
+#[test]
+fn a_slow_reader_has_the_whole_time_to_take_what_the_kernel_holds() {
+    let (mut worker, mut stream, token) = flooded();
+    closed(&mut worker, token);
+    // Half of it is over when the queue is empty.
+    worker.core.wheel.set(token.slot(), worker.core.now.mono_ms + LINGER_MS / 2);
+    let mut room = vec![0; 1 << 20];
+    until(&mut worker, "all is written", |worker| {
+        let _ = stream.read(&mut room);
+        has(worker, token, Flags::SHUT)
+    });
+    let left = worker.core.wheel.wait_ms(worker.core.now.mono_ms).expect("it is waited for");
+    assert!(left > LINGER_MS / 2, "{left} ms");
+    // It is counted once: what was taken before does not count when the time is over.
+    assert!(!has(&worker, token, Flags::MOVED));
+}
+
+#[test]
+fn a_stranger_that_takes_something_does_not_prolong_its_close() {
+    let (mut worker, mut stream, token) = flooded();
+    worker.core.begin_provisional(token);
+    closed(&mut worker, token);
+    moves(&mut worker, &mut stream, token);
+    worker.core.wheel.set(token.slot(), worker.core.now.mono_ms);
+    until(&mut worker, "the time is looked at", |worker| !has(worker, token, Flags::MOVED));
+    assert_eq!(worker.core.slots.len(), 0, "it gets no more time");
+}
+
+#[test]
+fn a_stranger_that_takes_all_has_what_is_left_of_the_time() {
+    let (mut worker, mut stream, token) = flooded();
+    worker.core.begin_provisional(token);
+    closed(&mut worker, token);
+    worker.core.wheel.set(token.slot(), worker.core.now.mono_ms + LINGER_MS / 4);
+    let mut room = vec![0; 1 << 20];
+    until(&mut worker, "all is written", |worker| {
+        let _ = stream.read(&mut room);
+        has(worker, token, Flags::SHUT)
+    });
+    let left = worker.core.wheel.wait_ms(worker.core.now.mono_ms).expect("it is waited for");
+    assert!(left < LINGER_MS / 2, "{left} ms");
+}
+
+/// A WebSocket service that says nothing.
+struct Quiet;
+
+impl WsHandler for Quiet {
+    type Conn = ();
+    type Mail = ();
+
+    fn request(&mut self, _: &Head<'_>, _: &Peer, _: &mut WsIo<'_, Self>) -> Answer<()> {
+        Answer::upgrade(())
+    }
+
+    fn message(&mut self, _: &mut (), _: &mut WsIo<'_, Self>, _: Data<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// How many pings a peer is sent that says nothing after its upgrade, until it is given up.
+fn pings(pings_missed_max: u8, is_paced: bool) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let options = Options { workers: 1, listeners: vec![Listen::Unix(path.clone())], ..Options::default() };
+    let ws = WsOptions { ping_every_ms: 1, pings_missed_max, ..WsOptions::default() };
+    let mut workers = Reactor::bind(options).unwrap().into_workers(|_, _| Ws::new(Quiet, ws.clone())).unwrap();
+    let mut worker = workers.remove(0);
+    let mut stream = UnixStream::connect(path).unwrap();
+    until(&mut worker, "the connection", |worker| worker.core.slots.len() == 1);
+    let token = worker.core.slots.token_at(0).unwrap();
+    if is_paced {
+        worker.core.slots.get_mut(token).unwrap().flags.set(Flags::PACED);
+    }
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    until(&mut worker, "the end of its patience", |worker| has(worker, token, Flags::SHUT));
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).unwrap();
+    let head = said.windows(4).position(|end| end == b"\r\n\r\n").expect("an upgrade");
+    said[head + 4..].chunks(2).take_while(|frame| *frame == [0x89, 0]).count()
+}
+
+#[test]
+fn a_peer_that_is_given_what_it_reads_may_miss_twice_as_many_pings() {
+    assert_eq!((pings(3, false), pings(3, true)), (3, 6));
+    // No more than can be counted.
+    assert_eq!(pings(200, true), 255);
 }

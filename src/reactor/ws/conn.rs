@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{Ws, WsHandler, WsOptions, deflate::Own, io::Asked};
+use super::{Ws, WsHandler, WsOptions, deflate::Own, io::Asked, no_room};
 use crate::{
     base::{Close, CloseCode, Now},
-    reactor::{io::Io, options::Peer},
+    reactor::{self, io::Io, options::Peer},
     wire::{
         http::Response,
         ws::{Decoder, OpCode, Role, close_frame, frame},
@@ -155,24 +155,32 @@ impl<C> WsConn<C> {
         self.next_ms = u64::MAX;
         match self.phase {
             Phase::Head => io.close(io.token(), Close::TimedOut),
+            // If it still reads what stands before our close frame, the loop waits for that.
             Phase::Closing => {
                 self.phase = Phase::Over;
                 io.close(io.token(), self.take_ending().unwrap_or(Close::TimedOut));
             }
             Phase::Over => {}
             Phase::Open => {
-                // Who is not read cannot be heard. But who takes nothing either is not waited for: senders that wait for
-                // each other, or one for itself, would do so for ever.
-                let is_held = io.is_paused(io.token()) && !io.is_blocked(io.token());
-                if std::mem::take(&mut self.heard) | is_held {
+                let (token, heard) = (io.token(), std::mem::take(&mut self.heard));
+                let is_blocked = io.is_blocked(token);
+                // A peer that is paused may look idle. If it takes nothing either it is timed out: senders could be
+                // waiting for each other, or one for itself.
+                let is_held = io.is_paused(token) && !is_blocked;
+                // A slow peer may have much to read before the probe that it answers.
+                let patience = options.pings_missed_max.saturating_mul(1 + u8::from(io.is_paced(token)));
+                if heard | is_held | io.take_progress(token) {
                     self.missed = 0;
-                } else if self.missed >= options.pings_missed_max {
-                    io.close(io.token(), Close::TimedOut);
+                } else if self.missed >= patience {
+                    io.close(token, Close::TimedOut);
                     return;
                 } else {
                     self.missed += 1;
-                    let _ = io.send(frame(OpCode::Ping, &[]));
-                    io.counters().frames_out.add(1);
+                    // Behind what is blocked a ping asks nothing that progress does not answer.
+                    if !is_blocked {
+                        let _ = io.send(frame(OpCode::Ping, &[]));
+                        io.counters().frames_out.add(1);
+                    }
                 }
                 self.watch_pings(io.now(), options);
             }
@@ -196,10 +204,11 @@ impl<C> WsConn<C> {
                 let response = match why {
                     Close::TimedOut => Response::text(408, "the request took too long"),
                     Close::Drain => Response::text(503, "going away"),
+                    Close::Local(CloseCode::TRY_AGAIN) => no_room(),
                     Close::Panicked => Response::text(500, "internal error"),
                     _ => return Bytes::new(),
                 };
-                response.encode().into()
+                response.encode(reactor::now()).into()
             }
         }
     }

@@ -341,6 +341,17 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         }
     }
 
+    /// Says that a connection may stay ([`WsHandler::CONFIRMS`]): it does not give way to new ones any more. False: there is
+    /// no room for more that stay, or the token names nobody; whoever said it would be welcome should tell it so.
+    pub fn confirm(&mut self, token: ConnToken) -> bool {
+        self.io.confirm(token)
+    }
+
+    /// A connection got a step further on its way to be confirmed: see [`Io::spare`]. An upgrade is such a step by itself.
+    pub fn spare(&mut self, token: ConnToken) {
+        self.io.spare(token);
+    }
+
     /// Sends a close frame, behind what is queued, and waits for the answer ([`WsOptions::close_ms`]); messages that still
     /// come are not delivered, and no callback but [`closed`](WsHandler::closed) comes. Then TCP is closed. Of `reason` at
     /// most 123 bytes are sent. A connection that is paused is resumed.
@@ -363,8 +374,9 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         }
     }
 
-    /// Reads no more from the connection until [`resume`](Self::resume). Messages that came in the same read are held
-    /// back too. Pings are not answered meanwhile, and none are sent. Pausing twice is pausing once.
+    /// Reads no more messages from the connection until [`resume`](Self::resume). Those that came in the same read are held
+    /// back too. Pings are answered as far as 16 KiB of what the peer sends go; behind more data than that they wait, as
+    /// the data does. None are sent. Pausing twice is pausing once.
     pub fn pause(&mut self, token: ConnToken) {
         self.io.pause(token);
     }

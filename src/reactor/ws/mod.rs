@@ -98,6 +98,7 @@ mod deflate;
 #[path = "deflate_off.rs"]
 mod deflate;
 mod io;
+mod options;
 
 use bytes::Bytes;
 
@@ -105,22 +106,30 @@ use self::{conn::Phase, deflate::Deflating};
 pub use self::{
     conn::WsConn,
     io::{Framed, WsIo},
+    options::WsOptions,
 };
 use super::{
     io::Io,
-    options::Peer,
+    options::{Peer, PeerAddr},
     protocol::{Protocol, Refuse},
 };
 use crate::{
     base::{Close, CloseCode, ConnToken, Fault},
     wire::{
-        http::{self, Head, HostPolicy, Parsed, Response},
-        ws::{Limits, Message, Onward, OpCode, Step, close_frame, frame},
+        http::{self, Head, Parsed, Response},
+        ws::{Limits, Message, Onward, OpCode, Step, answer_pings, close_frame, frame, frame_len},
     },
 };
 
-/// Pongs are left out while more than this many bytes wait: RFC 6455 section 5.5.3 asks only for the latest anyway.
+/// Every ping has its answer while no more than this many bytes wait. Above, the latest one alone has (RFC 6455 section
+/// 5.5.3 asks for no more), and its answer goes ahead of what waits.
 const PONG_QUEUE_MAX: usize = 64 * 1024;
+/// What a ping says that asks whether what was sent before it is read.
+const PROBE: &[u8] = b"read?";
+/// When it is worth to try again where there was no room.
+const RETRY_AFTER_S: &str = "5";
+/// So much is read of a connection that is paused, to find its pings.
+const HELD_MAX: usize = 16 * 1024;
 /// Below this size of an incomplete frame every read is decoded, so that text which is not UTF-8 is refused early.
 const EAGER_MAX: usize = 16 * 1024;
 
@@ -178,10 +187,14 @@ pub trait WsHandler: Sized + Send + 'static {
     /// What other threads may send a worker.
     type Mail: Send + 'static;
 
-    /// A request came, with a `Host` that is allowed and, if it asks for an upgrade, an `Origin` that may. There is no
-    /// WebSocket yet: nothing can be sent to this connection here, nor can it be closed or timed;
-    /// [`open`](Self::open) can. State that was made for an upgrade which the request does not ask well for (426, 400) is
-    /// dropped without `closed`.
+    /// Whether this handler says itself which connections may stay ([`WsIo::confirm`]); by default an upgrade says it. Until
+    /// then a connection is provisional ([`Protocol::PROVISIONAL`]): one that gives way to a new one is told 503 or 1013.
+    const CONFIRMS: bool = false;
+
+    /// A request came, for a host that is allowed ([`HostPolicy::check`](crate::wire::http::HostPolicy::check), or
+    /// `check_unix`; HTTP/1.0 may name none) and, if it asks for an upgrade, with an `Origin` that may. There is no WebSocket yet: this
+    /// connection cannot be sent to here, closed or timed; in [`open`](Self::open) it can. State that was made for an
+    /// upgrade which the request does not ask well for (426, 400) is dropped without `closed`.
     fn request(&mut self, head: &Head<'_>, peer: &Peer, io: &mut WsIo<'_, Self>) -> Answer<Self::Conn>;
 
     /// The upgrade was answered: what is sent here comes behind the 101.
@@ -237,57 +250,6 @@ pub trait WsHandler: Sized + Send + 'static {
     }
 }
 
-/// Settings of the WebSocket layer. Sizes are bytes, times milliseconds. To be made with `..WsOptions::default()`, because
-/// more may come.
-#[derive(Clone, Debug)]
-pub struct WsOptions {
-    /// The names by which we may be asked (421 otherwise), beside the loopback's.
-    pub hosts: HostPolicy,
-    /// Most bytes of a message, whole and uncompressed: more closes with 1009. Should be less than
-    /// [`Options::kept_max`](super::Options::kept_max), and, where messages are sent on,
-    /// [`Options::queue_max`](super::Options::queue_max).
-    pub message_max: usize,
-    /// Most bytes of a frame's payload; likewise.
-    pub frame_max: usize,
-    /// How long a request head may take, from accepting on (408 after that). Its size is limited by [`http::HEAD_MAX`].
-    pub handshake_ms: u64,
-    /// How often an open connection is looked at: one that was silent since the last look is pinged. 0 means never. One
-    /// that is paused is not read, so its silence is not held against it, unless it takes nothing either: whoever pauses
-    /// must see to its end.
-    pub ping_every_ms: u64,
-    /// A connection that is silent at one more look after so many pings in a row is closed
-    /// ([`TimedOut`](Close::TimedOut)). Whatever it sends is a sign of life.
-    pub pings_missed_max: u8,
-    /// How long the peer's answer to our close frame may take; then TCP is closed without.
-    pub close_ms: u64,
-    /// permessage-deflate (RFC 7692) where a client offers it; None, the default, declines. Messages that are framed
-    /// once for many ([`Framed`]) go uncompressed to all.
-    #[cfg(feature = "deflate")]
-    pub deflate: Option<crate::wire::ws::deflate::DeflateOptions>,
-    /// Most connections of a worker that keep windows of their own, up to 420 KiB each; the next ones are agreed to
-    /// have none.
-    #[cfg(feature = "deflate")]
-    pub deflate_windows_max: usize,
-}
-
-impl Default for WsOptions {
-    fn default() -> Self {
-        Self {
-            hosts: HostPolicy::default(),
-            message_max: 1 << 20,
-            frame_max: 1 << 20,
-            handshake_ms: 10_000,
-            ping_every_ms: 25_000,
-            pings_missed_max: 2,
-            close_ms: 5_000,
-            #[cfg(feature = "deflate")]
-            deflate: None,
-            #[cfg(feature = "deflate")]
-            deflate_windows_max: 1_000,
-        }
-    }
-}
-
 /// A [`WsHandler`] as a [`Protocol`].
 pub struct Ws<H> {
     handler: H,
@@ -333,23 +295,40 @@ impl<H: WsHandler> Ws<H> {
         let (consumed, head) = match http::parse(bytes) {
             Ok(Parsed::Partial) => return Ok(0),
             Ok(Parsed::Complete { consumed, head }) => (consumed, head),
-            Err(response) => return Ok(respond(conn, io, &response, false, bytes.len())),
+            Err(response) => {
+                let only_head = bytes.starts_with(b"HEAD ");
+                return Ok(respond(conn, io, &response, only_head, bytes.len()));
+            }
         };
         let only_head = head.method == "HEAD";
-        let checked = self.options.hosts.check(&head).and_then(|()| match head.wants_upgrade() {
+        let Some(peer) = conn.take_peer() else { return Ok(bytes.len()) };
+        let hosts = &self.options.hosts;
+        let host = match peer.addr {
+            PeerAddr::Tcp(_) => hosts.check(&head),
+            PeerAddr::Unix { .. } => hosts.check_unix(&head),
+        };
+        let checked = host.and_then(|()| match head.wants_upgrade() {
             true => http::check_origin(&head, false),
             false => Ok(()),
         });
         if let Err(response) = checked {
             return Ok(respond(conn, io, &response, only_head, bytes.len()));
         }
-        let Some(peer) = conn.take_peer() else { return Ok(bytes.len()) };
         let mut hands = WsIo::new(io.reborrow(), &self.options, &mut self.deflating);
         let answer = self.handler.request(&head, &peer, &mut hands);
         let (app, subprotocol, mut headers) = match answer {
             Answer::Respond(response) => return Ok(respond(conn, io, &response, only_head, bytes.len())),
             Answer::Upgrade { conn, subprotocol, headers } => (conn, subprotocol, headers),
         };
+        let token = io.token();
+        let has_room = if H::CONFIRMS { io.has_room(token) } else { io.confirm(token) };
+        if !has_room {
+            if H::CONFIRMS {
+                io.no_room();
+            }
+            return Ok(respond(conn, io, &no_room(), only_head, bytes.len()));
+        }
+        io.spare(token);
         if let Some((own, header)) = self.deflating.agree(&head) {
             conn.deflate = own;
             conn.decoder.allow_deflate();
@@ -384,6 +363,7 @@ impl<H: WsHandler> Ws<H> {
         let result = loop {
             if conn.phase == Phase::Over || io.is_stopped(&mut stops) {
                 conn.decoder.release();
+                self.held(conn, io, &mut bytes[at..]);
                 break Ok(at);
             }
             let own = conn.message_max as usize;
@@ -426,13 +406,17 @@ impl<H: WsHandler> Ws<H> {
                 Message::Text(text) => Data::Text(text),
                 Message::Binary(bytes) => Data::Binary(bytes),
                 Message::Ping(payload) => {
-                    if conn.phase == Phase::Open && io.queued(io.token()) <= PONG_QUEUE_MAX {
-                        let _ = io.send(frame(OpCode::Pong, payload));
-                        io.counters().frames_out.add(1);
+                    if conn.phase == Phase::Open {
+                        pong(io, payload);
                     }
                     continue;
                 }
-                Message::Pong(_) => continue,
+                Message::Pong(payload) => {
+                    if payload == PROBE {
+                        io.answered(io.token());
+                    }
+                    continue;
+                }
                 Message::Close(close) => {
                     let code = close.map(|(code, _)| code);
                     conn.peer_closes(io, code);
@@ -482,6 +466,19 @@ impl<H: WsHandler> Ws<H> {
     }
 }
 
+/// The answer where there is no room for a connection that would stay.
+fn no_room() -> Response {
+    Response::text(503, "there is no room for more connections; try again").with("Retry-After", RETRY_AFTER_S)
+}
+
+/// Answers a ping, however much waits for the peer.
+fn pong<H: WsHandler>(io: &mut Io<'_, Ws<H>>, payload: &[u8]) {
+    let (token, pong) = (io.token(), frame(OpCode::Pong, payload));
+    let is_soon = io.queued(token) <= PONG_QUEUE_MAX && !io.is_blocked(token);
+    let _ = if is_soon { io.send(pong) } else { io.send_ahead(token, pong) };
+    io.counters().frames_out.add(1);
+}
+
 /// A plain answer ends the connection.
 fn respond<H: WsHandler>(
     conn: &mut WsConn<H::Conn>,
@@ -490,7 +487,8 @@ fn respond<H: WsHandler>(
     only_head: bool,
     len: usize,
 ) -> usize {
-    let bytes = if only_head { response.encode_head() } else { response.encode() };
+    let now = io.now();
+    let bytes = if only_head { response.encode_head(now) } else { response.encode(now) };
     conn.phase = Phase::Over;
     let _ = io.send(bytes.into());
     io.close(io.token(), Close::Local(CloseCode::NORMAL));
@@ -500,6 +498,8 @@ fn respond<H: WsHandler>(
 impl<H: WsHandler> Protocol for Ws<H> {
     type Conn = WsConn<H::Conn>;
     type Mail = H::Mail;
+
+    const PROVISIONAL: bool = true;
 
     fn accept(&mut self, io: &mut Io<'_, Self>, peer: &Peer) -> Result<Self::Conn, Refuse> {
         let conn = WsConn::new(peer, io.now(), self.options.handshake_ms);
@@ -519,6 +519,16 @@ impl<H: WsHandler> Protocol for Ws<H> {
         let lent_from = at;
         let rest = io.within(lent_from, |io| self.frames(conn, io, &mut bytes[at..]))?;
         Ok(at + rest)
+    }
+
+    const HELD_MAX: usize = HELD_MAX;
+
+    /// What a paused connection has sent waits, but for its pings: its peer may take their silence for ours.
+    fn held(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>, bytes: &mut [u8]) {
+        conn.heard = true;
+        if conn.phase == Phase::Open && io.is_open(io.token()) {
+            answer_pings(bytes, |payload| pong(io, payload));
+        }
     }
 
     fn eof(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
@@ -565,6 +575,18 @@ impl<H: WsHandler> Protocol for Ws<H> {
             Phase::Head => io.close(io.token(), Close::Drain),
             Phase::Closing | Phase::Over => {}
         }
+    }
+
+    fn frame_len(bytes: &[u8]) -> Option<usize> {
+        if bytes.first() == Some(&b'H') {
+            // The answer to the upgrade, which no frame begins like.
+            return bytes.windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4);
+        }
+        frame_len(bytes)
+    }
+
+    fn probe() -> Bytes {
+        frame(OpCode::Ping, PROBE)
     }
 
     fn last_words(conn: &Self::Conn, why: &Close) -> Bytes {

@@ -10,8 +10,12 @@ use crate::{claude, relay::Role};
 pub struct DeviceInfo {
     /// Its id.
     pub device: Text,
-    /// Its name.
+    /// The name it gave itself.
     pub name: Text,
+    /// The principal that it signed in as.
+    pub principal: Text,
+    /// The comment that the keys file gives the key; may be empty.
+    pub comment: Text,
     /// Its kind.
     pub kind: Text,
     /// What it may do.
@@ -79,8 +83,10 @@ pub struct TurnBlock {
     pub block: u32,
     /// Text or thinking.
     pub kind: claude::Block,
-    /// What was streamed so far.
+    /// What was streamed so far, or the first part of it.
     pub text: String,
+    /// Bytes that were streamed so far.
+    pub bytes: u64,
 }
 
 /// The running turn.
@@ -142,6 +148,20 @@ pub enum Reply {
     Decided {
         /// Where the decision stands.
         position: Position,
+    },
+    /// To `fetch`.
+    Fetched {
+        /// The part that was asked for; empty behind the end.
+        data: Vec<u8>,
+        /// Bytes of the whole.
+        total: u64,
+    },
+    /// To `history`: the newest events before the position, without a gap.
+    History {
+        /// The events, in order.
+        events: Vec<Arc<Event>>,
+        /// The oldest position that can still be served.
+        earliest: Position,
     },
     /// To `stop`.
     State(State),

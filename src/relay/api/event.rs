@@ -179,6 +179,10 @@ pub enum Kind {
         decision: Decision,
         /// How it came about.
         how: How,
+        /// With a denial: what the model was told.
+        message: Option<Text>,
+        /// With an allowance: what runs.
+        ran: Option<Ran>,
     },
     /// A request is over, for ever.
     PermissionClosed {
@@ -243,7 +247,7 @@ pub enum Kind {
     },
 }
 
-/// A permission request that waits.
+/// A permission request that waits: everything that a person must see before a decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenPermission {
     /// Its id.
@@ -252,12 +256,51 @@ pub struct OpenPermission {
     pub call: Option<Text>,
     /// The tool.
     pub tool: Text,
-    /// The tool's input.
-    pub input: Json,
-    /// A line for people.
+    /// The tool's input, as it will run.
+    pub input: Input,
+    /// The input's hash ([`shown::hash`](crate::wire::shown::hash)), which an allowance has to name. `None`: the input
+    /// cannot be shown whole and so cannot be allowed.
+    pub hash: Option<Text>,
+    /// What the CLI says about it: a line or a few.
     pub about: Text,
-    /// Rules the CLI suggests.
+    /// Rules the CLI suggests; `None` too where it forbids to offer any.
     pub suggestions: Option<Json>,
     /// Questions with options, where it is one.
     pub questions: Option<Json>,
+    /// Approval must not be preselected.
+    pub default_to_no: bool,
+    /// "Always" must not be offered.
+    pub no_always: bool,
+    /// A single tap must not approve.
+    pub needs_interaction: bool,
+}
+
+/// The input of a tool that asks for permission, as clients get it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// All of it.
+    Whole(Json),
+    /// Too large for a message: it is fetched in parts ([`Command::Fetch`](super::Command::Fetch)), and its hash is not
+    /// told, so that only a client that has fetched it can name it.
+    Large {
+        /// Length of its JSON text in bytes.
+        bytes: u64,
+        /// What to fetch.
+        blob: Text,
+    },
+}
+
+/// What an allowance lets run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ran {
+    /// The hash of the input that runs.
+    pub hash: Text,
+    /// That input, where the approver replaced it.
+    pub input: Option<Json>,
+    /// The hash of the input that was asked about, where another one runs.
+    pub replaced_hash: Option<Text>,
+    /// The input that was asked about, where another one runs and it is not too large for a message.
+    pub replaced: Option<Json>,
+    /// The answers to questions, which were added to the input.
+    pub answers: Option<Json>,
 }

@@ -2,6 +2,7 @@
 //! [`Out`]s; the shell on the supervisor thread carries out the rest of [`Out`].
 
 mod answer;
+pub mod bulk;
 mod command;
 mod event;
 mod out;
@@ -11,9 +12,17 @@ use std::sync::Arc;
 use crate::{base::ConnToken, relay::Role};
 
 pub use answer::{Code, Details, DeviceInfo, Error, QueuedPrompt, Reply, RunningTurn, Snapshot, Summary, TurnBlock};
-pub use command::{Command, Decision, Request, When};
-pub use event::{Closed, Event, How, Kind, OpenPermission, Outcome, PromptState, State};
+pub use command::{Command, Decision, Past, Request, Verb, When};
+pub use event::{Closed, Event, How, Input, Kind, OpenPermission, Outcome, PromptState, Ran, State};
 pub use out::{End, ExitInfo, Launch, Out};
+
+/// Longest title of a session, in bytes: one that a device gives is refused, one that a folder's name makes is cut.
+pub const TITLE_BYTES_MAX: usize = 256;
+/// Longest reason of a denial, in bytes. Dialects refuse a longer one.
+pub const REASON_BYTES_MAX: usize = 16 << 10;
+
+/// Longest input of a permission request, in bytes: one that is longer is denied by the relay.
+pub const INPUT_BYTES_MAX: usize = 8 << 20;
 
 /// Shared text: ids, names, texts of events.
 pub type Text = Arc<str>;
@@ -25,6 +34,8 @@ pub struct Caller {
     pub peer: ConnToken,
     /// The principal: `SHA256:...` of the key that signed in.
     pub principal: Text,
+    /// The comment that the keys file gives the key; may be empty.
+    pub comment: Text,
     /// What it may do in this connection.
     pub role: Role,
     /// The installation's own id; command ids are scoped by (principal, client).
@@ -37,6 +48,27 @@ pub struct Caller {
     pub kind: Text,
 }
 
+impl Caller {
+    /// Whether its role suffices for this. Asked before anything that a command names is looked at.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`, for good.
+    pub fn may(&self, verb: Verb) -> Result<(), Error> {
+        self.needs(verb.needs())
+    }
+
+    /// Whether its role includes this one.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`, for good.
+    pub fn needs(&self, needed: Role) -> Result<(), Error> {
+        if self.role.allows(needed) {
+            return Ok(());
+        }
+        Err(Error { recoverable: false, ..Error::new(Code::Forbidden, self.role.falls_short_of(needed)) })
+    }
+}
+
 /// A place in a session's log: the next or the named event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
@@ -46,11 +78,20 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// Who did something.
+/// Who did something: a key. The device's name is what it gave itself, and proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct By {
     /// The device's name for people.
     pub device: Text,
     /// The principal.
     pub principal: Text,
+    /// The comment that the keys file gives the key; may be empty.
+    pub comment: Text,
+}
+
+impl From<&Caller> for By {
+    fn from(caller: &Caller) -> Self {
+        let Caller { name, principal, comment, .. } = caller;
+        Self { device: name.clone(), principal: principal.clone(), comment: comment.clone() }
+    }
 }

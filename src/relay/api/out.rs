@@ -1,6 +1,6 @@
 //! What the core wants done.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use super::{DeviceInfo, Error, Event, Position, Reply, Summary, Text};
 use crate::{base::ConnToken, claude};
@@ -18,8 +18,8 @@ pub struct Launch {
     pub folder: PathBuf,
     /// The conversation's id.
     pub conversation: Text,
-    /// `--resume` instead of `--session-id`.
-    pub resume: bool,
+    /// How the process begins.
+    pub start: claude::Start,
     /// Run the turn again that the last process did not finish (`CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1`). Not to be
     /// set without: a turn that nobody waits for any more would run, and cost, for nothing.
     pub rerun: bool,
@@ -38,6 +38,16 @@ pub struct ExitInfo {
     pub signal: Option<i32>,
     /// The last lines it wrote to stderr, for people.
     pub stderr: String,
+}
+
+impl fmt::Display for ExitInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.code, self.signal) {
+            (_, Some(signal)) => write!(f, "signal {signal}"),
+            (Some(code), None) => write!(f, "exit {code}"),
+            (None, None) => f.write_str("unknown"),
+        }
+    }
 }
 
 /// How a session's process is to be ended.

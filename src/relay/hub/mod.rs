@@ -16,7 +16,7 @@ use crate::{
     claude,
     relay::{
         Role,
-        api::{By, Caller, Code, Command, Error, Event, ExitInfo, Out, Reply, Request, State, Summary, Text},
+        api::{By, Caller, Code, Command, Error, Event, ExitInfo, Out, Past, Reply, Request, State, Summary, Text},
         ledger::{Ledger, Seen},
         session::{Cx, Ids, Plan, Session, Settings, Verdict},
     },
@@ -25,7 +25,8 @@ use crate::{
 
 /// What the configuration allows to be started.
 pub trait Profiles {
-    /// Checks what was asked for against the profile and fills in what was left out.
+    /// Checks what was asked for against the profile and fills in what was left out. `admin`: it is an admin
+    /// who asks.
     ///
     /// # Errors
     /// `NOT_FOUND` for the profile, `FORBIDDEN` or `BAD_REQUEST` for what it does not admit.
@@ -35,6 +36,7 @@ pub trait Profiles {
         folder: Option<&Path>,
         model: Option<&str>,
         mode: Option<&str>,
+        admin: bool,
     ) -> Result<Resolved, Error>;
 }
 
@@ -64,6 +66,8 @@ pub struct Create {
     pub mode: Option<Text>,
     /// The first prompt.
     pub prompt: Option<Text>,
+    /// What it goes on with.
+    pub past: Past,
 }
 
 /// Figures for metrics.
@@ -141,15 +145,10 @@ impl Hub {
 
     /// Whether the command is to be run; its role and its id are checked before anything that it names.
     fn admit(&mut self, caller: &Caller, id: &Text, command: &Command, now: Now) -> Result<bool, Error> {
-        let (needed, effect) = rights(command);
-        if caller.role == Role::Agent || !caller.role.allows(needed) {
-            let mut error =
-                Error::new(Code::Forbidden, format!("this needs the role {needed}; yours is {}", caller.role));
-            error.recoverable = false;
-            return Err(error);
-        }
+        let verb = command.verb();
+        caller.may(verb)?;
         let conflict = || Error::new(Code::Conflict, "this id was used for another command: take a new one");
-        if !effect {
+        if !verb.has_effect() {
             return if self.ledger.awaits(caller.peer, id) { Err(conflict()) } else { Ok(true) };
         }
         match self.ledger.begin(caller, id, command, now) {
@@ -175,10 +174,9 @@ impl Hub {
                 self.out.push_back(Out::Answer { peer: caller.peer, re: re.clone(), result });
                 Ok(())
             }
-            Command::Create { profile, folder, title, model, mode, prompt } => {
-                let create = Create { profile, folder, title, model, mode, prompt };
-                let by = By { device: caller.name.clone(), principal: caller.principal.clone() };
-                let index = self.make(create, Some(by), now)?;
+            Command::Create { profile, folder, title, model, mode, prompt, past } => {
+                let create = Create { profile, folder, title, model, mode, prompt, past };
+                let index = self.make(create, Some(caller), now)?;
                 let summary = self.sessions[index].summary();
                 self.with(index, now, |session, cx| session.answer(cx, caller.peer, re, Reply::Created(summary)));
                 Ok(())
@@ -187,6 +185,16 @@ impl Hub {
                 self.at(&session, now, |session, cx| session.attach(cx, caller, re, from.as_ref(), tail_bytes))?
             }
             Command::Detach { session } => self.at(&session, now, |session, cx| session.detach(cx, caller.peer, re)),
+            Command::History { session, before, bytes } => {
+                let reply = self.at(&session, now, |session, cx| session.history(cx, &before, bytes))??;
+                self.out.push_back(Out::Answer { peer: caller.peer, re: re.clone(), result: Ok(reply) });
+                Ok(())
+            }
+            Command::Fetch { session, blob, from, bytes } => {
+                let reply = self.at(&session, now, |session, _| session.fetch(&blob, from, bytes))??;
+                self.out.push_back(Out::Answer { peer: caller.peer, re: re.clone(), result: Ok(reply) });
+                Ok(())
+            }
             Command::Prompt { session, text, when } => {
                 if self.draining {
                     return Err(shutting_down());
@@ -196,10 +204,11 @@ impl Hub {
             Command::Interrupt { session, cancel_queued } => {
                 self.at(&session, now, |session, cx| session.interrupt(cx, caller, re, cancel_queued))?
             }
-            Command::Decide { session, request, decision, message, input, answers } => {
+            Command::Decide { session, request, decision, shown, message, input, answers } => {
                 let verdict = Verdict {
                     request: &request,
                     decision,
+                    shown: shown.as_ref(),
                     message: message.as_ref(),
                     input: input.as_ref(),
                     answers: answers.as_ref(),
@@ -222,30 +231,54 @@ impl Hub {
         Ok(self.sessions[index].summary())
     }
 
-    fn make(&mut self, create: Create, by: Option<By>, now: Now) -> Result<usize, Error> {
+    fn make(&mut self, create: Create, caller: Option<&Caller>, now: Now) -> Result<usize, Error> {
         if self.draining {
             return Err(shutting_down());
         }
         if let Some(prompt) = &create.prompt {
             Session::check_text(prompt, self.settings.prompt_bytes_max)?;
         }
-        let Create { profile, folder, title, model, mode, prompt } = create;
-        let resolved = self.profiles.resolve(&profile, folder.as_deref(), model.as_deref(), mode.as_deref())?;
+        let Create { profile, folder, title, model, mode, prompt, past } = create;
+        let (model, mode) = (model.as_deref(), mode.as_deref());
+        let admin = caller.is_some_and(|caller| caller.role.allows(Role::Admin));
+        let resolved = self.profiles.resolve(&profile, folder.as_deref(), model, mode, admin)?;
+        self.is_free(&past, &resolved.folder)?;
         self.make_room()?;
         let Resolved { folder, model, mode } = resolved;
-        let plan = Plan { profile, folder, title, model, mode };
+        let plan = Plan { profile, folder, title, model, mode, past };
         let settings = self.settings.clone();
         let session = {
             let mut cx =
                 Cx { now, store: &mut *self.store, ids: &mut *self.ids, paused: &self.paused, out: &mut self.out };
             let mut session = Session::new(settings, plan, &mut cx);
             if let Some(prompt) = prompt {
-                session.first_prompt(&mut cx, by, prompt);
+                session.first_prompt(&mut cx, caller.map(By::from), prompt);
             }
             session
         };
         self.sessions.push(session);
         Ok(self.sessions.len() - 1)
+    }
+
+    /// Two processes on one conversation would write its history over each other. Which one is the newest of a folder is
+    /// known to the CLI alone: most likely the one that runs there.
+    fn is_free(&self, past: &Past, folder: &Path) -> Result<(), Error> {
+        let (running, what) = match past {
+            Past::None => return Ok(()),
+            Past::Newest => (
+                self.running(|session| session.folder() == folder),
+                "in this folder already, and its conversation is the newest one: attach to it, or stop it first",
+            ),
+            Past::Conversation(wanted) => {
+                (self.running(|session| session.conversation() == wanted), "on this conversation already: attach to it")
+            }
+        };
+        running
+            .map_or(Ok(()), |session| Err(Error::new(Code::Conflict, format!("session {} runs {what}", session.id()))))
+    }
+
+    fn running(&self, fits: impl Fn(&Session) -> bool) -> Option<&Session> {
+        self.sessions.iter().find(|session| !session.ended() && fits(session))
     }
 
     /// At the limit the session that ended longest ago and that nobody watches gives way.
@@ -303,10 +336,21 @@ impl Hub {
 
     /// A session's process said something.
     pub fn agent(&mut self, session: &str, process: u64, event: claude::Event, now: Now) {
-        if let Some(index) = self.find(session) {
-            self.with(index, now, |session, cx| session.agent(cx, process, event));
-            self.settle(now);
+        let Some(index) = self.find(session) else { return };
+        match self.taken_by(index, &event) {
+            Some(other) => self.with(index, now, |session, cx| session.conversation_is_taken(cx, process, &other)),
+            None => self.with(index, now, |session, cx| session.agent(cx, process, event)),
         }
+        self.settle(now);
+    }
+
+    /// The other session that runs the conversation which the CLI of this one says that it has. The CLI chose it: it was
+    /// told to take the newest.
+    fn taken_by(&self, index: usize, event: &claude::Event) -> Option<Text> {
+        let claude::Event::ConversationId(id) = event else { return None };
+        let own = self.sessions[index].id();
+        let other = self.running(|session| session.id() != own && **session.conversation() == **id)?;
+        Some(other.id().clone())
     }
 
     /// A session's process has ended and everything it said was handed in.
@@ -446,16 +490,6 @@ impl Hub {
                 self.out.push_back(Out::Changed { peers, summary: session.summary() });
             }
         }
-    }
-}
-
-/// The least role for a command, and whether it has an effect that must not happen twice.
-fn rights(command: &Command) -> (Role, bool) {
-    match command {
-        Command::List { .. } | Command::Attach { .. } | Command::Detach { .. } => (Role::Watch, false),
-        Command::Prompt { .. } | Command::Interrupt { .. } => (Role::Drive, true),
-        Command::Decide { .. } => (Role::Approve, true),
-        Command::Create { .. } | Command::Stop { .. } => (Role::Spawn, true),
     }
 }
 

@@ -1,12 +1,19 @@
 //! Goal: each promise of the hub that a simulation does not single out. Method: one hub, a fake profile, counted ids,
 //! and every output looked at.
 
+mod permissions;
+mod stop;
+
 use super::*;
 use crate::{
     base::Json,
     claude::{Block, Command as Say, LoginState, Permission},
-    relay::api::{Decision, End, Kind, Outcome, PromptState, When},
+    relay::{
+        Role,
+        api::{Decision, Details, End, Input, Kind, Outcome, Position, PromptState, Ran, When},
+    },
     store::{Limits, MemoryStore},
+    wire::shown,
 };
 
 struct Fake(u64);
@@ -35,6 +42,7 @@ impl Profiles for Fake {
         folder: Option<&Path>,
         model: Option<&str>,
         mode: Option<&str>,
+        _: bool,
     ) -> Result<Resolved, Error> {
         if profile != "default" {
             return Err(Error::new(Code::NotFound, "no such profile"));
@@ -119,7 +127,7 @@ fn caller(slot: u32, role: Role) -> Caller {
     let name: Text = format!("device{slot}").into();
     let peer = ConnToken::new(0, slot, 1);
     let (client, device, kind) = (name.clone(), name.clone(), "test".into());
-    Caller { peer, principal: "SHA256:a".into(), role, client, device, name, kind }
+    Caller { peer, principal: "SHA256:a".into(), comment: "".into(), role, client, device, name, kind }
 }
 
 fn ready(login: LoginState) -> claude::Event {
@@ -144,16 +152,26 @@ fn asks(request: &str, questions: Option<Json>) -> claude::Event {
         call: Some("call".into()),
         tool: "Bash".into(),
         input: Json::parse(r#"{"b":1,"a":2}"#).unwrap(),
+        is_cut: false,
         about: "about".into(),
         suggestions: None,
         questions,
+        default_to_no: false,
+        no_always: false,
+        needs_interaction: false,
     })
+}
+
+/// The hash of an input.
+fn hash(input: &str) -> Text {
+    shown::hash::<serde_json::Value>(&serde_json::from_str(input).unwrap()).expect("a hash").into()
 }
 
 fn decide(request: &str, decision: Decision, input: Option<&str>, answers: Option<&str>) -> Command {
     let json = |text: &str| Json::parse(text).unwrap();
     let (session, request, message) = ("id1".into(), request.into(), None);
-    Command::Decide { session, request, decision, message, input: input.map(json), answers: answers.map(json) }
+    let shown = (decision == Decision::Allow).then(|| hash(r#"{"a":2,"b":1}"#));
+    Command::Decide { session, request, decision, shown, message, input: input.map(json), answers: answers.map(json) }
 }
 
 #[test]
@@ -211,9 +229,150 @@ fn an_allowance_carries_the_input_and_the_answers() {
     let outs = bench.ask(&approve, decide("r2", Decision::Allow, Some(r#"{"c":3}"#), None));
     assert_eq!(allowed(&outs), r#"{"c":3}"#);
     let outs = bench.ask(&approve, decide("r3", Decision::Allow, None, Some(r#"{"Q":"A"}"#)));
-    assert_eq!(allowed(&outs), r#"{"a":2,"answers":{"Q":"A"},"b":1}"#);
+    assert_eq!(allowed(&outs), r#"{"b":1,"a":2,"answers":{"Q":"A"}}"#);
     let late = bench.answer(&caller(2, Role::Admin), decide("r3", Decision::Deny, None, None)).unwrap_err();
-    assert_eq!((late.code, &*late.message), (Code::AlreadyDecided, "device1 has decided already"));
+    assert_eq!((late.code, &*late.message), (Code::AlreadyDecided, "somebody has decided already"));
+    assert!(matches!(late.details, Some(Details::Decided { by: Some(by), .. }) if &*by.device == "device1"));
+}
+
+#[test]
+fn an_allowance_names_what_was_shown_and_nothing_else_runs() {
+    let mut bench = Bench::ready(Settings::default());
+    let approve = caller(1, Role::Approve);
+    bench.says(1, asks("r", None));
+    let allow = |shown: Option<Text>| match decide("r", Decision::Allow, None, None) {
+        Command::Decide { session, request, decision, message, input, answers, .. } => {
+            Command::Decide { session, request, decision, shown, message, input, answers }
+        }
+        other => other,
+    };
+    for wrong in [None, Some(hash("{}")), Some("".into())] {
+        let error = bench.answer(&approve, allow(wrong)).unwrap_err();
+        assert_eq!(error.code, Code::BadRequest, "{error:?}");
+        assert_eq!(bench.state(), State::Waiting);
+    }
+    let outs = bench.ask(&approve, allow(Some(hash(r#"{"a":2,"b":1}"#))));
+    assert!(matches!(writes(&outs)[..], [Say::Allow { .. }]));
+}
+
+#[test]
+fn a_decision_tells_what_runs_and_what_it_replaced() {
+    let mut bench = Bench::ready(Settings::default());
+    bench.answer(&caller(2, Role::Watch), attach()).unwrap();
+    let approve = caller(1, Role::Approve);
+    let decided = |outs: &[Out]| match kinds(outs).into_iter().find(|kind| matches!(kind, Kind::Decision { .. })) {
+        Some(Kind::Decision { ran, message, .. }) => (ran.clone(), message.clone()),
+        other => panic!("{other:?}"),
+    };
+    let (asked, other) = (r#"{"b":1,"a":2}"#, r#"{"c":3}"#);
+    bench.says(1, asks("r1", None));
+    let (ran, _) = decided(&bench.ask(&approve, decide("r1", Decision::Allow, None, None)));
+    let plain = Ran { hash: hash(asked), input: None, replaced_hash: None, replaced: None, answers: None };
+    assert_eq!(ran, Some(plain));
+    bench.says(1, asks("r2", None));
+    let (ran, _) = decided(&bench.ask(&approve, decide("r2", Decision::Allow, Some(other), None)));
+    let json = |text: &str| Some(Json::parse(text).unwrap());
+    let (replaced_hash, replaced) = (Some(hash(asked)), json(asked));
+    assert_eq!(ran, Some(Ran { hash: hash(other), input: json(other), replaced_hash, replaced, answers: None }));
+    bench.says(1, asks("r3", json("[]")));
+    let (ran, _) = decided(&bench.ask(&approve, decide("r3", Decision::Allow, None, Some(r#"{"Q":"A"}"#))));
+    let ran = ran.expect("it runs");
+    assert_eq!((ran.answers, ran.hash), (json(r#"{"Q":"A"}"#), hash(r#"{"a":2,"answers":{"Q":"A"},"b":1}"#)));
+    bench.says(1, asks("r4", None));
+    let mut deny = decide("r4", Decision::Deny, None, None);
+    if let Command::Decide { message, .. } = &mut deny {
+        *message = Some("use rg".into());
+    }
+    assert_eq!(decided(&bench.ask(&approve, deny)), (None, Some("use rg".into())));
+}
+
+#[test]
+fn a_large_input_is_fetched_before_it_can_be_allowed() {
+    let mut bench = Bench::ready(Settings::default());
+    let (watch, approve) = (caller(2, Role::Watch), caller(1, Role::Approve));
+    bench.answer(&watch, attach()).unwrap();
+    let input = format!(r#"{{"command":"{}"}}"#, "x".repeat(300 << 10));
+    let claude::Event::Permission(mut asked) = asks("r", None) else { unreachable!() };
+    asked.input = Json::parse(&input).unwrap();
+    bench.says(1, claude::Event::Permission(asked));
+    let outs = bench.outs();
+    let [Kind::Permission(open), Kind::State { .. }] = kinds(&outs)[..] else { panic!("{outs:?}") };
+    let Input::Large { bytes, blob } = &open.input else { panic!("{open:?}") };
+    assert_eq!(*bytes, input.len() as u64);
+    let mut fetched = Vec::new();
+    while (fetched.len() as u64) < *bytes {
+        let (blob, from) = (blob.clone(), fetched.len() as u64);
+        let command = Command::Fetch { session: "id1".into(), blob, from, bytes: Some(u64::MAX) };
+        let Ok(Reply::Fetched { data, total }) = bench.answer(&watch, command) else { panic!("not given") };
+        assert!(total == *bytes && !data.is_empty() && data.len() <= 128 << 10, "{} of {total}", data.len());
+        fetched.extend(data);
+    }
+    assert_eq!(fetched, input.as_bytes());
+    let allow = |shown| Command::Decide {
+        session: "id1".into(),
+        request: "r".into(),
+        decision: Decision::Allow,
+        shown,
+        message: None,
+        input: None,
+        answers: None,
+    };
+    assert_eq!(bench.answer(&approve, allow(None)).unwrap_err().code, Code::BadRequest);
+    let outs = bench.ask(&approve, allow(Some(hash(&input))));
+    assert!(matches!(&writes(&outs)[..], [Say::Allow { input: ran, .. }] if ran.as_str() == input));
+    let gone = Command::Fetch { session: "id1".into(), blob: blob.clone(), from: 0, bytes: None };
+    assert_eq!(bench.answer(&watch, gone).unwrap_err().code, Code::NotFound);
+}
+
+#[test]
+fn what_cannot_be_shown_is_not_put_before_anybody() {
+    let mut bench = Bench::ready(Settings::default());
+    let approve = caller(1, Role::Approve);
+    let ask = |bench: &mut Bench, change: &dyn Fn(&mut Permission)| {
+        let claude::Event::Permission(mut asked) = asks("r", None) else { unreachable!() };
+        change(&mut asked);
+        bench.says(1, claude::Event::Permission(asked));
+        bench.outs()
+    };
+    // Too large, or under a name that no answer could carry: denied here, and said.
+    for change in [
+        &(|asked: &mut Permission| asked.input = Json::of(&"x".repeat(9 << 20)).unwrap()) as &dyn Fn(&mut Permission),
+        &|asked: &mut Permission| asked.request = "no id\n".into(),
+    ] {
+        let outs = ask(&mut bench, change);
+        assert!(matches!(writes(&outs)[..], [Say::Deny { .. }]), "{outs:?}");
+        assert_eq!(bench.state(), State::Ready);
+    }
+    // Nested too deep: shown as far as it can be, and never allowed.
+    ask(&mut bench, &|asked| asked.is_cut = true);
+    let error = bench.answer(&approve, decide("r", Decision::Allow, None, None)).unwrap_err();
+    assert_eq!((error.code, bench.state()), (Code::BadRequest, State::Waiting));
+    assert!(bench.answer(&approve, decide("r", Decision::Deny, None, None)).is_ok());
+}
+
+#[test]
+fn the_past_is_read_in_parts_without_a_gap() {
+    let mut bench = Bench::ready(Settings::default());
+    let watch = caller(1, Role::Watch);
+    for n in 0..20 {
+        bench.says(1, claude::Event::Notice { level: "info", text: format!("{n} {}", "x".repeat(n * 50)).into() });
+    }
+    let none = Command::Attach { session: "id1".into(), from: None, tail_bytes: Some(0) };
+    let Reply::Attached { events, next, .. } = bench.answer(&watch, none).unwrap() else { panic!() };
+    assert_eq!(events.len(), 0);
+    let (mut before, mut seen) = (next.clone(), next.offset);
+    while seen > 0 {
+        let command = Command::History { session: "id1".into(), before: before.clone(), bytes: Some(700) };
+        let Ok(Reply::History { events, earliest }) = bench.answer(&watch, command) else { panic!("no answer") };
+        assert_eq!(earliest.offset, 0);
+        let last = events.last().expect("at least one");
+        assert_eq!(last.position.offset + 1, seen, "no gap");
+        before = events[0].position.clone();
+        seen = before.offset;
+    }
+    let elsewhere = Position { epoch: "other".into(), offset: 1 };
+    let command = Command::History { session: "id1".into(), before: elsewhere, bytes: None };
+    assert_eq!(bench.answer(&watch, command).unwrap_err().code, Code::CannotResume);
 }
 
 #[test]
@@ -270,8 +429,103 @@ fn a_process_that_does_not_start_is_tried_and_then_given_up() {
     let outs = bench.outs();
     let failed = |kind: &&&Kind| matches!(kind, Kind::PromptState { state: PromptState::Failed, .. });
     assert_eq!(kinds(&outs).iter().filter(failed).count(), 1);
+    assert!(
+        format!("{outs:?}")
+            .contains("5 times in a row and did not last; the last time: Claude Code could not be started"),
+        "{outs:?}"
+    );
     assert_eq!(bench.answer(&caller(1, Role::Drive), prompt("x")).unwrap_err().code, Code::AgentUnavailable);
     assert_eq!(bench.hub.counts().restarts, 4);
+}
+
+/// Makes a session with this past; gives what its process is started with.
+fn launched(bench: &mut Bench, past: Past) -> Result<(claude::Start, Text), Error> {
+    bench.hub.create(Create { profile: "default".into(), past, ..Create::default() }, bench.now)?;
+    Ok(launch(&bench.outs()).expect("a launch"))
+}
+
+fn launch(outs: &[Out]) -> Option<(claude::Start, Text)> {
+    outs.iter().find_map(|out| match out {
+        Out::Launch(launch) => Some((launch.start, launch.conversation.clone())),
+        _ => None,
+    })
+}
+
+fn exit() -> ExitInfo {
+    ExitInfo { code: Some(1), signal: None, stderr: String::new() }
+}
+
+#[test]
+fn the_newest_conversation_has_its_name_as_soon_as_the_cli_says_it() {
+    let mut bench = Bench::new(Settings::default());
+    assert_eq!(launched(&mut bench, Past::Newest).unwrap().0, claude::Start::Continue);
+    // It died before it said anything: the newest one is still what is wanted.
+    bench.hub.exited("id1", 1, &exit(), bench.now);
+    assert_eq!(launch(&bench.pass(500)).expect("again").0, claude::Start::Continue);
+    bench.says(2, claude::Event::ConversationId("abc".into()));
+    bench.says(2, ready(LoginState::Present));
+    bench.hub.exited("id1", 2, &exit(), bench.now);
+    assert_eq!(launch(&bench.pass(1000)), Some((claude::Start::Resume, "abc".into())));
+}
+
+#[test]
+fn a_conversation_that_is_not_there_is_not_replaced_by_a_new_one() {
+    let mut bench = Bench::new(Settings::default());
+    let wanted = Past::Conversation("abc".into());
+    assert_eq!(launched(&mut bench, wanted.clone()).unwrap(), (claude::Start::Resume, "abc".into()));
+    let running =
+        bench.hub.create(Create { profile: "default".into(), past: wanted.clone(), ..Create::default() }, bench.now);
+    let refused = running.expect_err("two processes on one conversation");
+    assert!(refused.code == Code::Conflict && refused.message.contains("session id1"), "{refused:?}");
+    bench.says(1, claude::Event::NoConversation);
+    bench.hub.exited("id1", 1, &exit(), bench.now);
+    let summary = &bench.hub.summaries()[0];
+    assert_eq!(summary.state, State::Failed);
+    assert!(summary.why.as_ref().is_some_and(|why| why.contains("no such conversation")), "{summary:?}");
+    launched(&mut bench, wanted).expect("the conversation is free again");
+}
+
+#[test]
+fn the_newest_conversation_of_a_folder_is_that_of_the_session_which_runs_there() {
+    let mut bench = Bench::new(Settings::default());
+    let create = |folder: &str, past: &Past| Create {
+        profile: "default".into(),
+        folder: Some(folder.into()),
+        past: past.clone(),
+        ..Create::default()
+    };
+    for past in [Past::Newest, Past::None] {
+        let first = bench.hub.create(create("/a", &past), bench.now).expect("the first one");
+        let refused = bench.hub.create(create("/a", &Past::Newest), bench.now).expect_err("a second one");
+        let names_it = refused.message.contains(&format!("session {} runs in this folder", first.session));
+        assert!(refused.code == Code::Conflict && names_it, "{refused:?}");
+        bench.hub.create(create("/b", &Past::None), bench.now).expect("a new conversation, elsewhere");
+        bench.hub.create(create("/a", &Past::None), bench.now).expect("a new conversation");
+        bench = Bench::new(Settings::default());
+    }
+}
+
+#[test]
+fn a_session_whose_cli_takes_up_another_s_conversation_ends() {
+    let mut bench = Bench::new(Settings::default());
+    // Which conversation is the newest shows when the CLI says it: here that of a session in another folder.
+    launched(&mut bench, Past::Newest).unwrap();
+    let wanted = Past::Conversation("abc".into());
+    let create = Create { profile: "default".into(), folder: Some("/b".into()), past: wanted, ..Create::default() };
+    let other = bench.hub.create(create, bench.now).unwrap();
+    bench.hub.agent(&other.session, 1, claude::Event::ConversationId("abc".into()), bench.now);
+    bench.outs();
+    bench.says(1, claude::Event::ConversationId("abc".into()));
+    bench.says(1, ready(LoginState::Present));
+    assert_eq!(ends(&bench.outs()), [End::Kill]);
+    let outs = bench.ask(&caller(1, Role::Drive), prompt("x"));
+    assert!(writes(&outs).is_empty(), "it is told nothing more: {outs:?}");
+    bench.hub.exited("id1", 1, &exit(), bench.now);
+    let summaries = bench.hub.summaries();
+    let why = summaries[0].why.as_deref().unwrap_or_default();
+    assert!(summaries[0].state == State::Failed && why.contains(&*other.session), "{why}");
+    assert_eq!(summaries[1].state, State::Starting, "the other one runs on");
+    assert!(launch(&bench.pass(600_000)).is_none_or(|(_, id)| *id == *"abc"), "it is not started again");
 }
 
 #[test]
@@ -287,28 +541,6 @@ fn silence_is_probed_and_then_ended() {
     assert_eq!(ends(&bench.pass(10_000)), [End::Kill]);
     bench.hub.exited("id1", 1, &ExitInfo::default(), bench.now);
     assert_eq!(bench.state(), State::Retrying);
-}
-
-#[test]
-fn the_stop_ladder_goes_down_step_by_step() {
-    let mut bench = Bench::ready(Settings::default());
-    let spawn = caller(1, Role::Spawn);
-    let outs = bench.ask(&spawn, stop(false));
-    assert_eq!((ends(&outs), answer(&outs)), (vec![End::CloseStdin], None));
-    assert_eq!(ends(&bench.pass(5_000)), [End::Terminate]);
-    assert_eq!(ends(&bench.pass(5_000)), [End::Kill]);
-    bench.hub.exited("id1", 1, &ExitInfo::default(), bench.now);
-    assert_eq!(answer(&bench.outs()), Some(Ok(Reply::State(State::Stopped))));
-    assert_eq!(bench.answer(&spawn, stop(true)), Ok(Reply::State(State::Stopped)));
-
-    let mut bench = Bench::ready(Settings::default());
-    bench.hub.drain(bench.now, 8_000);
-    assert!(matches!(writes(&bench.outs())[..], [Say::EndSession { .. }]));
-    assert_eq!(bench.answer(&spawn, prompt("x")).unwrap_err().code, Code::ShuttingDown);
-    assert_eq!(ends(&bench.pass(2_000)), [End::Terminate]);
-    assert!(!bench.hub.drained());
-    bench.hub.exited("id1", 1, &ExitInfo::default(), bench.now);
-    assert!(bench.hub.drained());
 }
 
 #[test]
@@ -356,4 +588,20 @@ fn what_is_not_served_is_refused_and_stale_word_is_dropped() {
     assert!(matches!(writes(&bench.outs())[..], [Say::Refuse { .. }]));
     bench.says(7, asks("stale", None));
     assert_eq!((bench.state(), bench.outs().len()), (State::Ready, 0));
+}
+
+/// What no peer has set may be as long, and as odd: the name of a folder, what the CLI wrote before it died.
+#[test]
+fn what_the_host_and_the_cli_say_becomes_a_line_within_a_bound() {
+    let mut bench = Bench::new(Settings { deaths_max: 1, ..Settings::default() });
+    let folder = format!("/home/a\nb\u{1b}[2J{}", "x".repeat(300));
+    let create = Create { profile: "default".into(), folder: Some(folder.into()), ..Create::default() };
+    let title = bench.hub.create(create, bench.now).unwrap().title;
+    assert!(title.starts_with("a b\u{fffd}[2Jxxx") && title.len() <= 256, "{title:?}");
+    let stderr = format!("first\n\u{1b}[31mlast \u{202e}words {}\n\n", "y".repeat(100_000));
+    let exit = ExitInfo { code: Some(1), signal: None, stderr };
+    bench.hub.exited("id1", 1, &exit, bench.now);
+    let why = bench.hub.summaries()[0].why.clone().expect("a reason");
+    assert!(why.contains("last \u{fffd}words yyy") && why.len() < 1024, "{why:?}");
+    assert_eq!(crate::base::text::unfit_for_a_line(&why), None, "{why:?}");
 }

@@ -2,12 +2,11 @@
 
 use crate::{
     base::Json,
-    relay::api::{Event, Kind, Text},
-    store::Record,
+    relay::api::{Text, bulk},
 };
 
-/// The longest text of an event in bytes.
-pub(super) const TEXT_BYTES_MAX: usize = 1 << 20;
+/// The longest text of an event, in bytes as JSON writes it: a message holds it with all that stands beside it.
+pub(super) const TEXT_BYTES_MAX: usize = 768 << 10;
 /// The longest JSON value of an event in bytes.
 pub(super) const JSON_BYTES_MAX: usize = 256 << 10;
 /// How much of a tool's answer an event shows, in bytes.
@@ -15,11 +14,7 @@ pub(super) const PREVIEW_BYTES_MAX: usize = 4 << 10;
 
 /// The longest prefix of at most `bytes` bytes that ends between characters.
 pub(super) fn prefix(text: &str, bytes: usize) -> &str {
-    let mut end = bytes.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 /// The text, cut to `bytes` with a mark at its end if it is longer.
@@ -30,38 +25,35 @@ pub(super) fn text(text: Text, bytes: usize) -> Text {
     format!("{}\n[cut: {} bytes in all]", prefix(&text, bytes), text.len()).into()
 }
 
-/// The value, or an object in its place that says how long it is and how it begins.
-pub(super) fn json(value: Json) -> Json {
-    let (bytes, head) = (value.as_str().len(), prefix(value.as_str(), PREVIEW_BYTES_MAX));
-    if bytes <= JSON_BYTES_MAX {
-        return value;
-    }
-    let marker = serde_json::json!({ "truncated": true, "bytes": bytes, "head": head });
-    // An object with text keys always has a JSON form.
-    Json::of(&marker).unwrap_or(value)
+/// The text of an event, cut with a mark at its end where no message could hold it.
+pub(super) fn said(text: Text) -> Text {
+    within(text, TEXT_BYTES_MAX)
 }
 
-/// What an event counts for beside its texts: its place in the log, shared text, positions.
-const EVENT_BYTES: usize = 256;
-
-impl Record for Event {
-    fn size(&self) -> usize {
-        let len = |json: &Option<Json>| json.as_ref().map_or(0, |json| json.as_str().len());
-        let payload = match &self.kind {
-            Kind::Prompt { text, .. } | Kind::Text { text, .. } | Kind::Notice { text, .. } => text.len(),
-            Kind::ToolCall { input, .. } => input.as_str().len(),
-            Kind::ToolResult { preview, .. } => preview.len(),
-            Kind::Permission(open) => {
-                open.input.as_str().len() + open.about.len() + len(&open.suggestions) + len(&open.questions)
-            }
-            Kind::Turn { usage, .. } => len(usage),
-            Kind::Raw { line } => line.as_str().len(),
-            Kind::State { why, .. } | Kind::PromptState { why, .. } => why.as_ref().map_or(0, |why| why.len()),
-            Kind::Retry { error, .. } => error.len(),
-            Kind::Decision { .. } | Kind::PermissionClosed { .. } | Kind::Settings { .. } => 0,
-        };
-        EVENT_BYTES + payload
+/// The text, cut with a mark at its end if it takes more than `bytes` in a message; nothing but the mark goes beyond.
+pub(super) fn within(text: Text, bytes: usize) -> Text {
+    // No text takes less than its own length, so the longest ones are not read for this.
+    if text.len() <= bytes && bulk::text(&text) <= bytes {
+        return text;
     }
+    format!("{}\n[cut: {} bytes in all]", bulk::prefix(&text, bytes), text.len()).into()
+}
+
+/// The value, or an object in its place that says how long it is and how it begins.
+pub(super) fn json(value: Json) -> Json {
+    if value.as_str().len() <= JSON_BYTES_MAX { value } else { shortened(value, PREVIEW_BYTES_MAX) }
+}
+
+/// An object in the value's place that says how long it is, and nothing of it.
+pub(super) fn left_out(value: Json) -> Json {
+    shortened(value, 0)
+}
+
+fn shortened(value: Json, bytes: usize) -> Json {
+    let head = prefix(value.as_str(), bytes);
+    let marker = serde_json::json!({ "truncated": true, "bytes": value.as_str().len(), "head": head });
+    // An object with text keys always has a JSON form.
+    Json::of(&marker).unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -75,6 +67,16 @@ mod tests {
         assert_eq!(prefix("añb", 9), "añb");
         assert_eq!(&*text("short".into(), 5), "short");
         assert_eq!(&*text("longer".into(), 4), "long\n[cut: 6 bytes in all]");
+    }
+
+    #[test]
+    fn what_counts_of_an_event_s_text_is_what_it_takes_in_a_message() {
+        for (one, fit) in [("x", TEXT_BYTES_MAX), ("\"", TEXT_BYTES_MAX / 2), ("\u{1}", TEXT_BYTES_MAX / 6)] {
+            let whole: Text = one.repeat(fit).into();
+            assert_eq!(said(whole.clone()), whole, "{one:?}");
+            let cut = said(one.repeat(fit + 1).into());
+            assert_eq!(*cut, format!("{whole}\n[cut: {} bytes in all]", fit + 1), "{one:?}");
+        }
     }
 
     #[test]

@@ -3,12 +3,12 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Cx, clip};
+use super::{Cx, fit};
 use crate::{
     base::ConnToken,
     claude,
     relay::api::{By, Caller, Code, Details, DeviceInfo, Error, Event, Kind, Out, Position, Reply, Snapshot, Text},
-    relay::api::{RunningTurn, TurnBlock},
+    relay::api::{RunningTurn, TurnBlock, bulk},
     store::{LogId, Range},
 };
 
@@ -16,13 +16,11 @@ use crate::{
 const BATCH_BYTES: usize = 64 << 10;
 /// Bytes of the newest events in the answer to `attach`, unless the client says another figure.
 const TAIL_BYTES: u64 = 32 << 10;
-/// The most a client may ask for.
-const TAIL_BYTES_MAX: u64 = 1 << 20;
-/// Bytes of streamed text kept for snapshots, its bookkeeping included.
-const STREAMED_BYTES_MAX: usize = 1 << 20;
-/// What one streamed block counts for beside its text.
-const BLOCK_BYTES: usize = 128;
-/// Neighbouring pieces of live text that wait to be taken grow together up to this length.
+/// What an answer with events takes beside them, positions of two logs at the most.
+const ANSWER_BYTES: usize = 1 << 10;
+/// What is kept of streamed text for snapshots, in bytes of a message, its bookkeeping included.
+const STREAMED_BYTES_MAX: usize = 256 << 10;
+/// Live text goes out in pieces of this length; those that wait to be taken grow together up to twice of it.
 const DELTA_BYTES: usize = 16 << 10;
 
 struct Watcher {
@@ -60,9 +58,15 @@ struct Attach {
 }
 
 struct Streamed {
+    /// What is kept of it, and how much was streamed.
     block: TurnBlock,
-    /// Bytes streamed, also those that were not kept.
-    bytes: u64,
+    /// What the kept text takes in a message.
+    bulk: usize,
+}
+
+/// How much an answer may take in events: what the client wants, as far as a message holds it.
+fn bytes_of(wanted: Option<u64>) -> usize {
+    wanted.unwrap_or(TAIL_BYTES).min((bulk::MESSAGE_BYTES_MAX - ANSWER_BYTES) as u64) as usize
 }
 
 /// The log of one session and those who follow it.
@@ -202,18 +206,31 @@ impl Feed {
             Some(from) => Some(self.check(cx.store.range(self.log), from)?),
             None => None,
         };
-        let tail_bytes = wanted.tail_bytes.unwrap_or(TAIL_BYTES).min(TAIL_BYTES_MAX) as usize;
+        let tail_bytes = bytes_of(wanted.tail_bytes);
         let attach = Attach { caller: caller.clone(), re: re.clone(), snapshot, from, tail_bytes, next: self.next };
         self.held.push_back((self.next, Held::Attach(Box::new(attach))));
         self.release(cx);
         Ok(())
     }
 
+    /// The newest events before a position.
+    pub(super) fn history(&self, cx: &Cx<'_>, before: &Position, bytes: Option<u64>) -> Result<Reply, Error> {
+        let range = cx.store.range(self.log);
+        let before = self.check(range, before)?;
+        let bytes = bytes_of(bytes);
+        let (_, mut events) = cx.store.tail(self.log, before, bytes);
+        if events.is_empty() && before > range.earliest {
+            // One that is larger than what was asked for still goes: else nothing before it could ever be read.
+            events = cx.store.read(self.log, before - 1, 0).unwrap_or_default();
+        }
+        Ok(Reply::History { events, earliest: self.position(range.earliest) })
+    }
+
     fn check(&self, range: Range, from: &Position) -> Result<u64, Error> {
         let why = if from.epoch != self.epoch {
-            "this log has another epoch: attach without `from`"
+            "this log has another epoch: attach anew"
         } else if from.offset < range.earliest {
-            "the log no longer holds this position: attach without `from`"
+            "the log no longer holds this position: attach anew"
         } else if from.offset > range.next {
             "the log has not come to this position"
         } else {
@@ -239,14 +256,13 @@ impl Feed {
         let info = DeviceInfo {
             device: caller.device,
             name: caller.name,
+            principal: caller.principal,
+            comment: caller.comment,
             kind: caller.kind,
             role: caller.role,
             since: cx.now.unix_ms,
         };
-        let (cursor, announce, events) = match from {
-            Some(from) => (from, true, Vec::new()),
-            None => (next, false, cx.store.tail(self.log, next, tail_bytes).1),
-        };
+        let (cursor, announce) = from.map_or((next, false), |from| (from, true));
         let paused = cx.paused.contains(&caller.peer);
         let watcher = Watcher { peer: caller.peer, info, cursor, paused, announce, missed_presence: false };
         self.watchers.push(watcher);
@@ -257,6 +273,9 @@ impl Feed {
         }
         snapshot.devices = self.watchers.iter().map(|watcher| watcher.info.clone()).collect();
         snapshot.summary.devices = self.watchers.len();
+        // To act, the snapshot is needed whole; events can be read later.
+        let room = fit::fit(&mut snapshot, bulk::MESSAGE_BYTES_MAX - ANSWER_BYTES);
+        let events = if announce { Vec::new() } else { cx.store.tail(self.log, next, tail_bytes.min(room)).1 };
         // One commit may drop what came right before `next`; from `next` on everything follows in any case.
         let earliest = self.position(range.earliest.min(cursor));
         let reply = Reply::Attached { snapshot: Box::new(snapshot), events, earliest, next: self.position(cursor) };
@@ -345,6 +364,19 @@ impl Feed {
         if text.is_empty() {
             return;
         }
+        if text.len() <= DELTA_BYTES {
+            return self.piece(cx, message, block, kind, text);
+        }
+        // One line of the process may hold more than a message does.
+        let mut rest = &*text;
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at(rest.floor_char_boundary(DELTA_BYTES));
+            self.piece(cx, message.clone(), block, kind, piece.into());
+            rest = more;
+        }
+    }
+
+    fn piece(&mut self, cx: &mut Cx<'_>, message: Text, block: u32, kind: claude::Block, text: Text) {
         let at = self.keep(&message, block, kind, &text);
         let peers = |watcher: &Watcher| !watcher.paused && watcher.cursor >= self.safe;
         let peers: Vec<ConnToken> = self.watchers.iter().filter(|w| peers(w)).map(|w| w.peer).collect();
@@ -367,23 +399,28 @@ impl Feed {
         let known = self.streamed.iter().position(|s| s.block.block == block && s.block.message == *message);
         let index = match known {
             Some(index) => index,
-            None if self.streamed_bytes + BLOCK_BYTES > STREAMED_BYTES_MAX => return None,
             None => {
-                self.streamed_bytes += BLOCK_BYTES;
-                let block = TurnBlock { message: message.clone(), block, kind, text: String::new() };
-                self.streamed.push(Streamed { block, bytes: 0 });
+                let block = TurnBlock { message: message.clone(), block, kind, text: String::new(), bytes: 0 };
+                let bulk = block.bulk();
+                if self.streamed_bytes + bulk > STREAMED_BYTES_MAX {
+                    return None;
+                }
+                self.streamed_bytes += bulk;
+                self.streamed.push(Streamed { block, bulk });
                 self.streamed.len() - 1
             }
         };
         let streamed = &mut self.streamed[index];
-        let at = streamed.bytes;
+        let at = streamed.block.bytes;
         // What is kept of a block is a prefix of it: after the first piece that did not fit none is kept any more.
         if streamed.block.text.len() as u64 == at {
-            let kept = clip::prefix(text, STREAMED_BYTES_MAX - self.streamed_bytes);
+            let kept = bulk::prefix(text, STREAMED_BYTES_MAX - self.streamed_bytes);
+            let bulk = bulk::text(kept);
             streamed.block.text.push_str(kept);
-            self.streamed_bytes += kept.len();
+            streamed.bulk += bulk;
+            self.streamed_bytes += bulk;
         }
-        streamed.bytes += text.len() as u64;
+        streamed.block.bytes += text.len() as u64;
         Some(at)
     }
 
@@ -393,7 +430,7 @@ impl Feed {
         self.streamed.retain(|s| {
             let done = s.block.block == block && s.block.message == *message;
             if done {
-                *streamed_bytes -= BLOCK_BYTES + s.block.text.len();
+                *streamed_bytes -= s.bulk;
             }
             !done
         });

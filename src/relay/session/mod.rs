@@ -13,6 +13,7 @@
 
 mod clip;
 mod feed;
+mod fit;
 mod permissions;
 mod process;
 mod prompts;
@@ -20,7 +21,7 @@ mod turn;
 
 use std::{
     collections::{HashSet, VecDeque},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -29,12 +30,16 @@ use permissions::Permissions;
 pub use permissions::Verdict;
 use process::Process;
 use prompts::Prompts;
+pub use prompts::too_large;
 use turn::Activity;
 
 use crate::{
-    base::{ConnToken, Now},
+    base::{ConnToken, Now, text::line},
     claude,
-    relay::api::{By, Caller, Code, Error, Event, Kind, Out, Position, Reply, Snapshot, State, Summary, Text},
+    relay::api::{
+        By, Caller, Code, Error, Event, Kind, Out, Past, Position, Reply, Snapshot, State, Summary, TITLE_BYTES_MAX,
+        Text,
+    },
     store::{LogId, Store},
 };
 
@@ -63,7 +68,7 @@ pub struct Settings {
     pub backoff_ms: u64,
     /// The longest wait after a death.
     pub backoff_ms_max: u64,
-    /// Deaths in a row without a finished turn before the session has failed.
+    /// How often its process may die in a row without a finished turn before the session has failed.
     pub deaths_max: u32,
     /// One step of the stop ladder.
     pub stop_step_ms: u64,
@@ -71,7 +76,7 @@ pub struct Settings {
     pub stop_now_step_ms: u64,
     /// Prompts that wait or run in a session.
     pub prompts_max: usize,
-    /// Bytes of their texts.
+    /// Bytes of their texts as JSON writes them. The event of a prompt holds all of it.
     pub prompt_bytes_max: usize,
     /// Devices that watch one session.
     pub watchers_max: usize,
@@ -91,7 +96,7 @@ impl Default for Settings {
             stop_step_ms: 5_000,
             stop_now_step_ms: 1_000,
             prompts_max: 64,
-            prompt_bytes_max: 1 << 20,
+            prompt_bytes_max: clip::TEXT_BYTES_MAX,
             watchers_max: 256,
             sessions_max: 64,
         }
@@ -125,6 +130,8 @@ pub struct Plan {
     pub model: Option<Text>,
     /// The permission mode asked for.
     pub mode: Option<Text>,
+    /// What it goes on with.
+    pub past: Past,
 }
 
 /// One session. See the module.
@@ -155,20 +162,19 @@ impl Session {
     /// Makes a session and starts its process.
     pub fn new(settings: Arc<Settings>, plan: Plan, cx: &mut Cx<'_>) -> Self {
         let id = cx.ids.uuid();
-        let title = plan.title.clone().unwrap_or_else(|| {
+        let title = plan.title.clone().filter(|title| !title.trim().is_empty()).unwrap_or_else(|| {
             plan.folder.file_name().map_or_else(|| plan.profile.clone(), |name| name.to_string_lossy().into())
         });
         let epoch = cx.ids.epoch();
         let mut session = Self {
             did: cx.ids.did(),
-            title: clip::prefix(&title, 256).into(),
+            title: line(&title, TITLE_BYTES_MAX).into(),
             created_at: cx.now.unix_ms,
             state: State::Starting,
             why: None,
             since: cx.now.unix_ms,
             model: plan.model.clone(),
             mode: plan.mode.clone(),
-            plan,
             cost_usd: 0.0,
             notice: None,
             login_missing: false,
@@ -176,8 +182,9 @@ impl Session {
             feed: Feed::new(id.clone(), epoch, settings.watchers_max, cx),
             prompts: Prompts::default(),
             permissions: Permissions::default(),
-            process: Process::new(id.clone()),
+            process: Process::new(id.clone(), &plan.past),
             activity: Activity::default(),
+            plan,
             settings,
             id,
         };
@@ -199,6 +206,16 @@ impl Session {
     /// Its log in the store.
     pub fn log(&self) -> LogId {
         self.feed.log()
+    }
+
+    /// The CLI's id of its conversation, as far as it is known.
+    pub fn conversation(&self) -> &Text {
+        self.process.conversation()
+    }
+
+    /// Where it runs.
+    pub fn folder(&self) -> &Path {
+        &self.plan.folder
     }
 
     /// What it is doing.
@@ -285,6 +302,14 @@ impl Session {
         Ok(())
     }
 
+    /// Reads the newest events before a position. What is read is safe: nothing waits for a commit.
+    ///
+    /// # Errors
+    /// `CANNOT_RESUME` with the range that can be served.
+    pub fn history(&self, cx: &mut Cx<'_>, before: &Position, bytes: Option<u64>) -> Result<Reply, Error> {
+        self.feed.history(cx, before, bytes)
+    }
+
     /// Watches no more.
     pub fn detach(&mut self, cx: &mut Cx<'_>, peer: ConnToken, re: &Text) {
         self.feed.detach(cx, peer, re);
@@ -346,6 +371,7 @@ impl Session {
 
     /// After every verb: sends the next prompt if it can go, and says what has changed.
     fn refresh(&mut self, cx: &mut Cx<'_>) {
+        self.stop_after_turn(cx);
         self.advance(cx);
         let (state, why) = self.derive();
         if state != self.state {
@@ -353,7 +379,13 @@ impl Session {
             self.why = why.clone();
             self.since = cx.now.unix_ms;
             self.changed = true;
-            self.event(cx, Kind::State { state, why });
+            let by = self.process.stopped_by().filter(|_| state == State::Stopped);
+            self.feed.append(cx, by, Kind::State { state, why });
+        }
+        if self.ended() {
+            for (peer, re) in self.process.take_waiters() {
+                self.answer(cx, peer, &re, Reply::State(state));
+            }
         }
         self.changed |= self.permissions.take_changed();
         self.changed |= self.feed.flush_presence(cx);
@@ -381,16 +413,11 @@ impl Session {
         let message = match self.state {
             State::Stopped => "the session was stopped",
             State::Failed => "the session has failed and will not start again; the state event says why",
-            _ if self.process.stopping() => "the session is being stopped",
+            _ if self.process.ending() => "the session is being stopped",
             _ => return Ok(()),
         };
         let mut error = Error::new(Code::AgentUnavailable, message);
         error.recoverable = false;
         Err(error)
     }
-}
-
-/// Who a caller is, in an event.
-fn by(caller: &Caller) -> By {
-    By { device: caller.name.clone(), principal: caller.principal.clone() }
 }

@@ -1,27 +1,45 @@
 //! Permission requests: state that waits for the first valid answer, and a bounded memory of how they ended.
+//!
+//! A request holds its input once, as it is shown and as it will run. What is too large for a message is fetched in
+//! parts; what cannot be shown at all is denied here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use super::{Cx, Session, by, clip};
+use serde_json::{Map, Value};
+
+use super::{Cx, Session, clip};
 use crate::{
-    base::Json,
+    base::{Json, Sound, unsound},
     claude,
-    relay::api::{By, Caller, Closed, Code, Decision, Details, Error, How, Kind, OpenPermission, Out, Reply, Text},
+    relay::api::{
+        By, Caller, Closed, Code, Decision, Details, Error, How, INPUT_BYTES_MAX, Input, Kind, OpenPermission, Out,
+        Ran, Reply, Text,
+    },
+    relay::card,
+    wire::{shown, sign_in::is_id},
 };
 
 /// Requests that may wait at one time; more are denied by the relay.
 const OPEN_MAX: usize = 256;
+/// The longest inputs of all requests that wait in a session together, in bytes.
+const OPEN_BYTES_MAX: usize = 32 << 20;
+/// Whole inputs in one snapshot, in bytes; the rest is named, to be fetched.
+const SNAPSHOT_BYTES_MAX: usize = 256 << 10;
+/// The most that one `fetch` gives, in bytes.
+const FETCH_BYTES_MAX: u64 = 128 << 10;
 /// Ended requests that are remembered.
 const CLOSED_MAX: usize = 256;
-/// The longest line about a request, in bytes.
+/// The longest text about a request, in bytes.
 const ABOUT_BYTES_MAX: usize = 4 << 10;
 /// What the model is told when nobody says anything.
 const DENIED: &str = "The person who was asked did not allow it.";
 
 struct Open {
+    /// What people see; its input is the whole one where a message holds it.
     shown: OpenPermission,
-    /// As the model wrote it: what people see may be cut.
     input: Json,
+    /// The input's name for `fetch`.
+    blob: Text,
 }
 
 struct Ended {
@@ -36,6 +54,8 @@ struct Ended {
 pub(super) struct Permissions {
     open: Vec<Open>,
     ended: VecDeque<Ended>,
+    /// Requests so far, to name their inputs by.
+    count: u64,
     changed: bool,
 }
 
@@ -45,6 +65,8 @@ pub struct Verdict<'a> {
     pub request: &'a Text,
     /// Allow or deny.
     pub decision: Decision,
+    /// With an allowance: the hash of the input that was shown.
+    pub shown: Option<&'a Text>,
     /// With a denial: what the model is told.
     pub message: Option<&'a Text>,
     /// With an allowance: run with this input instead.
@@ -58,8 +80,30 @@ impl Permissions {
         self.open.len()
     }
 
+    /// The open requests for a snapshot: inputs whole as long as the message has room for them.
     pub(super) fn open(&self) -> Vec<OpenPermission> {
-        self.open.iter().map(|open| open.shown.clone()).collect()
+        let mut room = SNAPSHOT_BYTES_MAX;
+        let mut list = Vec::with_capacity(self.open.len());
+        for open in &self.open {
+            let mut shown = open.shown.clone();
+            match room.checked_sub(open.input.as_str().len()) {
+                Some(left) if matches!(shown.input, Input::Whole(_)) => room = left,
+                _ => shown.input = open.by_name(),
+            }
+            list.push(shown);
+        }
+        list
+    }
+
+    /// A part of an open request's input.
+    pub(super) fn fetch(&self, blob: &str, from: u64, bytes: Option<u64>) -> Result<Reply, Error> {
+        let open = self.open.iter().find(|open| *open.blob == *blob);
+        let open = open.ok_or_else(|| Error::new(Code::NotFound, "no open request has an input of this name"))?;
+        let whole = open.input.as_str().as_bytes();
+        let total = whole.len() as u64;
+        let from = from.min(total);
+        let to = from.saturating_add(bytes.unwrap_or(FETCH_BYTES_MAX).min(FETCH_BYTES_MAX)).min(total);
+        Ok(Reply::Fetched { data: whole[from as usize..to as usize].to_vec(), total })
     }
 
     pub(super) fn take_changed(&mut self) -> bool {
@@ -84,14 +128,61 @@ impl Permissions {
         let Some(ended) = self.ended.iter().rev().find(|ended| *ended.request == *request) else {
             return Error::new(Code::NotFound, "no such permission request");
         };
-        let message = match (&ended.by, ended.decision) {
-            (Some(by), Some(_)) => format!("{} has decided already", by.device),
-            _ => "the request was closed before anybody decided".to_owned(),
+        let message = match ended.decision {
+            Some(_) => "somebody has decided already",
+            None => "the request was closed before anybody decided",
         };
         let mut error = Error::new(Code::AlreadyDecided, message);
         error.recoverable = false;
         error.details = Some(Details::Decided { by: ended.by.clone(), decision: ended.decision, at: ended.at });
         error
+    }
+
+    /// Why a request cannot be put before anybody, if so: what the model is told then.
+    fn unfit(&self, asked: &claude::Permission) -> Option<&'static str> {
+        // A device that answers the old request late would answer this one.
+        if self.ended.iter().any(|ended| ended.request == asked.request) {
+            return Some("A permission request with this id has been answered already.");
+        }
+        let waiting: usize = self.open.iter().map(|open| open.input.as_str().len()).sum();
+        let bytes = asked.input.as_str().len();
+        if !is_id(&asked.request) {
+            Some("The id of the permission request is none that an answer could name.")
+        } else if self.open.len() >= OPEN_MAX || waiting + bytes > OPEN_BYTES_MAX {
+            Some("Too many permission requests wait already.")
+        } else if bytes > INPUT_BYTES_MAX {
+            Some("The input is too large to be shown to the person who decides.")
+        } else {
+            None
+        }
+    }
+}
+
+impl Open {
+    fn new(asked: claude::Permission, number: u64) -> Self {
+        let claude::Permission { request, call, tool, input, is_cut, about, suggestions, questions, .. } = asked;
+        let hash = if is_cut { None } else { hash_of(&input) };
+        let blob: Text = format!("input-{number}").into();
+        let bytes = input.as_str().len() as u64;
+        let is_large = bytes > clip::JSON_BYTES_MAX as u64;
+        let shown = OpenPermission {
+            request,
+            call,
+            tool,
+            input: if is_large { Input::Large { bytes, blob: blob.clone() } } else { Input::Whole(input.clone()) },
+            hash,
+            about: clip::text(about, ABOUT_BYTES_MAX),
+            suggestions: suggestions.filter(|_| !asked.no_always).map(clip::json),
+            questions: questions.map(clip::json),
+            default_to_no: asked.default_to_no,
+            no_always: asked.no_always,
+            needs_interaction: asked.needs_interaction,
+        };
+        Self { shown, input, blob }
+    }
+
+    fn by_name(&self) -> Input {
+        Input::Large { bytes: self.input.as_str().len() as u64, blob: self.blob.clone() }
     }
 }
 
@@ -99,13 +190,26 @@ impl Session {
     /// Answers a permission request: the first valid answer wins. Answered once the decision is safe.
     ///
     /// # Errors
-    /// `NOT_FOUND`, `ALREADY_DECIDED` with who, what and when, `BAD_REQUEST` for an input or answers that do not fit.
+    /// `NOT_FOUND`, `ALREADY_DECIDED` with who, what and when, `BAD_REQUEST` for an allowance that does not name what
+    /// was shown, an input or answers that do not fit, `TOO_LARGE` for an input that no event could hold.
     pub fn decide(&mut self, cx: &mut Cx<'_>, caller: &Caller, re: &Text, verdict: &Verdict<'_>) -> Result<(), Error> {
         let index = self.permissions.find(verdict.request).ok_or_else(|| self.permissions.missing(verdict.request))?;
-        let command = command(&self.permissions.open[index], verdict)?;
-        let (by, request, decision) = (by(caller), verdict.request.clone(), verdict.decision);
+        let open = &self.permissions.open[index];
+        let request = verdict.request.clone();
+        let (command, message, ran) = match verdict.decision {
+            Decision::Deny => {
+                let said = verdict.message.cloned();
+                let message = said.clone().unwrap_or_else(|| DENIED.into());
+                (claude::Command::Deny { request: request.clone(), message }, said, None)
+            }
+            Decision::Allow => {
+                let (input, ran) = allowed(open, verdict)?;
+                (claude::Command::Allow { request: request.clone(), input }, None, Some(ran))
+            }
+        };
+        let (by, decision) = (By::from(caller), verdict.decision);
         self.permissions.end(index, Some(by.clone()), Some(decision), cx.now.unix_ms);
-        let event = Kind::Decision { request: request.clone(), decision, how: How::Person };
+        let event = Kind::Decision { request: request.clone(), decision, how: How::Person, message, ran };
         let position = self.event_by(cx, &by, event);
         self.write(cx, command);
         let result = Ok(Reply::Decided { position });
@@ -116,26 +220,38 @@ impl Session {
         Ok(())
     }
 
+    /// Reads a part of the input of an open request.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when no request is open that has an input of this name.
+    pub fn fetch(&self, blob: &str, from: u64, bytes: Option<u64>) -> Result<Reply, Error> {
+        self.permissions.fetch(blob, from, bytes)
+    }
+
     /// The CLI asks.
     pub(super) fn asked(&mut self, cx: &mut Cx<'_>, asked: claude::Permission) {
-        if self.permissions.find(&asked.request).is_some() {
+        if let Some(index) = self.permissions.find(&asked.request) {
+            // An answer to the new one would be taken for one to the old one, which people see.
+            let open = &self.permissions.open[index];
+            if open.input != asked.input || *open.shown.tool != *asked.tool {
+                let tool = clip::prefix(&asked.tool, 128);
+                let text = format!(
+                    "{tool} was asked about under the id of another request that is still open: nobody was asked about that, and the open request stands as it is"
+                );
+                self.event(cx, Kind::Notice { level: "warning", text: text.into() });
+            }
             return;
         }
-        if self.permissions.open.len() >= OPEN_MAX {
-            let message = "Too many permission requests wait already.".into();
-            self.write(cx, claude::Command::Deny { request: asked.request, message });
+        if let Some(why) = self.permissions.unfit(&asked) {
+            let text = format!("{} was denied by the relay: {why}", clip::prefix(&asked.tool, 128));
+            self.write(cx, claude::Command::Deny { request: asked.request, message: why.into() });
+            self.event(cx, Kind::Notice { level: "warning", text: text.into() });
             return;
         }
-        let shown = OpenPermission {
-            request: asked.request,
-            call: asked.call,
-            tool: asked.tool,
-            input: clip::json(asked.input.clone()),
-            about: clip::text(asked.about, ABOUT_BYTES_MAX),
-            suggestions: asked.suggestions.map(clip::json),
-            questions: asked.questions.map(clip::json),
-        };
-        self.permissions.open.push(Open { shown: shown.clone(), input: asked.input });
+        self.permissions.count += 1;
+        let open = Open::new(asked, self.permissions.count);
+        let shown = open.shown.clone();
+        self.permissions.open.push(open);
         self.permissions.changed = true;
         self.event(cx, Kind::Permission(shown));
     }
@@ -160,33 +276,75 @@ impl Session {
     }
 }
 
-fn command(open: &Open, verdict: &Verdict<'_>) -> Result<claude::Command, Error> {
-    let request = open.shown.request.clone();
-    if verdict.decision == Decision::Deny {
-        let message = verdict.message.cloned().unwrap_or_else(|| DENIED.into());
-        return Ok(claude::Command::Deny { request, message: clip::text(message, clip::JSON_BYTES_MAX) });
+/// What an allowance lets run, as the CLI and as the log are told it.
+fn allowed(open: &Open, verdict: &Verdict<'_>) -> Result<(Json, Ran), Error> {
+    let bad = |message: &str| Error::new(Code::BadRequest, message);
+    let Some(asked_hash) = &open.shown.hash else {
+        return Err(bad("the input is nested too deep to be shown whole, so it cannot be allowed: deny it"));
+    };
+    let Some(shown) = verdict.shown else {
+        return Err(bad("to allow, name what was shown: `shown`, the hash of the input"));
+    };
+    if shown != asked_hash {
+        return Err(bad("`shown` is not the hash of this request's input: show it whole, and ask again"));
     }
-    let input = verdict.input.unwrap_or(&open.input);
-    // An input is an object in the CLI's protocol; one of another shape would come back as the tool's failure.
-    let fields = |json: &Json, what: &str| {
-        json.read::<BTreeMap<String, Json>>()
-            .map_err(|_| Error::new(Code::BadRequest, format!("`{what}` must be a JSON object")))
+    let (replaced_hash, replaced) = match (&open.shown.input, verdict.input) {
+        (_, None) => (None, None),
+        (Input::Whole(whole), Some(_)) => (Some(asked_hash.clone()), Some(whole.clone())),
+        (Input::Large { .. }, Some(_)) => (Some(asked_hash.clone()), None),
     };
-    let input = match (verdict.answers, verdict.input) {
-        (Some(_), _) if open.shown.questions.is_none() => {
-            return Err(Error::new(Code::BadRequest, "this request asks no questions: leave `answers` out"));
-        }
-        (Some(answers), _) => {
-            fields(answers, "answers")?;
-            let mut merged = fields(input, "input")?;
-            merged.insert("answers".to_owned(), answers.clone());
-            Json::of(&merged).map_err(|_| Error::new(Code::BadRequest, "`answers` cannot be sent"))?
-        }
-        (None, Some(changed)) => {
-            fields(changed, "input")?;
-            changed.clone()
-        }
-        (None, None) => input.clone(),
+    let input = changed(open, verdict)?;
+    let hash = match &input {
+        None => Some(asked_hash.clone()),
+        Some(changed) => hash_of(changed),
     };
-    Ok(claude::Command::Allow { request, input })
+    let ran = Ran {
+        hash: hash.ok_or_else(|| bad("`input` has no canonical form (RFC 8785), so no hash can name it"))?,
+        input: verdict.input.and_then(|_| input.clone()),
+        replaced_hash,
+        replaced,
+        answers: verdict.answers.cloned(),
+    };
+    Ok((input.unwrap_or_else(|| open.input.clone()), ran))
+}
+
+/// The input that an allowance lets run, where that is not the one that was asked about as it is.
+fn changed(open: &Open, verdict: &Verdict<'_>) -> Result<Option<Json>, Error> {
+    let bad = |message: &str| Error::new(Code::BadRequest, message);
+    if let Some(input) = verdict.input {
+        // Every event that tells of it has to hold it.
+        if input.as_str().len() > clip::JSON_BYTES_MAX {
+            return Err(Error::new(Code::TooLarge, format!("`input` may have {} bytes", clip::JSON_BYTES_MAX)));
+        }
+        fields(input, "input")?;
+    }
+    match verdict.answers {
+        Some(_) if open.shown.questions.is_none() => Err(bad("this request asks no questions: leave `answers` out")),
+        None if open.shown.questions.is_some() && verdict.input.is_none() => {
+            Err(bad("this request asks questions: say `answers`, an object of the answer to each"))
+        }
+        Some(answers) => {
+            let answers = fields(answers, "answers")?;
+            let mut merged = fields(verdict.input.unwrap_or(&open.input), "input")?;
+            card::check(&merged, &answers).map_err(|why| bad(&why))?;
+            merged.insert("answers".to_owned(), answers.into());
+            Json::of(&merged).map(Some).map_err(|_| bad("`answers` cannot be sent"))
+        }
+        None => Ok(verdict.input.cloned()),
+    }
+}
+
+/// The name of an input in an answer; none where it has no canonical form, and can only be denied.
+fn hash_of(input: &Json) -> Option<Text> {
+    shown::hash(&input.read::<Value>().ok()?).map(Text::from)
+}
+
+/// An input is an object in the CLI's protocol; one of another shape would come back as the tool's failure.
+fn fields(json: &Json, what: &str) -> Result<Map<String, Value>, Error> {
+    let bad = |why: &str| Error::new(Code::BadRequest, format!("`{what}` {why}"));
+    match Json::sound(json.as_str()) {
+        Ok(Sound { json: sound, is_cut: false }) if sound == *json => {}
+        _ => return Err(bad(&unsound())),
+    }
+    json.read().map_err(|_| bad("must be a JSON object"))
 }

@@ -2,9 +2,9 @@
 
 use super::{Cx, Session};
 use crate::{
-    base::{ConnToken, Now},
+    base::{ConnToken, Now, text},
     claude,
-    relay::api::{Caller, Code, End, Error, ExitInfo, Launch, Out, PromptState, Reply, State, Text},
+    relay::api::{By, Caller, Code, End, Error, ExitInfo, Kind, Launch, Out, Past, PromptState, Reply, State, Text},
 };
 
 /// How long the CLI may be silent after it said it knows a prompt from before, until that prompt counts as ended: a
@@ -12,11 +12,15 @@ use crate::{
 const KNOWN_MS: u64 = 5_000;
 /// How long a CLI without lifecycle lines may be silent after a prompt was sent again, until it is asked for a sign.
 const UNACKED_MS: u64 = 30_000;
-/// An idle process that lived this long before it died is not one of several deaths in a row.
+/// An idle process that lived this long before it died is not one of several that died in a row.
 const STEADY_MS: u64 = 600_000;
 
-/// Commands that may wait for the end of a session.
+/// The longest reason of a death in bytes, before what is done about it; mostly it is the last line of stderr.
+const WHY_BYTES_MAX: usize = 640;
+/// Commands that may wait for the end of a session, as long as they wait for its turn too.
 const WAITERS_MAX: usize = 256;
+/// The same with those that wait no longer than the process takes to end.
+const WAITERS_NOW_MAX: usize = 2 * WAITERS_MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -47,6 +51,14 @@ enum Timer {
     Silence,
 }
 
+/// The session is to end.
+struct Stopping {
+    /// Who caused it, where a person did.
+    by: Option<By>,
+    /// How its process is being ended; nothing as long as a turn is waited for.
+    ladder: Option<Ladder>,
+}
+
 struct Ladder {
     terminated: bool,
     deadline: Option<u64>,
@@ -61,7 +73,9 @@ pub(super) struct Process {
     /// The conversation may have a transcript.
     touched: bool,
     /// How the present process was started, and how the next one is to be.
-    resume: bool,
+    start: claude::Start,
+    /// The conversation was asked for by name, or as the newest, and no process has had it yet.
+    wanted: bool,
     no_conversation: bool,
     /// The present process was told to run the broken turn again.
     rerun: bool,
@@ -69,36 +83,46 @@ pub(super) struct Process {
     planned: Option<u64>,
     /// It was told to die for this; nothing else is awaited.
     killed: Option<&'static str>,
+    /// The session ends with the process, for this.
+    last: Option<Text>,
     deaths: u32,
     restarts: u64,
     why: Option<Text>,
     last_line: u64,
     stuck: bool,
     probe: Option<(u64, Text)>,
-    ladder: Option<Ladder>,
+    stop: Option<Stopping>,
     waiters: Vec<(ConnToken, Text)>,
     controls: u64,
 }
 
 impl Process {
-    pub(super) fn new(conversation: Text) -> Self {
+    /// `own`: the id of a conversation that is new.
+    pub(super) fn new(own: Text, past: &Past) -> Self {
+        let (conversation, start) = match past {
+            Past::None => (own, claude::Start::New),
+            Past::Newest => (own, claude::Start::Continue),
+            Past::Conversation(id) => (id.clone(), claude::Start::Resume),
+        };
         Self {
             number: 0,
             phase: Phase::Backoff { at: 0 },
             conversation,
             touched: false,
-            resume: false,
+            start,
+            wanted: *past != Past::None,
             no_conversation: false,
             rerun: false,
             planned: None,
             killed: None,
+            last: None,
             deaths: 0,
             restarts: 0,
             why: None,
             last_line: 0,
             stuck: false,
             probe: None,
-            ladder: None,
+            stop: None,
             waiters: Vec::new(),
             controls: 0,
         }
@@ -110,6 +134,14 @@ impl Process {
 
     pub(super) fn restarts(&self) -> u64 {
         self.restarts
+    }
+
+    pub(super) fn conversation(&self) -> &Text {
+        &self.conversation
+    }
+
+    fn over(&self) -> bool {
+        matches!(self.phase, Phase::Stopped | Phase::Failed)
     }
 
     fn alive(&self) -> bool {
@@ -124,12 +156,32 @@ impl Process {
         matches!(self.phase, Phase::Up { .. })
     }
 
+    /// The session is to end, maybe after its turn.
     pub(super) fn stopping(&self) -> bool {
-        self.ladder.is_some()
+        self.stop.is_some()
+    }
+
+    /// The process is being ended for good; no turn is waited for.
+    pub(super) fn ending(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.ladder.is_some())
+    }
+
+    fn ladder(&mut self) -> Option<&mut Ladder> {
+        self.stop.as_mut()?.ladder.as_mut()
+    }
+
+    /// Who caused the session's end, where a person did.
+    pub(super) fn stopped_by(&self) -> Option<By> {
+        self.stop.as_ref().and_then(|stop| stop.by.clone())
+    }
+
+    /// Who waits for the end of the session.
+    pub(super) fn take_waiters(&mut self) -> Vec<(ConnToken, Text)> {
+        std::mem::take(&mut self.waiters)
     }
 
     pub(super) fn takes_prompts(&self) -> bool {
-        self.up() && self.ladder.is_none() && self.killed.is_none() && self.planned.is_none()
+        self.up() && self.stop.is_none() && self.killed.is_none() && self.planned.is_none()
     }
 
     pub(super) fn stuck(&self) -> bool {
@@ -173,6 +225,10 @@ impl Process {
 
     pub(super) fn conversation_is(&mut self, id: Text) {
         self.conversation = id;
+        if self.start == claude::Start::Continue {
+            // From now on it has a name.
+            self.start = claude::Start::Resume;
+        }
     }
 
     pub(super) fn no_conversation(&mut self) {
@@ -193,6 +249,7 @@ impl Process {
         if first {
             self.phase = Phase::Up { since: now.mono_ms };
             self.why = None;
+            self.touched |= std::mem::take(&mut self.wanted);
         }
         first
     }
@@ -211,14 +268,14 @@ impl Session {
         // Only a prompt whose turn is known to have begun is run again by the CLI itself. Without a sign the transcript
         // may end with an older broken turn, one that was interrupted while no process was there: that must not run.
         process.rerun = self.prompts.running().is_some() && self.prompts.begun;
-        let (number, resume, rerun) = (process.number, process.resume, process.rerun);
+        let (number, start, rerun) = (process.number, process.start, process.rerun);
         let launch = Launch {
             session: self.id.clone(),
             process: number,
             profile: self.plan.profile.clone(),
             folder: self.plan.folder.clone(),
             conversation: process.conversation.clone(),
-            resume,
+            start,
             rerun,
             model: self.plan.model.clone(),
             mode: self.plan.mode.clone(),
@@ -245,23 +302,32 @@ impl Session {
     fn died(&mut self, cx: &mut Cx<'_>, why: &str) {
         let steady = self.died_steady(cx.now);
         self.nothing_runs(cx);
+        let stops = self.process.ending() || (self.process.stopping() && !self.turn_runs());
         let process = &mut self.process;
         let was_up = process.up();
+        let missing = process.no_conversation && process.wanted;
         if process.no_conversation {
-            (process.resume, process.touched) = (false, false);
-        } else {
+            (process.start, process.touched) = (claude::Start::New, false);
+        } else if process.start != claude::Start::Continue {
             // A first start that came to nothing may have met a transcript of that id; then it can be resumed.
-            process.resume = process.touched || (!was_up && !process.resume && process.number > 1);
+            let met = !was_up && process.start == claude::Start::New && process.number > 1;
+            let resumes = process.touched || process.wanted || met;
+            process.start = if resumes { claude::Start::Resume } else { claude::Start::New };
         }
         process.stuck = false;
-        if process.ladder.is_some() {
+        if stops {
             self.stopped(cx);
+        } else if let Some(why) = process.last.take() {
+            self.fail(cx, why);
+        } else if missing {
+            // Another conversation than the one that was asked for is not what anybody wants.
+            self.fail(cx, "Claude Code has no such conversation in this folder".into());
         } else if process.no_conversation || process.planned.is_some() {
             self.launch(cx);
         } else {
             process.deaths = if steady { 1 } else { process.deaths + 1 };
-            let why = self.process.killed.unwrap_or(why);
-            self.back_off(cx, why);
+            let why = text::line(self.process.killed.unwrap_or(why), WHY_BYTES_MAX);
+            self.back_off(cx, &why);
         }
         self.refresh(cx);
     }
@@ -274,17 +340,25 @@ impl Session {
     fn back_off(&mut self, cx: &mut Cx<'_>, why: &str) {
         let (settings, process) = (&self.settings, &mut self.process);
         if process.deaths >= settings.deaths_max {
-            let why: Text = format!("{} deaths in a row; the last: {why}", process.deaths).into();
-            process.phase = Phase::Failed;
-            process.why = Some(why.clone());
-            self.settle_running(cx, PromptState::Failed, Some(why.clone()));
-            self.drop_queue(cx, None, PromptState::Failed, &why);
-            return;
+            let why = format!(
+                "its process was started {} times in a row and did not last; the last time: {why}",
+                process.deaths
+            )
+            .into();
+            return self.fail(cx, why);
         }
         let doublings = process.deaths.saturating_sub(1).min(16);
         let wait = (settings.backoff_ms << doublings).min(settings.backoff_ms_max);
         process.phase = Phase::Backoff { at: cx.now.mono_ms + wait };
         process.why = Some(format!("{why}; it is started again in {wait} ms").into());
+    }
+
+    /// It is not started again.
+    fn fail(&mut self, cx: &mut Cx<'_>, why: Text) {
+        self.process.phase = Phase::Failed;
+        self.process.why = Some(why.clone());
+        self.settle_running(cx, None, PromptState::Failed, Some(why.clone()));
+        self.drop_queue(cx, None, PromptState::Failed, &why);
     }
 
     /// A broken turn was settled while no process could be interrupted: the next process must not run it again.
@@ -311,7 +385,18 @@ impl Session {
         self.end(cx, End::Kill);
     }
 
-    /// Ends the session. Answered when its process is gone.
+    /// The process took up a conversation that another session runs: it must not write on, and the session ends.
+    pub fn conversation_is_taken(&mut self, cx: &mut Cx<'_>, process: u64, other: &str) {
+        if self.process.is(process) && self.process.last.is_none() {
+            let why =
+                format!("Claude Code went on with the conversation that session {other} runs: attach to that one");
+            self.process.last = Some(why.into());
+            self.kill(cx, "its conversation is another session's");
+        }
+        self.refresh(cx);
+    }
+
+    /// Ends the session, without `now` after its turn. Answered when its process is gone.
     ///
     /// # Errors
     /// `LIMIT` when too many wait for the end already.
@@ -321,12 +406,22 @@ impl Session {
             self.answer(cx, caller.peer, re, reply);
             return Ok(());
         }
-        if self.process.waiters.len() >= WAITERS_MAX {
+        let most = if now { WAITERS_NOW_MAX } else { WAITERS_MAX };
+        if self.process.waiters.len() >= most {
             return Err(Error::new(Code::Limit, "too many commands wait for the end of this session already"));
         }
         self.process.waiters.push((caller.peer, re.clone()));
-        let step_ms = if now { self.settings.stop_now_step_ms } else { self.settings.stop_step_ms };
-        self.begin_stop(cx, now, step_ms);
+        let by = By::from(caller);
+        if now {
+            self.stop_now(cx, Some(by), self.settings.stop_now_step_ms);
+        } else if !self.process.stopping() {
+            self.begin_stop(cx, Some(by));
+            if self.turn_runs() {
+                let text = "the session stops when its turn ends, and takes no prompts until then".into();
+                let by = self.process.stopped_by();
+                self.feed.append(cx, by, Kind::Notice { level: "info", text });
+            }
+        }
         self.refresh(cx);
         Ok(())
     }
@@ -334,29 +429,36 @@ impl Session {
     /// The relay ends: the stop ladder with a quarter of the grace for each step.
     pub fn drain(&mut self, cx: &mut Cx<'_>, grace_ms: u64) {
         if !self.ended() {
-            self.begin_stop(cx, true, grace_ms / 4);
+            self.stop_now(cx, None, grace_ms / 4);
         }
         self.refresh(cx);
     }
 
-    fn begin_stop(&mut self, cx: &mut Cx<'_>, abort: bool, step_ms: u64) {
-        self.drop_queue(cx, None, PromptState::Cancelled, "the session is stopped");
-        if !self.process.alive() {
-            self.process.ladder = None;
-            self.stopped(cx);
-            return;
-        }
+    fn begin_stop(&mut self, cx: &mut Cx<'_>, by: Option<By>) {
+        self.drop_queue(cx, by.as_ref(), PromptState::Cancelled, "the session is stopped");
+        self.process.stop = Some(Stopping { by, ladder: None });
+    }
+
+    /// Ends the process whatever runs in it. One that is being ended already is given no more time than this.
+    fn stop_now(&mut self, cx: &mut Cx<'_>, by: Option<By>, step_ms: u64) {
         let deadline = cx.now.mono_ms + step_ms;
-        if let Some(ladder) = &mut self.process.ladder {
+        if let Some(ladder) = self.process.ladder() {
             ladder.step_ms = ladder.step_ms.min(step_ms);
             ladder.deadline = ladder.deadline.map(|old| old.min(deadline));
-            if !abort || ladder.terminated {
+            if ladder.terminated {
                 return;
             }
         } else {
-            self.process.ladder = Some(Ladder { terminated: false, deadline: Some(deadline), step_ms });
+            // Who does not wait for the turn ends it, whoever said before that the session is to stop.
+            if self.turn_runs() {
+                self.activity.broken(by.as_ref());
+            }
+            self.begin_stop(cx, by);
+            if !self.begin_ladder(cx, step_ms) {
+                return;
+            }
         }
-        if abort && self.process.up() {
+        if self.process.up() {
             let id = self.process.control_id("end");
             self.write(cx, claude::Command::EndSession { id });
         } else {
@@ -364,14 +466,37 @@ impl Session {
         }
     }
 
+    /// Begins to end the process; false where there is none, and the session has stopped.
+    fn begin_ladder(&mut self, cx: &mut Cx<'_>, step_ms: u64) -> bool {
+        let alive = self.process.alive();
+        if !alive {
+            self.stopped(cx);
+        } else if let Some(stop) = &mut self.process.stop {
+            stop.ladder = Some(Ladder { terminated: false, deadline: Some(cx.now.mono_ms + step_ms), step_ms });
+        }
+        alive
+    }
+
+    /// A session that is to stop has waited for its turn, which may be over.
+    pub(super) fn stop_after_turn(&mut self, cx: &mut Cx<'_>) {
+        let waits = self.process.stopping() && !self.process.ending() && !self.process.over();
+        if waits && !self.turn_runs() && self.begin_ladder(cx, self.settings.stop_step_ms) {
+            self.end(cx, End::CloseStdin);
+        }
+    }
+
+    /// Whether a turn runs, waits for somebody's decision, or is to be run again by the next process.
+    fn turn_runs(&self) -> bool {
+        self.prompts.running().is_some() || self.activity.turn_runs() || self.permissions.waiting() > 0
+    }
+
     fn stopped(&mut self, cx: &mut Cx<'_>) {
-        self.settle_running(cx, PromptState::Cancelled, Some("the session was stopped".into()));
+        let by = self.process.stopped_by();
+        self.settle_running(cx, by.as_ref(), PromptState::Cancelled, Some("the session was stopped".into()));
         self.process.phase = Phase::Stopped;
-        self.process.ladder = None;
         self.process.why = None;
-        self.refresh(cx);
-        for (peer, re) in std::mem::take(&mut self.process.waiters) {
-            self.answer_state(cx, peer, &re);
+        if let Some(stop) = &mut self.process.stop {
+            stop.ladder = None;
         }
     }
 
@@ -382,11 +507,12 @@ impl Session {
 
     fn due(&self) -> Option<(u64, Timer)> {
         let (settings, process) = (&self.settings, &self.process);
-        let ladder = process.ladder.as_ref().and_then(|ladder| ladder.deadline).map(|at| (at, Timer::Ladder));
+        let ladder = process.stop.as_ref().and_then(|stop| stop.ladder.as_ref());
+        let ladder = ladder.and_then(|ladder| ladder.deadline).map(|at| (at, Timer::Ladder));
         if let Phase::Backoff { at } = process.phase {
             return Some((at, Timer::Restart));
         }
-        if ladder.is_some() || process.killed.is_some() || !process.alive() {
+        if process.ending() || process.killed.is_some() || !process.alive() {
             return ladder;
         }
         if let Some(at) = process.planned {
@@ -433,7 +559,7 @@ impl Session {
             }
             Timer::Known => {
                 let why = "its turn had ended before Claude Code was started again";
-                self.settle_running(cx, PromptState::Done, Some(why.into()));
+                self.settle_running(cx, None, PromptState::Done, Some(why.into()));
             }
             Timer::Silence => {
                 // A prompt that was sent again and shows no sign is no sickness yet: the CLI may simply know it.
@@ -445,7 +571,7 @@ impl Session {
                 self.write(cx, claude::Command::Probe { id });
             }
             Timer::Ladder => {
-                let Some(ladder) = &mut self.process.ladder else { return };
+                let Some(ladder) = self.process.ladder() else { return };
                 let how = if ladder.terminated { End::Kill } else { End::Terminate };
                 ladder.deadline = (!ladder.terminated).then_some(now + ladder.step_ms);
                 ladder.terminated = true;
@@ -472,7 +598,7 @@ fn describe(exit: &ExitInfo) -> String {
         (None, None) => "Claude Code ended".to_owned(),
     };
     match exit.stderr.lines().rev().find(|line| !line.trim().is_empty()) {
-        Some(line) => format!("{how}: {}", super::clip::prefix(line.trim(), 512)),
+        Some(line) => format!("{how}: {}", line.trim()),
         None => how,
     }
 }

@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::{Cx, Session, by, turn::LOGIN};
+use super::{Cx, Session, turn::LOGIN};
 use crate::{
-    base::ConnToken,
     claude,
-    relay::api::{By, Caller, Code, Error, Kind, Out, Position, PromptState, QueuedPrompt, Reply, Text, When},
+    relay::api::{By, Caller, Code, Error, Kind, Out, Position, PromptState, QueuedPrompt, Reply, Text, When, bulk},
 };
 
 /// A prompt that has not ended.
@@ -38,6 +37,7 @@ pub(super) struct Prompts {
     pub(super) run: Run,
     /// Some process gave a sign that the running prompt's turn had begun, so the transcript ends with it.
     pub(super) begun: bool,
+    /// What their texts take in a message.
     bytes: usize,
 }
 
@@ -63,7 +63,7 @@ impl Prompts {
 
     fn take_running(&mut self) -> Option<Prompt> {
         let prompt = self.running.take()?;
-        self.bytes -= prompt.text.len();
+        self.bytes -= bulk::text(&prompt.text);
         self.run = Run::default();
         self.begun = false;
         Some(prompt)
@@ -71,9 +71,17 @@ impl Prompts {
 
     fn take_queue(&mut self) -> VecDeque<Prompt> {
         let queue = std::mem::take(&mut self.queue);
-        self.bytes -= queue.iter().map(|prompt| prompt.text.len()).sum::<usize>();
+        self.bytes -= queue.iter().map(|prompt| bulk::text(&prompt.text)).sum::<usize>();
         queue
     }
+}
+
+/// Why a prompt is too large.
+pub fn too_large(bytes_max: usize) -> String {
+    format!(
+        "a prompt may have {bytes_max} bytes as JSON writes it, where a quote, a backslash and a line end take two: put the \
+         rest in a file and name it"
+    )
 }
 
 impl Session {
@@ -90,7 +98,7 @@ impl Session {
         when: When,
     ) -> Result<(), Error> {
         self.admit(text)?;
-        let (prompt, position) = self.enqueue(cx, Some(by(caller)), text.clone(), when);
+        let (prompt, position) = self.enqueue(cx, Some(By::from(caller)), text.clone(), when);
         let answer =
             Out::Answer { peer: caller.peer, re: re.clone(), result: Ok(Reply::Prompted { prompt, position }) };
         self.feed.hold(cx, answer);
@@ -103,8 +111,8 @@ impl Session {
         if text.trim().is_empty() {
             return Err(Error::new(Code::BadRequest, "a prompt needs a text"));
         }
-        if text.len() > bytes_max {
-            return Err(Error::new(Code::TooLarge, format!("a prompt may have {bytes_max} bytes")));
+        if bulk::text(text) > bytes_max {
+            return Err(Error::new(Code::TooLarge, too_large(bytes_max)));
         }
         Ok(())
     }
@@ -119,11 +127,16 @@ impl Session {
         let settings = &self.settings;
         Self::check_text(text, settings.prompt_bytes_max)?;
         self.refuse_if_ended()?;
+        if self.process.stopping() {
+            let error =
+                Error::new(Code::AgentUnavailable, "the session stops when its turn ends, and takes no prompts");
+            return Err(Error { recoverable: false, ..error });
+        }
         if self.login_missing {
             return Err(Error::new(Code::AgentLoginNeeded, LOGIN));
         }
         let count = self.prompts.queue.len() + usize::from(self.prompts.running.is_some());
-        if count >= settings.prompts_max || self.prompts.bytes + text.len() > settings.prompt_bytes_max {
+        if count >= settings.prompts_max || self.prompts.bytes + bulk::text(text) > settings.prompt_bytes_max {
             let (prompts, bytes) = (settings.prompts_max, settings.prompt_bytes_max);
             let message = format!("{prompts} prompts or {bytes} bytes of prompts wait already; send it later");
             return Err(Error::new(Code::Limit, message));
@@ -135,7 +148,7 @@ impl Session {
         let id = cx.ids.uuid();
         let position = self.feed.append(cx, by.clone(), Kind::Prompt { prompt: id.clone(), text: text.clone() });
         self.prompt_state(cx, None, id.clone(), PromptState::Queued, None);
-        self.prompts.bytes += text.len();
+        self.prompts.bytes += bulk::text(&text);
         let prompt = Prompt { id: id.clone(), text, by: by.clone() };
         match when {
             When::Next => self.prompts.queue.push_back(prompt),
@@ -153,7 +166,7 @@ impl Session {
     /// `AGENT_UNAVAILABLE` when the session has ended.
     pub fn interrupt(&mut self, cx: &mut Cx<'_>, caller: &Caller, re: &Text, cancel_queued: bool) -> Result<(), Error> {
         self.refuse_if_ended()?;
-        let by = by(caller);
+        let by = By::from(caller);
         if cancel_queued {
             self.drop_queue(cx, Some(&by), PromptState::Cancelled, "dropped");
         }
@@ -166,6 +179,7 @@ impl Session {
     fn break_turn(&mut self, cx: &mut Cx<'_>, by: Option<&By>, cancel_queued: bool) {
         if self.process.up() {
             if self.prompts.running.is_some() || self.activity.turn_runs() {
+                self.activity.broken(by);
                 let id = self.process.control_id("interrupt");
                 self.write(cx, claude::Command::Interrupt { id, cancel_queued });
             }
@@ -205,9 +219,9 @@ impl Session {
     }
 
     /// The running prompt has ended.
-    pub(super) fn settle_running(&mut self, cx: &mut Cx<'_>, state: PromptState, why: Option<Text>) {
+    pub(super) fn settle_running(&mut self, cx: &mut Cx<'_>, by: Option<&By>, state: PromptState, why: Option<Text>) {
         if let Some(prompt) = self.prompts.take_running() {
-            self.prompt_state(cx, None, prompt.id, state, why);
+            self.prompt_state(cx, by, prompt.id, state, why);
         }
     }
 
@@ -241,9 +255,10 @@ impl Session {
             claude::Lifecycle::Completed | claude::Lifecycle::Cancelled => {
                 self.activity.turn_of_ended(prompt);
                 if ours && state == claude::Lifecycle::Completed {
-                    self.settle_running(cx, PromptState::Done, None);
+                    self.settle_running(cx, None, PromptState::Done, None);
                 } else if ours {
-                    self.settle_running(cx, PromptState::Cancelled, Some("interrupted".into()));
+                    let by = self.activity.broken_by();
+                    self.settle_running(cx, by.as_ref(), PromptState::Cancelled, Some("interrupted".into()));
                 }
             }
         }
@@ -253,11 +268,5 @@ impl Session {
     pub(super) fn turn_started(&mut self, cx: &mut Cx<'_>, uuid: Option<Text>) {
         self.activity.turn_started(cx.now, uuid);
         self.prompts.begun |= self.prompts.run.sent;
-    }
-
-    /// Who waits for the answer to a `stop`.
-    pub(super) fn answer_state(&mut self, cx: &mut Cx<'_>, peer: ConnToken, re: &Text) {
-        let state = self.state;
-        self.answer(cx, peer, re, Reply::State(state));
     }
 }

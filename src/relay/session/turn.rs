@@ -2,9 +2,12 @@
 
 use super::{Cx, Session, clip};
 use crate::{
-    base::Now,
+    base::{
+        Now,
+        text::{line, quoted},
+    },
     claude::{Event, LoginState, Turn},
-    relay::api::{Kind, Outcome, PromptState, Text},
+    relay::api::{By, Kind, Outcome, PromptState, Text},
 };
 
 /// Open tool calls that are followed; more are shown, but not closed when their process dies.
@@ -22,6 +25,8 @@ pub(super) struct Activity {
     /// A turn runs; the uuid the CLI runs it under, where it says so.
     turn: Option<Option<Text>>,
     since: Option<u64>,
+    /// Who had the turn that runs broken off.
+    broken_by: Option<By>,
     retrying: Option<Text>,
     tools: Vec<Text>,
     login_refused: bool,
@@ -44,9 +49,21 @@ impl Activity {
         !self.tools.is_empty()
     }
 
+    /// The turn is told to end before its time. Who said so first did it.
+    pub(super) fn broken(&mut self, by: Option<&By>) {
+        if self.broken_by.is_none() {
+            self.broken_by = by.cloned();
+        }
+    }
+
+    pub(super) fn broken_by(&self) -> Option<By> {
+        self.broken_by.clone()
+    }
+
     /// A prompt was sent.
     pub(super) fn begin(&mut self, now: Now) {
         self.since = Some(now.unix_ms);
+        self.broken_by = None;
     }
 
     pub(super) fn turn_started(&mut self, now: Now, uuid: Option<Text>) {
@@ -101,7 +118,7 @@ impl Session {
             Event::PermissionWithdrawn { request } => self.withdrawn(cx, &request),
             Event::Control { id, .. } => self.control_answered(&id),
             Event::Retry { attempt, of, delay_ms, error, login_failed } => {
-                let error = clip::text(error, WHY_BYTES_MAX);
+                let error: Text = line(&error, WHY_BYTES_MAX).into();
                 self.activity.retrying = Some(error.clone());
                 self.event(cx, Kind::Retry { attempt, of, delay_ms, error });
                 self.login_refused(cx, login_failed);
@@ -109,10 +126,16 @@ impl Session {
             Event::Idle => self.activity.turn = None,
             Event::Turn(turn) => self.turn_ended(cx, turn),
             Event::Notice { level, text } => {
-                self.event(cx, Kind::Notice { level, text: clip::text(text, clip::TEXT_BYTES_MAX) });
+                self.event(cx, Kind::Notice { level, text: clip::said(text) });
+            }
+            Event::Unreadable { line, last } => {
+                let more = if last { "; if there are more in this turn, they are only counted" } else { "" };
+                let text =
+                    format!("Claude Code wrote a line that is no message, so something may be missing: {line}{more}");
+                self.event(cx, Kind::Notice { level: "warning", text: text.into() });
             }
             Event::Unserved { request, what } => {
-                let message = format!("this host does not serve {}", clip::prefix(&what, 64)).into();
+                let message = format!("this host does not serve {}", quoted(&what)).into();
                 self.write(cx, crate::claude::Command::Refuse { request, message });
             }
             Event::Raw(line) => {
@@ -127,7 +150,7 @@ impl Session {
         let kind = match event {
             Event::Text { message, block, kind, text, parent } => {
                 self.feed.block_done(&message, block);
-                let text = clip::text(text, clip::TEXT_BYTES_MAX);
+                let text = clip::said(text);
                 Kind::Text { block_kind: kind, message, block, text, parent }
             }
             Event::ToolCall { call, tool, input, parent } => {
@@ -210,8 +233,12 @@ impl Session {
             .running()
             .map(|prompt| prompt.id.clone())
             .filter(|running| turn.prompts.contains(running) || (turn.prompts.is_empty() && !turn.unasked));
-        self.event(
+        // It may have ended by itself just before.
+        let aborted = !turn.ok && turn.stop.starts_with("aborted");
+        let by = self.activity.broken_by.take().filter(|_| aborted);
+        self.feed.append(
             cx,
+            by.clone(),
             Kind::Turn {
                 prompts: settled.iter().cloned().collect(),
                 ok: turn.ok,
@@ -224,13 +251,13 @@ impl Session {
         if settled.is_some() {
             let (state, why) = if turn.ok {
                 (PromptState::Done, None)
-            } else if turn.stop.starts_with("aborted") {
+            } else if aborted {
                 (PromptState::Cancelled, Some("interrupted".into()))
             } else {
                 let text = if turn.text.is_empty() { turn.stop } else { turn.text };
-                (PromptState::Failed, Some(clip::text(text, WHY_BYTES_MAX)))
+                (PromptState::Failed, Some(line(&text, WHY_BYTES_MAX).into()))
             };
-            self.settle_running(cx, state, why);
+            self.settle_running(cx, by.as_ref(), state, why);
         }
     }
 

@@ -33,10 +33,13 @@ use crate::{
         amp::{
             Code, Dialect, Frame, Id, PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL, Type, check::Refusal, parse,
         },
+        cbor,
         http::{Head, Response},
     },
 };
 
+/// How long a connection that is to be closed behind an answer waits for that answer.
+const LAST_ANSWER_MS: u64 = 5_000;
 /// Couriers that travel to another worker in one mail.
 const COURIERS_A_MAIL: usize = 512;
 
@@ -62,8 +65,8 @@ impl Payload for Parcel {
     fn ticket(&self) -> Self::Ticket {
         // Read once more: it is wanted for the few that fail, not for each that goes.
         let Ok(Frame::Envelope(view)) = parse(self.framed.payload()) else { return None };
-        let refused = || Box::new((self.dialect, Refused::of(&view, nobody(Why::Lost))));
-        view.header.typ.may_be_refused_aloud().then(refused)
+        let refused = view.header.typ.may_be_refused_aloud().then(|| Refused::of(&view, nobody(Why::Lost)));
+        refused.flatten().map(|refused| Box::new((self.dialect, refused)))
     }
 }
 
@@ -244,11 +247,11 @@ impl Agents {
 /// The answer to an upgrade on `/amp/v1/ws`.
 pub(super) fn upgrade(head: &Head<'_>, peer: ConnToken, greeting: &Greeting, io: &Io<'_>) -> Answer<Conn> {
     if !head.wants_upgrade() {
-        let line = "/amp/v1/ws speaks WebSocket, subprotocol amp.v1\n";
-        return Answer::Respond(Response::text(426, line).with("Upgrade", "websocket"));
+        let line = "/amp/v1/ws speaks WebSocket, subprotocol amp.v1";
+        return Answer::Respond(Response::upgrade_required(line));
     }
     if !head.subprotocols().any(|name| name == SUBPROTOCOL) {
-        return Answer::Respond(Response::text(400, "the upgrade must offer the subprotocol amp.v1\n"));
+        return Answer::Respond(Response::text(400, "the upgrade must offer the subprotocol amp.v1"));
     }
     let connection = Connection::new(peer, io.now());
     let headers = vec![(RELAY_DID_HEADER, greeting.did.to_string()), (SIZE_HEADER, super::MESSAGE_MAX.to_string())];
@@ -266,19 +269,21 @@ impl Worker {
 
     pub(super) fn amp_open(&mut self, agent: &AgentConn, io: &mut Io<'_>) {
         io.limit_messages(io.token(), UNKNOWN_BYTES_MAX);
-        let now = io.now().mono_ms;
-        io.set_timeout(io.token(), agent.connection.deadline().map(|at| at.saturating_sub(now)));
+        rearm(agent, io);
     }
 
     pub(super) fn amp_timeout(&mut self, agent: &mut AgentConn, io: &mut Io<'_>) {
-        if let Some(job) = agent.take_early() {
-            return self.amp_prove(agent, job, io);
+        if agent.connection.deadline().is_some_and(|at| at > io.now().mono_ms) {
+            match agent.take_early() {
+                Some(job) => self.amp_prove(agent, job, io),
+                None => rearm(agent, io),
+            }
+            return;
         }
-        if agent.connection.deadline().is_some() {
-            agent.connection.closing();
-            self.tallies.sign_in_failures.add(1);
-            io.close(io.token(), CloseCode::POLICY, "no HELLO in time");
-        }
+        // One whose key is proved has a timeout only while it waits for a close that may have been lost.
+        self.tallies.sign_in_failures.add(u64::from(agent.principal().is_none()));
+        agent.connection.closing();
+        io.close(io.token(), CloseCode::POLICY, "no key was proved in time");
     }
 
     /// A receiver takes more again: those who write to it are read again.
@@ -328,9 +333,13 @@ impl Worker {
                 self.amp_prove(agent, job, io);
             }
             Heard::Refused(refused) => {
+                if refused.close.is_some() && agent.connection.deadline().is_none() {
+                    io.set_timeout(peer, Some(LAST_ANSWER_MS));
+                }
                 let did = self.agents.greeting.did.clone();
                 self.refuse(&did, agent.connection.dialect(), peer, io, refused);
             }
+            Heard::Unanswerable(code, reason) => io.close(peer, code, reason),
             Heard::Message => {
                 if let Ok(Frame::Envelope(view)) = &parsed
                     && !self.amp_check(io, view)
@@ -349,7 +358,9 @@ impl Worker {
             agent.proving = Some(Box::new(Proving::Early(job)));
             return io.set_timeout(io.token(), Some(early_ms));
         }
-        io.set_timeout(io.token(), None);
+        // Its time limit goes on: an answer that is lost on its way must not leave it here for ever.
+        rearm(agent, io);
+        io.spare(io.token());
         if self.crypto.hello(job).is_err() {
             io.close(io.token(), CloseCode::TRY_AGAIN, "too many sign-ins wait");
         }
@@ -421,27 +432,37 @@ impl Worker {
     fn amp_joined(&mut self, token: ConnToken, io: &mut Io<'_>) {
         let Some(Conn::Agent(agent)) = io.conn(token) else { return };
         let Some(hello) = agent.take_joining() else { return };
+        if !io.confirm(token) {
+            return io.close(token, CloseCode::TRY_AGAIN, "there is no room for this agent");
+        }
+        let Some(Conn::Agent(agent)) = io.conn(token) else { return };
         agent.connection.admitted(hello.principal);
+        io.set_timeout(token, None);
         io.limit_messages(token, u32::MAX);
         self.tallies.agents.add(1);
         self.send_binary(token, &hello.answer, io);
         io.resume(token);
     }
 
-    /// Has the relay, or a session of it, say something.
-    fn say(&mut self, say: Say) {
-        if self.crypto.say(say).is_err() {
+    /// Has the relay, or a session of it, say something. False: too much waits to be signed, and it is not said.
+    fn say(&mut self, say: Say) -> bool {
+        let is_taken = self.crypto.say(say).is_ok();
+        if !is_taken {
             log::warn!("an answer to an agent is dropped: too many wait to be signed");
         }
+        is_taken
     }
 
     fn refuse(&mut self, did: &Text, dialect: Dialect, peer: ConnToken, io: &mut Io<'_>, refused: Refused) {
         let Some(id) = new_id(io.now().unix_ms) else { return };
         let mut body = Vec::new();
         refused.refusal.write_body(&mut body);
-        let to = refused.from.unwrap_or_else(|| "did:unknown".into());
-        let Refused { id: reply_to, thread_id, close, .. } = refused;
-        self.say(Say { peer, from: did.clone(), to, typ: Type::ERROR, id, reply_to, thread_id, body, dialect, close });
+        let Refused { id: reply_to, to, thread_id, close, .. } = refused;
+        let from = did.clone();
+        let is_said = self.say(Say { peer, from, to, typ: Type::ERROR, id, reply_to, thread_id, body, dialect, close });
+        if let Some((code, reason)) = close.filter(|_| !is_said) {
+            io.close(peer, code, reason);
+        }
     }
 
     pub(super) fn send_binary(&mut self, peer: ConnToken, frame: &[u8], io: &mut Io<'_>) {
@@ -449,6 +470,12 @@ impl Worker {
         // A peer above its maximum is closed by the loop; its end comes through `closed`.
         let _ = io.binary_to(peer, frame);
     }
+}
+
+/// Arms the timeout of a connection whose key is not proved.
+fn rearm(agent: &AgentConn, io: &mut Io<'_>) {
+    let now = io.now().mono_ms;
+    io.set_timeout(io.token(), agent.connection.deadline().map(|at| at.saturating_sub(now)));
 }
 
 fn nobody(why: Why) -> Refusal {
@@ -460,11 +487,9 @@ fn nobody(why: Why) -> Refusal {
     Refusal::new(Code::RELAY_REJECTED, reason)
 }
 
-/// The text of a body's member, if the body is a map that has it.
-fn text_of(body: &[u8], name: &str) -> Option<String> {
-    let value: ciborium::Value = ciborium::from_reader(body).ok()?;
-    let members = value.into_map().ok()?;
-    members.into_iter().find(|(key, _)| key.as_text() == Some(name))?.1.into_text().ok()
+/// The text of a body's member, if the body is a map that has it. Found where it lies.
+fn text_of<'a>(body: &'a [u8], name: &str) -> Option<&'a str> {
+    cbor::get(body, name).and_then(cbor::as_text)
 }
 
 fn id(io: &Io<'_>) -> Option<Id> {

@@ -1,6 +1,6 @@
 //! The way of a message from one agent to others: what is handed over on this worker, and what comes from another.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::LazyLock};
 
 use super::{AgentConn, Parcel, nobody};
 use crate::{
@@ -15,26 +15,32 @@ use crate::{
         directory::{Payload, Route, ServiceId, Why},
     },
     server::{
+        MESSAGE_MAX,
         metrics::WorkerTallies,
         worker::{Conn, Io, Worker},
     },
-    wire::amp::{Code, Dialect, EnvelopeView, Frame, To, check::Refusal, did_base, parse, rekey},
+    wire::amp::{Code, Dialect, EnvelopeView, Frame, NotExpressible, To, check::Refusal, did_base, parse, rekey},
 };
 
-/// Recipients of a message that are no connections.
+/// Why a receiver's kind of keys cannot say a message.
+type Unsayable = &'static str;
+
+/// What is left to do for a message when it was handed to all the connections that could be handed it.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     /// Some name leads to nobody.
     pub(super) absent: bool,
     /// The relay itself is one.
     pub(super) for_us: bool,
+    /// Why a recipient that is there was not handed it, if one was not.
+    pub(super) unsayable: Option<Unsayable>,
     /// Sessions, by number.
     pub(super) sessions: Vec<u32>,
 }
 
 impl Rest {
     fn is_nothing(&self) -> bool {
-        !self.absent && !self.for_us && self.sessions.is_empty()
+        !self.absent && !self.for_us && self.unsayable.is_none() && self.sessions.is_empty()
     }
 }
 
@@ -65,19 +71,24 @@ impl Worker {
             let did = did_base(to);
             match self.agents.directory.route(did) {
                 Route::Local(tokens) => {
-                    let mut handed = false;
+                    let (mut handed, mut unsayable) = (false, None);
                     for &token in tokens {
                         if several && !self.agents.marks.mark(token) {
                             handed = true;
                             continue;
                         }
-                        let sent = forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies);
-                        handed |= sent != Sent::Closed;
-                        if sent == Sent::High && io.is_blocked(token) {
-                            high.push(token);
+                        match forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies) {
+                            Ok(sent) => {
+                                handed |= sent != Sent::Closed;
+                                if sent == Sent::High && io.is_blocked(token) {
+                                    high.push(token);
+                                }
+                            }
+                            Err(why) => unsayable = Some(why),
                         }
                     }
-                    rest.absent |= !handed;
+                    rest.absent |= !handed && unsayable.is_none();
+                    rest.unsayable = rest.unsayable.or(unsayable);
                     streams = handed && tokens.len() == 1;
                 }
                 _ if named.as_mut().is_some_and(|named| !named.insert(did)) => {}
@@ -115,12 +126,10 @@ impl Worker {
         let To::One(did) = view.header.to else { return false };
         let Some(&[token]) = self.agents.directory.route_again(did) else { return false };
         let sent = forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies);
+        // Nothing went to a connection that closes or cannot be told: the whole way says what becomes of the message.
+        let Ok(sent @ (Sent::Queued | Sent::High)) = sent else { return false };
         if sent == Sent::High {
             self.agents.hold(token, io.token(), io);
-        }
-        // Nothing went to a connection that closes: the whole way says what becomes of the message.
-        if sent == Sent::Closed {
-            return false;
         }
         self.amp_learn(io.token(), view);
         true
@@ -141,6 +150,9 @@ impl Worker {
         if rest.absent {
             self.amp_refuse(&did, dialect, peer, view, nobody(Why::Absent), io);
         }
+        if let Some(why) = rest.unsayable {
+            self.amp_refuse(&did, dialect, peer, view, Refusal::new(Code::RELAY_REJECTED, why), io);
+        }
         if rest.for_us
             && let Err(refusal) = self.amp_serve(peer, dialect, io, view)
         {
@@ -152,8 +164,10 @@ impl Worker {
                 (Some(agent), _) | (None, Some(Conn::Agent(agent))) => agent,
                 _ => return,
             };
-            if let Err(refusal) = self.amp_ask(agent, peer, view, &session, &did) {
-                self.refuse(&did, dialect, peer, io, Refused::of(view, refusal));
+            if let Err(refusal) = self.amp_ask(agent, peer, view, &session, &did)
+                && let Some(refused) = Refused::of(view, refusal)
+            {
+                self.refuse(&did, dialect, peer, io, refused);
             }
         }
     }
@@ -168,8 +182,10 @@ impl Worker {
         refusal: Refusal,
         io: &mut Io<'_>,
     ) {
-        if view.header.typ.may_be_refused_aloud() {
-            self.refuse(did, dialect, peer, io, Refused::of(view, refusal));
+        if view.header.typ.may_be_refused_aloud()
+            && let Some(refused) = Refused::of(view, refusal)
+        {
+            self.refuse(did, dialect, peer, io, refused);
         }
     }
 
@@ -185,8 +201,8 @@ impl Worker {
         let sent = if dialect == parcel.dialect {
             io.framed_to(token, &parcel.framed)
         } else {
-            if !rekeyed(parcel.framed.payload(), dialect, &mut self.agents.scratch) {
-                self.amp_unsayable(parcel, io);
+            if let Err(why) = rekeyed(parcel.framed.payload(), dialect, &mut self.agents.scratch) {
+                self.amp_unsayable(parcel, why, io);
                 return Sent::Queued;
             }
             io.binary_to(token, &self.agents.scratch)
@@ -198,18 +214,17 @@ impl Worker {
     }
 
     /// A receiver's key dialect cannot say a message: its sender learns that it was not delivered.
-    fn amp_unsayable(&mut self, parcel: &Parcel, io: &mut Io<'_>) {
+    fn amp_unsayable(&mut self, parcel: &Parcel, why: Unsayable, io: &mut Io<'_>) {
         if let Some((dialect, refused)) = parcel.ticket().map(|ticket| *ticket) {
             let did = self.agents.greeting.did.clone();
-            let refusal =
-                Refusal::new(Code::RELAY_REJECTED, "integer keys, which the receiver writes, cannot say this");
+            let refusal = Refusal::new(Code::RELAY_REJECTED, why);
             self.refuse(&did, dialect, parcel.sender, io, Refused { refusal, ..refused });
         }
     }
 }
 
-/// Hands the message that is being handled to a connection of this worker, from the buffer it was read into. `Closed`:
-/// it was not handed over.
+/// Hands the message that is being handled to a connection of this worker, from the buffer it was read into. `Closed`,
+/// or an error: it was not handed over.
 fn forward(
     io: &mut Io<'_>,
     token: ConnToken,
@@ -218,21 +233,21 @@ fn forward(
     data: Data<'_>,
     scratch: &mut Vec<u8>,
     tallies: &WorkerTallies,
-) -> Sent {
+) -> Result<Sent, Unsayable> {
     let mut dialect = view.dialect;
     let sent = io.forward_if(token, data, |receiver| {
         dialect = dialect_of(receiver, sender.connection.dialect());
         dialect == view.dialect
     });
-    let sent = sent.unwrap_or_else(|| {
-        scratch.clear();
-        match rekey(view, dialect, scratch) {
-            Ok(()) => io.binary_to(token, scratch),
-            Err(_) => Sent::Closed,
+    let sent = match sent {
+        Some(sent) => sent,
+        None => {
+            rekey_within(view, dialect, scratch)?;
+            io.binary_to(token, scratch)
         }
-    });
+    };
     tallies.amp_out.add(u64::from(sent != Sent::Closed));
-    sent
+    Ok(sent)
 }
 
 /// How a receiver's keys are written. The current connection's state is not to be had: it is the sender itself.
@@ -243,7 +258,26 @@ pub(super) fn dialect_of(receiver: Option<&Conn>, sender: Dialect) -> Dialect {
     }
 }
 
-fn rekeyed(frame: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> bool {
+fn rekeyed(frame: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> Result<(), Unsayable> {
+    match parse(frame) {
+        Ok(Frame::Envelope(view)) => rekey_within(&view, dialect, out),
+        _ => Err("this cannot be read again, so that its keys cannot be exchanged"),
+    }
+}
+
+static REKEYED_TOO_LARGE: LazyLock<String> = LazyLock::new(|| {
+    format!("in the receiver's kind of keys this is larger than the largest message ({MESSAGE_MAX} bytes)")
+});
+
+/// Writes a message in the other kind of keys, where that is no larger than what any peer has to take.
+fn rekey_within(view: &EnvelopeView<'_>, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), Unsayable> {
     out.clear();
-    matches!(parse(frame), Ok(Frame::Envelope(view)) if rekey(&view, dialect, out).is_ok())
+    rekey(view, dialect, out).map_err(|error| match error {
+        NotExpressible::Unsigned => "text keys, which the receiver writes, cannot say what is not signed",
+        _ => "integer keys, which the receiver writes, cannot say this",
+    })?;
+    match out.len() <= MESSAGE_MAX {
+        true => Ok(()),
+        false => Err(&REKEYED_TOO_LARGE),
+    }
 }

@@ -3,13 +3,17 @@
 use super::{id, text_of};
 use crate::{
     base::ConnToken,
-    dialect::amp::Say,
+    dialect::amp::{Say, repeated},
     server::{
         services::Call,
         worker::{Io, Worker},
     },
     wire::{
-        amp::{Code, Dialect, EnvelopeView, Type, check::Refusal, did_base},
+        amp::{
+            Code, Dialect, EnvelopeView, Type,
+            check::{Refusal, unambiguous},
+            did_base,
+        },
         cbor,
     },
 };
@@ -23,22 +27,25 @@ impl Worker {
         io: &Io<'_>,
         view: &EnvelopeView<'_>,
     ) -> Result<(), Refusal> {
+        if !matches!(view.header.typ, Type::PING | Type::REQUEST) {
+            // Nothing of ours waits for these.
+            return Ok(());
+        }
+        let thread_id = repeated::thread(view)?;
         let (typ, answer) = match view.header.typ {
             Type::PING => (Type::PONG, cbor::NULL.to_vec()),
-            Type::REQUEST => (Type::RESPONSE, self.amp_call(io, view)?),
-            // Nothing of ours waits for these.
-            _ => return Ok(()),
+            _ => (Type::RESPONSE, self.amp_call(io, view)?),
         };
         let did = self.agents.greeting.did.clone();
-        let Some(id) = id(io) else { return Ok(()) };
+        let (Some(id), Some(to)) = (id(io), repeated::sender(view.header.from)) else { return Ok(()) };
         self.say(Say {
             peer,
             from: did,
-            to: view.header.from.into(),
+            to: to.into(),
             typ,
             id,
             reply_to: Some(view.header.id),
-            thread_id: view.header.thread_id.map(<[u8]>::to_vec),
+            thread_id,
             body: answer,
             dialect,
             close: None,
@@ -49,13 +56,14 @@ impl Worker {
     fn amp_call(&mut self, io: &Io<'_>, view: &EnvelopeView<'_>) -> Result<Vec<u8>, Refusal> {
         let encrypted = Refusal::new(Code::BAD_REQUEST, "the relay cannot read an encrypted REQUEST");
         let body = view.body_or_null().ok_or(encrypted)?;
+        unambiguous(body)?;
         let nameless = Refusal::new(Code::BAD_REQUEST, "a REQUEST to the relay is a map with `action`, a text");
         let action = text_of(body, "action").ok_or(nameless)?;
         if action == "agents" {
             return Ok(self.amp_agents());
         }
         let from = did_base(view.header.from);
-        self.agents.services.call(&action, &Call { from, body, now_ms: io.now().unix_ms })
+        self.agents.services.call(action, &Call { from, body, now_ms: io.now().unix_ms })
     }
 
     /// Who is here.

@@ -10,6 +10,9 @@ use super::{Code, Retry};
 /// Key in the details of an ERROR with 1003: our time, Unix milliseconds.
 pub const DETAIL_NOW: &str = "now";
 
+/// Reason of the ERROR to a RESPONSE whose question was decided elsewhere, or is over: there is nothing left to answer.
+pub const NOT_WAITING: &str = "this answers no INPUT_REQUIRED that waits";
+
 /// The body of PING and PONG.
 pub fn null(out: &mut Vec<u8>) {
     cbor::null(out);
@@ -189,6 +192,9 @@ impl Hello<'_> {
     }
 }
 
+/// Longest version in bytes.
+pub const VERSION_BYTES_MAX: usize = 32;
+
 /// The body of a HELLO, read.
 #[derive(Clone, Copy, Debug)]
 pub struct HelloView<'a> {
@@ -212,9 +218,10 @@ impl<'a> HelloView<'a> {
         Ok(Self { versions, name: info.and_then(|info| cbor::get(info, "name")).and_then(cbor::as_text) })
     }
 
-    /// The first version whose number before the dot is ours: what HELLO_ACK says. `None`: HELLO_REJECT.
+    /// The first version whose number before the dot is ours: what HELLO_ACK says. `None`: HELLO_REJECT. It is repeated in
+    /// the answer, so that a text longer than [`VERSION_BYTES_MAX`] is none.
     pub fn select(&self) -> Option<&'a str> {
-        let ours = |version: &&str| version.split('.').next() == Some("1");
+        let ours = |version: &&str| version.len() <= VERSION_BYTES_MAX && version.split('.').next() == Some("1");
         self.versions.clone().find(ours)
     }
 }
@@ -273,8 +280,20 @@ impl<'a> Processing<'a> {
     }
 }
 
+/// How an answer to an INPUT_REQUIRED may come about. These members are the relay's own: the protocol has none for it, and
+/// `ext`, which nobody signs, is no place for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Care {
+    /// A person has to allow it, and by more than a single key (`needs_interaction`).
+    pub needs_interaction: bool,
+    /// An allowance must not be what is chosen already (`default_to_no`).
+    pub default_to_no: bool,
+    /// An allowance must not be offered for the future too (`no_always`).
+    pub no_always: bool,
+}
+
 /// The body of an INPUT_REQUIRED.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InputRequired<'a> {
     /// The question, for people.
     pub prompt: &'a str,
@@ -282,17 +301,27 @@ pub struct InputRequired<'a> {
     pub options: &'a [&'a str],
     /// How long the question stands, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// How many answers it wants, where it wants any but a yes or a no.
+    pub questions: Option<u64>,
+    /// How an answer may come about.
+    pub care: Care,
 }
 
 impl InputRequired<'_> {
     /// Appends the body.
     pub fn write(&self, out: &mut Vec<u8>) {
         let options = (!self.options.is_empty()).then_some(self.options);
-        cbor::map(out, 1 + count([options.is_some(), self.timeout_ms.is_some()]));
+        let Care { needs_interaction, default_to_no, no_always } = self.care;
+        let valued = [options.is_some(), self.timeout_ms.is_some(), self.questions.is_some()];
+        cbor::map(out, 1 + count(valued) + count([needs_interaction, default_to_no, no_always]));
         cbor::text(out, "prompt");
         cbor::text(out, self.prompt);
         member(out, "options", options, texts);
+        member(out, "no_always", no_always.then_some(true), cbor::boolean);
+        member(out, "questions", self.questions, cbor::uint);
         member(out, "timeout_ms", self.timeout_ms, cbor::uint);
+        member(out, "default_to_no", default_to_no.then_some(true), cbor::boolean);
+        member(out, "needs_interaction", needs_interaction.then_some(true), cbor::boolean);
     }
 }
 
@@ -305,6 +334,10 @@ pub struct InputRequiredView<'a> {
     pub options: Option<Texts<'a>>,
     /// How long the question stands, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// How many answers it wants, where that is said.
+    pub questions: Option<u64>,
+    /// How an answer may come about.
+    pub care: Care,
 }
 
 impl<'a> InputRequiredView<'a> {
@@ -313,10 +346,17 @@ impl<'a> InputRequiredView<'a> {
     /// # Errors
     /// It is not the body of an INPUT_REQUIRED.
     pub fn read(body: &'a [u8]) -> Result<Self, BadBody> {
+        let flag = |key| optional(body, key, cbor::as_bool).map(Option::unwrap_or_default);
         Ok(Self {
             prompt: required(body, "prompt", cbor::as_text)?,
             options: optional(body, "options", Texts::of)?,
             timeout_ms: optional(body, "timeout_ms", cbor::as_uint)?,
+            questions: optional(body, "questions", cbor::as_uint)?,
+            care: Care {
+                needs_interaction: flag("needs_interaction")?,
+                default_to_no: flag("default_to_no")?,
+                no_always: flag("no_always")?,
+            },
         })
     }
 }
@@ -355,10 +395,13 @@ mod tests {
             };
             assert_eq!(Processing::read(&written(|out| processing.write(out))), Ok(processing));
             let options: &[&str] = if has(0) { &["yes", "no"] } else { &[] };
-            let input = InputRequired { prompt: "May I?", options, timeout_ms: has(1).then_some(5) };
+            let care = Care { needs_interaction: has(2), default_to_no: has(1), no_always: has(0) != has(2) };
+            let (timeout_ms, questions) = (has(1).then_some(5), has(2).then_some(3));
+            let input = InputRequired { prompt: "May I?", options, timeout_ms, questions, care };
             let body = written(|out| input.write(out));
             let read = InputRequiredView::read(&body).unwrap();
-            assert_eq!((read.prompt, read.timeout_ms), (input.prompt, input.timeout_ms));
+            assert_eq!((read.prompt, read.timeout_ms, read.care), (input.prompt, timeout_ms, care));
+            assert_eq!(read.questions, questions);
             assert_eq!(read.options.is_some(), has(0));
             assert!(read.options.into_iter().flatten().eq(options.iter().copied()));
             let hello = Hello {
@@ -385,6 +428,7 @@ mod tests {
         };
         assert_eq!(select(&["0.30.0", "2.0", "10.1", "x"]), Ok(None));
         assert_eq!(select(&["1"]), Ok(Some("1".into())));
+        assert_eq!(select(&[&format!("1.{}", "0".repeat(60_000)), "1.2"]), Ok(Some("1.2".into())));
         assert_eq!(select(&[]), Err(BadBody));
     }
 

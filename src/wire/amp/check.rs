@@ -4,7 +4,7 @@
 //! Size and shape come before ([`size`], [`super::parse`]); signature, duplicates, quota and delivery come after, and are
 //! not judged here: they need a key, a memory or a place.
 
-use crate::base::Now;
+use crate::{base::Now, wire::cbor};
 
 use super::{
     Code, Dialect, EnvelopeView, Malformed, Recognized, To, Type, VERSION,
@@ -261,6 +261,20 @@ pub fn limits(view: &EnvelopeView<'_>, policy: &Policy<'_>) -> Result<(), Refusa
     Ok(())
 }
 
+/// A body that is acted on here, not only passed on: nothing in it may be read in two ways, at whatever depth.
+///
+/// # Errors
+/// 4001, see [`cbor::check_keys`].
+pub fn unambiguous(body: &[u8]) -> Result<(), Refusal> {
+    let reason = match cbor::check_keys(body) {
+        Ok(()) => return Ok(()),
+        Err(cbor::Error::DuplicateKey) => "a map in the body has a key twice",
+        Err(cbor::Error::KeyOrder) => "a map in the body has too many keys that are not sorted",
+        Err(_) => "a map in the body has a key that is not in deterministic form",
+    };
+    Err(Refusal::new(Code::BAD_REQUEST, reason))
+}
+
 /// A HELLO to us that stands all checks but two: that its id was not seen before, and its signature, are the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct HelloFound<'a> {
@@ -281,7 +295,7 @@ pub struct HelloFound<'a> {
 ///
 /// # Errors
 /// 1004: it is not a HELLO to us in version 1. 1003: it is not fresh; with our time. 1001: its id or body is wrong, or it
-/// is encrypted. 1002: it is not signed.
+/// is encrypted. 1002: it is not signed. 4001: its body can be read in two ways.
 pub fn hello<'a>(
     view: &EnvelopeView<'a>,
     names: &Names<'_>,
@@ -311,6 +325,7 @@ pub fn hello<'a>(
     id(view)?;
     signed(view, false)?;
     let body = view.body_or_null().ok_or(Refusal::from(BadBody))?;
+    unambiguous(body)?;
     let selected = HelloView::read(body)?.select();
     Ok(HelloFound { named, from: did_base(view.header.from), selected, from_ms: view.header.ts })
 }
@@ -318,9 +333,10 @@ pub fn hello<'a>(
 /// An ACK: its body, and that nobody but a relay speaks as one. Whether it commits anything is the core's to say.
 ///
 /// # Errors
-/// 1001: its body or its source is wrong, it is encrypted, or it answers nothing.
+/// 1001: its body or its source is wrong, it is encrypted, or it answers nothing. 4001: its body can be read in two ways.
 pub fn ack<'a>(view: &EnvelopeView<'a>, from_relay: bool) -> Result<Ack<'a>, Refusal> {
     let body = view.body_or_null().ok_or(Refusal::new(Malformed::CODE, "an ACK must not be encrypted"))?;
+    unambiguous(body)?;
     let ack = Ack::read(body)?;
     if view.header.reply_to.is_none() {
         return Err(Refusal::new(Malformed::CODE, "an ACK needs `reply_to`"));

@@ -195,7 +195,7 @@ pub enum Reason {
 /// A frame that is refused, always with 1001, and what of it could be read before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub struct Malformed {
+pub struct Malformed<'a> {
     /// Why.
     pub reason: Reason,
     /// How far the reader came, in bytes.
@@ -204,9 +204,11 @@ pub struct Malformed {
     pub id: Option<Id>,
     /// The message's type, if it stood before: an ERROR is not answered.
     pub typ: Option<Type>,
+    /// The sender, where the frame is a map that names one: an answer goes there.
+    pub from: Option<&'a str>,
 }
 
-impl Malformed {
+impl Malformed<'_> {
     /// The code of the answer.
     pub const CODE: Code = Code::INVALID_MESSAGE;
 }
@@ -216,7 +218,7 @@ impl Malformed {
 /// # Errors
 /// It is no message; the answer is an ERROR with [`Malformed::CODE`].
 #[inline]
-pub fn parse(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
+pub fn parse(frame: &[u8]) -> Result<Frame<'_>, Malformed<'_>> {
     match quick::read(frame) {
         Some(view) => Ok(Frame::Envelope(view)),
         None => parse_any(frame),
@@ -224,7 +226,7 @@ pub fn parse(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
 }
 
 /// Reads a frame with keys in any order.
-pub(super) fn parse_any(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
+pub(super) fn parse_any(frame: &[u8]) -> Result<Frame<'_>, Malformed<'_>> {
     if frame.first() == Some(&JSON_OBJECT) {
         return Ok(Frame::JsonAuth(frame));
     }
@@ -235,7 +237,26 @@ pub(super) fn parse_any(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
         offset: scan.reader.offset(),
         id: (scan.seen & Field::Id.bit() != 0).then_some(scan.header.id),
         typ: (scan.seen & Field::Typ.bit() != 0).then_some(scan.header.typ),
+        from: sender(frame),
     })
+}
+
+/// Who sent a frame that is no message: the text under the key of `from`, in either dialect, in whatever can be read as
+/// a map. `None` where there is none, or more than one.
+#[cold]
+fn sender(frame: &[u8]) -> Option<&str> {
+    let mut reader = Reader::new(frame);
+    let pairs = reader.head().ok().filter(|head| head.major() == cbor::MAP)?.argument;
+    let mut from = None;
+    for _ in 0..pairs {
+        // What cannot be read ends the search, and what was found before it counts.
+        let (Ok(key), Ok(value)) = (reader.item(cbor::DEPTH_MAX), reader.item(cbor::DEPTH_MAX)) else { break };
+        let is_from = cbor::as_text(key) == Some(Field::From.name()) || cbor::as_uint(key) == Some(Field::From as u64);
+        if is_from && from.replace(cbor::as_text(value)?).is_some() {
+            return None;
+        }
+    }
+    from
 }
 
 /// The pass over a frame.

@@ -178,12 +178,19 @@ fn a_field_that_must_be_there_is() {
 fn what_was_read_before_a_fault_is_told() {
     let mut bad = pairs(Dialect::Text);
     bad[4].1 = vec![0xf6];
-    let malformed = parse(&frame(&bad)).unwrap_err();
+    let bytes = frame(&bad);
+    let malformed = parse(&bytes).unwrap_err();
     assert_eq!(malformed.id, Some(Id::new(TS, [1; 8])));
     assert_eq!(malformed.typ, Some(Type::MESSAGE));
+    // The sender too where it stands behind the fault: there has to be somebody to answer.
+    assert_eq!(malformed.from, Some("did:web:a"));
     bad.swap(1, 4);
-    let malformed = parse(&frame(&bad)).unwrap_err();
-    assert_eq!((malformed.id, malformed.typ), (None, None));
+    let bytes = frame(&bad);
+    let malformed = parse(&bytes).unwrap_err();
+    assert_eq!((malformed.id, malformed.typ, malformed.from), (None, None, Some("did:web:a")));
+    for bytes in [frame(&pairs(Dialect::Int)[..5]), b"\xff".to_vec(), bytes[..4].to_vec()] {
+        assert_eq!(parse(&bytes).unwrap_err().from, None);
+    }
 }
 
 #[test]

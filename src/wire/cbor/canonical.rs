@@ -56,6 +56,75 @@ fn check_map(reader: &mut Reader<'_>, pairs: u64, depth: u32) -> Result<(), Erro
     Ok(())
 }
 
+/// Keys that a map may have in another order than that of their bytes: they are kept to be compared.
+pub const UNSORTED_KEYS_MAX: usize = 256;
+
+/// Whether each map of this item, whatever it stands in, has each of its keys once: then all readers find the same under
+/// a name. Keys have to be in deterministic form, or one of them could be spelled in two ways.
+///
+/// # Errors
+/// A key stands twice in a map or is not in deterministic form; a map of more than [`UNSORTED_KEYS_MAX`] keys is not
+/// sorted; the item is malformed.
+pub fn check_keys(item: &[u8]) -> Result<(), Error> {
+    let mut reader = Reader::new(item);
+    check_keys_of(&mut reader, DEPTH_MAX, &mut Vec::new())?;
+    reader.end()
+}
+
+/// Recursion is bounded by `depth`. `keys` are those of the maps around this item, and are as they were afterwards.
+fn check_keys_of<'a>(reader: &mut Reader<'a>, depth: u32, keys: &mut Vec<&'a [u8]>) -> Result<(), Error> {
+    let head = reader.head()?;
+    let within = || depth.checked_sub(1).ok_or(Error::TooDeep);
+    match head.major() {
+        BYTES => reader.take(head.argument).map(drop),
+        TEXT => reader.take_text(head.argument).map(drop),
+        ARRAY => {
+            let depth = within()?;
+            (0..head.argument).try_for_each(|_| check_keys_of(reader, depth, keys))
+        }
+        MAP => check_keys_of_map(reader, head.argument, within()?, keys),
+        TAG => check_keys_of(reader, within()?, keys),
+        _ => Ok(()),
+    }
+}
+
+fn check_keys_of_map<'a>(
+    reader: &mut Reader<'a>,
+    pairs: u64,
+    depth: u32,
+    keys: &mut Vec<&'a [u8]>,
+) -> Result<(), Error> {
+    let first = keys.len();
+    let mut before: &[u8] = &[];
+    let mut sorted = true;
+    for _ in 0..pairs {
+        let start = reader.offset();
+        check_item(reader, depth)?;
+        let key = &reader.bytes[start..reader.offset()];
+        match key.cmp(before) {
+            std::cmp::Ordering::Greater => {}
+            std::cmp::Ordering::Equal => return Err(Error::DuplicateKey),
+            std::cmp::Ordering::Less => sorted = false,
+        }
+        before = key;
+        // Sorted keys need not be kept, and others are not without end.
+        if keys.len() - first < UNSORTED_KEYS_MAX {
+            keys.push(key);
+        } else if !sorted {
+            return Err(Error::KeyOrder);
+        }
+        check_keys_of(reader, depth, keys)?;
+    }
+    if !sorted {
+        keys[first..].sort_unstable();
+        if keys[first..].windows(2).any(|two| two[0] == two[1]) {
+            return Err(Error::DuplicateKey);
+        }
+    }
+    keys.truncate(first);
+    Ok(())
+}
+
 /// The item in deterministic form: itself where it is that already.
 ///
 /// # Errors
@@ -263,6 +332,50 @@ mod tests {
         assert!(matches!(deterministic(&hex("a10100")), Ok(Cow::Borrowed(_))));
     }
 
+    #[test]
+    fn a_key_that_stands_twice_is_found_wherever_it_is() {
+        let ok = ["a0", "f6", "80", "a2616100616200", "a2616200616100", "a26161a1616100616280"];
+        for item in ok {
+            assert_eq!(check_keys(&hex(item)), Ok(()), "{item}");
+        }
+        let twice = [
+            "a2616100616101",           // side by side
+            "a3616100616200616101",     // apart
+            "a3616200616100616201",     // apart, and not sorted
+            "a1616182a0a2616100616101", // in a map in an array in a map
+            "a16161c1a2616100616101",   // behind a tag
+            "a2010001f6",               // numbers
+        ];
+        for item in twice {
+            assert_eq!(check_keys(&hex(item)), Err(Error::DuplicateKey), "{item}");
+        }
+        // One key in two spellings.
+        assert_eq!(check_keys(&hex("a261610078016100")), Err(Error::NotShortest));
+        assert_eq!(check_keys(&hex("a2a26162006161000000")), Err(Error::KeyOrder));
+        assert_eq!(check_keys(&hex("a16161")), Err(Error::Truncated));
+        assert_eq!(check_keys(&hex("a000")), Err(Error::Trailing));
+    }
+
+    #[test]
+    fn many_keys_have_to_be_sorted_and_few_need_not() {
+        let map = |keys: &mut dyn Iterator<Item = u64>| {
+            let keys: Vec<u64> = keys.collect();
+            let mut item = Vec::new();
+            head(&mut item, MAP, keys.len() as u64);
+            for key in keys {
+                head(&mut item, 0, key);
+                item.push(0xf6);
+            }
+            item
+        };
+        let max = UNSORTED_KEYS_MAX as u64;
+        assert_eq!(check_keys(&map(&mut (0..100 * max))), Ok(()));
+        assert_eq!(check_keys(&map(&mut (0..max).rev())), Ok(()));
+        assert_eq!(check_keys(&map(&mut (0..=max).rev())), Err(Error::KeyOrder));
+        assert_eq!(check_keys(&map(&mut (0..max).chain([max, 3]))), Err(Error::KeyOrder));
+        assert_eq!(check_keys(&map(&mut (0..max - 1).rev().chain([9]))), Err(Error::DuplicateKey));
+    }
+
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -293,8 +406,33 @@ mod tests {
                 prop_assert_eq!(check_deterministic(&once), Ok(()));
                 prop_assert!(super::super::check(&bytes).is_ok());
             }
+            if check_keys(&bytes).is_ok() {
+                prop_assert_eq!(reencode(&bytes, &mut Vec::new()), Ok(()));
+            }
             if check_deterministic(&bytes).is_ok() {
                 prop_assert_eq!(once, bytes);
+            }
+        }
+
+        /// What has its keys sorted and once has them once; of any item the verdict is that of a reader with a tree.
+        #[test]
+        fn keys_are_judged_as_by_a_tree(value in value(), bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            fn is_twice(value: &Value) -> bool {
+                match value {
+                    Value::Map(pairs) => {
+                        let twice = |at: usize| pairs[..at].iter().any(|(key, _)| *key == pairs[at].0);
+                        (0..pairs.len()).any(twice) || pairs.iter().any(|(_, value)| is_twice(value))
+                    }
+                    Value::Array(items) => items.iter().any(is_twice),
+                    Value::Tag(_, item) => is_twice(item),
+                    _ => false,
+                }
+            }
+            let mut plain = Vec::new();
+            ciborium::into_writer(&value, &mut plain).unwrap();
+            prop_assert_eq!(check_keys(&plain).is_err(), is_twice(&value));
+            if check_deterministic(&bytes).is_ok() {
+                prop_assert_eq!(check_keys(&bytes), Ok(()));
             }
         }
 

@@ -4,7 +4,7 @@
 mod canonical;
 mod write;
 
-pub use canonical::{check_deterministic, deterministic, from_value, reencode};
+pub use canonical::{UNSORTED_KEYS_MAX, check_deterministic, check_keys, deterministic, from_value, reencode};
 pub use write::{array, boolean, bytes, head, map, null, text, uint};
 
 /// Containers (arrays, maps, tags) that may stand in one another in an item. With the envelope's own map around it that
@@ -307,8 +307,8 @@ pub fn check(item: &[u8]) -> Result<(), Error> {
     reader.end()
 }
 
-/// The value of a text key in an item that is a map; the first one if a key stands there twice (a map that was
-/// verified or is deterministic has none twice).
+/// The value of a text key in an item that is a map; the first one if a key stands there twice, which [`check_keys`]
+/// tells.
 pub fn get<'a>(map: &'a [u8], key: &str) -> Option<&'a [u8]> {
     let mut reader = Reader::new(map);
     let head = reader.head().ok().filter(|head| head.major() == MAP)?;

@@ -25,7 +25,8 @@ pub enum Parsed<'b> {
 pub struct Head<'b> {
     /// The method as it was sent: methods are case-sensitive.
     pub method: &'b str,
-    /// Path and query as they were sent. Always begins with `/`, always ASCII.
+    /// Path and query as they were sent, without what stands before them in an absolute target. Always begins with `/`,
+    /// always ASCII: it is `/` where an absolute target has no path.
     pub target: &'b str,
     /// The target up to `?`, not percent-decoded.
     pub path: &'b str,
@@ -33,8 +34,18 @@ pub struct Head<'b> {
     pub query: Option<&'b str>,
     /// The minor version of HTTP/1: 0 or 1.
     pub minor: u8,
+    /// Whom an absolute target names.
+    authority: Option<&'b str>,
     headers: [httparse::Header<'b>; HEADERS_MAX],
     count: usize,
+}
+
+/// A request target taken apart.
+struct Target<'b> {
+    authority: Option<&'b str>,
+    target: &'b str,
+    path: &'b str,
+    query: Option<&'b str>,
 }
 
 /// Why the value of a header that must be single is not.
@@ -58,8 +69,8 @@ impl From<HeaderFault> for Response {
 ///
 /// # Errors
 /// The answer to send before closing: 431 for a head above [`HEAD_MAX`] bytes or [`HEADERS_MAX`] headers, 505 for a
-/// version that is not HTTP/1, 400 for whatever is not a request for a path of ours (absolute and authority targets
-/// are for proxies).
+/// version that is not HTTP/1, 421 for an absolute target of another scheme than `http`, 400 for whatever else is not a
+/// request for a path of ours.
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Response> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -76,12 +87,36 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Response> {
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(Response::text(400, "not an HTTP request"));
     };
-    if !target.starts_with('/') || !target.bytes().all(|b| b.is_ascii_graphic()) || target.contains('#') {
-        return Err(Response::text(400, "the target must be a path"));
-    }
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    let Target { authority, target, path, query } = Target::parse(target)?;
     let count = request.headers.len();
-    Ok(Parsed::Complete { consumed, head: Head { method, target, path, query, minor, headers, count } })
+    let head = Head { method, target, path, query, minor, authority, headers, count };
+    Ok(Parsed::Complete { consumed, head })
+}
+
+impl<'b> Target<'b> {
+    /// A path, or the absolute form, which every server has to take (RFC 9112 section 3.2.2).
+    fn parse(target: &'b str) -> Result<Self, Response> {
+        let bad = || Response::text(400, "the target must be a path or an http URI");
+        if !target.bytes().all(|b| b.is_ascii_graphic()) || target.contains('#') {
+            return Err(bad());
+        }
+        let split = |text: &'b str| text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
+        if target.starts_with('/') {
+            let (path, query) = split(target);
+            return Ok(Self { authority: None, target, path, query });
+        }
+        let (scheme, rest) = target.split_once("://").ok_or_else(bad)?;
+        if scheme.eq_ignore_ascii_case("https") {
+            return Err(Response::text(421, "https is not served here"));
+        }
+        let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if !scheme.eq_ignore_ascii_case("http") || authority.is_empty() {
+            return Err(bad());
+        }
+        let (path, query) = split(target);
+        let (target, path) = if path.is_empty() { ("/", "/") } else { (target, path) };
+        Ok(Self { authority: Some(authority), target, path, query })
+    }
 }
 
 impl<'b> Head<'b> {
@@ -107,6 +142,16 @@ impl<'b> Head<'b> {
             return Err(HeaderFault::Repeated);
         }
         ascii(value).map(Some).ok_or(HeaderFault::NotAscii)
+    }
+
+    /// The host that is asked: the authority of an absolute target, which then counts alone, else the `Host` header. `None`:
+    /// the request names none, which only HTTP/1.0 allows.
+    ///
+    /// # Errors
+    /// The header came more than once, or is not visible ASCII.
+    pub fn host(&self) -> Result<Option<&'b str>, HeaderFault> {
+        let header = self.single("host")?;
+        Ok(self.authority.or(header))
     }
 
     /// The elements of a header that is a comma-separated list, over all of its lines, without the empty ones.

@@ -6,6 +6,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use tungstenite::http::uri;
+
 use super::{Head, Response};
 
 /// Most bytes of a host name (RFC 1035 section 2.3.4).
@@ -67,6 +69,10 @@ impl Host {
         Some(Self::Name(name.to_ascii_lowercase()))
     }
 
+    fn is_one_label(&self) -> bool {
+        matches!(self, Self::Name(name) if !name.contains('.'))
+    }
+
     fn is_loopback(&self) -> bool {
         match self {
             Self::Name(name) => name == "localhost",
@@ -99,26 +105,52 @@ impl HostPolicy {
         Ok(Self { names: names.into_iter().map(parse).collect::<Result<_, _>>()? })
     }
 
-    /// Checks the `Host` of a request, whatever the request is for and whichever way it came: the peer of a Unix
-    /// socket says `localhost`.
+    /// Checks which host a request is for ([`Head::host`]), whatever it wants.
+    ///
+    /// A request of HTTP/1.0 may name none, as health checks do, and passes. No web page can send such a one: browsers
+    /// speak HTTP/1.1 and always send `Host`, and what a page may choose of a request, its body, is never read as another
+    /// one.
     ///
     /// # Errors
-    /// The answer 421: it is missing, repeated, unreadable or not one of ours.
+    /// The answer 400 where it is missing, repeated or no host at all (RFC 9112 section 3.2), 421 where it is not one of
+    /// ours.
     pub fn check(&self, head: &Head<'_>) -> Result<(), Response> {
-        let refuse = |line| Err(Response::text(421, line));
-        let Ok(Some(host)) = head.single("host") else { return refuse("exactly one Host header is needed") };
-        let Some(asked) = Authority::parse(host) else { return refuse("Host cannot be read") };
+        self.judge(head, Host::is_loopback)
+    }
+
+    /// Checks the same of a request that came over a Unix socket, which has no name: whatever one label stands for it in a
+    /// URL (`http://unix/`, `http://d/`) passes too. Other names still have to be ours: a tunnel may lead from a port to the
+    /// socket, where pages reach it, and the name of a page that was rebound has a dot.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check).
+    pub fn check_unix(&self, head: &Head<'_>) -> Result<(), Response> {
+        self.judge(head, |host| host.is_loopback() || host.is_one_label())
+    }
+
+    fn judge(&self, head: &Head<'_>, passes: impl Fn(&Host) -> bool) -> Result<(), Response> {
+        let refuse = |status, line| Err(Response::text(status, line));
+        let Ok(header) = head.single("host") else { return refuse(400, "exactly one Host header of ASCII is needed") };
+        if header.is_none() && head.minor > 0 {
+            return refuse(400, "a Host header is needed");
+        }
+        let Ok(Some(host)) = head.host() else { return Ok(()) };
+        let Some(asked) = Authority::parse(host) else {
+            let is_host = !host.contains('@') && (host.is_empty() || host.parse::<uri::Authority>().is_ok());
+            return refuse(if is_host { 421 } else { 400 }, "this is no Host that is served here");
+        };
         let allowed = |name: &Authority| name.host == asked.host && (name.port.is_none() || name.port == asked.port);
-        if asked.host.is_loopback() || self.names.iter().any(allowed) {
+        if passes(&asked.host) || self.names.iter().any(allowed) {
             Ok(())
         } else {
-            refuse("this Host is not served here: allow it by --host")
+            refuse(421, "this Host is not served here: allow it by --host")
         }
     }
 }
 
-/// Checks the `Origin` of an upgrade. Without one the peer is no browser, and passes. Otherwise it must be the scheme
-/// we were asked by (`https` with `tls`) and the very `Host` of this request, the port of the scheme filled in.
+/// Checks the `Origin` of a request. Without one it is no page of another site that could read the answer, and passes.
+/// Otherwise it must be the scheme we were asked by (`https` with `tls`) and the very host of this request
+/// ([`Head::host`]), the port of the scheme filled in.
 ///
 /// # Errors
 /// The answer 403: repeated, `null`, unreadable or of another site.
@@ -130,7 +162,7 @@ pub fn check_origin(head: &Head<'_>, tls: bool) -> Result<(), Response> {
     };
     let (scheme, port) = if tls { ("https://", 443) } else { ("http://", 80) };
     let origin = origin.strip_prefix(scheme).and_then(Authority::parse);
-    let host = head.single("host").ok().flatten().and_then(Authority::parse);
+    let host = head.host().ok().flatten().and_then(Authority::parse);
     match (origin, host) {
         (Some(origin), Some(host))
             if origin.host == host.host && origin.port.unwrap_or(port) == host.port.unwrap_or(port) =>

@@ -88,7 +88,12 @@ fn bad_heads() {
         (400, b"GET / HTTP/1.1\r\nHost: a\0b\r\n\r\n"),
         (400, b"GET / HTTP/1.1\r\nno colon\r\n\r\n"),
         (400, b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n"),
-        (400, b"GET http://localhost/ HTTP/1.1\r\n\r\n"),
+        (400, b"GET localhost/ HTTP/1.1\r\n\r\n"),
+        (400, b"GET http:/localhost/ HTTP/1.1\r\n\r\n"),
+        (400, b"GET http:///healthz HTTP/1.1\r\n\r\n"),
+        (400, b"GET ws://localhost/ HTTP/1.1\r\n\r\n"),
+        (400, b"GET http://localhost/#b HTTP/1.1\r\n\r\n"),
+        (421, b"GET HTTPS://localhost/ HTTP/1.1\r\n\r\n"),
         (400, b"CONNECT localhost:22 HTTP/1.1\r\n\r\n"),
         (400, b"OPTIONS * HTTP/1.1\r\n\r\n"),
         (400, b"GET /a#b HTTP/1.1\r\n\r\n"),
@@ -99,6 +104,71 @@ fn bad_heads() {
     for (expected, bytes) in table {
         assert_eq!(status(bytes), *expected, "{}", bytes.escape_ascii());
     }
+}
+
+#[test]
+fn an_absolute_target_is_taken_and_names_the_host() {
+    // (target; authority, target, path and query as they are read)
+    let table = [
+        ("http://localhost:5711/stats?a=b", ("localhost:5711", "/stats?a=b", "/stats", Some("a=b"))),
+        ("HTTP://relay.example/", ("relay.example", "/", "/", None)),
+        ("http://[::1]:1", ("[::1]:1", "/", "/", None)),
+        ("http://localhost?a", ("localhost", "/", "/", Some("a"))),
+        ("http://localhost//evil.com/", ("localhost", "//evil.com/", "//evil.com/", None)),
+    ];
+    for (target, (host, rest, path, query)) in table {
+        let bytes = format!("GET {target} HTTP/1.1\r\nHost: elsewhere\r\n\r\n").into_bytes();
+        let head = head(&bytes);
+        assert_eq!((head.host(), head.target), (Ok(Some(host)), rest), "{target}");
+        assert_eq!((head.path, head.query), (path, query), "{target}");
+    }
+    assert_eq!(head(&get(&["Host: localhost"])).host(), Ok(Some("localhost")));
+    assert_eq!(head(&get(&["Host: a", "Host: b"])).host(), Err(HeaderFault::Repeated));
+}
+
+#[test]
+fn the_host_of_an_absolute_target_is_judged_instead_of_the_header() {
+    let status = |target: &str, version: &str, lines: &str| {
+        let bytes = format!("GET {target} HTTP/{version}\r\n{lines}\r\n").into_bytes();
+        HostPolicy::default().check(&head(&bytes)).map_or_else(|refused| refused.status, |()| 200)
+    };
+    let table = [
+        (200, "http://localhost/", "1.1", "Host: localhost\r\n"),
+        (200, "http://127.0.0.1:5711/healthz", "1.1", "Host: evil.example\r\n"),
+        (421, "http://evil.example/", "1.1", "Host: localhost\r\n"),
+        (421, "http://localhost.evil.example/", "1.1", "Host: localhost\r\n"),
+        (400, "http://localhost@evil.example/", "1.1", "Host: localhost\r\n"),
+        (400, "http://user@localhost/", "1.1", "Host: localhost\r\n"),
+        (400, "http://localhost/", "1.1", ""),
+        (400, "http://localhost/", "1.1", "Host: localhost\r\nHost: localhost\r\n"),
+        (200, "http://localhost/", "1.0", ""),
+        (421, "http://evil.example/", "1.0", ""),
+    ];
+    for (expected, target, version, lines) in table {
+        assert_eq!(status(target, version, lines), expected, "{target} HTTP/{version} {lines:?}");
+    }
+    let bytes = b"GET http://localhost:1/ HTTP/1.1\r\nHost: x\r\nOrigin: http://localhost:1\r\n\r\n";
+    assert_eq!(check_origin(&head(bytes), false), Ok(()), "its Origin too");
+    let bytes = b"GET http://localhost:1/ HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n";
+    assert!(check_origin(&head(bytes), false).is_err());
+}
+
+#[test]
+fn a_request_of_http_1_0_may_name_no_host() {
+    let status = |version: &str, lines: &str| {
+        let bytes = format!("GET /healthz HTTP/{version}\r\n{lines}\r\n").into_bytes();
+        HostPolicy::default().check(&head(&bytes)).map_or_else(|refused| refused.status, |()| 200)
+    };
+    assert_eq!(status("1.0", ""), 200);
+    assert_eq!(status("1.1", ""), 400);
+    // Who names one is held to it, in either version.
+    for version in ["1.0", "1.1"] {
+        assert_eq!(status(version, "Host: evil.example\r\n"), 421);
+        assert_eq!(status(version, "Host:\r\n"), 421);
+        assert_eq!(status(version, "Host: localhost\r\nHost: localhost\r\n"), 400);
+    }
+    let bytes = b"GET /healthz HTTP/1.0\r\nOrigin: http://localhost\r\n\r\n";
+    assert!(check_origin(&head(bytes), false).is_err(), "an Origin that nothing is compared with");
 }
 
 #[test]
@@ -218,13 +288,10 @@ fn hosts() {
         "localhost-evil",
         "relay.example.evil.com",
         "sub.relay.example",
-        // Other spellings: trailing dots, user names, escapes, other forms of numbers, mapped addresses, zones.
+        // Other spellings: trailing dots, other forms of numbers, mapped addresses, zones.
         "localhost.",
         "localhost.:5711",
         "127.0.0.1.",
-        "user@localhost",
-        "localhost@evil.com",
-        "localhost:80@evil.com",
         "127.1",
         "127.0.0.01",
         "0x7f.0.0.1",
@@ -237,38 +304,44 @@ fn hosts() {
         "[::ffff:127.0.0.1]",
         "[::1%25lo]",
         "[::1%lo]",
-        "::1",
-        "[::1",
         "[::1]x",
         "[127.0.0.1]",
-        "%6cocalhost",
         // Ports.
         "localhost:",
         "localhost:65536",
         "localhost:+80",
-        "localhost:80:80",
         "localhost:http",
-        "localhost: 80",
         "pinned.example",
         "pinned.example:443",
         "[2001:db8::1]",
-        // What is no host at all.
+        // What names nobody.
         "",
         ":5711",
         ".",
+        "localhost,evil.com",
+        "*",
+        long.as_str(),
+    ];
+    // What is no host by RFC 9110, or by our reading of it: user names, paths, escapes, several.
+    let no_host = [
+        "user@localhost",
+        "localhost@evil.com",
+        "localhost:80@evil.com",
+        "::1",
+        "[::1",
+        "%6cocalhost",
+        "localhost:80:80",
+        "localhost: 80",
         "localhost/",
         "localhost/evil.com",
         "localhost?",
         "localhost#",
         "localhost evil.com",
-        "localhost,evil.com",
         "localhost, localhost",
         "http://localhost",
-        "*",
         "local\thost",
-        long.as_str(),
     ];
-    for (expected, hosts) in [(Ok(()), &good[..]), (Err(421), &bad[..])] {
+    for (expected, hosts) in [(Ok(()), &good[..]), (Err(421), &bad[..]), (Err(400), &no_host[..])] {
         for host in hosts {
             let bytes = get(&[&format!("Host: {host}")]);
             assert_eq!(policy.check(&head(&bytes)).map_err(|refused| refused.status), expected, "{host:?}");
@@ -276,11 +349,41 @@ fn hosts() {
     }
     for lines in [&[][..], &["Host: localhost", "Host: localhost"], &["Host: localhost", "hOST: evil.com"]] {
         let bytes = get(lines);
-        assert_eq!(policy.check(&head(&bytes)).map_err(|refused| refused.status), Err(421), "{lines:?}");
+        assert_eq!(policy.check(&head(&bytes)).map_err(|refused| refused.status), Err(400), "{lines:?}");
     }
     let loopback = HostPolicy::default();
     assert!(loopback.check(&head(&get(&["Host: relay.example"]))).is_err());
     assert!(loopback.check(&head(&get(&["Host:\t localhost \t"]))).is_ok());
+}
+
+#[test]
+fn a_unix_socket_has_every_name_of_one_label() {
+    let policy = HostPolicy::new(["relay.example"]).expect("a name");
+    for (expected, host) in [
+        (Ok(()), "localhost"),
+        (Ok(()), "unix"),
+        (Ok(()), "d:80"),
+        (Ok(()), "X"),
+        (Ok(()), "127.0.0.1"),
+        (Ok(()), "relay.example"),
+        // What a page may have behind a tunnel to the socket.
+        (Err(421), "evil.example"),
+        (Err(421), "unix.evil.example:5711"),
+        (Err(421), "unix."),
+        (Err(421), "10.0.0.1"),
+        (Err(421), "2130706433"),
+        (Err(421), "0x7f000001"),
+        (Err(421), ""),
+        (Err(400), "unix@evil.example"),
+        (Err(400), "a b"),
+    ] {
+        let bytes = get(&[&format!("Host: {host}")]);
+        assert_eq!(policy.check_unix(&head(&bytes)).map_err(|refused| refused.status), expected, "{host:?}");
+    }
+    for lines in [&[][..], &["Host: unix", "Host: unix"]] {
+        let bytes = get(lines);
+        assert_eq!(policy.check_unix(&head(&bytes)).map_err(|refused| refused.status), Err(400), "{lines:?}");
+    }
 }
 
 #[test]
@@ -349,7 +452,7 @@ proptest! {
             bytes.splice(0..0, *b"GET /");
         }
         if let Ok(Parsed::Complete { consumed, head }) = parse(&bytes) {
-            prop_assert!(consumed <= bytes.len());
+            prop_assert!(consumed <= bytes.len() && head.target.starts_with('/') && head.path.starts_with('/'));
             let _ = (HostPolicy::default().check(&head), check_origin(&head, false), accept(&head, None));
         }
     }

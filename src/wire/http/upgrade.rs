@@ -27,7 +27,7 @@ pub fn accept_with(
     headers: &[(&'static str, String)],
 ) -> Result<Vec<u8>, Response> {
     if !head.wants_upgrade() {
-        return Err(upgrade_required("this path speaks WebSocket"));
+        return Err(Response::upgrade_required("this path speaks WebSocket"));
     }
     if head.minor < 1 || head.has_body() {
         return Err(Response::text(400, "an upgrade is an HTTP/1.1 request without a body"));
@@ -62,16 +62,11 @@ pub fn accept_with(
 fn refusal(error: &tungstenite::Error) -> Response {
     let tungstenite::Error::Protocol(error) = error else { return Response::text(400, "not a WebSocket handshake") };
     match error {
-        ProtocolError::MissingSecWebSocketVersionHeader => upgrade_required("only WebSocket version 13"),
+        ProtocolError::MissingSecWebSocketVersionHeader => Response::upgrade_required("only WebSocket version 13"),
         ProtocolError::WrongHttpMethod => Response::text(400, "an upgrade is a GET"),
         ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey => {
             Response::text(400, "Sec-WebSocket-Key is missing or wrong")
         }
         _ => Response::text(400, "not a WebSocket handshake"),
     }
-}
-
-/// 426 says what to upgrade to (RFC 9110 section 15.5.22), and which version (RFC 6455 section 4.4).
-fn upgrade_required(line: &str) -> Response {
-    Response::text(426, line).with("Upgrade", "websocket").with("Sec-WebSocket-Version", "13")
 }

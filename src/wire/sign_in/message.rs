@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{DEVICE_KIND_BYTES_MAX, DEVICE_NAME_BYTES_MAX, FieldError};
+use crate::base::text;
+
 /// `challenge`: the first message of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "challenge")]
@@ -65,6 +68,28 @@ pub struct Device {
     pub kind: String,
 }
 
+impl Device {
+    /// Whether these are texts that others can be shown: within their bounds and each of one line.
+    ///
+    /// # Errors
+    /// The one that is not.
+    pub fn check(&self) -> Result<(), FieldError> {
+        let fields = [
+            ("device.name", &self.name, DEVICE_NAME_BYTES_MAX, "is longer than 256 bytes"),
+            ("device.kind", &self.kind, DEVICE_KIND_BYTES_MAX, "is longer than 64 bytes"),
+        ];
+        for (field, text, bytes_max, why) in fields {
+            if text.len() > bytes_max {
+                return Err(FieldError { field, why });
+            }
+            if text::unfit_for_a_line(text).is_some() {
+                return Err(FieldError { field, why: "holds a character that has no place in a line" });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// `welcome`: the sign-in went well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "welcome")]
@@ -77,6 +102,9 @@ pub struct Welcome {
     pub fingerprint: String,
     /// The role granted.
     pub role: String,
+    /// The id of this connection as a device, by which lists of devices name it.
+    #[serde(default)]
+    pub device: String,
     /// The relay's SSHSIG over transcript, principal and role.
     pub proof: String,
     /// The relay's clock, Unix milliseconds.
@@ -124,11 +152,29 @@ pub struct ProfileInfo {
     /// Permission modes on offer.
     #[serde(default)]
     pub modes: Vec<String>,
+    /// What answers: `claude-code`, or `demo`.
+    #[serde(default)]
+    pub agent: String,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_has_a_name_and_a_kind_that_others_can_be_shown() {
+        let named = |name: &str, kind: &str| {
+            let device = Device { name: name.into(), kind: kind.into() };
+            device.check().map_err(|error| error.field)
+        };
+        assert_eq!(named(&"ü".repeat(128), &"k".repeat(64)), Ok(()));
+        assert_eq!(named("laptop", ""), Ok(()));
+        assert_eq!(named(&"n".repeat(257), "k"), Err("device.name"));
+        assert_eq!(named("n", &"k".repeat(65)), Err("device.kind"));
+        for bad in ["a\nb", "\u{1b}[2J", "\u{202e}", "\u{2028}"] {
+            assert_eq!((named(bad, "k"), named("n", bad)), (Err("device.name"), Err("device.kind")), "{bad:?}");
+        }
+    }
 
     #[test]
     fn messages_carry_their_type_and_ignore_what_they_do_not_know() {

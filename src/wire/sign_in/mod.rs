@@ -4,6 +4,7 @@
 
 mod authority;
 mod did;
+mod key;
 mod message;
 mod signature;
 
@@ -14,9 +15,12 @@ use ssh_key::{HashAlg, PublicKey};
 
 pub use authority::{Authority, AuthorityError};
 pub use did::{did_of, key_of_did};
+pub use key::{NoKey, private_key};
 pub use message::{Challenge, Device, Limits, ProfileInfo, RelayInfo, SignIn, Welcome};
 pub use signature::{SignError, VerifyError, assemble, sign, signed_data, usable, verify, verify_in};
 
+/// Where a relay listens on the loopback unless it is told otherwise.
+pub const PORT: u16 = 5711;
 /// Namespace of a client's signature.
 pub const SIGN_IN_NAMESPACE: &str = "sign-in@amp-relay";
 /// Namespace of the relay's proof.
@@ -34,6 +38,10 @@ pub const BINDING_NONE: &str = "none";
 pub const FIELD_BYTES_MAX: usize = 512;
 /// Longest id in characters (section 1 of the protocol).
 pub const ID_CHARS_MAX: usize = 64;
+/// Longest name of a device in bytes. Everybody who watches a session with it is sent it.
+pub const DEVICE_NAME_BYTES_MAX: usize = 256;
+/// Longest kind of a device in bytes; likewise.
+pub const DEVICE_KIND_BYTES_MAX: usize = 64;
 
 /// A field that cannot stand in a transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -10,10 +10,12 @@ mod decode;
 #[cfg(feature = "deflate")]
 pub mod deflate;
 mod encode;
+mod extent;
 mod utf8;
 
 pub use decode::{Decoder, Message, Onward, Step};
 pub use encode::{HEADER_MAX, client_close_frame, client_frame, close_frame, encode_header, frame};
+pub use extent::{answer_pings, frame_len};
 
 use tungstenite::protocol::frame::coding as raw;
 

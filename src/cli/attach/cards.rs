@@ -1,0 +1,449 @@
+//! The permission requests that wait, the one that is on the screen, and what a typed line means to it. Sans-io: told
+//! what was drawn and when, and when a line was begun.
+//!
+//! A line is an answer only to the request whose card was drawn last, and only if its first key came after that card
+//! had been on the screen for [`VISIBLE_MS`]. It allows only what was drawn to its end, and names the hash of it. An answer
+//! whose card has gone is not sent as anything else.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    client::{Blob, OpenPermission, Reply},
+    relay::{
+        api::INPUT_BYTES_MAX,
+        card::{self, Card, Question, Said},
+    },
+    wire::shown,
+};
+
+/// What takes the answer to the question before back.
+const BACK: &str = "back";
+/// How long a card is on the screen before a key can be part of an answer to it.
+pub(super) const VISIBLE_MS: u64 = 500;
+/// Cards that have gone which a line can still be late for.
+const LEFT_MAX: usize = 64;
+/// Line feeds in an input that is shown: each is a row at least.
+const INPUT_LINES_MAX: usize = 200_000;
+
+/// A request that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// Names what there is to see of it: another input, also under the same request id, has another number.
+    pub(super) number: u64,
+    pub(super) open: OpenPermission,
+    pub(super) body: Body,
+}
+
+/// What there is to see of a request.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// All of it, and the hash of the input that the card was made of.
+    Whole { card: Box<Card>, hash: String },
+    /// The input comes in parts.
+    Fetching { blob: Blob, data: Vec<u8> },
+    /// The input could not be had, and why.
+    Missing(String),
+}
+
+impl Waiting {
+    /// How much of its input has come: what is drawn of it changes with that.
+    pub(super) fn progress(&self) -> usize {
+        match &self.body {
+            Body::Whole { .. } => usize::MAX,
+            Body::Fetching { data, .. } => data.len(),
+            Body::Missing(_) => usize::MAX - 1,
+        }
+    }
+}
+
+/// What is on the screen.
+#[derive(Debug)]
+struct Drawn {
+    /// The number of what there is to see.
+    number: u64,
+    since_ms: u64,
+    /// All of it has been seen.
+    to_the_end: bool,
+    /// It asks questions, so that any line is an answer to it.
+    asks: bool,
+}
+
+/// A card that was on the screen.
+#[derive(Debug)]
+struct Left {
+    since_ms: u64,
+    until_ms: u64,
+    asks: bool,
+}
+
+/// What a typed line is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Meaning {
+    /// No answer: text for the agent.
+    Text,
+    /// An answer: the fields of the command.
+    Decide(Value),
+    /// The answer to one of several questions, or that the one before is to be given anew: another one is wanted.
+    Next,
+    /// An answer that is not taken, and why.
+    NotTaken(String),
+}
+
+/// The requests of a session, in the order they came.
+#[derive(Debug, Default)]
+pub(super) struct Cards {
+    /// Our role answers requests.
+    decides: bool,
+    waiting: Vec<Waiting>,
+    /// The number given last.
+    number: u64,
+    /// Requests that we have answered.
+    sent: HashSet<String>,
+    drawn: Option<Drawn>,
+    /// The cards that were drawn before that, the newest first.
+    left: VecDeque<Left>,
+    /// Answers so far to the questions of the present request.
+    typed: Vec<String>,
+    /// The `fetch` commands under way, by their id: the number of what is fetched, and the place that was asked for.
+    fetches: HashMap<String, (u64, usize)>,
+}
+
+impl Cards {
+    pub(super) fn new(decides: bool) -> Self {
+        Self { decides, ..Self::default() }
+    }
+
+    pub(super) fn decides(&self) -> bool {
+        self.decides
+    }
+
+    /// How many wait, those included that we have answered.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A request came.
+    pub(super) fn put(&mut self, open: OpenPermission) {
+        if self.waiting.iter().any(|waiting| waiting.open.request == open.request) {
+            return;
+        }
+        let body = match (&open.input, &open.input_blob) {
+            _ if !open.unreadable.is_empty() => {
+                let what = open.unreadable.join("`, `");
+                Body::Missing(format!("part of this request cannot be read (`{what}`; is the relay another version?)"))
+            }
+            (Some(input), _) => whole(&open, input),
+            (None, Some(blob)) if blob.bytes > INPUT_BYTES_MAX as u64 => {
+                Body::Missing(format!("its input of {} bytes is too large to be shown here", blob.bytes))
+            }
+            (None, Some(blob)) => Body::Fetching { blob: blob.clone(), data: Vec::new() },
+            (None, None) => Body::Missing("the relay did not send its input".into()),
+        };
+        let number = self.next_number();
+        self.waiting.push(Waiting { number, open, body });
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// A request is over. True: it was among those that wait.
+    pub(super) fn gone(&mut self, request: &str) -> bool {
+        if self.shown().is_some_and(|waiting| waiting.open.request == request) {
+            self.typed.clear();
+        }
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.open.request != request);
+        self.sent.remove(request);
+        self.waiting.len() != before
+    }
+
+    /// Only these wait. What was fetched of them, and answered to them, stays.
+    pub(super) fn only(&mut self, open: Vec<OpenPermission>) {
+        self.fetches.clear();
+        // A snapshot may name an input that an event held whole.
+        let differ = |one: &Option<Value>, other: &Option<Value>| one.is_some() && other.is_some() && one != other;
+        let is_open = |known: &OpenPermission| {
+            open.iter().any(|open| open.request == known.request && !differ(&open.input, &known.input))
+        };
+        let over = self.waiting.iter().filter(|waiting| !is_open(&waiting.open));
+        for request in over.map(|waiting| waiting.open.request.clone()).collect::<Vec<_>>() {
+            self.gone(&request);
+        }
+        open.into_iter().for_each(|open| self.put(open));
+    }
+
+    /// Our answer was not taken: the request may be answered again.
+    pub(super) fn not_decided(&mut self, request: &str) {
+        self.sent.remove(request);
+    }
+
+    /// The request to show: the oldest that we have not answered.
+    pub(super) fn shown(&self) -> Option<&Waiting> {
+        self.waiting.iter().find(|waiting| !self.sent.contains(&waiting.open.request))
+    }
+
+    /// Its place among those that wait, from 1, and how many do.
+    pub(super) fn place(&self) -> (usize, usize) {
+        let unanswered = |waiting: &&Waiting| !self.sent.contains(&waiting.open.request);
+        let answered = self.waiting.iter().position(|waiting| unanswered(&waiting)).unwrap_or_default();
+        (answered + 1, self.waiting.len())
+    }
+
+    /// The question that the next line answers, of the request that is shown.
+    pub(super) fn question(&self) -> Option<(usize, &Question)> {
+        let Body::Whole { card, .. } = &self.shown()?.body else { return None };
+        Some((self.typed.len(), card.questions.get(self.typed.len())?))
+    }
+
+    /// The answers so far to the questions of the request that is shown, as they will be sent.
+    pub(super) fn answers(&self) -> Vec<String> {
+        let Some(Waiting { body: Body::Whole { card, .. }, .. }) = self.shown() else { return Vec::new() };
+        let typed = card.questions.iter().zip(&self.typed);
+        typed.map(|(question, line)| question.answer(line).unwrap_or_default()).collect()
+    }
+
+    /// The next part of an input that is to be fetched: the fields of the command, unless one is under way.
+    pub(super) fn fetch(&self) -> Option<Value> {
+        let waiting = self.shown()?;
+        let Body::Fetching { blob, data } = &waiting.body else { return None };
+        if self.fetches.values().any(|(of, _)| *of == waiting.number) {
+            return None;
+        }
+        Some(json!({"type": "fetch", "blob": blob.blob, "from": data.len()}))
+    }
+
+    /// The part is asked for under this id.
+    pub(super) fn fetching(&mut self, id: String) {
+        let Some(Waiting { number, body: Body::Fetching { data, .. }, .. }) = self.shown() else { return };
+        let asked = (*number, data.len());
+        self.fetches.insert(id, asked);
+    }
+
+    /// A reply came. True: it was a part of an input.
+    pub(super) fn fetched(&mut self, reply: &Reply) -> bool {
+        let Some((number, from)) = self.fetches.remove(&reply.re) else { return false };
+        let whole_number = self.next_number();
+        let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.number == number) else { return true };
+        let Body::Fetching { data, .. } = &mut waiting.body else { return true };
+        let part = reply.field::<String>("data").ok().flatten().and_then(|data| URL_SAFE_NO_PAD.decode(data).ok());
+        let total = reply.field::<u64>("total").ok().flatten().filter(|total| *total <= INPUT_BYTES_MAX as u64);
+        let (Some(part), Some(total), true) = (part, total, from == data.len()) else {
+            waiting.body = Body::Missing("the relay's answer cannot be read".into());
+            return true;
+        };
+        data.extend_from_slice(&part);
+        if data.len() as u64 >= total {
+            // A card that was on the screen without it has not shown it.
+            waiting.number = whole_number;
+            waiting.body = match serde_json::from_slice::<Value>(data) {
+                Ok(input) => whole(&waiting.open, &input),
+                Err(error) => Body::Missing(format!("its input cannot be read: {error}")),
+            };
+        } else if part.is_empty() {
+            waiting.body = Body::Missing("the relay sent less than it said".into());
+        }
+        true
+    }
+
+    /// An error came. True: it was about a part of an input.
+    pub(super) fn not_fetched(&mut self, re: &str, why: &str) -> bool {
+        let Some((number, _)) = self.fetches.remove(re) else { return false };
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.number == number) {
+            waiting.body = Body::Missing(why.to_owned());
+        }
+        true
+    }
+
+    /// What was drawn: a card by its number, if any was, and whether all of it has been in view.
+    pub(super) fn drawn(&mut self, card: Option<(u64, bool)>, now_ms: u64) {
+        let asks = self.question().is_some();
+        let same = self.drawn.as_mut().filter(|drawn| card.is_some_and(|(number, _)| drawn.number == number));
+        if let (Some(drawn), Some((_, end))) = (same, card) {
+            drawn.to_the_end |= end;
+            return;
+        }
+        if let Some(Drawn { since_ms, asks, .. }) = self.drawn.take() {
+            self.left.truncate(LEFT_MAX - 1);
+            self.left.push_front(Left { since_ms, until_ms: now_ms, asks });
+        }
+        if let Some((number, end)) = card {
+            self.typed.clear();
+            self.drawn = Some(Drawn { number, since_ms: now_ms, to_the_end: end, asks });
+        }
+    }
+
+    /// Whether a line is an answer to a card that has gone: it was begun while that was on the screen, or a moment later.
+    fn is_late(&self, line: &str, began_ms: u64) -> bool {
+        let shown = self.shown().map(|waiting| waiting.number);
+        let not_drawn_yet = self.drawn.as_ref().filter(|drawn| Some(drawn.number) != shown);
+        let past = not_drawn_yet.map(|drawn| (drawn.since_ms, u64::MAX, drawn.asks)).into_iter();
+        let mut past = past.chain(self.left.iter().map(|left| (left.since_ms, left.until_ms, left.asks)));
+        let is_answer = Said::of(line).is_some();
+        // Whoever sees a card go may be about to press a key. Where another one stands it has its own half second.
+        let late_ms = if shown.is_none() { VISIBLE_MS } else { 0 };
+        past.any(|(since, until, asks)| {
+            (since..until).contains(&began_ms) && asks
+                || (since..until.saturating_add(late_ms)).contains(&began_ms) && is_answer
+        })
+    }
+
+    /// What can be typed to answer the request that is shown.
+    pub(super) fn hint(&self) -> String {
+        let Some(waiting) = self.shown() else { return String::new() };
+        if !self.decides {
+            return "your role does not decide this".into();
+        }
+        let deny = "n: deny · n REASON";
+        let (card, open) = match &waiting.body {
+            Body::Fetching { .. } => return format!("wait, or {deny}"),
+            Body::Missing(_) => return deny.into(),
+            Body::Whole { card, .. } => (card, &waiting.open),
+        };
+        if open.deny_only {
+            return deny.into();
+        }
+        if card.questions.is_empty() && open.questions.is_some() {
+            return format!("its questions cannot be put · {deny}");
+        }
+        if let Some((at, question)) = self.question() {
+            let all = card.questions.len();
+            let number = if all > 1 { format!("answer {} of {all}: ", at + 1) } else { String::new() };
+            let numbers = if question.options.is_empty() { "the answer" } else { "a number, or the answer" };
+            let back = if at > 0 { " · back" } else { "" };
+            return format!("{number}{numbers}{back} · {deny}");
+        }
+        let yes = if open.needs_interaction { "yes" } else { "y" };
+        let default = if open.default_to_no { " · Claude Code advises against it" } else { "" };
+        format!("{yes}: allow · {deny}{default}")
+    }
+
+    /// A request that waits, by its id.
+    pub(super) fn open(&self, request: &str) -> Option<&OpenPermission> {
+        self.waiting.iter().map(|waiting| &waiting.open).find(|open| open.request == request)
+    }
+
+    /// Whether all of the request on the screen has been seen.
+    pub(super) fn seen(&self) -> bool {
+        let number = self.shown().map(|waiting| waiting.number);
+        self.drawn.as_ref().is_some_and(|drawn| drawn.to_the_end && Some(drawn.number) == number)
+    }
+
+    /// What a line means whose first key was pressed at `began_ms`.
+    pub(super) fn line(&mut self, line: &str, began_ms: u64) -> Meaning {
+        if !self.decides && self.shown().is_some() && Said::of(line).is_some() {
+            return Meaning::NotTaken("not sent: your role does not decide this request".into());
+        }
+        if self.decides && self.is_late(line, began_ms) {
+            return Meaning::NotTaken("not sent: the request that this answers has been decided, or withdrawn".into());
+        }
+        let Some(waiting) = self.shown().filter(|_| self.decides) else { return Meaning::Text };
+        let asks = self.question().is_some();
+        // What is typed while a question stands is its answer; a bare yes is refused there. Whoever asks chooses the labels:
+        // none of them changes what the keys do that the card names.
+        let said = match Said::of(line) {
+            None if !asks => return Meaning::Text,
+            Some(Said::Yes { .. }) if asks => None,
+            said => said,
+        };
+        let is_choice = self.question().is_some_and(|(_, question)| question.choice(line).is_some());
+        if is_choice && said == Some(Said::No { reason: None }) && !line.trim().eq_ignore_ascii_case("n") {
+            return Meaning::NotTaken("that is a choice, and a word that denies: type its number, or n to deny".into());
+        }
+        let (request, number) = (waiting.open.request.clone(), waiting.number);
+        let visible = self.drawn.as_ref().filter(|drawn| drawn.number == number);
+        if visible.is_none_or(|drawn| began_ms < drawn.since_ms.saturating_add(VISIBLE_MS)) {
+            self.typed.clear();
+            let why = "not an answer: that was typed before this request had been on the screen for half a second";
+            return Meaning::NotTaken(why.into());
+        }
+        if let Some(Said::No { reason }) = said {
+            let mut fields = json!({"type": "decide", "request": request, "decision": "deny"});
+            if let Some(reason) = reason {
+                fields["message"] = reason.into();
+            }
+            return self.decide(request, fields);
+        }
+        let (hash, questions) = match self.allowable(said.as_ref()) {
+            Ok(whole) => whole,
+            Err(why) => return Meaning::NotTaken(why),
+        };
+        let mut fields = json!({"type": "decide", "request": request, "decision": "allow", "shown": hash});
+        if !questions.is_empty() {
+            if line.trim().eq_ignore_ascii_case(BACK) && self.typed.pop().is_some() {
+                return Meaning::Next;
+            }
+            match self.answered(&questions, line) {
+                Ok(Some(answers)) => fields["answers"] = answers.into(),
+                Ok(None) => return Meaning::Next,
+                Err(why) => return Meaning::NotTaken(why),
+            }
+        }
+        self.decide(request, fields)
+    }
+
+    /// Whether the request on the screen may be allowed: the hash of what was drawn, and its questions.
+    fn allowable(&self, said: Option<&Said>) -> Result<(String, Vec<Question>), String> {
+        let Some(Waiting { open, body, .. }) = self.shown() else { return Err("there is nothing to answer".into()) };
+        match body {
+            _ if open.deny_only => Err("this input cannot be shown whole: it can only be denied".into()),
+            Body::Fetching { .. } => Err("the input is still being fetched".into()),
+            Body::Missing(why) => Err(format!("{why}: it can only be denied here")),
+            _ if !self.seen() => Err("not all of it has been on the screen: PgDn and PgUp, then answer".into()),
+            Body::Whole { card, .. } if card.questions.is_empty() && open.questions.is_some() => {
+                Err("its questions cannot be put as questions: it can only be denied".into())
+            }
+            Body::Whole { .. } if open.needs_interaction && matches!(said, Some(Said::Yes { in_full: false })) => {
+                Err("this one takes the whole word: yes".into())
+            }
+            Body::Whole { card, hash } => Ok((hash.clone(), card.questions.clone())),
+        }
+    }
+
+    /// Takes the answer to the next question; gives all of them with the last one.
+    fn answered(&mut self, questions: &[Question], line: &str) -> Result<Option<Map<String, Value>>, String> {
+        if let Some(question) = questions.get(self.typed.len()) {
+            question.answer(line).map_err(|error| error.to_string())?;
+            self.typed.push(line.to_owned());
+        }
+        if self.typed.len() < questions.len() {
+            return Ok(None);
+        }
+        let typed = std::mem::take(&mut self.typed);
+        card::answers(questions, &typed).map(Some).map_err(|(_, error)| error.to_string())
+    }
+
+    fn decide(&mut self, request: String, fields: Value) -> Meaning {
+        self.typed.clear();
+        self.sent.insert(request);
+        Meaning::Decide(fields)
+    }
+}
+
+/// Line feeds in the texts of a value.
+fn line_feeds(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.matches('\n').count(),
+        Value::Array(items) => items.iter().map(line_feeds).sum::<usize>() + items.len(),
+        Value::Object(fields) => fields.values().map(line_feeds).sum::<usize>() + fields.len(),
+        _ => 0,
+    }
+}
+
+fn whole(open: &OpenPermission, input: &Value) -> Body {
+    if line_feeds(input) > INPUT_LINES_MAX {
+        return Body::Missing(format!("it has more than the {INPUT_LINES_MAX} lines that can be shown here"));
+    }
+    match shown::hash(input) {
+        Some(hash) => Body::Whole { card: Box::new(Card::new(&open.tool, &open.about, input)), hash },
+        None => Body::Missing("its input has no canonical form, by which it could be named".into()),
+    }
+}
+
+#[cfg(test)]
+#[path = "cards_tests.rs"]
+mod tests;

@@ -1,0 +1,132 @@
+//! What there is to read of a session: entries, each with a mark that only this program draws. Text from elsewhere stands
+//! behind the mark on every line, so that none of it can pass for a line of ours.
+
+use crate::cli::text::{GOES_ON, clean};
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// Which session this is.
+    Head,
+    /// A prompt, ours or another device's.
+    Prompt,
+    /// The agent's answer, in Markdown.
+    Answer,
+    /// The agent's thinking.
+    Thinking,
+    /// A tool is called.
+    Tool,
+    /// A sub-agent's tool is called.
+    SubTool,
+    /// What a tool gave back.
+    Output,
+    /// What a tool gave back with an error.
+    FailedOutput,
+    /// Somebody must decide.
+    Asked,
+    /// It was allowed.
+    Allowed,
+    /// It was denied.
+    Denied,
+    /// A line of ours, of no weight.
+    Note,
+    /// A line of ours to heed.
+    Warning,
+    /// Something failed.
+    Error,
+}
+
+impl Kind {
+    /// What stands before the first line, and before the others. Equally wide, two columns at least; only in the first one
+    /// stands a mark of ours, and behind both the text, so that none of it can pass for a mark.
+    pub(super) fn marks(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Head | Self::Note => ("· ", "  "),
+            Self::Prompt => ("> ", "  "),
+            Self::Answer => ("  ", "  "),
+            Self::Thinking => ("✻ ", "  "),
+            Self::Tool => ("● ", "  "),
+            Self::SubTool => ("◦ ", "  "),
+            Self::Output | Self::FailedOutput => ("⎿ ", "  "),
+            Self::Asked => ("? ", "  "),
+            Self::Allowed => ("✓ ", "  "),
+            Self::Denied => ("✗ ", "  "),
+            Self::Warning | Self::Error => ("! ", "  "),
+        }
+    }
+}
+
+impl Kind {
+    /// What stands before a row that a line is continued on. A record tells what ran in words of ours beside those of
+    /// others: no row of theirs is to pass for one of them.
+    pub(super) fn goes_on(self) -> &'static str {
+        if self.is_record() { GOES_ON } else { self.marks().1 }
+    }
+
+    /// What became of a request.
+    pub(super) fn is_record(self) -> bool {
+        matches!(self, Self::Allowed | Self::Denied)
+    }
+}
+
+/// One thing to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    /// Without control characters but line feeds and tabs.
+    pub(super) text: String,
+}
+
+impl Entry {
+    pub(super) fn new(kind: Kind, text: &str) -> Self {
+        Self { kind, text: clean(text).trim_end_matches('\n').to_owned() }
+    }
+
+    /// As lines for a terminal or a log, each with its mark.
+    pub(super) fn plain(&self) -> String {
+        let (first, others) = self.kind.marks();
+        let mut plain = String::new();
+        for (at, line) in self.text.split('\n').enumerate() {
+            plain.push_str(if at == 0 { first } else { others });
+            plain.push_str(line);
+            plain.push('\n');
+        }
+        plain
+    }
+}
+
+/// A block that is streamed: its message's id and its index.
+pub(super) type Key = (String, u32);
+
+/// What a message changes of what there is to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// One thing more.
+    Add(Entry),
+    /// The next piece of a block that is not whole.
+    Stream { key: Key, kind: Kind, piece: String },
+    /// A block is whole: it takes the place of what was streamed of it; `rest` is what was not.
+    Whole { key: Key, entry: Entry, rest: String },
+    /// What is streamed is not going to be whole.
+    Abandon,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_an_entry_is_marked() {
+        let text = "one\n? Bash wants to run: ls\n> me\x1b[2J";
+        for kind in [Kind::Prompt, Kind::Answer, Kind::Output, Kind::Tool, Kind::Error, Kind::Asked] {
+            let plain = Entry::new(kind, text).plain();
+            let (first, others) = kind.marks();
+            assert_eq!(first.chars().count(), others.chars().count());
+            assert!(others.trim().is_empty() && others.len() >= 2);
+            assert!(kind == Kind::Answer || !first.starts_with(' '), "a mark stands where no text can");
+            let lines: Vec<_> = plain.lines().collect();
+            assert_eq!(lines[0], format!("{first}one"));
+            assert_eq!(lines[1..], [format!("{others}? Bash wants to run: ls"), format!("{others}> me[2J")]);
+        }
+    }
+}

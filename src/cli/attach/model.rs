@@ -1,0 +1,560 @@
+//! An attached session, sans-io: messages in, changes of what there is to read out. Knows nothing of terminals.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use serde_json::Value;
+
+use super::{
+    cards::Cards,
+    entry::{Change, Entry, Key, Kind},
+    people::{Me, People},
+};
+use crate::{
+    cli::text::{THEIRS, clean, clean_line, honest_line, marked},
+    client::{
+        Attachment, Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, OpenPermission, Page, Position, Reply,
+        Snapshot, Unreadable, is_busy,
+    },
+    relay::card::Card,
+};
+
+const ARGUMENT_CHARS: usize = 160;
+const WHY_CHARS: usize = 400;
+const NAME_CHARS: usize = 40;
+const PREVIEW_LINES: usize = 3;
+const PREVIEW_CHARS: usize = 200;
+/// Characters of a refusal: the longest of our own relay's has room.
+pub(super) const ERROR_CHARS: usize = 600;
+/// Prompts that are remembered as settled, for answers that come after the events.
+const SETTLED_MAX: usize = 256;
+/// Blocks that are streamed at the same time; more are shown when they are whole.
+const STREAMS_MAX: usize = 64;
+
+/// One attached session.
+pub(super) struct Model {
+    people: People,
+    drives: bool,
+    state: String,
+    /// Since when it is in that state, Unix milliseconds.
+    since: u64,
+    title: String,
+    model: Option<String>,
+    mode: Option<String>,
+    pub(super) cards: Cards,
+    /// Bytes shown of blocks that are not whole yet.
+    streams: HashMap<Key, u64>,
+    devices: Vec<DeviceInfo>,
+    /// Our prompts that are not settled.
+    unsettled: HashSet<String>,
+    settled: VecDeque<String>,
+    /// The first event that is shown, and whether the log has earlier ones.
+    first: Option<Position>,
+    has_earlier: bool,
+}
+
+impl Model {
+    /// Nothing is shown yet. `role` as the relay granted it.
+    pub(super) fn new(me: Me, role: &str) -> Self {
+        Self {
+            people: People::new(me),
+            state: "starting".into(),
+            since: 0,
+            title: String::new(),
+            model: None,
+            mode: None,
+            cards: Cards::new(!matches!(role, "agent" | "watch" | "drive")),
+            drives: !matches!(role, "agent" | "watch"),
+            streams: HashMap::new(),
+            devices: Vec::new(),
+            unsettled: HashSet::new(),
+            settled: VecDeque::new(),
+            first: None,
+            has_earlier: false,
+        }
+    }
+
+    /// The connection is another one: its id as a device.
+    pub(super) fn reconnected(&mut self, device: &str) {
+        device.clone_into(&mut self.people.me.device);
+    }
+
+    /// What it is doing, as the relay calls it.
+    pub(super) fn state(&self) -> &str {
+        &self.state
+    }
+
+    /// Since when, Unix milliseconds.
+    pub(super) fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Its title.
+    pub(super) fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// How many devices watch, this one included.
+    pub(super) fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// A turn runs, or is about to.
+    pub(super) fn is_busy(&self) -> bool {
+        is_busy(&self.state)
+    }
+
+    /// Whether the role suffices to interrupt.
+    pub(super) fn interrupts(&self) -> bool {
+        self.drives
+    }
+
+    /// The session is over.
+    pub(super) fn is_over(&self) -> bool {
+        is_over(&self.state)
+    }
+
+    /// Why a prompt is not taken: the session is over.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let is = if self.state == "failed" { "has failed" } else { "is stopped" };
+        self.is_over().then(|| format!("the session {is}; `amp-relay new` starts another"))
+    }
+
+    /// Our own prompts are not all settled, or a turn runs.
+    pub(super) fn is_working(&self) -> bool {
+        !self.is_over() && (self.is_busy() || !self.unsettled.is_empty())
+    }
+
+    /// Where what is not shown ends, if there is anything.
+    pub(super) fn earlier(&self) -> Option<&Position> {
+        self.first.as_ref().filter(|_| self.has_earlier)
+    }
+
+    /// The session is joined: what came before, then what is.
+    pub(super) fn attached(&mut self, attachment: Attachment) -> Vec<Change> {
+        let Attachment { snapshot, page, .. } = attachment;
+        self.streams.clear();
+        self.title = clean_line(&snapshot.title, 60);
+        let mut head = vec![self.title.clone(), clean_line(&snapshot.folder, 120)];
+        head.extend(snapshot.model.as_ref().map(|model| clean_line(model, NAME_CHARS)));
+        let unusual = snapshot.mode.as_deref().filter(|mode| *mode != "default");
+        head.extend(unusual.map(|mode| format!("mode: {}", clean_line(mode, NAME_CHARS))));
+        head.retain(|part| !part.is_empty());
+        // What the head says, or what is usual, the events need not say again.
+        self.model = snapshot.model.clone();
+        self.mode = snapshot.mode.clone().or_else(|| Some("default".into()));
+        let mut changes = vec![Change::Abandon, add(Kind::Head, &head.join(" · "))];
+        changes.extend(unread(&snapshot.unreadable));
+        changes.extend(lost(&page));
+        self.here(&snapshot.devices);
+        self.met(&page.events);
+        self.shown_from(&page, &snapshot.next);
+        let events = page.events;
+        let among = |notice: &str| {
+            events.iter().any(|event| matches!(&event.fact, Fact::Notice { text, .. } if text == notice))
+        };
+        if let Some(notice) = snapshot.notice.as_ref().filter(|notice| !among(notice)) {
+            changes.push(add(Kind::Warning, notice));
+        }
+        events.iter().for_each(|event| self.event(event, &mut changes));
+        let told = events.iter().filter_map(|event| match &event.fact {
+            Fact::Permission(open) => Some(open.request.as_str()),
+            _ => None,
+        });
+        let end_is_told = events.iter().any(|event| matches!(&event.fact, Fact::State { state, .. } if is_over(state)));
+        self.snapshot(snapshot, &told.collect(), end_is_told, &mut changes);
+        changes
+    }
+
+    /// Notes from where on events are shown.
+    fn shown_from(&mut self, page: &Page, next: &Position) {
+        let first = page.events.first().map_or_else(|| next.clone(), |event| event.position.clone());
+        self.has_earlier = page.earliest.as_ref().is_some_and(|earliest| earliest.offset < first.offset);
+        self.first = Some(first);
+    }
+
+    /// The snapshot is right about what is open now, whatever the events told.
+    fn snapshot(&mut self, snapshot: Snapshot, told: &HashSet<&str>, end_is_told: bool, changes: &mut Vec<Change>) {
+        self.state.clone_from(&snapshot.state);
+        self.since = snapshot.since;
+        self.devices.clone_from(&snapshot.devices);
+        changes.extend(self.streamed(snapshot.turn.as_ref().map_or(&[], |turn| &turn.blocks)));
+        let untold = snapshot.permissions.iter().filter(|open| !told.contains(open.request.as_str()));
+        changes.extend(untold.map(asked));
+        self.cards.only(snapshot.permissions);
+        let others = self.others();
+        if !others.is_empty() {
+            changes.push(add(Kind::Note, &format!("also here: {others}")));
+        }
+        if is_over(&self.state) && !end_is_told {
+            let why = reason(None, snapshot.why.as_deref());
+            changes.push(add(Kind::Warning, &format!("the session is {}{why}", clean_line(&self.state, 16))));
+        }
+    }
+
+    /// Earlier events, as the answer to `history`: what they say, to be put before everything else.
+    pub(super) fn earlier_came(&mut self, reply: &Reply) -> Vec<Change> {
+        let page = reply.page();
+        let mut changes: Vec<Change> = lost(&page).collect();
+        let Some(first) = page.events.first().map(|event| event.position.clone()) else {
+            self.has_earlier = false;
+            return changes;
+        };
+        self.shown_from(&page, &first);
+        // Old events change nothing of what is.
+        self.met(&page.events);
+        let mut past = Self { people: self.people.clone(), ..Self::new(Me::default(), "watch") };
+        page.events.iter().for_each(|event| past.event(event, &mut changes));
+        changes
+    }
+
+    /// Blocks that are not whole yet, as far as they were streamed: what is not shown yet of them.
+    pub(super) fn streamed(&mut self, blocks: &[Block]) -> Vec<Change> {
+        let piece =
+            |block: &Block| self.delta(&block.message, block.block, 0, &block.text, block.block_kind.as_deref());
+        blocks.iter().filter_map(piece).collect()
+    }
+
+    fn others(&self) -> String {
+        let others = self.devices.iter().filter(|device| device.device != self.people.me.device);
+        others
+            .map(|device| self.people.who(&device.principal, &device.comment, &device.name))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// Whoever did these things is met before any of them is told: a comment may read as one that comes later.
+    fn met(&mut self, events: &[Event]) {
+        let all = events.iter().filter_map(|event| event.by.as_ref());
+        all.for_each(|by| self.people.met(&by.principal, &by.comment));
+    }
+
+    fn here(&mut self, devices: &[DeviceInfo]) {
+        devices.iter().for_each(|device| self.people.met(&device.principal, &device.comment));
+    }
+
+    /// One message.
+    pub(super) fn incoming(&mut self, incoming: &Incoming) -> Vec<Change> {
+        let mut changes = Vec::new();
+        match incoming {
+            Incoming::Event(event) => {
+                self.met(std::slice::from_ref(event));
+                self.event(event, &mut changes);
+            }
+            Incoming::Delta { message, block, at, text, kind, .. } => {
+                changes.extend(self.delta(message, *block, *at, text, kind.as_deref()));
+            }
+            Incoming::Presence { devices, .. } => changes.extend(self.presence(devices)),
+            Incoming::Error(error) => changes.push(Change::Add(self.error(error))),
+            Incoming::Reply(reply) => changes.extend(self.reply(reply)),
+            Incoming::Session { .. }
+            | Incoming::CaughtUp { .. }
+            | Incoming::Reset { .. }
+            | Incoming::Pong { .. }
+            | Incoming::Unknown => {}
+        }
+        changes
+    }
+
+    fn reply(&mut self, reply: &Reply) -> Option<Change> {
+        match reply.field::<String>("prompt") {
+            Ok(prompt) => self.unsettled.extend(prompt.filter(|prompt| !self.settled.contains(prompt))),
+            Err(Unreadable(name)) => return unread(&[name]),
+        }
+        None
+    }
+
+    fn settle(&mut self, prompt: &str) {
+        self.unsettled.remove(prompt);
+        if self.settled.len() == SETTLED_MAX {
+            self.settled.pop_front();
+        }
+        self.settled.push_back(prompt.to_owned());
+    }
+
+    /// What a refusal says, in words for people: its code is for programs.
+    pub(super) fn error(&self, error: &ErrorMessage) -> Entry {
+        if error.code == "ALREADY_DECIDED" {
+            let details = error.details.as_ref();
+            let decision = details.and_then(|details| details["decision"].as_str()).unwrap_or("decided");
+            let by: Option<By> = details.and_then(|details| serde::Deserialize::deserialize(details.get("by")?).ok());
+            let by = self.people.by(by.as_ref()).map(|who| format!(" by {who}")).unwrap_or_default();
+            return Entry::new(Kind::Warning, &format!("already {}{by}", past(decision)));
+        }
+        Entry::new(Kind::Error, &clean_line(&error.message, ERROR_CHARS))
+    }
+
+    fn presence(&mut self, devices: &[DeviceInfo]) -> Option<Change> {
+        self.here(devices);
+        let is_in = |list: &[DeviceInfo], device: &DeviceInfo| list.iter().any(|other| other.device == device.device);
+        let changes = |from: &[DeviceInfo], to: &[DeviceInfo], what: &str| -> Vec<String> {
+            let new = to.iter().filter(|device| !is_in(from, device) && device.device != self.people.me.device);
+            new.map(|device| format!("{} {what}", self.people.who(&device.principal, &device.comment, &device.name)))
+                .collect()
+        };
+        let mut changed = changes(&self.devices, devices, "joined");
+        changed.extend(changes(devices, &self.devices, "left"));
+        self.devices = devices.to_vec();
+        (!changed.is_empty()).then(|| add(Kind::Note, &changed.join(", ")))
+    }
+
+    fn delta(&mut self, message: &str, block: u32, at: u64, text: &str, kind: Option<&str>) -> Option<Change> {
+        let key = (message.to_owned(), block);
+        if !self.streams.contains_key(&key) && self.streams.len() >= STREAMS_MAX {
+            return None;
+        }
+        let have = *self.streams.get(&key).unwrap_or(&0);
+        // A piece was skipped: the whole block comes as an event, and the rest is shown then.
+        let new = have.checked_sub(at).and_then(|known| text.get(usize::try_from(known).ok()?..))?;
+        if new.is_empty() {
+            return None;
+        }
+        self.streams.insert(key.clone(), have + new.len() as u64);
+        let kind = if kind == Some("thinking") { Kind::Thinking } else { Kind::Answer };
+        Some(Change::Stream { key, kind, piece: clean(new) })
+    }
+
+    fn whole(&mut self, block: &Block, kind: Kind) -> Option<Change> {
+        let key = (block.message.clone(), block.block);
+        let streamed = self.streams.remove(&key);
+        if block.parent.is_some() && streamed.is_none() {
+            return None;
+        }
+        let have = streamed.unwrap_or(0);
+        let rest = usize::try_from(have).ok().and_then(|have| block.text.get(have..)).unwrap_or(&block.text);
+        if rest.trim().is_empty() && have == 0 {
+            return None;
+        }
+        Some(Change::Whole { key, entry: Entry::new(kind, &block.text), rest: clean(rest) })
+    }
+
+    fn event(&mut self, event: &Event, changes: &mut Vec<Change>) {
+        let by = self.people.by(event.by.as_ref());
+        let change = match &event.fact {
+            Fact::Prompt { text, .. } => {
+                let who = by.map(|by| format!("{by}: ")).unwrap_or_default();
+                Some(add(Kind::Prompt, &format!("{who}{text}")))
+            }
+            Fact::PromptState { prompt, state, why } => self.prompt_state(prompt, state, why.as_deref(), by),
+            Fact::Text(block) => self.whole(block, Kind::Answer),
+            Fact::Thinking(block) => self.whole(block, Kind::Thinking),
+            Fact::ToolCall { tool, input, parent, .. } => {
+                let kind = if parent.is_some() { Kind::SubTool } else { Kind::Tool };
+                Some(add(kind, &format!("{}({})", clean_line(tool, 60), argument(input))))
+            }
+            Fact::ToolResult { outcome, preview, .. } => Some(result(outcome, preview)),
+            Fact::Permission(open) => {
+                self.cards.put(open.clone());
+                Some(asked(open))
+            }
+            Fact::Decision { .. } => self.decision(&event.fact, by),
+            Fact::PermissionClosed { request, how } => self.closed(request, how),
+            Fact::State { state, why } => self.changed(state, why.as_deref(), by, event.at),
+            Fact::Turn { prompts, ok, stop, cost_usd, duration_ms } => {
+                prompts.iter().for_each(|prompt| self.settle(prompt));
+                if !self.streams.is_empty() {
+                    self.streams.clear();
+                    changes.push(Change::Abandon);
+                }
+                Some(turn(*ok, stop, by, *cost_usd, *duration_ms))
+            }
+            Fact::Settings { title, model, mode } => self.settings(title, model, mode),
+            Fact::Retry { attempt, of, delay_ms, error } => {
+                let seconds = delay_ms.div_ceil(1000);
+                let text = format!("retrying ({attempt}/{of}) in {seconds} s: {}", clean_line(error, ARGUMENT_CHARS));
+                Some(add(Kind::Warning, &text))
+            }
+            Fact::Notice { level, text } => Some(add(if level == "info" { Kind::Note } else { Kind::Warning }, text)),
+            Fact::Unreadable => Some(add(Kind::Warning, "an event of the relay cannot be read and is not shown")),
+            Fact::Unknown => None,
+        };
+        changes.extend(change);
+    }
+
+    fn prompt_state(&mut self, prompt: &str, state: &str, why: Option<&str>, by: Option<String>) -> Option<Change> {
+        if !matches!(state, "done" | "cancelled" | "failed") {
+            return None;
+        }
+        // The end of its turn has said it already.
+        let said = state == "cancelled" && self.settled.iter().any(|settled| settled == prompt);
+        self.settle(prompt);
+        if said {
+            return None;
+        }
+        let why = reason(by, why);
+        match state {
+            "cancelled" => Some(add(Kind::Note, &format!("prompt cancelled{why}"))),
+            "failed" => Some(add(Kind::Error, &format!("prompt failed{why}"))),
+            _ => None,
+        }
+    }
+
+    fn decision(&mut self, fact: &Fact, by: Option<String>) -> Option<Change> {
+        let Fact::Decision { request, decision, how, message, input, answers, .. } = fact else { return None };
+        let about = self.cards.open(request).map(|open| format!(": {}", named(open))).unwrap_or_default();
+        self.cards.gone(request);
+        let who = match how.as_str() {
+            "rule" => " by a rule".to_owned(),
+            "timeout" => ": nobody answered".to_owned(),
+            _ => by.map(|by| format!(" by {by}")).unwrap_or_default(),
+        };
+        let mut text = format!("{}{who}{about}", past(decision));
+        // What others wrote stands behind a mark that no line of ours has.
+        if let Some(message) = message {
+            text.push_str(&format!("\nbecause: {}", marked(message)));
+        }
+        if let Some(input) = input {
+            text.push_str("\nthis runs instead:\n");
+            text.push_str(&lines_of(&Card::new("", "", input)));
+        }
+        if let Some(answers) = answers.as_ref().and_then(Value::as_object) {
+            for (question, answer) in answers {
+                let answer = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
+                text.push_str(&format!("\n{THEIRS}{}\nanswer: {}", marked(question), marked(&answer)));
+            }
+        }
+        Some(add(if decision == "allow" { Kind::Allowed } else { Kind::Denied }, &text))
+    }
+
+    fn closed(&mut self, request: &str, how: &str) -> Option<Change> {
+        let about = named(self.cards.open(request)?);
+        self.cards.gone(request);
+        let text = if how == "void" { "the process that asked is gone" } else { "withdrawn" };
+        Some(add(Kind::Note, &format!("{text}: {about}")))
+    }
+
+    fn changed(&mut self, state: &str, why: Option<&str>, by: Option<String>, at: u64) -> Option<Change> {
+        state.clone_into(&mut self.state);
+        self.since = at;
+        if !matches!(state, "retrying" | "stuck" | "stopped" | "failed") {
+            return None;
+        }
+        if self.is_over() {
+            self.cards.only(Vec::new());
+        }
+        Some(add(Kind::Warning, &format!("the session is {state}{}", reason(by, why))))
+    }
+
+    fn settings(&mut self, title: &Option<String>, model: &Option<String>, mode: &Option<String>) -> Option<Change> {
+        let new = |old: &mut Option<String>, new: &Option<String>| {
+            new.clone().filter(|new| old.replace(new.clone()).as_ref() != Some(new))
+        };
+        if let Some(title) = title {
+            self.title = clean_line(title, 60);
+        }
+        let named =
+            [("title", title.clone()), ("model", new(&mut self.model, model)), ("mode", new(&mut self.mode, mode))];
+        let said = |(name, value): &(&str, Option<String>)| {
+            value.as_ref().map(|value| format!("{name}: {}", clean_line(value, 60)))
+        };
+        let changed: Vec<String> = named.iter().filter_map(said).collect();
+        (!changed.is_empty()).then(|| add(Kind::Note, &changed.join(" · ")))
+    }
+}
+
+/// Who brought it about, and why, as far as either is known.
+fn reason(by: Option<String>, why: Option<&str>) -> String {
+    let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+    let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
+    by + &why
+}
+
+fn is_over(state: &str) -> bool {
+    matches!(state, "stopped" | "failed")
+}
+
+fn add(kind: Kind, text: &str) -> Change {
+    Change::Add(Entry::new(kind, text))
+}
+
+/// What of an answer cannot be read, if anything.
+pub(super) fn unread(names: &[String]) -> Option<Change> {
+    let names = clean_line(&names.join("`, `"), WHY_CHARS);
+    let text = format!(
+        "part of the relay's answer cannot be read (`{names}`) and is not shown: is the relay another version?"
+    );
+    (!names.is_empty()).then(|| add(Kind::Warning, &text))
+}
+
+/// What of a part of the log cannot be read.
+fn lost(page: &Page) -> impl Iterator<Item = Change> {
+    let text = format!("{} event(s) of the relay cannot be read and are not shown", page.lost);
+    unread(&page.unreadable).into_iter().chain((page.lost > 0).then(|| add(Kind::Warning, &text)))
+}
+
+/// The line about a request in what there is to read; all of it is on its card.
+fn asked(open: &OpenPermission) -> Change {
+    add(Kind::Asked, &format!("asks for permission: {}", named(open)))
+}
+
+/// A request in a line, by which it can be told from others.
+fn named(open: &OpenPermission) -> String {
+    let about = match (&open.input, &open.input_blob) {
+        (Some(input), _) => argument(input),
+        (None, Some(blob)) => format!("{} bytes", blob.bytes),
+        (None, None) => String::new(),
+    };
+    format!("{}({about})", clean_line(&open.tool, 60))
+}
+
+fn turn(ok: bool, stop: &str, by: Option<String>, cost_usd: f64, duration_ms: u64) -> Change {
+    let (seconds, by) = (duration_ms as f64 / 1000.0, reason(by, None));
+    match ok {
+        true => add(Kind::Note, &format!("done in {seconds:.1} s · ${cost_usd:.4}")),
+        false if stop.starts_with("aborted") => add(Kind::Warning, &format!("interrupted{by} after {seconds:.1} s")),
+        false => add(Kind::Warning, &format!("ended after {seconds:.1} s: {}", clean_line(stop, 80))),
+    }
+}
+
+fn result(outcome: &str, preview: &str) -> Change {
+    let preview = clean(preview);
+    let lines: Vec<&str> = preview.lines().filter(|line| !line.trim().is_empty()).collect();
+    let (kind, mark) = match outcome {
+        "ok" => (Kind::Output, String::new()),
+        "error" => (Kind::FailedOutput, "error: ".into()),
+        other => (Kind::FailedOutput, format!("{}: ", clean_line(other, 20))),
+    };
+    let mut text: Vec<String> = lines.iter().take(PREVIEW_LINES).map(|line| clean_line(line, PREVIEW_CHARS)).collect();
+    match lines.len() {
+        0 => text.push("(no output)".into()),
+        more if more > PREVIEW_LINES => text.push(format!("… {} more lines", more - PREVIEW_LINES)),
+        _ => {}
+    }
+    add(kind, &format!("{mark}{}", text.join("\n")))
+}
+
+/// A card's lines as plain text.
+fn lines_of(card: &Card) -> String {
+    card.lines.iter().map(crate::relay::card::Line::plain).collect::<Vec<_>>().join("\n")
+}
+
+fn past(decision: &str) -> &'static str {
+    match decision {
+        "allow" => "allowed",
+        "deny" => "denied",
+        _ => "closed",
+    }
+}
+
+/// A tool's input in a line: the field that says most, else all of it. Nobody decides by it.
+fn argument(input: &Value) -> String {
+    let telling = [
+        "/command",
+        "/file_path",
+        "/notebook_path",
+        "/path",
+        "/pattern",
+        "/url",
+        "/query",
+        "/prompt",
+        "/plan",
+        "/questions/0/question",
+        "/description",
+    ];
+    let found = telling.iter().find_map(|place| input.pointer(place).and_then(Value::as_str));
+    match (found, input) {
+        (Some(text), _) => honest_line(text, ARGUMENT_CHARS),
+        (None, Value::Null) => String::new(),
+        (None, Value::Object(fields)) if fields.is_empty() => String::new(),
+        (None, other) => honest_line(&other.to_string(), ARGUMENT_CHARS),
+    }
+}

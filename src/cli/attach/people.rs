@@ -1,0 +1,163 @@
+//! Who did something, in words: a key by its comment or its fingerprint, and the name that the device gave itself beside it.
+//! Whoever hands in a key writes its comment, so that none is believed that reads as another's.
+
+use std::collections::HashMap;
+
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
+
+use crate::{base::glyph::is_hidden, cli::text::clean_line, client::By};
+
+const NAME_CHARS: usize = 40;
+/// Characters of a fingerprint that name a key without a comment.
+const FINGERPRINT_CHARS: usize = 15;
+/// Keys whose comments are known; further ones go by their fingerprints.
+const KEYS_MAX: usize = 1_024;
+
+/// Who we are, as the relay knows us.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Me {
+    /// The key that signed in.
+    pub(super) principal: String,
+    /// This connection's id as a device.
+    pub(super) device: String,
+    /// The name that we gave this device.
+    pub(super) name: String,
+}
+
+/// Everybody who was met.
+#[derive(Clone, Debug, Default)]
+pub(super) struct People {
+    pub(super) me: Me,
+    /// What is drawn of the comment of each key.
+    comments: HashMap<String, String>,
+}
+
+impl People {
+    pub(super) fn new(me: Me) -> Self {
+        Self { me, comments: HashMap::new() }
+    }
+
+    /// A key is here, or did something.
+    pub(super) fn met(&mut self, principal: &str, comment: &str) {
+        if self.comments.len() < KEYS_MAX || self.comments.contains_key(principal) {
+            self.comments.insert(principal.to_owned(), drawn(comment));
+        }
+    }
+
+    /// Who that is.
+    pub(super) fn who(&self, principal: &str, comment: &str, name: &str) -> String {
+        let key = if principal == self.me.principal {
+            "you".to_owned()
+        } else {
+            self.named(principal, comment).unwrap_or_else(|| fingerprint(principal))
+        };
+        match drawn(name) {
+            name if name.is_empty() => key,
+            name => format!("{key} ({name})"),
+        }
+    }
+
+    /// Who did it, unless it was this device.
+    pub(super) fn by(&self, by: Option<&By>) -> Option<String> {
+        let by = by.filter(|by| by.principal != self.me.principal || by.device != self.me.name)?;
+        Some(self.who(&by.principal, &by.comment, &by.device))
+    }
+
+    /// A key's comment as it is drawn, unless it hides something or reads as what names another key.
+    fn named(&self, principal: &str, comment: &str) -> Option<String> {
+        let drawn = drawn(comment);
+        let reads = drawn.to_lowercase();
+        let same = |other: &str| other.to_lowercase() == reads;
+        let mut others = self.comments.iter().filter(|(key, _)| *key != principal);
+        let is_taken = same("you") || others.any(|(key, comment)| same(comment) || same(&fingerprint(key)));
+        let is_known = self.comments.len() < KEYS_MAX || self.comments.contains_key(principal);
+        let hides = comment.trim().chars().any(is_hidden);
+        (is_known && !is_taken && !hides && !drawn.is_empty()).then_some(drawn)
+    }
+}
+
+fn fingerprint(principal: &str) -> String {
+    clean_line(principal, FINGERPRINT_CHARS)
+}
+
+/// A name from elsewhere as it stands in a line of ours: nothing in it can end it there, or begin another.
+fn drawn(name: &str) -> String {
+    let line = clean_line(name, usize::MAX);
+    let mut kept = String::new();
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        // A colon and a blank stand before what somebody says.
+        let is_inner = c == ':' && chars.peek().is_some_and(|next| next.is_alphanumeric());
+        if is_inner || stands_in_a_name(c) {
+            kept.push(c);
+        }
+    }
+    clean_line(kept.trim(), NAME_CHARS)
+}
+
+/// Letters, marks, numbers, pictures, and the few signs that names are written with: no brackets, commas or quotes.
+fn stands_in_a_name(c: char) -> bool {
+    use GeneralCategoryGroup::{Letter, Mark, Number};
+    matches!(c, ' ' | '-' | '_' | '.' | '@' | '/' | '#' | '&' | '+' | '~' | '\'')
+        || matches!(c.general_category_group(), Letter | Mark | Number)
+        || c.general_category() == GeneralCategory::OtherSymbol
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn people(keys: &[(&str, &str)]) -> People {
+        let mut people = People::new(Me { principal: "SHA256:ours".into(), ..Me::default() });
+        keys.iter().for_each(|(key, comment)| people.met(key, comment));
+        people
+    }
+
+    #[test]
+    fn a_comment_that_reads_as_another_s_names_nobody() {
+        let long = "x".repeat(NAME_CHARS);
+        let people = people(&[("SHA256:ours", "owner"), ("SHA256:anna", "anna"), ("SHA256:long", &format!("{long}y"))]);
+        let who = |comment: &str| people.who("SHA256:guest-key-and-more", comment, "phone");
+        for comment in [
+            "you",
+            "YOU ",
+            "you\u{200b}",
+            "\u{2066}you",
+            "you,",
+            "(you)",
+            "owner",
+            "an\u{ad}na",
+            "Anna",
+            &format!("{long}z"),
+            "SHA256:ours",
+            "",
+            "\u{3164}",
+            ", ()",
+        ] {
+            assert_eq!(who(comment), "SHA256:guest-ke… (phone)", "{comment:?}");
+        }
+        assert_eq!(who("guest"), "guest (phone)");
+        assert_eq!(who("søren 🦀 o'hara@host:22"), "søren 🦀 o'hara@host:22 (phone)");
+        assert_eq!(people.who("SHA256:anna", "anna", ""), "anna", "a key is not its own other");
+        assert_eq!(people.who("SHA256:ours", "owner", "did:key:z6Mk"), "you (did:key:z6Mk)");
+    }
+
+    #[test]
+    fn a_name_ends_where_we_end_it() {
+        let people = people(&[]);
+        let who = |name: &str| people.who("SHA256:guest", "guest", name);
+        assert_eq!(who("phone), owner (laptop"), "guest (phone owner laptop)");
+        assert_eq!(who("phone） joined，owner（x"), "guest (phone joinedownerx)");
+        assert_eq!(who("x: yes \"y\" · z"), "guest (x yes y  z)");
+        assert_eq!(people.who("SHA256:guest", "bob (phone), you: allow", ""), "bob phone you allow");
+    }
+
+    #[test]
+    fn whoever_is_one_too_many_goes_by_the_fingerprint() {
+        let mut people = people(&[]);
+        (0..KEYS_MAX).for_each(|at| people.met(&at.to_string(), &at.to_string()));
+        people.met("SHA256:late", "late");
+        assert_eq!(people.who("SHA256:late", "late", ""), "SHA256:late");
+        assert_eq!(people.who("5", "5", ""), "5");
+    }
+}

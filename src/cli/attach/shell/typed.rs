@@ -1,0 +1,175 @@
+//! What is done about a key or a line: an answer, a prompt, or a command of this program's own.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::{HISTORY_BYTES, Pending, Shell};
+use crate::cli::attach::{
+    HELP,
+    cards::Meaning,
+    editor::TEXT_BYTES_MAX,
+    entry::Kind,
+    face::{Action, ELSEWHERE},
+    ours::Asks,
+    script::{self, Doing},
+};
+use crate::relay::card::Said;
+
+/// What a command has beside its text, in bytes.
+const FIELDS_BYTES: usize = 512;
+
+impl Shell {
+    pub(super) fn action(&mut self, action: Action) {
+        match action {
+            Action::Line { text, began_ms } => self.line(&text, began_ms),
+            Action::Interrupt if self.offline.is_some() => {
+                self.note(Kind::Note, "the relay cannot be reached, so nothing can be interrupted; Ctrl-] leaves");
+            }
+            Action::Interrupt if self.model.is_busy() => drop(self.command(json!({"type": "interrupt"}))),
+            Action::Interrupt => self.note(Kind::Note, "nothing is running; Ctrl-] leaves"),
+            Action::Leave => {
+                let failed = !self.face.is_window() && (self.model.is_over() || self.refused || self.ours.has_failed());
+                self.ended = Some(Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }));
+            }
+            Action::Unanswered => {
+                let why = "a request waits for an answer, and the input has ended: `amp-relay attach` on a terminal \
+                           answers it, or another device; the session goes on"
+                    .into();
+                self.ended = Some(Err(why));
+            }
+            Action::Earlier => self.history(HISTORY_BYTES),
+            Action::NoRoom(bytes) => {
+                let text = format!(
+                    "{bytes} bytes were pasted, and {} fit: nothing was taken; put it into a file and name that in a prompt",
+                    TEXT_BYTES_MAX
+                );
+                self.note(Kind::Warning, &text);
+            }
+            Action::Failed(why) => self.ended = Some(Err(why)),
+        }
+    }
+
+    /// A line was typed, or came from the pipe.
+    fn line(&mut self, text: &str, began_ms: u64) {
+        // These two are ours whatever is asked.
+        match text.trim() {
+            "/help" if self.face.is_window() => return self.note(Kind::Note, HELP),
+            "/quit" if self.face.is_window() => {
+                self.ended = Some(Ok(ExitCode::SUCCESS));
+                return;
+            }
+            _ => {}
+        }
+        if self.face.takes_no_answer(text, &self.model.cards) {
+            return self.note(Kind::Warning, &format!("not sent: what a tool asks is not answered here; {ELSEWHERE}"));
+        }
+        if !self.fits(text) {
+            return;
+        }
+        match self.model.cards.line(text, began_ms) {
+            Meaning::Text => self.prompt(text),
+            Meaning::Next => {}
+            Meaning::NotTaken(why) => {
+                self.note(Kind::Warning, &why);
+                // What was an answer to something else is not to stand there for another request.
+                if Said::of(text).is_none() && text.chars().any(char::is_alphabetic) {
+                    self.face.put_back(text);
+                }
+            }
+            Meaning::Decide(fields) => {
+                let request = fields["request"].as_str().unwrap_or_default().to_owned();
+                match self.command(fields) {
+                    Some(id) => {
+                        self.pending.insert(id, Pending::Decision(request));
+                        self.sent(None);
+                    }
+                    None => self.model.cards.not_decided(&request),
+                }
+            }
+        }
+    }
+
+    /// A line of a pipe was written before anybody knew what would be asked. So it answers what a prompt of the same pipe
+    /// leads to; before any prompt a yes or a no is also for what others are asked. Nothing else that is asked makes an
+    /// answer of a prompt, or is allowed by a yes that was meant for something else.
+    fn piped(&mut self, text: &str) {
+        let is_for_others = match self.asks() {
+            Some(Asks::Others) => true,
+            Some(Asks::Anyone) => Said::of(text).is_none(),
+            Some(Asks::Us) | None => false,
+        };
+        match is_for_others && !self.face.is_typed() {
+            false => self.line(text, u64::MAX),
+            true if self.fits(text) => self.prompt(text),
+            true => {}
+        }
+    }
+
+    /// Whom the request asks that waits for a decision which this connection may give.
+    pub(super) fn asks(&self) -> Option<Asks> {
+        let shown = self.model.cards.shown().filter(|_| self.model.cards.decides())?;
+        Some(self.ours.asks(&shown.open.request))
+    }
+
+    /// Whether a line is not too long to be sent; else it is said.
+    fn fits(&mut self, text: &str) -> bool {
+        let bytes = json!(text).to_string().len();
+        let most = self.message_bytes_max;
+        let fits = bytes + FIELDS_BYTES <= most;
+        if !fits {
+            let why = format!("this line takes {bytes} bytes as it is sent, and a message has at most {most}");
+            self.not_sent(text, &why);
+        }
+        fits
+    }
+
+    fn prompt(&mut self, text: &str) {
+        if let Some(why) = self.model.refusal() {
+            return self.not_sent(text, &why);
+        }
+        let is_held = self.model.cards.shown().is_some() && self.model.cards.decides();
+        match self.command(json!({"type": "prompt", "text": text})) {
+            Some(id) => {
+                self.ours.sent();
+                self.pending.insert(id, Pending::Prompt(text.to_owned()));
+                self.sent(is_held.then_some("sent as a prompt, which waits until the request is answered"));
+            }
+            None => self.face.put_back(text),
+        }
+    }
+
+    /// A prompt is not sent, or not taken: it stays where it was typed.
+    pub(super) fn not_sent(&mut self, text: &str, why: &str) {
+        self.refused = true;
+        self.note(Kind::Error, &format!("not sent: {why}"));
+        self.face.put_back(text);
+    }
+
+    /// What there is to say of a line that was sent.
+    fn sent(&mut self, note: Option<&str>) {
+        let offline = self.offline.map(|_| "kept; it is sent when the relay is back");
+        if let Some(text) = offline.or(note) {
+            self.note(Kind::Note, text);
+        }
+    }
+
+    /// Carries out the next line of a pipe, if the session allows one. True: it did.
+    pub(super) fn run_script(&mut self) -> bool {
+        if self.attached && !self.all && self.ended.is_none() {
+            let doing = Doing {
+                asked: self.asks().is_some_and(|asks| asks != Asks::Others || self.face.is_typed()),
+                shown: self.face.card_is_shown(&self.model.cards),
+                working: self.model.is_working() || self.link.unanswered() > 0,
+            };
+            match self.face.next_line(doing) {
+                Some(script::Next::Line(text)) => self.piped(&text),
+                Some(script::Next::End) => self.action(Action::Leave),
+                Some(script::Next::Unanswered) => self.action(Action::Unanswered),
+                None => return false,
+            }
+            return true;
+        }
+        false
+    }
+}

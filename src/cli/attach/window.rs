@@ -1,0 +1,230 @@
+//! A session in a terminal's window: owns the terminal, the text that is typed and what is in view.
+
+use std::{
+    io::{self, Stdout},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ratatui::{
+    Terminal,
+    backend::{Backend, CrosstermBackend},
+};
+
+use super::{
+    editor::{self, Editor, Key, View},
+    entry::Change,
+    face::Action,
+    model::Model,
+    screen::{DrawnCard, Screen, Status},
+    theme::Theme,
+};
+use crate::{base::Now, cli::tty::Taken};
+
+/// The pause between two frames, in milliseconds.
+const FRAME_MS: u64 = 33;
+/// How long one picture of the spinner stands, in milliseconds.
+const SPIN_MS: u64 = 100;
+
+pub(super) struct Window {
+    taken: Option<Taken>,
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    screen: Screen,
+    editor: Editor,
+    /// The card as it was drawn last.
+    card: Option<DrawnCard>,
+    /// Something changed since the last frame.
+    stale: bool,
+    drawn_ms: u64,
+    /// The program was stopped and goes on.
+    hidden: Arc<AtomicBool>,
+}
+
+impl Window {
+    pub(super) fn open(theme: Theme) -> io::Result<Self> {
+        let taken = Taken::take()?;
+        let terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+        Ok(Self {
+            taken: Some(taken),
+            terminal,
+            screen: Screen::new(theme),
+            editor: Editor::default(),
+            card: None,
+            stale: true,
+            drawn_ms: 0,
+            hidden: Arc::default(),
+        })
+    }
+
+    pub(super) fn apply(&mut self, changes: Vec<Change>) {
+        self.stale |= !changes.is_empty();
+        changes.into_iter().for_each(|change| self.screen.transcript.apply(change));
+    }
+
+    pub(super) fn earlier(&mut self, changes: Vec<Change>, has_more: bool) {
+        self.stale = true;
+        self.screen.transcript.prepend(changes, has_more);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.screen.transcript.is_full()
+    }
+
+    /// The next frame is to be drawn.
+    pub(super) fn stale(&mut self) {
+        self.stale = true;
+    }
+
+    fn is_ours(&self) -> bool {
+        self.taken.as_ref().is_some_and(Taken::is_ours)
+    }
+
+    /// Draws a frame if something has changed and the last one is old enough. The clock is read again when it stands on
+    /// the terminal: an answer is about what has been there for a while.
+    pub(super) fn show(
+        &mut self,
+        model: &mut Model,
+        turns: bool,
+        offline: Option<u64>,
+        now: Now,
+        clock_ms: &mut dyn FnMut() -> u64,
+    ) -> Result<(), String> {
+        let due = self.stale || turns && now.mono_ms >= self.drawn_ms + SPIN_MS;
+        if !due || !self.is_ours() || (self.drawn_ms > 0 && now.mono_ms < self.drawn_ms + FRAME_MS) {
+            return Ok(());
+        }
+        let status = status(model, turns, offline, now, self.editor.is_empty());
+        let Self { terminal, screen, editor, card, .. } = self;
+        let failed = |error: io::Error| format!("the terminal cannot be written: {error}");
+        // Whatever this terminal has drawn otherwise than it was meant is not to stand in a card.
+        let is_new = model.cards.shown().is_some_and(|new| card.as_ref().is_none_or(|old| old.number != new.number));
+        if is_new {
+            repaint(terminal).map_err(failed)?;
+        }
+        terminal.draw(|frame| *card = screen.draw(frame, &model.cards, editor, &status)).map_err(failed)?;
+        self.stale = false;
+        self.drawn_ms = clock_ms().max(1);
+        let drawn = self.card.as_ref().map(|card| (card.number, card.to_the_end));
+        model.cards.drawn(drawn, self.drawn_ms);
+        Ok(())
+    }
+
+    pub(super) fn next_frame_ms(&self, turns: bool, now_ms: u64) -> Option<u64> {
+        // Nothing is drawn while the terminal is another's; it is told when that ends.
+        if !self.is_ours() {
+            return None;
+        }
+        if self.stale {
+            return Some((self.drawn_ms + FRAME_MS).max(now_ms));
+        }
+        turns.then(|| self.drawn_ms + SPIN_MS)
+    }
+
+    pub(super) fn key(&mut self, key: Key, at_ms: u64, busy: bool) -> Option<Action> {
+        self.stale = true;
+        match self.editor.key(key, at_ms, busy) {
+            editor::Action::Draw => None,
+            editor::Action::Submit { text, began_ms } => {
+                self.screen.transcript.show_end();
+                Some(Action::Line { text, began_ms })
+            }
+            editor::Action::Interrupt => Some(Action::Interrupt),
+            editor::Action::Detach => Some(Action::Leave),
+            editor::Action::NoRoom(bytes) => Some(Action::NoRoom(bytes)),
+            editor::Action::View(view) => self.scroll(view),
+            editor::Action::Redraw => repaint(&mut self.terminal).err().map(|error| Action::Failed(error.to_string())),
+            editor::Action::Suspend => self.stop(),
+        }
+    }
+
+    pub(super) fn put_back(&mut self, text: &str) {
+        self.stale = true;
+        self.editor.put_back(text);
+    }
+
+    fn scroll(&mut self, view: View) -> Option<Action> {
+        let at_the_beginning = self.screen.scroll(view, self.card.as_ref());
+        at_the_beginning.then_some(Action::Earlier)
+    }
+
+    /// Set when the program goes on after it was stopped.
+    pub(super) fn hidden(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hidden)
+    }
+
+    pub(super) fn was_hidden(&mut self) -> bool {
+        let was_hidden = self.hidden.swap(false, Ordering::SeqCst);
+        self.stale |= was_hidden;
+        was_hidden
+    }
+
+    /// Gives the terminal back and stops the program. What follows is told when it goes on.
+    pub(super) fn stop(&mut self) -> Option<Action> {
+        self.taken.as_ref()?.stop().err().map(|error| Action::Failed(error.to_string()))
+    }
+
+    /// The program goes on. Who stopped it need not have given the terminal back, so all of it is set and drawn anew.
+    pub(super) fn go_on(&mut self) -> Option<Action> {
+        let taken = self.taken.as_ref()?;
+        self.stale = true;
+        let again = taken.again().and_then(|()| if self.is_ours() { repaint(&mut self.terminal) } else { Ok(()) });
+        again.err().map(|error| Action::Failed(error.to_string()))
+    }
+
+    /// Gives the terminal back. Gives the last lines, which are to stay on it.
+    pub(super) fn close(&mut self) -> String {
+        let size = self.terminal.size().unwrap_or_default();
+        let rest = self.screen.transcript.last_lines(size.width, usize::from(size.height.saturating_sub(3)));
+        self.taken = None;
+        rest
+    }
+}
+
+/// Has the next frame draw every cell. The library's own `clear` asks the terminal where its cursor is, and the answer
+/// would come to the thread that reads keys.
+fn repaint(terminal: &mut Terminal<CrosstermBackend<Stdout>>) -> io::Result<()> {
+    terminal.backend_mut().clear()?;
+    // What stood there is forgotten, so that every cell differs.
+    terminal.swap_buffers();
+    Ok(())
+}
+
+fn status(model: &Model, turns: bool, offline: Option<u64>, now: Now, is_empty: bool) -> Status {
+    // Until the session says since when, nothing has passed.
+    let since = if model.since() == 0 { now.unix_ms } else { model.since() };
+    let seconds = now.unix_ms.saturating_sub(since) / 1_000;
+    let waiting = model.cards.len();
+    let state = match (offline, model.state()) {
+        (Some(at_ms), _) => match at_ms.saturating_sub(now.mono_ms).div_ceil(1_000) {
+            0 => "offline: connecting".to_owned(),
+            left => format!("offline: connecting again in {left} s"),
+        },
+        (None, "waiting") if waiting == 1 => "a request waits for an answer".into(),
+        (None, "waiting") => format!("{waiting} requests wait for an answer"),
+        (None, "busy") => format!("working {seconds} s"),
+        (None, "starting") => format!("starting {seconds} s"),
+        (None, state @ ("retrying" | "stuck")) => format!("{state} {seconds} s"),
+        (None, state) => crate::cli::text::clean_line(state, 16),
+    };
+    let keys = match (model.is_over(), model.is_busy(), is_empty) {
+        (true, ..) => "Ctrl-] leaves",
+        (_, true, _) if offline.is_some() || !model.interrupts() => "Ctrl-] leaves",
+        (_, true, _) => "Ctrl-C interrupts",
+        (_, false, false) => "Ctrl-C clears the line",
+        (_, false, true) => "Ctrl-] leaves · /help",
+    };
+    let devices = match model.devices() {
+        0 | 1 => String::new(),
+        more => format!(" · {more} devices"),
+    };
+    Status {
+        turns,
+        tick: (now.mono_ms / SPIN_MS) as usize,
+        state,
+        keys: keys.into(),
+        place: format!("{}{devices}", model.title()),
+        alarm: offline.is_some() || matches!(model.state(), "stuck" | "failed"),
+    }
+}

@@ -1,0 +1,432 @@
+//! The relay behind `up`: finds the one that runs on a data folder, starts one in the background, ends it (`down`).
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::{ArgMatches, Args, parser::ValueSource};
+use serde_json::json;
+
+use super::{
+    first_run,
+    kept::Kept,
+    out,
+    reach::{
+        ReachArgs, Reached, VERSION, ask, command, listens, opened, other_version, out_of_reach, reach, reach_any,
+    },
+    run::{self, shell_quoted},
+    sessions,
+    settings::{self, Origin, RelayArgs, Settings, Variables, World, given, variable},
+    text::clean,
+};
+use crate::{
+    reactor::Listen,
+    relay::Role,
+    server::{Agent, DataFolder, private},
+};
+
+/// The log of a relay in the background, in its data folder.
+pub(super) const LOG: &str = "relay.log";
+/// How much of a log is shown where a start failed.
+const TAIL_BYTES: u64 = 4 << 10;
+/// How long another process that holds the data folder may take to listen, or to let go.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long it takes as a rule.
+const AT_ONCE: Duration = Duration::from_millis(500);
+/// The longest time that --grace can say.
+const GRACE_MAX: Duration = Duration::from_secs(3_600);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Said where none takes the place of one that ran.
+const HAS_ENDED: &str = "\
+The relay that ran has ended, with its sessions. Once that is mended, `amp-relay up --continue` goes on with a folder's
+conversation; give the flags again that the relay was started with.";
+
+/// The relay of the data folder, signed in to: the one that runs, or one that is started for it (true).
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(super) fn relay(settings: &Settings, matches: &ArgMatches, world: &World) -> Result<(Reached, bool), String> {
+    let data = &settings.data.value;
+    let args = ReachArgs { data: Some(data.clone()), ..ReachArgs::default() };
+    let mut plan = Plan::first(settings, matches, world);
+    if listens(data) {
+        let mut reached = reach_any(&args, None, "terminal").map_err(|why| with_process(why, data))?;
+        let kept = Kept::of_running(data);
+        let Some(old) = outdated(&mut reached, settings)? else {
+            reached.notices.extend(ignored(matches, &plan, kept.as_ref(), data));
+            return Ok((reached, false));
+        };
+        let mut question = format!("{}\nRestart it now? {}", old.why, settings_of_next(kept.as_ref(), matches));
+        let live = live(&mut reached);
+        if live != Some(0) {
+            let live = counted(live);
+            question += &format!(" Its {live} end; `--continue` goes on with a folder's conversation.");
+        }
+        if !out::agreed(&format_args!("{question} [y/N] ")) {
+            reached.notices.extend(ignored(matches, &plan, kept.as_ref(), data));
+            return Ok((reached, false));
+        }
+        if let Some(kept) = kept {
+            plan = plan.over(kept, old.runs_demo);
+            plan.can_start(settings).map_err(|why| format!("{why}\nThe relay that runs goes on."))?;
+        }
+        end(reached, settings)?;
+        start(settings, &plan).map_err(|why| format!("{why}\n{HAS_ENDED}"))?;
+    } else {
+        start(settings, &plan)?;
+    }
+    let mut reached = reach_any(&args, None, "terminal").map_err(|why| with_process(why, data))?;
+    reached.notices.extend(run::not_there(&plan.passed(settings)));
+    Ok((reached, true))
+}
+
+/// How a relay is started.
+struct Plan {
+    /// The settings that are given to it.
+    variables: Variables,
+    /// The relay whose place it takes.
+    after: Option<Kept>,
+}
+
+impl Plan {
+    /// With the flags of this call: the variables of this terminal pass by themselves.
+    fn first(settings: &Settings, matches: &ArgMatches, world: &World) -> Self {
+        let mut variables = given(matches, &[ValueSource::CommandLine], world);
+        // A config that is named may name another folder than the one that is looked into here.
+        variables.insert(variable::DATA.into(), settings.data.value.clone().into());
+        Self { variables, after: None }
+    }
+
+    /// The same over what the relay that runs was started with. `leaves_demo`: what it is started anew for is that it is
+    /// to run the demo agent no more.
+    fn over(self, kept: Kept, leaves_demo: bool) -> Self {
+        let mut variables = kept.variables.clone();
+        if leaves_demo {
+            variables.remove(variable::DEMO);
+        }
+        variables.extend(self.variables);
+        Self { variables, after: Some(kept) }
+    }
+
+    /// This program with these settings.
+    fn command(&self) -> Result<Command, String> {
+        let program = env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
+        let mut command = Command::new(program);
+        if let Some(kept) = &self.after {
+            // Those of this terminal are not what that relay was started with.
+            for name in settings::variables() {
+                command.env_remove(name);
+            }
+            let folder = Path::new(&kept.folder);
+            if folder.is_dir() {
+                command.current_dir(folder);
+            }
+        }
+        command.envs(&self.variables).stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Looks for what would keep the relay from starting, as long as the one whose place it takes still runs.
+    fn can_start(&self, settings: &Settings) -> Result<(), String> {
+        let mut command = self.command()?;
+        let checked = command.args(["config", "check"]).output();
+        let checked = checked.map_err(|error| format!("the settings cannot be checked: {error}"))?;
+        if !checked.status.success() {
+            let why = clean(&String::from_utf8_lossy(&checked.stderr));
+            let why = why.trim().trim_start_matches("amp-relay: ");
+            return Err(format!("no relay can be started with the settings of the one that runs: {why}"));
+        }
+        let Some(kept) = &self.after else { return Ok(()) };
+        let is_kept = kept.variables.contains_key(variable::LISTEN);
+        match settings.listen.origin {
+            Origin::Flag(_) => {}
+            Origin::File(..) | Origin::Default if !is_kept => {}
+            _ => return Ok(()),
+        }
+        for listen in &settings.listen.value {
+            if let Listen::Tcp(address) = listen
+                && !kept.holds(*address)
+                && let Err(error) = TcpListener::bind(address)
+            {
+                return Err(run::with_advice(&format!("{}: {address}: {error}", settings.listen.origin)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the variables that sessions are to get from the relay's environment.
+    fn passed(&self, settings: &Settings) -> Vec<String> {
+        let Some(given) = self.variables.get(variable::ENV) else {
+            let passed = settings.env.value.iter().filter(|variable| variable.value.is_none());
+            return passed.map(|variable| variable.name.clone()).collect();
+        };
+        given
+            .to_string_lossy()
+            .lines()
+            .filter(|entry| !entry.is_empty() && !entry.contains('='))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// What settings the relay has that takes the place of the one that runs.
+fn settings_of_next(kept: Option<&Kept>, matches: &ArgMatches) -> String {
+    let Some(kept) = kept else {
+        return "The new one has the settings of this command and this terminal alone: what flags and variables the one \
+                that runs was started with is not known here, so give them again, or answer n."
+            .into();
+    };
+    let mut text = "The new one has the settings that it was started with".to_owned();
+    if !relay_flags(matches, &UNSAID).is_empty() {
+        text += ", and the flags of this command over them";
+    }
+    if !kept.background {
+        text += ". It runs in the background, unlike the one that runs, and there an admin may use every folder where \
+                 no --folder is set";
+    }
+    text + "."
+}
+
+/// Why a relay that answers cannot be told to end, with what ends it all the same.
+fn with_process(why: String, data: &Path) -> String {
+    match DataFolder::holder(data).filter(|_| listens(data)) {
+        Some(pid) => {
+            format!("{why}\nthe relay that runs is process {pid}: `kill {pid}` ends it, with all its sessions")
+        }
+        None => why,
+    }
+}
+
+/// What is wrong with a relay that runs.
+struct Outdated {
+    why: String,
+    /// It is that it runs the demo agent.
+    runs_demo: bool,
+}
+
+/// What is wrong with the relay that runs, if a restart would mend it.
+fn outdated(reached: &mut Reached, settings: &Settings) -> Result<Option<Outdated>, String> {
+    if reached.welcome.role != Role::Admin.name() {
+        return Ok(None);
+    }
+    if let Some(version) = other_version(reached) {
+        let why = format!("The relay that runs is amp-relay {version}, and this program is {VERSION}.");
+        return Ok(Some(Outdated { why, runs_demo: false }));
+    }
+    let default = reached.welcome.profiles.iter().find(|profile| profile.name == "default");
+    let runs_demo = default.is_some_and(|profile| profile.agent == "demo");
+    let wanted = run::agent(settings, true)?;
+    Ok(match (runs_demo, matches!(wanted, Agent::Demo)) {
+        (true, false) => {
+            let why = "The relay that runs answers with the demo agent, and Claude Code is there now.".into();
+            Some(Outdated { why, runs_demo: true })
+        }
+        (false, true) if settings.demo.value => {
+            return Err(format!(
+                "the relay that runs on {} answers with Claude Code: `amp-relay down` ends it, and --data DIR gives the \
+                 demo agent one of its own",
+                settings.data.value.display()
+            ));
+        }
+        _ => None,
+    })
+}
+
+/// Flags that change nothing where a relay runs, and of which that is not to be said.
+const UNSAID: [&str; 3] = ["data", "config", "demo"];
+
+/// Settings on the command line are those of the relay that `up` starts; the one that runs has its own, which may be the
+/// same.
+fn ignored(matches: &ArgMatches, plan: &Plan, kept: Option<&Kept>, data: &Path) -> Option<String> {
+    let has = |(name, value): (&String, &OsString)| {
+        UNSAID.iter().any(|id| *name == format!("AMP_RELAY_{}", id.to_uppercase()))
+            || kept.is_some_and(|kept| kept.variables.get(name) == Some(value))
+    };
+    let flags = relay_flags(matches, &UNSAID);
+    if flags.is_empty() || plan.variables.iter().all(has) {
+        return None;
+    }
+    let flags: Vec<_> = flags.iter().map(|flag| shell_quoted(&flag.to_string_lossy())).collect();
+    let flags = flags.join(" ");
+    Some(format!(
+        "A relay runs already and keeps the settings it was started with, so {flags} changes nothing now. It is heeded \
+         by a new one: {}, then {}, with what else that one is to have.",
+        command("down", data),
+        command(&format!("up {flags}"), data)
+    ))
+}
+
+fn is_given(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
+}
+
+/// The relay's flags as they were given, without some.
+fn relay_flags(matches: &ArgMatches, without: &[&str]) -> Vec<OsString> {
+    let known = RelayArgs::augment_args(clap::Command::new("relay"));
+    let mut flags = Vec::new();
+    for arg in known.get_arguments() {
+        let (id, Some(long)) = (arg.get_id().as_str(), arg.get_long()) else { continue };
+        if without.contains(&id) || !is_given(matches, id) {
+            continue;
+        }
+        if !arg.get_action().takes_values() {
+            flags.push(format!("--{long}").into());
+            continue;
+        }
+        for value in matches.get_raw(id).into_iter().flatten() {
+            let mut flag = OsString::from(format!("--{long}="));
+            flag.push(value);
+            flags.push(flag);
+        }
+    }
+    flags
+}
+
+/// Starts a relay and waits until it listens.
+fn start(settings: &Settings, plan: &Plan) -> Result<(), String> {
+    let data = &settings.data.value;
+    // Where one ran, the folder and its keys are made.
+    if plan.after.is_none() && !prepare(settings)? {
+        return Ok(());
+    }
+    let path = data.join(LOG);
+    let mut log = private()
+        .create(true)
+        .read(true)
+        .append(true)
+        .open(&path)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let before = log.seek(SeekFrom::End(0)).unwrap_or(0);
+    let stderr = log.try_clone().map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut command = plan.command()?;
+    let mut child = command
+        .args(["serve", "--background"])
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .map_err(|error| format!("{} cannot be started: {error}", command.get_program().to_string_lossy()))?;
+    if has_begun(&mut child, data) || listens_soon(data) {
+        return Ok(());
+    }
+    Err(format!("the relay did not start. Its log, {}, says:\n{}", path.display(), tail(&mut log, before)))
+}
+
+/// Makes the data folder and its keys, asking about them here, where the person is. False: another process has started
+/// a relay meanwhile.
+fn prepare(settings: &Settings) -> Result<bool, String> {
+    let data = &settings.data.value;
+    if DataFolder::is_held(data) && listens_soon(data) {
+        return Ok(false);
+    }
+    let folder = opened(data)?;
+    run::agent(settings, true)?;
+    first_run::keys_file(&folder, settings, true)?;
+    Ok(true)
+}
+
+/// Waits until the relay listens; false where it ends instead, or says nothing for too long.
+fn has_begun(child: &mut Child, data: &Path) -> bool {
+    within(PATIENCE, || listens(data) || child.try_wait().is_ok_and(|ended| ended.is_some())) && listens(data)
+}
+
+/// Waits for another process's relay; says what it waits for where that takes longer than a start or an end.
+fn listens_soon(data: &Path) -> bool {
+    let is_settled = || listens(data) || !DataFolder::is_held(data);
+    if !within(AT_ONCE, is_settled)
+        && let Some(held) = out_of_reach(data)
+    {
+        out::note(&held);
+        within(PATIENCE, is_settled);
+    }
+    listens(data)
+}
+
+fn within(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !holds() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    true
+}
+
+/// The end of what a log says since a place in it.
+fn tail(log: &mut File, since: u64) -> String {
+    let end = log.seek(SeekFrom::End(0)).unwrap_or(0);
+    let mut said = Vec::new();
+    let _ = log.seek(SeekFrom::Start(since.max(end.saturating_sub(TAIL_BYTES))));
+    let _ = log.take(TAIL_BYTES).read_to_end(&mut said);
+    let said = clean(&String::from_utf8_lossy(&said));
+    if said.trim().is_empty() { "(nothing)".into() } else { said.trim_end().to_owned() }
+}
+
+/// How many sessions end with a relay. Where that cannot be read it is not known, and ends it no less: it may be of
+/// another version, and has to go for that.
+fn live(reached: &mut Reached) -> Option<usize> {
+    let sessions = sessions::list(&mut reached.connection).ok()?;
+    Some(sessions.iter().filter(|session| session.is_live()).count())
+}
+
+fn counted(live: Option<usize>) -> String {
+    live.map_or_else(|| "live sessions, whose list cannot be read,".into(), |live| format!("{live} live session(s)"))
+}
+
+/// Ends the relay of this machine, with all its sessions.
+#[derive(Args, Clone, Debug)]
+pub(super) struct DownArgs {
+    #[command(flatten)]
+    reach: ReachArgs,
+}
+
+/// Runs `down`.
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(super) fn down(args: &DownArgs) -> Result<ExitCode, String> {
+    let data = args.reach.data()?;
+    let here = args.reach.url.is_none();
+    let refused = |why| if here { with_process(why, &data) } else { why };
+    let mut reached = reach(&args.reach, None, "command line").map_err(refused)?;
+    let live = counted(live(&mut reached));
+    ask(&mut reached.connection, json!({"type": "relay", "op": "stop"})).map_err(refused)?;
+    if !here {
+        out::note(&format_args!("the relay stops, and its {live} with it"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    stopped(reached, &data)?;
+    out::note(&format_args!("the relay has ended, and its {live} with it"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn end(reached: Reached, settings: &Settings) -> Result<(), String> {
+    let data = &settings.data.value;
+    let mut reached = reached;
+    ask(&mut reached.connection, json!({"type": "relay", "op": "stop"})).map_err(|why| with_process(why, data))?;
+    stopped(reached, data)
+}
+
+/// Waits until a relay that was told to end has let go of its data folder: it gives its sessions the time of --grace.
+fn stopped(reached: Reached, data: &Path) -> Result<(), String> {
+    drop(reached);
+    let is_free = || !DataFolder::is_held(data);
+    if within(PATIENCE, is_free) {
+        return Ok(());
+    }
+    let pid = DataFolder::holder(data).unwrap_or_default();
+    out::note(&format_args!("the relay (process {pid}) gives its sessions time to end; `kill {pid}` ends all at once"));
+    if within(GRACE_MAX, is_free) {
+        return Ok(());
+    }
+    Err(format!("the relay (process {pid}) has not ended: `kill -9 {pid}` ends it"))
+}

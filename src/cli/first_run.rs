@@ -1,0 +1,112 @@
+//! What a first run makes and asks: the keys file, with the keys that the person at the terminal wants in it.
+
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+};
+
+use ssh_key::PublicKey;
+
+use super::{keys::told_apart, out, settings::Settings, text::clean_line};
+use crate::{
+    base::text,
+    relay::{
+        Role,
+        keys::{self, KeySet},
+    },
+    server::DataFolder,
+};
+
+/// Makes the keys file if there is none; `asking`: offers the person's own keys, if somebody is there to answer.
+///
+/// # Errors
+/// It cannot be written, or the client key cannot be made.
+pub(super) fn keys_file(data: &DataFolder, settings: &Settings, asking: bool) -> Result<(), String> {
+    let client = data.client_key().map_err(|error| error.to_string())?;
+    let path = &settings.keys.value;
+    if path.exists() {
+        return Ok(());
+    }
+    let own = client.public_key().to_openssh().map_err(|error| format!("the client key: {error}"))?;
+    let mut lines = vec![line(&own)?];
+    if asking && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        for (file, key) in public_keys_of_home() {
+            let question = format_args!("Let the key {} sign in to this relay as admin? [y/N] ", file.display());
+            if out::agreed(&question) {
+                let (line, said) = beside(&lines, &key, &file)?;
+                lines.push(line);
+                if let Some(said) = said {
+                    out::note(&said);
+                }
+            }
+        }
+    }
+    data.ensure_keys_file(path, &lines).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+fn line(public: &str) -> Result<String, String> {
+    keys::line_for(public, Role::Admin).map(|(line, _)| line.trim_end().to_owned()).map_err(|error| error.to_string())
+}
+
+/// A key's line below others, and what is to be said where it cannot have the name that its file gives it, as `keys add`
+/// refuses it.
+fn beside(lines: &[String], public: &str, file: &Path) -> Result<(String, Option<String>), String> {
+    let set = KeySet::parse(&lines.join("\n"));
+    Ok(match told_apart(public, Role::Admin, &set, file)? {
+        None => (line(public)?, None),
+        Some((line, name)) => {
+            let said = format!("Its comment is that of another key, so it is called `{}` here.", clean_line(&name, 64));
+            (line.trim_end().to_owned(), Some(said))
+        }
+    })
+}
+
+/// `~/.ssh/*.pub`, those that can be read, each key once.
+fn public_keys_of_home() -> Vec<(PathBuf, String)> {
+    let Some(home) = std::env::var_os("HOME") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(Path::new(&home).join(".ssh")) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
+    paths.sort();
+    let mut seen = Vec::new();
+    let read = |path: PathBuf| {
+        let bytes = fs::read(&path).ok()?;
+        let text = text::of_file(&bytes).trim().to_owned();
+        let key = PublicKey::from_openssh(&text).ok()?.key_data().clone();
+        let is_new = !seen.contains(&key);
+        seen.push(key);
+        is_new.then_some((path, text))
+    };
+    paths.into_iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+    const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c";
+
+    #[test]
+    fn keys_of_one_name_are_told_apart_by_their_files() {
+        let admin = |key: &str, name: &str| format!("amp-role=\"admin\" {key} {name}");
+        let file = |name: &str| Path::new("/home/u/.ssh").join(name);
+        let first = beside(&[], &format!("{ONE} me@laptop"), &file("id_ed25519.pub")).unwrap();
+        assert_eq!(first, (admin(ONE, "me@laptop"), None));
+        let (line, said) =
+            beside(std::slice::from_ref(&first.0), &format!("{OTHER} Me@laptop"), &file("id_rsa.pub")).unwrap();
+        assert_eq!(line, admin(OTHER, "Me@laptop id_rsa"));
+        assert!(said.unwrap().contains("`Me@laptop id_rsa`"));
+        // The end of a long comment is not read.
+        let long = "x".repeat(80);
+        let taken = [admin(ONE, &long)];
+        let (line, _) = beside(&taken, &format!("{OTHER} {long}"), &file("id_rsa.pub")).unwrap();
+        assert!(line.ends_with("x… id_rsa"), "{line}");
+        let taken = [admin(ONE, "me id_rsa")];
+        let (line, said) = beside(&taken, &format!("{OTHER} me"), &file("id_rsa.pub")).unwrap();
+        assert!(line == admin(OTHER, "me") && said.is_none());
+        assert!(beside(&[], ONE, &file("a.pub")).unwrap().1.is_none(), "no name is no name of another");
+    }
+}

@@ -1,0 +1,191 @@
+//! `amp-relay new` and `stop`, and what `up` shares with them: the flags of a session, and how one is created.
+
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    attach, out,
+    reach::{ReachArgs, ask, ask_and_wait, reach, reach_to_join},
+    sessions,
+    text::clean_line,
+};
+use crate::{
+    claude::arguments::{MODES, is_conversation},
+    client::{Connection, Summary},
+    relay::{api::Past, hub::Create},
+};
+
+/// How a new session begins.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct SessionArgs {
+    /// A title for people [default: the folder's name]
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
+    /// The model, as Claude Code names it
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    #[arg(long, value_name = "MODE", help = format!("What Claude Code may do unasked: one of {}", MODES.join(", ")))]
+    permission_mode: Option<String>,
+    /// Go on with the newest conversation of the folder
+    #[arg(long, conflicts_with = "resume")]
+    r#continue: bool,
+    /// Go on with the conversation of this id, a UUID
+    #[arg(long, value_name = "ID", value_parser = conversation)]
+    resume: Option<String>,
+}
+
+fn conversation(id: &str) -> Result<String, String> {
+    if is_conversation(id) {
+        return Ok(id.to_owned());
+    }
+    Err("a conversation's id is a UUID like 0b2d3c4e-5f60-4711-8213-141516171819; `claude --resume`, run in the folder, \
+         lists what can be gone on with"
+        .into())
+}
+
+impl SessionArgs {
+    /// Whether a session that runs already would do.
+    pub(super) fn is_any(&self) -> bool {
+        let Self { title, model, permission_mode, r#continue: _, resume } = self;
+        // A running session is what `--continue` would go on with.
+        [title, model, permission_mode, resume].iter().all(|given| given.is_none())
+    }
+
+    /// For a relay that is to start with this session.
+    pub(super) fn create(&self) -> Create {
+        let text = |text: &Option<String>| text.as_deref().map(Into::into);
+        let past = match &self.resume {
+            Some(id) => Past::Conversation(id.as_str().into()),
+            None if self.r#continue => Past::Newest,
+            None => Past::None,
+        };
+        let (title, model, mode) = (text(&self.title), text(&self.model), text(&self.permission_mode));
+        Create { title, model, mode, past, ..Create::default() }
+    }
+
+    /// What is to be known where it has been created.
+    pub(super) fn notice(&self) -> Option<&'static str> {
+        match (&self.resume, self.r#continue) {
+            (Some(_), _) => Some("This goes on with an earlier conversation, of which nothing is shown here."),
+            // Whether the folder has one is known to the agent alone.
+            (None, true) => Some(
+                "This goes on with the newest conversation of the folder, of which nothing is shown here; where there is \
+                 none, a new one begins.",
+            ),
+            (None, false) => None,
+        }
+    }
+
+    /// Has a relay create this session in a folder, its default one when left out.
+    ///
+    /// # Errors
+    /// The relay refuses, or does not answer.
+    pub(super) fn created(&self, connection: &mut Connection, folder: Option<&Path>) -> Result<Summary, String> {
+        let folder = folder.map(|folder| {
+            folder.to_str().ok_or_else(|| format!("the folder {} cannot be sent: it is not UTF-8", folder.display()))
+        });
+        let command = json!({
+            "type": "create", "profile": "default", "folder": folder.transpose()?, "title": self.title,
+            "model": self.model, "mode": self.permission_mode, "continue": self.r#continue.then_some(true),
+            "resume": self.resume,
+        });
+        let reply = ask(connection, command)?;
+        reply.fields.get("session").and_then(Summary::read).ok_or_else(|| {
+            "a session is created, and the relay's answer which one cannot be read: `amp-relay sessions` shows it"
+                .into()
+        })
+    }
+}
+
+/// Starts a session beside those that run, and joins it; where the output is no terminal, prints its id.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  amp-relay new                          another session in this folder
+  amp-relay new ~/site --title site      one in another folder
+  amp-relay new --continue               the newest conversation of this folder
+  amp-relay new --detach                 start it, and print its id")]
+pub(super) struct NewArgs {
+    /// Where it runs [default: the current folder; with --url the relay's default]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    session: SessionArgs,
+    /// Print its id instead of joining it
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    reach: ReachArgs,
+}
+
+/// Runs `new`.
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(super) fn new(args: &NewArgs) -> Result<ExitCode, String> {
+    let joins = !args.detach && io::stdin().is_terminal() && io::stdout().is_terminal();
+    let mut reached =
+        if joins { reach_to_join(&args.reach, None, "terminal")? } else { reach(&args.reach, None, "command line")? };
+    let folder = match (&args.folder, &args.reach.url) {
+        // A folder of another machine is not looked for here.
+        (Some(folder), Some(_)) => Some(folder.clone()),
+        (None, Some(_)) => None,
+        (folder, None) => Some(real(folder.as_deref().unwrap_or(Path::new(".")))?),
+    };
+    let summary = args.session.created(&mut reached.connection, folder.as_deref())?;
+    if joins {
+        let notices = args.session.notice().map(Into::into).into_iter().collect();
+        let again = args.reach.command(&format!("attach {}", sessions::short(&summary.session, &[])));
+        return attach::join(reached, &attach::Wanted { notices, ..attach::Wanted::session(&summary.session, again) });
+    }
+    reached.connection.writer().close();
+    out::line(&clean_line(&summary.session, 64))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A folder of this machine, without links and dots.
+///
+/// # Errors
+/// It is not there.
+pub(super) fn real(folder: &Path) -> Result<PathBuf, String> {
+    folder.canonicalize().map_err(|error| format!("the folder {} cannot be used: {error}", folder.display()))
+}
+
+/// Stops a session: its turn may end first, its conversation can be gone on with later.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  amp-relay stop 37acecd8                the session whose id begins so
+  amp-relay stop site --now              the one of that title, in the middle of its turn
+  amp-relay down                         the relay, with all its sessions")]
+pub(super) struct StopArgs {
+    /// Id, the beginning of one, or title
+    session: String,
+    /// Do not wait for the end of the turn
+    #[arg(long)]
+    now: bool,
+    #[command(flatten)]
+    reach: ReachArgs,
+}
+
+/// Runs `stop`.
+///
+/// # Errors
+/// What went wrong, why, and what to do next.
+pub(super) fn stop(args: &StopArgs) -> Result<ExitCode, String> {
+    let mut reached = reach(&args.reach, None, "command line")?;
+    let all = sessions::list(&mut reached.connection)?;
+    let session = sessions::choose(&all, Some(&args.session), "stop")?;
+    let id = clean_line(&session, 64);
+    if !args.now && all.iter().any(|one| one.session == session && one.is_busy()) {
+        out::note(&format_args!("session {id} stops when its turn ends: Ctrl-C leaves it so, --now does not wait"));
+    }
+    // The relay answers when the process is gone.
+    ask_and_wait(&mut reached.connection, json!({"type": "stop", "session": session, "now": args.now}))?;
+    reached.connection.writer().close();
+    out::note(&format_args!("session {id} is stopped"));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,48 @@
+//! What a message may want of a session. Judged by its type and by the role of who sent it; its body is not looked at.
+
+use crate::{
+    relay::{Role, api::Verb},
+    wire::amp::{Code, Type, check::Refusal},
+};
+
+/// What a message wants of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// REQUEST: a prompt.
+    Prompt,
+    /// RESPONSE: a decision.
+    Decide,
+}
+
+/// What a message of this type wants, if a peer of this role may want it. `None`: nothing is done about it.
+///
+/// # Errors
+/// 1005 for a type that no session takes, 3001 for a role that does not suffice.
+pub fn admit(typ: Type, role: Role) -> Result<Option<Wish>, Refusal> {
+    let (wish, verb) = match typ {
+        Type::REQUEST => (Wish::Prompt, Verb::Prompt),
+        Type::RESPONSE => (Wish::Decide, Verb::Decide),
+        Type::PING | Type::ERROR | Type::ACK | Type::PONG => return Ok(None),
+        _ => return Err(Refusal::new(Code::UNKNOWN_TYPE, "a session takes REQUEST and RESPONSE")),
+    };
+    if role.allows(verb.needs()) {
+        return Ok(Some(wish));
+    }
+    Err(Refusal::new(Code::UNAUTHORIZED, "this key's role does not include that"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_judged_by_the_type_alone() {
+        for role in Role::ALL {
+            let code = |typ| admit(typ, role).map_err(|refusal| refusal.code);
+            let or_not = |wish, needed| if role >= needed { Ok(Some(wish)) } else { Err(Code::UNAUTHORIZED) };
+            assert_eq!(code(Type::REQUEST), or_not(Wish::Prompt, Role::Drive));
+            assert_eq!(code(Type::RESPONSE), or_not(Wish::Decide, Role::Approve));
+            assert_eq!((code(Type::ACK), code(Type::MESSAGE)), (Ok(None), Err(Code::UNKNOWN_TYPE)));
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Goal: a REQUEST is told all that its session says, once, and what is put to an agent binds its answer. Method: events
+//! and requests by hand.
+
+use super::*;
+use crate::{claude::Block, relay::api::Closed, wire::amp::body::InputRequiredView};
+
+fn at(offset: u64) -> Position {
+    Position { epoch: "epoch".into(), offset }
+}
+
+fn event(offset: u64, kind: Kind) -> Arc<Event> {
+    Arc::new(Event { session: "session".into(), position: at(offset), at: 0, by: None, kind })
+}
+
+fn state(prompt: &str, state: PromptState) -> Kind {
+    Kind::PromptState { prompt: prompt.into(), state, why: None }
+}
+
+fn text(text: &str) -> Kind {
+    Kind::Text { message: "m".into(), block: 0, block_kind: Block::Text, text: text.into(), parent: None }
+}
+
+/// The log of two prompts, the first at 10, the second at 16.
+fn log() -> Vec<Arc<Event>> {
+    let prompt = |prompt: &str| Kind::Prompt { prompt: prompt.into(), text: "?".into() };
+    let kinds = [
+        prompt("p1"),
+        state("p1", PromptState::Queued),
+        state("p1", PromptState::Running),
+        text("one"),
+        text("two"),
+        state("p1", PromptState::Done),
+        prompt("p2"),
+        state("p2", PromptState::Queued),
+        state("p2", PromptState::Running),
+        text("three"),
+        state("p2", PromptState::Done),
+    ];
+    kinds.into_iter().zip(10..).map(|(kind, offset)| event(offset, kind)).collect()
+}
+
+fn id(n: u8) -> Id {
+    Id([n; 16])
+}
+
+fn ask(asker: &mut Asker, n: u8) {
+    let taken = asker.ask("session".into(), "did:key:zS".into(), "did:key:zA".into(), id(n), None);
+    assert_eq!(taken, Taken::New);
+}
+
+fn told(asker: &mut Asker, events: &[Arc<Event>]) -> Vec<(u8, String)> {
+    let mut told = Vec::new();
+    for event in events {
+        asker.event(event, &mut |asked, tell| {
+            let what = match tell {
+                Tell::Processing(_) => "processing".into(),
+                Tell::InputRequired { .. } => "input".into(),
+                Tell::Response(body) => cbor::get(&body, "text").and_then(cbor::as_text).expect("a text").to_owned(),
+            };
+            told.push((asked.id.0[0], what));
+        });
+    }
+    told
+}
+
+fn answers(pairs: &[(u8, &str)]) -> Vec<(u8, String)> {
+    pairs.iter().map(|(id, text)| (*id, (*text).to_owned())).collect()
+}
+
+#[test]
+fn a_request_to_two_sessions_is_a_request_to_each() {
+    let mut asker = Asker::default();
+    let mut said = |session: &str| {
+        let did = format!("did:key:{session}");
+        asker.ask(session.into(), did.into(), "did:key:zA".into(), id(1), None)
+    };
+    assert_eq!([said("a"), said("b"), said("b")], [Taken::New, Taken::New, Taken::Again]);
+    asker.taken(&command_id("b", &id(1)), "p1".into(), &at(10));
+    assert_eq!(asker.refused(&command_id("a", &id(1))).map(|asked| asked.session), Some("a".into()));
+    let end = Event { session: "b".into(), position: at(12), at: 0, by: None, kind: state("p1", PromptState::Done) };
+    assert_eq!(told(&mut asker, &[Arc::new(end)]).len(), 1);
+    let again = |asker: &mut Asker, session: &str| {
+        asker.ask(session.into(), "did:key:z".into(), "did:key:zA".into(), id(1), None)
+    };
+    assert_eq!([again(&mut asker, "b"), again(&mut asker, "a")], [Taken::Again, Taken::New]);
+}
+
+#[test]
+fn an_answer_that_is_cut_says_so() {
+    let answered = |texts: &[&str]| {
+        let mut asker = Asker::default();
+        ask(&mut asker, 1);
+        asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
+        let mut kinds = vec![state("p1", PromptState::Running)];
+        kinds.extend(texts.iter().map(|said| text(said)));
+        kinds.push(state("p1", PromptState::Done));
+        let events: Vec<_> = kinds.into_iter().zip(10..).map(|(kind, offset)| event(offset, kind)).collect();
+        told(&mut asker, &events).pop().expect("an answer").1
+    };
+    let full = "x".repeat(ANSWER_BYTES_MAX);
+    assert!(answered(&[&full]) == full, "what just fits is whole");
+    let mark = |bytes: usize| format!("\n[cut: {bytes} bytes in all]");
+    assert!(answered(&[&full, "more"]) == format!("{full}{}", mark(ANSWER_BYTES_MAX + 5)));
+    // Between characters, and nothing of what follows the cut.
+    let nearly = &full[1..];
+    let cut = answered(&[&format!("{nearly}\u{fc}"), "z"]);
+    assert!(cut == format!("{nearly}{}", mark(ANSWER_BYTES_MAX + 3)), "{}", &cut[ANSWER_BYTES_MAX - 8..]);
+}
+
+#[test]
+fn a_new_request_is_told_from_its_prompt_on() {
+    let (mut asker, log) = (Asker::default(), log());
+    ask(&mut asker, 1);
+    let from = asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
+    assert_eq!(from, Some(("session".into(), at(10))));
+    let said = told(&mut asker, &log[..6]);
+    assert_eq!(said, answers(&[(1, "processing"), (1, "one\ntwo")]));
+    // The next one comes on the same events: its prompt was seen, and that it is queued, before it was taken.
+    ask(&mut asker, 2);
+    assert_eq!(told(&mut asker, &log[6..8]), []);
+    assert_eq!(asker.taken(&command_id("session", &id(2)), "p2".into(), &at(16)), None);
+    assert_eq!(told(&mut asker, &log[8..]), answers(&[(2, "processing"), (2, "three")]));
+}
+
+#[test]
+fn a_request_said_again_on_another_connection_is_told_from_its_prompt_on() {
+    let (mut asker, log) = (Asker::default(), log());
+    // The second one is new; the first one ran on a connection that broke.
+    ask(&mut asker, 2);
+    assert_eq!(asker.taken(&command_id("session", &id(2)), "p2".into(), &at(16)), Some(("session".into(), at(16))));
+    assert_eq!(told(&mut asker, &log[6..10]), answers(&[(2, "processing")]));
+    ask(&mut asker, 1);
+    assert_eq!(asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10)), Some(("session".into(), at(10))));
+    // What the second has seen it does not see again.
+    let said = told(&mut asker, &log);
+    assert_eq!(said, answers(&[(1, "processing"), (1, "one\ntwo"), (2, "three")]));
+    assert_eq!(asker.lost("session").len(), 0);
+}
+
+#[test]
+fn requests_of_a_session_that_is_not_heard_are_given_back() {
+    let mut asker = Asker::default();
+    ask(&mut asker, 1);
+    ask(&mut asker, 2);
+    asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
+    let lost: Vec<_> = asker.lost("session").iter().map(|asked| asked.id).collect();
+    assert_eq!(lost, [id(1)]);
+    // It may be asked again, and the events with it.
+    ask(&mut asker, 1);
+    assert!(asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10)).is_some());
+}
+
+/// An id for each number.
+fn numbered(n: usize) -> Id {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+    Id(id)
+}
+
+#[test]
+fn no_more_wait_on_a_connection_than_it_may_have() {
+    let mut asker = Asker::default();
+    let mut take = |n| asker.ask("session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n), None);
+    assert!((0..ASKED_MAX).all(|n| take(n) == Taken::New));
+    assert_eq!((take(ASKED_MAX), take(0)), (Taken::Full, Taken::Again));
+    let mut decide = |n| asker.decide("session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n));
+    assert!((0..ASKED_MAX).all(&mut decide));
+    assert!(!decide(ASKED_MAX));
+    // One that is over makes room, of either kind.
+    assert!(asker.refused(&command_id("session", &numbered(5))).is_some());
+    asker.decided(&command_id("session", &numbered(6)));
+    let (session, did, from): (Text, Text, Text) = ("session".into(), "did:key:zS".into(), "did:key:zA".into());
+    assert!(asker.decide(session.clone(), did.clone(), from.clone(), numbered(ASKED_MAX)));
+    asker.decided(&command_id("session", &numbered(7)));
+    assert!(asker.refused(&command_id("session", &numbered(7))).is_some(), "the REQUEST of this id");
+    assert_eq!(asker.ask(session, did, from, numbered(ASKED_MAX), None), Taken::New);
+}
+
+#[test]
+fn what_is_remembered_of_answered_requests_is_bounded() {
+    let mut asker = Asker::default();
+    let ask = |asker: &mut Asker, n: usize| {
+        asker.ask("session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n), None)
+    };
+    for n in 0..=ENDED_MAX {
+        assert_eq!(ask(&mut asker, n), Taken::New);
+        asker.taken(&command_id("session", &numbered(n)), "p".into(), &at(n as u64));
+        let done = event(n as u64, state("p", PromptState::Done));
+        assert_eq!(told(&mut asker, &[done]).len(), 1);
+    }
+    assert_eq!((asker.ended.len(), ask(&mut asker, 1)), (ENDED_MAX, Taken::Again));
+    assert_eq!(ask(&mut asker, 0), Taken::New, "the oldest was forgotten");
+}
+
+fn open(tool: &str, input: &str) -> OpenPermission {
+    OpenPermission {
+        request: "r".into(),
+        call: None,
+        tool: tool.into(),
+        input: Input::Whole(Json::parse(input).expect("JSON")),
+        hash: Some("hash".into()),
+        about: "".into(),
+        suggestions: None,
+        questions: None,
+        default_to_no: false,
+        no_always: false,
+        needs_interaction: false,
+    }
+}
+
+/// What was put, its prompt and what can be chosen.
+fn put(open: &OpenPermission) -> (Put, String, Vec<String>) {
+    let (put, body) = input_required("session".into(), open);
+    assert_eq!(cbor::check_deterministic(&body), Ok(()));
+    let read = InputRequiredView::read(&body).expect("an INPUT_REQUIRED");
+    let options = read.options.into_iter().flatten().map(str::to_owned).collect();
+    (put, read.prompt.to_owned(), options)
+}
+
+#[test]
+fn a_request_that_closes_in_one_session_leaves_another_s_of_the_same_id() {
+    let of = |session: &str, offset, kind| {
+        Arc::new(Event { session: session.into(), position: at(offset), at: 0, by: None, kind })
+    };
+    let closed = || Kind::PermissionClosed { request: "r".into(), how: Closed::Withdrawn };
+    // An INPUT_REQUIRED of each session waits; this connection asks something of the first one.
+    for asks in [false, true] {
+        let mut asker = Asker::default();
+        for (n, session) in [(1, "session"), (2, "other")] {
+            let (put, _) = input_required(session.into(), &open("Bash", "{}"));
+            asker.waits(id(n), put);
+        }
+        if asks {
+            ask(&mut asker, 9);
+            asker.taken(&command_id("session", &id(9)), "p".into(), &at(10));
+        }
+        told(&mut asker, &[of("session", 10, closed())]);
+        assert!(asker.answered(&id(1).0).is_none());
+        assert_eq!(asker.answered(&id(2).0).map(|put| &**put.session()), Some("other"));
+        told(&mut asker, &[of("other", 10, closed())]);
+        assert!(asker.answered(&id(2).0).is_none());
+    }
+}
+
+fn allowed(put: &Put, answers: &[&str]) -> Result<Command, Refusal> {
+    let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
+    put.decide(Decision::Allow, None, &answers)
+}
+
+#[test]
+fn what_the_cli_demands_of_an_answer_is_said_and_told() {
+    let plain = open("Bash", r#"{"command":"ls"}"#);
+    let (_, prompt, options) = put(&plain);
+    assert_eq!((&*prompt, &options[..]), ("Bash asks for permission:\n  │ ls", &["allow".into(), "deny".into()][..]));
+    let strict = OpenPermission { needs_interaction: true, default_to_no: true, no_always: true, ..plain.clone() };
+    let (_, prompt, _) = put(&strict);
+    for says in ["a person has to decide", "do not begin with yes", "do not offer to remember"] {
+        assert!(prompt.contains(says), "{says} in {prompt}");
+    }
+    assert!(prompt.lines().skip(1).all(|line| line.starts_with("  ")), "{prompt}");
+    let care = |open: &OpenPermission| {
+        let (_, body) = input_required("session".into(), open);
+        InputRequiredView::read(&body).expect("an INPUT_REQUIRED").care
+    };
+    assert_eq!(care(&strict), Care { needs_interaction: true, default_to_no: true, no_always: true });
+    // What can only be denied tells it too.
+    assert!(care(&OpenPermission { hash: None, ..strict }).needs_interaction);
+    assert_eq!(care(&plain), Care::default());
+}
+
+#[test]
+fn what_is_not_shown_whole_can_only_be_denied() {
+    let bytes = |bytes: usize| open("Bash", &format!(r#"{{"command":"{}"}}"#, "x".repeat(bytes)));
+    let around = "Bash asks for permission:\n  │ ".len();
+    let (whole, prompt, options) = put(&bytes(PROMPT_BYTES_MAX - around));
+    assert_eq!((prompt.len(), &*options[0]), (PROMPT_BYTES_MAX, "allow"));
+    assert!(allowed(&whole, &[]).is_ok());
+    let large = Input::Large { bytes: 1 << 20, blob: "b".into() };
+    for open in [
+        bytes(PROMPT_BYTES_MAX - around + 1),
+        OpenPermission { hash: None, ..bytes(1) },
+        OpenPermission { input: large, ..bytes(1) },
+    ] {
+        let (cut, prompt, options) = put(&open);
+        assert_eq!(options, ["deny"]);
+        assert!(prompt.len() <= HEAD_BYTES + NOT_ALL.len() && prompt.ends_with(NOT_ALL), "{} bytes", prompt.len());
+        assert_eq!(allowed(&cut, &[]).unwrap_err().code, Code::BAD_REQUEST);
+        assert!(cut.decide(Decision::Deny, None, &[]).is_ok());
+    }
+}
+
+#[test]
+fn questions_that_cannot_be_put_leave_only_a_denial() {
+    let questions = r#"[{"question":"Which?","options":[{"label":"A"}]}]"#;
+    let asked = |questions: &str| OpenPermission {
+        questions: Some(Json::parse(questions).expect("JSON")),
+        ..open("AskUserQuestion", &format!(r#"{{"questions":{questions}}}"#))
+    };
+    let (known, _, options) = put(&asked(questions));
+    assert_eq!(options, ["answer", "deny"]);
+    assert!(allowed(&known, &[]).is_err() && allowed(&known, &["1"]).is_ok());
+    for odd in ["[]", r#"[{"question":5}]"#, r#"{"question":"Which?"}"#] {
+        let (unknown, prompt, options) = put(&asked(odd));
+        assert_eq!(options, ["deny"], "{odd}");
+        assert!(prompt.contains("can only be denied here"), "{prompt}");
+        assert!(allowed(&unknown, &[]).is_err() && allowed(&unknown, &["1"]).is_err(), "{odd}");
+        assert!(unknown.decide(Decision::Deny, None, &[]).is_ok());
+    }
+}

@@ -1,0 +1,81 @@
+//! Which peers are slow ([`Pace`]), and which of these are left alone again: a part of [`Core`]. Makes no system call.
+
+use super::{
+    flags::Flags,
+    io::Core,
+    pace::{Pace, is_slow},
+    protocol::Protocol,
+};
+use crate::base::ConnToken;
+
+impl<P: Protocol> Core<P> {
+    /// The kernel takes more of a connection again. A peer that was long in reading what that took is slow.
+    pub(super) fn moves(&mut self, token: ConnToken) {
+        let now_ms = self.now.mono_ms;
+        if let Some(slot) = self.slots.get_mut(token)
+            && !slot.flags.has(Flags::PACED | Flags::CLOSED)
+            && slot.rare().pace.is_none()
+            && is_slow(now_ms.saturating_sub(slot.rare().blocked_ms), self.pace_ms)
+            && !P::probe().is_empty()
+        {
+            slot.rare().pace = Some(Pace::new(self.pace_ms));
+            self.pace(token);
+        }
+        self.touch(token);
+    }
+
+    /// A slow peer has answered a probe: it is given more, or is found quick.
+    pub(super) fn answered(&mut self, token: ConnToken) {
+        let (now_ms, pace_ms) = (self.now.mono_ms, self.pace_ms);
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let Some(rare) = slot.rare.as_mut() else { return };
+        let Some(pace) = &mut rare.pace else { return };
+        if pace.answered(now_ms, pace_ms) {
+            slot.flags.clear(Flags::PACED);
+            rare.pace = None;
+        } else {
+            self.pace(token);
+        }
+        self.unblock(token);
+    }
+
+    /// From now on the peer is given what it reads.
+    fn pace(&mut self, token: ConnToken) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && slot.flags.newly(Flags::PACED)
+        {
+            self.paced.insert(token);
+            self.paced_at_ms = self.paced_at_ms.min(self.now.mono_ms.saturating_add(self.pace_ms));
+        }
+    }
+
+    /// Tries to write whatever the kernel said last.
+    fn unblock(&mut self, token: ConnToken) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.flags.clear(Flags::BLOCKED);
+        }
+        self.touch(token);
+    }
+
+    /// Slow peers that do not answer are given what the kernel takes: that they read shows by that alone.
+    #[cold]
+    pub(super) fn look_at_paced(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let mut paced = std::mem::take(&mut self.paced);
+        paced.retain(|&token| {
+            let Some(slot) = self.slots.get_mut(token).filter(|slot| slot.flags.has(Flags::PACED)) else {
+                return false;
+            };
+            let Some(pace) = &mut slot.rare().pace else { return false };
+            if pace.gives_up_ms().is_none_or(|at_ms| at_ms > now_ms) {
+                return true;
+            }
+            pace.give_up();
+            slot.flags.clear(Flags::PACED);
+            self.unblock(token);
+            false
+        });
+        self.paced_at_ms = if paced.is_empty() { u64::MAX } else { now_ms.saturating_add(self.pace_ms.max(1)) };
+        self.paced = paced;
+    }
+}

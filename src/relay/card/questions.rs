@@ -1,0 +1,313 @@
+//! Questions that a tool asks, and answers as a person types them.
+
+use serde_json::{Map, Value};
+
+use crate::base::text::quoted;
+
+/// One question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What is asked, as the answer has to name it.
+    pub text: String,
+    /// What can be chosen; any other text may be answered too.
+    pub options: Vec<Choice>,
+    /// Several may be chosen.
+    pub many: bool,
+    /// Its other fields, which are shown too.
+    pub(super) rest: Vec<(String, Value)>,
+}
+
+/// What can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The answer.
+    pub label: String,
+    /// What it means.
+    pub about: Option<String>,
+}
+
+/// Why a text is no answer. For people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// Nothing was said.
+    #[error("say a number, or the answer itself")]
+    Empty,
+    /// `y` says which of several answers is meant no more than `n` does.
+    #[error("this is a question: say a number, or the answer itself")]
+    YesOrNo,
+    /// A number that is none of a choice.
+    #[error("there is no choice {0}; there are {1} (an answer that is a number stands in quotes)")]
+    NoSuchChoice(usize, usize),
+    /// A number of one choice and the label of another.
+    #[error("{0} is a number here and an answer too: say the answer in quotes, \"{0}\" or {1:?}")]
+    TwoMeanings(usize, String),
+    /// Two numbers for a question that takes one.
+    #[error("only one can be chosen")]
+    OnlyOne,
+}
+
+/// The questions in an input's `questions`; `None` where it is anything else than a list of them. An answer names its
+/// question by the text, so that two of one text could not both be answered.
+pub fn questions(value: Option<&Value>) -> Option<Vec<Question>> {
+    let questions: Vec<Question> = value?.as_array()?.iter().map(question).collect::<Option<_>>()?;
+    let is_twice = |at: usize| questions[..at].iter().any(|other| other.text == questions[at].text);
+    (!questions.is_empty() && !(0..questions.len()).any(is_twice)).then_some(questions)
+}
+
+fn question(value: &Value) -> Option<Question> {
+    let fields = value.as_object()?;
+    let text = fields.get("question")?.as_str()?.to_owned();
+    let mut rest: Vec<(String, Value)> = Vec::new();
+    let (mut options, mut many) = (Vec::new(), false);
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("question", _) => {}
+            ("multiSelect", Value::Bool(several)) => many = *several,
+            ("options", Value::Array(list)) => {
+                options = list.iter().map(choice).collect::<Option<Vec<_>>>()?;
+            }
+            _ => rest.push((name.clone(), value.clone())),
+        }
+    }
+    Some(Question { text, options, many, rest })
+}
+
+/// A choice with a field beside its label and its description is shown as it is, with the whole question.
+fn choice(value: &Value) -> Option<Choice> {
+    let fields = value.as_object()?;
+    let text = |name: &str| fields.get(name).map(|text| text.as_str().map(str::to_owned));
+    let about = match text("description") {
+        None => None,
+        Some(text) => Some(text?),
+    };
+    let known = fields.keys().all(|name| matches!(name.as_str(), "label" | "description"));
+    known.then_some(Choice { label: text("label")??, about })
+}
+
+impl Question {
+    /// The choice that a typed text names by its label.
+    pub fn choice(&self, typed: &str) -> Option<&Choice> {
+        self.options.iter().find(|choice| choice.label.eq_ignore_ascii_case(typed.trim()))
+    }
+
+    /// The answer that a typed text means: a number for a choice, several where several may be chosen, or the text. What
+    /// would mean something else is the text where it stands in quotes; other quotes are part of it.
+    ///
+    /// # Errors
+    /// See [`AnswerError`].
+    pub fn answer(&self, typed: &str) -> Result<String, AnswerError> {
+        let typed = typed.trim();
+        if typed.is_empty() {
+            return Err(AnswerError::Empty);
+        }
+        let is_word = |text: &str| ["y", "n", "yes", "no"].iter().any(|word| text.eq_ignore_ascii_case(word));
+        let numbers =
+            |text: &str| -> Option<Vec<usize>> { text.split(',').map(|number| number.trim().parse().ok()).collect() };
+        let quoted = typed.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        if let Some(text) = quoted.filter(|text| is_word(text) || numbers(text).is_some()) {
+            return Ok(text.to_owned());
+        }
+        let choice = self.choice(typed);
+        if choice.is_none() && is_word(typed) {
+            return Err(AnswerError::YesOrNo);
+        }
+        let Some(numbers) = numbers(typed).filter(|_| !self.options.is_empty()) else {
+            return Ok(choice.map_or(typed, |choice| &choice.label).to_owned());
+        };
+        if numbers.len() > 1 && !self.many {
+            return Err(AnswerError::OnlyOne);
+        }
+        let chosen = |number: &usize| {
+            let option = number.checked_sub(1).and_then(|at| self.options.get(at));
+            let option = option.ok_or(AnswerError::NoSuchChoice(*number, self.options.len()));
+            let label = option.map(|option| option.label.as_str());
+            match (label, self.choice(&number.to_string())) {
+                (Ok(label), Some(other)) if other.label != label => {
+                    Err(AnswerError::TwoMeanings(*number, label.to_owned()))
+                }
+                // No choice has that number, and one is called so.
+                (Err(_), Some(other)) => Ok(other.label.as_str()),
+                (label, _) => label,
+            }
+        };
+        Ok(numbers.iter().map(chosen).collect::<Result<Vec<_>, _>>()?.join(", "))
+    }
+}
+
+/// What a typed line says to a request, before its questions are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// `y`, or `yes` in full.
+    Yes {
+        /// The whole word.
+        in_full: bool,
+    },
+    /// `n`, `no`, or `n` and a reason.
+    No {
+        /// What the model is to be told.
+        reason: Option<String>,
+    },
+}
+
+impl Said {
+    /// Only a whole line says yes or no: `yes but ...` is text.
+    pub fn of(line: &str) -> Option<Self> {
+        let line = line.trim();
+        match line.to_ascii_lowercase().as_str() {
+            "y" => return Some(Self::Yes { in_full: false }),
+            "yes" => return Some(Self::Yes { in_full: true }),
+            "n" | "no" => return Some(Self::No { reason: None }),
+            _ => {}
+        }
+        let reason = line.strip_prefix(['n', 'N'])?.strip_prefix([' ', '\t'])?.trim();
+        Some(Self::No { reason: Some(reason.to_owned()) })
+    }
+}
+
+/// The `answers` of a decision: what was typed for each question, in their order.
+///
+/// # Errors
+/// The first that is no answer, with its place.
+pub fn answers(questions: &[Question], typed: &[String]) -> Result<Map<String, Value>, (usize, AnswerError)> {
+    let mut answers = Map::new();
+    for (at, question) in questions.iter().enumerate() {
+        let typed = typed.get(at).map(String::as_str).unwrap_or_default();
+        let answer = question.answer(typed).map_err(|error| (at, error))?;
+        answers.insert(question.text.clone(), Value::String(answer));
+    }
+    Ok(answers)
+}
+
+/// Whether these are answers to the questions of this input: each has one, which is a text, and there are no others. An
+/// input whose questions have no text to name them by takes any.
+///
+/// # Errors
+/// What is wrong, for people.
+pub fn check(input: &Map<String, Value>, answers: &Map<String, Value>) -> Result<(), String> {
+    let blank = |value: &Value| value.as_str().is_none_or(|text| text.trim().is_empty());
+    if let Some((question, _)) = answers.iter().find(|(_, answer)| blank(answer)) {
+        let several = "the answer, with several labels joined by \", \"";
+        return Err(format!("`answers`: what stands for {} must be a text, {several}", quoted(question)));
+    }
+    let text = |question: &Value| question.get("question")?.as_str().map(str::to_owned);
+    let asked = input.get("questions").and_then(Value::as_array);
+    let Some(asked) = asked.and_then(|list| list.iter().map(text).collect::<Option<Vec<String>>>()) else {
+        return Ok(());
+    };
+    if let Some(open) = asked.iter().find(|question| !answers.contains_key(*question)) {
+        return Err(format!("`answers` holds no answer to {}: name each question by its text", quoted(open)));
+    }
+    match answers.keys().find(|answer| !asked.contains(answer)) {
+        Some(other) => Err(format!("`answers`: {} is none of the questions: name each by its text", quoted(other))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn asked() -> Vec<Question> {
+        let options = json!([{"label": "Red", "description": "warm"}, {"label": "Blue"}]);
+        let input = json!([{"question": "Colour?", "options": options.clone()},
+            {"question": "All?", "multiSelect": true, "options": options}]);
+        questions(Some(&input)).expect("questions")
+    }
+
+    #[test]
+    fn numbers_and_free_text_are_answers() {
+        let asked = asked();
+        let typed = |one: &str, two: &str| answers(&asked, &[one.to_owned(), two.to_owned()]);
+        assert_eq!(
+            Value::Object(typed("2", "1, 2").expect("answers")),
+            json!({"Colour?": "Blue", "All?": "Red, Blue"})
+        );
+        assert_eq!(typed(" a dark green ", "1").expect("answers")["Colour?"], "a dark green");
+        for (one, two, at, error) in [
+            ("y", "1", 0, AnswerError::YesOrNo),
+            ("3", "1", 0, AnswerError::NoSuchChoice(3, 2)),
+            ("0", "1", 0, AnswerError::NoSuchChoice(0, 2)),
+            ("1,2", "1", 0, AnswerError::OnlyOne),
+            ("1", " ", 1, AnswerError::Empty),
+        ] {
+            assert_eq!(typed(one, two), Err((at, error)), "{one:?} {two:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_means_one_thing() {
+        let options = json!([{"label": "1"}, {"label": "3"}, {"label": "5"}]);
+        let asked = questions(Some(&json!([{"question": "How often?", "options": options}]))).expect("a question");
+        for (typed, means) in [
+            ("1", Ok("1")),
+            ("2", Ok("3")),
+            ("3", Err(AnswerError::TwoMeanings(3, "5".into()))),
+            ("5", Ok("5")),
+            ("\"3\"", Ok("3")),
+            ("\"10\"", Ok("10")),
+            ("10", Err(AnswerError::NoSuchChoice(10, 3))),
+            ("\"yes\"", Ok("yes")),
+            ("\"\"", Ok("\"\"")),
+            ("\"hello\"", Ok("\"hello\"")),
+            ("\"Red\" or \"Blue\"", Ok("\"Red\" or \"Blue\"")),
+        ] {
+            assert_eq!(asked[0].answer(typed), means.map(str::to_owned), "{typed}");
+        }
+    }
+
+    #[test]
+    fn answers_are_texts_and_one_for_each_question() {
+        let is = |questions: Value, answers: Value| {
+            let input = json!({"questions": questions});
+            check(input.as_object().expect("an object"), answers.as_object().expect("an object"))
+        };
+        let two = json!([{"question": "A?"}, {"question": "B?", "options": [{"label": "x", "more": 1}]}]);
+        assert_eq!(is(two.clone(), json!({"A?": "x", "B?": "x, y"})), Ok(()));
+        for answers in [
+            json!({}),
+            json!({"A?": "x"}),
+            json!({"0": "x", "1": "y"}),
+            json!({"A?": "x", "B?": "y", "C?": "z"}),
+            json!({"A?": ["x"], "B?": "y"}),
+            json!({"A?": "", "B?": "y"}),
+        ] {
+            assert!(is(two.clone(), answers.clone()).is_err(), "{answers}");
+        }
+        assert_eq!(is(json!("odd"), json!({"Q": "A"})), Ok(()));
+        assert!(is(json!("odd"), json!({"Q": 5})).is_err());
+    }
+
+    #[test]
+    fn only_whole_lines_are_answers() {
+        for (line, said) in [
+            ("y", Some(Said::Yes { in_full: false })),
+            (" YES ", Some(Said::Yes { in_full: true })),
+            ("n", Some(Said::No { reason: None })),
+            ("No", Some(Said::No { reason: None })),
+            ("n use rg instead", Some(Said::No { reason: Some("use rg instead".into()) })),
+            ("yes but not now", None),
+            ("no, use rg", None),
+            ("your turn", None),
+            ("next", None),
+            ("", None),
+        ] {
+            assert_eq!(Said::of(line), said, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_quite_a_question_is_none() {
+        for odd in [
+            json!([]),
+            json!([{"question": 5}]),
+            json!([{"question": "?", "options": [{"label": "x", "command": "rm"}]}]),
+            json!([{"question": "?", "options": [{"label": "x", "description": 5}]}]),
+            json!({"question": "?"}),
+            json!([{"question": "Delete?"}, {"question": "Delete?"}]),
+        ] {
+            assert_eq!(questions(Some(&odd)), None, "{odd}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Goal: the bounds of what waits for a decision, and that a request is one and the same for whoever decides.
+
+use super::*;
+
+/// A request whose input is an object of so many bytes.
+fn sized(request: &str, bytes: usize) -> claude::Event {
+    let claude::Event::Permission(mut asked) = asks(request, None) else { unreachable!() };
+    asked.input = Json::parse(&format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - r#"{"a":""}"#.len()))).unwrap();
+    claude::Event::Permission(asked)
+}
+
+fn denied(outs: &[Out]) -> bool {
+    matches!(writes(outs)[..], [Say::Deny { .. }])
+        && kinds(outs).iter().any(|kind| matches!(kind, Kind::Notice { level: "warning", .. }))
+}
+
+fn permissions(bench: &mut Bench) -> Vec<crate::relay::api::OpenPermission> {
+    let Reply::Attached { snapshot, .. } = bench.answer(&caller(2, Role::Watch), attach()).unwrap() else { panic!() };
+    snapshot.permissions
+}
+
+#[test]
+fn a_second_request_under_an_open_one_s_id_changes_nothing() {
+    let mut bench = Bench::ready(Settings::default());
+    permissions(&mut bench);
+    bench.says(1, asks("r", None));
+    bench.outs();
+    bench.says(1, asks("r", None));
+    assert_eq!(kinds(&bench.outs()), Vec::<&Kind>::new(), "the same once more");
+    // What would run is not what people see: they are told, and the CLI is not answered, for it knows one id only.
+    bench.says(1, sized("r", 100));
+    let outs = bench.outs();
+    let [Kind::Notice { level: "warning", text }] = kinds(&outs)[..] else { panic!("{outs:?}") };
+    assert!(text.starts_with("Bash was asked about under the id of another request"), "{text}");
+    assert_eq!(writes(&outs), Vec::<&Say>::new());
+    assert_eq!(permissions(&mut bench).len(), 1);
+    let outs = bench.ask(&caller(1, Role::Approve), decide("r", Decision::Allow, None, None));
+    assert!(matches!(&writes(&outs)[..], [Say::Allow { input, .. }] if input.as_str() == r#"{"b":1,"a":2}"#));
+    assert_eq!(bench.state(), State::Ready);
+}
+
+#[test]
+fn a_request_that_has_ended_is_not_opened_again() {
+    let mut bench = Bench::ready(Settings::default());
+    permissions(&mut bench);
+    bench.says(1, asks("decided", None));
+    bench.answer(&caller(1, Role::Approve), decide("decided", Decision::Deny, None, None)).unwrap();
+    bench.says(1, asks("withdrawn", None));
+    bench.says(1, claude::Event::PermissionWithdrawn { request: "withdrawn".into() });
+    bench.outs();
+    for request in ["decided", "withdrawn"] {
+        bench.says(1, sized(request, 100));
+        let outs = bench.outs();
+        assert!(denied(&outs), "{request}: {outs:?}");
+        assert_eq!((bench.state(), permissions(&mut bench).len()), (State::Ready, 0));
+    }
+    let late = bench.answer(&caller(1, Role::Approve), decide("decided", Decision::Allow, None, None));
+    assert_eq!(late.unwrap_err().code, Code::AlreadyDecided);
+}
+
+#[test]
+fn how_requests_ended_is_remembered_within_a_bound() {
+    let mut bench = Bench::ready(Settings::default());
+    let name = |n: usize| format!("r{n}");
+    for n in 0..=256 {
+        bench.says(1, asks(&name(n), None));
+        bench.says(1, claude::Event::PermissionWithdrawn { request: name(n).as_str().into() });
+    }
+    bench.outs();
+    let mut late = |n| {
+        let decided = decide(&name(n), Decision::Deny, None, None);
+        bench.answer(&caller(1, Role::Approve), decided).unwrap_err().code
+    };
+    assert_eq!([late(0), late(1), late(256)], [Code::NotFound, Code::AlreadyDecided, Code::AlreadyDecided]);
+}
+
+#[test]
+fn inputs_that_wait_are_bounded_together() {
+    let mut bench = Bench::ready(Settings::default());
+    permissions(&mut bench);
+    for request in ["r1", "r2", "r3", "r4"] {
+        bench.says(1, sized(request, 8 << 20));
+        let outs = bench.outs();
+        assert!(writes(&outs).is_empty(), "{request} is put before people");
+    }
+    bench.says(1, sized("r5", 100));
+    assert!(denied(&bench.outs()), "32 MiB wait already");
+    bench.answer(&caller(1, Role::Approve), decide("r1", Decision::Deny, None, None)).unwrap();
+    bench.says(1, sized("r6", 100));
+    assert!(writes(&bench.outs()).is_empty(), "there is room again");
+    assert_eq!(permissions(&mut bench).len(), 4);
+}
+
+#[test]
+fn a_snapshot_holds_inputs_whole_as_long_as_there_is_room() {
+    let mut bench = Bench::ready(Settings::default());
+    for (request, bytes) in [("r1", 128 << 10), ("r2", 100 << 10), ("r3", 29 << 10), ("r4", 28 << 10), ("r5", 100)] {
+        bench.says(1, sized(request, bytes));
+    }
+    let whole = |open: &crate::relay::api::OpenPermission| matches!(open.input, Input::Whole(_));
+    let listed: Vec<bool> = permissions(&mut bench).iter().map(whole).collect();
+    assert_eq!(listed, [true, true, false, true, false], "256 KiB at the most");
+}
+
+#[test]
+fn an_approver_s_input_is_one_that_every_reader_reads_alike() {
+    let mut bench = Bench::ready(Settings::default());
+    let approve = caller(1, Role::Approve);
+    let nested = |depth: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    bench.says(1, asks("r", Some(Json::parse("[]").unwrap())));
+    for odd in [r#"{"a":"\ud83d"}"#, r#"{"a":1e999}"#, r#"{"account":9007199254740993}"#, &nested(64), "5"] {
+        for (input, answers) in [(Some(odd), None), (None, Some(odd)), (Some(odd), Some("{}"))] {
+            let refused = bench.answer(&approve, decide("r", Decision::Allow, input, answers)).unwrap_err();
+            assert_eq!(refused.code, Code::BadRequest, "{odd}");
+        }
+    }
+    let outs = bench.ask(&approve, decide("r", Decision::Allow, Some(&nested(63)), None));
+    assert!(matches!(&writes(&outs)[..], [Say::Allow { input, .. }] if input.as_str() == nested(63)));
+}

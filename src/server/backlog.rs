@@ -1,0 +1,93 @@
+//! What a worker is still to be handed, in order.
+
+use std::collections::HashMap;
+
+use crate::relay::api::{Out, Text};
+
+/// What waits for one worker.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    outs: Vec<Out>,
+    /// Where the newest presence of a session stands.
+    presences: HashMap<Text, usize>,
+}
+
+impl Backlog {
+    pub(super) fn len(&self) -> usize {
+        self.outs.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.outs.is_empty()
+    }
+
+    /// Adds to it. The newest presence of a session says all: one that still waits is not for those any more whom the
+    /// newer one is for, however often devices come and go.
+    pub(super) fn push(&mut self, out: Out) {
+        if let Out::Presence { session, peers: newer, .. } = &out
+            && let Some(at) = self.presences.insert(session.clone(), self.outs.len())
+            && let Some(Out::Presence { peers, devices, .. }) = self.outs.get_mut(at)
+        {
+            peers.retain(|peer| !newer.contains(peer));
+            if peers.is_empty() {
+                *devices = Vec::new();
+            }
+        }
+        self.outs.push(out);
+    }
+
+    /// Takes so much of it at most.
+    pub(super) fn take(&mut self, most: usize) -> Vec<Out> {
+        self.presences.clear();
+        let rest = self.outs.split_off(self.outs.len().min(most));
+        std::mem::replace(&mut self.outs, rest)
+    }
+
+    /// What was taken found no room.
+    pub(super) fn give_back(&mut self, mut taken: Vec<Out>) {
+        taken.append(&mut self.outs);
+        self.outs = taken;
+        for (at, out) in self.outs.iter().enumerate() {
+            if let Out::Presence { session, .. } = out {
+                self.presences.insert(session.clone(), at);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ConnToken;
+
+    fn presence(session: &str, slots: &[u32]) -> Out {
+        let peers = slots.iter().map(|slot| ConnToken::new(0, *slot, 0)).collect();
+        Out::Presence { peers, session: session.into(), devices: Vec::new() }
+    }
+
+    fn receivers(outs: &[Out]) -> Vec<Vec<u32>> {
+        let slots = |out: &Out| match out {
+            Out::Presence { peers, .. } => peers.iter().map(|peer| peer.slot()).collect(),
+            _ => vec![99],
+        };
+        outs.iter().map(slots).collect()
+    }
+
+    #[test]
+    fn b5_one_presence_of_a_session_waits_for_each_who_watches() {
+        let mut backlog = Backlog::default();
+        for (session, slots) in [("a", &[1, 2][..]), ("b", &[1]), ("a", &[1, 2])] {
+            backlog.push(presence(session, slots));
+        }
+        backlog.push(Out::CaughtUp { peer: ConnToken::new(0, 1, 0), session: "a".into() });
+        // One that is told alone takes nothing from the others.
+        backlog.push(presence("a", &[2]));
+        assert_eq!(receivers(&backlog.outs), [vec![], vec![1], vec![1], vec![99], vec![2]]);
+        let taken = backlog.take(2);
+        assert_eq!((receivers(&taken), backlog.len()), (vec![vec![], vec![1]], 3));
+        backlog.give_back(taken);
+        backlog.push(presence("a", &[1, 2]));
+        assert_eq!(receivers(&backlog.take(100)), [vec![], vec![1], vec![1], vec![99], vec![], vec![1, 2]]);
+        assert!(backlog.is_empty());
+    }
+}

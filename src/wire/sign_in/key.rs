@@ -1,0 +1,77 @@
+//! Private keys as files hold them.
+
+use ssh_key::{Error, PrivateKey};
+
+use crate::base::text;
+
+/// Why a file's bytes are no key that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoKey {
+    /// There is nothing.
+    #[error("it is empty")]
+    Empty,
+    /// There is something else.
+    #[error("it holds no private key: one begins with -----BEGIN OPENSSH PRIVATE KEY-----")]
+    Other,
+    /// A private key in PuTTY's format.
+    #[error("it is a key of PuTTY: puttygen exports it as an OpenSSH key")]
+    Putty,
+    /// A key that cannot be used here and in ssh-agent can: in another format, or of another type.
+    #[error("only ssh-agent can use a private key of its kind")]
+    Foreign,
+    /// It begins as an OpenSSH private key.
+    #[error("it is a broken private key ({0})")]
+    Broken(Error),
+}
+
+/// The private key of a file's bytes, in OpenSSH's format; it may be encrypted. A byte order mark and the encoding that
+/// goes with it are no hindrance, as they are none for public keys.
+///
+/// # Errors
+/// There is none that can be used.
+pub fn private_key(bytes: &[u8]) -> Result<PrivateKey, NoKey> {
+    let text = text::of_file(bytes);
+    let text = text.trim();
+    PrivateKey::from_openssh(text).map_err(|error| match error {
+        _ if text.is_empty() => NoKey::Empty,
+        _ if text.starts_with("PuTTY-User-Key-File-") => NoKey::Putty,
+        _ if !text.starts_with("-----BEGIN ") || !text.contains("PRIVATE KEY-----") => NoKey::Other,
+        _ if !text.starts_with("-----BEGIN OPENSSH ") => NoKey::Foreign,
+        Error::AlgorithmUnknown | Error::AlgorithmUnsupported { .. } => NoKey::Foreign,
+        error => NoKey::Broken(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ssh_key::{
+        LineEnding,
+        private::{Ed25519Keypair, KeypairData},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_other_systems_write_it_or_called_what_it_is() {
+        let key = PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(&[7; 32])), "c").unwrap();
+        let [unix, dos] = [LineEnding::LF, LineEnding::CRLF].map(|ending| key.to_openssh(ending).unwrap());
+        let marked = [b"\xEF\xBB\xBF", dos.as_bytes()].concat();
+        let utf16: Vec<u8> = [0xFF, 0xFE].into_iter().chain(dos.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+        for bytes in [unix.as_bytes(), dos.as_bytes(), &marked, &utf16] {
+            assert_eq!(private_key(bytes).unwrap(), key, "{bytes:?}");
+        }
+        let cut = unix.lines().take(2).collect::<String>();
+        let rsa = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\n";
+        for (text, why) in [
+            ("", "empty"),
+            ("\u{feff}\r\n", "empty"),
+            ("junk", "no private key"),
+            ("PuTTY-User-Key-File-3: ssh-ed25519", "puttygen"),
+            (rsa, "ssh-agent"),
+        ] {
+            let said = private_key(text.as_bytes()).unwrap_err().to_string();
+            assert!(said.contains(why) && !said.contains("NUL"), "{text:?}: {said}");
+        }
+        assert!(matches!(private_key(cut.as_bytes()), Err(NoKey::Broken(_))));
+    }
+}

@@ -1,0 +1,359 @@
+//! `send`, `request`, `listen` and `keys did` as a person or a script uses them, with the real program on both sides.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    self, Agent, AgentKey, Device, Key, Relay,
+    amp::typ,
+    relay::{self, Ran, lines},
+    standin::{Scene, asks},
+    terminal::Terminal,
+    until,
+};
+
+/// A relay and two keys of agents in files.
+struct Stage {
+    relay: Relay,
+    owner: Key,
+    laptop: Device,
+    session: String,
+    did: String,
+}
+
+/// Ends the process with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Stage {
+    /// Keys `alice` and `bob`, the first with this role.
+    fn new(role: &str) -> Self {
+        let (owner, alice, bob) = (Key::new("owner"), Key::new("alice"), Key::new("bob"));
+        let options = Relay::options(&[&owner]);
+        for (name, key) in [("alice", &alice), ("bob", &bob)] {
+            key.write(&options.scratch.root().join(name));
+        }
+        let lines = [alice.line(&format!("amp-role=\"{role}\"")), bob.line("amp-role=\"agent\"")].concat();
+        let relay = options.keys(&lines).start();
+        let mut laptop = Device::connect(&relay, &owner, "laptop");
+        let session = laptop.create();
+        laptop.attach(&session);
+        let list = laptop.ok("list", json!({}));
+        let did = list["sessions"][0]["did"].as_str().expect("a DID").to_owned();
+        Self { relay, owner, laptop, session, did }
+    }
+
+    fn key(&self, name: &str) -> PathBuf {
+        self.relay.scratch.root().join(name)
+    }
+
+    /// The program with the key of this name.
+    fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = self.relay.scratch.command(arguments);
+        command.env("AMP_RELAY_DATA", self.relay.scratch.data()).env("AMP_RELAY_KEY", self.key(name));
+        command
+    }
+
+    fn run(&self, name: &str, arguments: &[&str]) -> Ran {
+        Ran::from(self.command(name, arguments).output().expect("the program starts"))
+    }
+
+    fn did(&self, name: &str) -> String {
+        let public = self.key(name).with_extension("pub").display().to_string();
+        self.relay.run(&["keys", "did", &public]).ok().trim().to_owned()
+    }
+
+    /// `listen` with this key, its lines, once the relay knows it.
+    fn listen(&self, name: &str, arguments: &[&str]) -> (Ended, mpsc::Receiver<String>) {
+        let mut command = self.command(name, &[&["listen"], arguments].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let out = lines(child.stdout.take().expect("a pipe"));
+        let notes = lines(child.stderr.take().expect("a pipe"));
+        let said = notes.recv_timeout(support::DEADLINE).expect("it says that it listens");
+        assert!(said.contains(&self.did(name)), "{said}");
+        (Ended(child), out)
+    }
+}
+
+#[track_caller]
+fn next(lines: &mpsc::Receiver<String>) -> String {
+    lines.recv_timeout(support::DEADLINE).expect("a line")
+}
+
+#[test]
+fn what_one_key_sends_another_prints() {
+    let stage = Stage::new("agent");
+    let (alice, bob) = (stage.did("alice"), stage.did("bob"));
+    assert!(alice.starts_with("did:key:z6Mk") && alice != bob, "{alice} {bob}");
+    let (_listener, out) = stage.listen("bob", &["--json"]);
+    let sent = stage.run("alice", &["send", &bob, "the build is green"]).ok();
+    assert_eq!(sent.trim(), "handed over");
+    let got: Value = serde_json::from_str(&next(&out)).expect("one JSON object a line");
+    assert_eq!(
+        (&got["type"], &got["from"], &got["body"], &got["signed_by"]),
+        (&json!("MESSAGE"), &json!(alice), &json!("the build is green"), &json!("sender"))
+    );
+    stage.run("alice", &["send", &bob, "--json", r#"{"n": [1, null]}"#]).ok();
+    let got: Value = serde_json::from_str(&next(&out)).expect("JSON");
+    assert_eq!(got["body"], json!({"n": [1, null]}));
+    // A listener answers this one by itself.
+    let pong = stage.run("alice", &["request", &bob, "--json", r#"{"action": "ping"}"#]).ok();
+    assert!(pong.contains("pong"), "{pong}");
+    let here = stage.run("alice", &["request", "relay", "agents"]).ok();
+    let here: Value = serde_json::from_str(&here).expect("JSON");
+    let dids: Vec<_> = here["agents"].as_array().expect("agents").iter().map(|agent| &agent["did"]).collect();
+    assert!(dids.contains(&&json!(bob)) && dids.contains(&&json!(stage.did)), "agents and sessions: {here}");
+}
+
+#[test]
+fn a_session_answers_a_request() {
+    let mut stage = Stage::new("drive");
+    let said = stage.run("alice", &["request", &stage.did, "tell me a story"]).ok();
+    let session = stage.session.clone();
+    let prompt = stage.laptop.event(&session, "the prompt", |event| event["kind"] == "prompt");
+    assert_eq!(prompt["text"], "tell me a story");
+    stage.laptop.turn(&session, prompt["prompt"].as_str().expect("an id"));
+    let recorded: Vec<_> = stage.laptop.recorded(&session).into_values().collect();
+    assert_eq!(said.trim_end(), recorded.join("\n").trim_end());
+}
+
+#[test]
+fn whoever_sends_or_asks_what_cannot_be_is_told_what_can() {
+    let stage = Stage::new("drive");
+    let said = stage.run("alice", &["send", &stage.did, "hi"]).refused();
+    assert!(said.contains(&format!("`amp-relay request {} TEXT`", stage.did)), "{said}");
+    assert!(!said.contains("RESPONSE") && !said.contains("ping"), "{said}");
+    let said = stage.run("alice", &["request", &stage.did, ""]).refused();
+    assert!(said.contains("the text is empty") && said.contains("amp-relay request DID"), "{said}");
+    for verb in ["send", "request"] {
+        let said = stage.run("alice", &[verb, "did:key:z6Mk...", "hi"]).refused();
+        assert!(said.contains("`did:key:z6Mk...` is no DID") && said.contains("44 letters and digits"), "{said}");
+        assert!(said.contains("`amp-relay listen` prints its own"), "{said}");
+    }
+    let actions = "agents, ping, echo or time";
+    let said = relay::Scratch::new().run(["send", "relay", "hi"]).refused();
+    assert!(said.contains("`amp-relay request relay ACTION`") && said.contains(actions), "without a relay: {said}");
+    let named = stage.run("alice", &["request", "relay", "nonsense"]).refused();
+    assert!(actions.split([',', ' ']).filter(|word| *word != "or").all(|word| named.contains(word)), "{named}");
+}
+
+#[test]
+fn a_key_that_cannot_sign_is_not_to_be_let_in() {
+    let stage = Stage::new("agent");
+    let key = stage.key("ecdsa");
+    let mut keygen = Command::new("ssh-keygen");
+    let made = keygen.args(["-q", "-t", "ecdsa", "-N", "", "-f"]).arg(&key).status().expect("ssh-keygen runs");
+    assert!(made.success());
+    let said = stage.run("ecdsa", &["listen"]).refused();
+    assert!(said.contains("ssh-keygen -t ed25519") && said.contains("--key FILE"), "{said}");
+    assert!(!said.contains("keys add"), "{said}");
+}
+
+/// What a peer might say to have its own text taken for a question of ours.
+const FORGED: &str = "one\n? Bash asks for permission:\n  | ls\n[y/n] z";
+
+#[test]
+fn no_line_of_a_peer_passes_for_one_of_ours() {
+    let key = AgentKey::new();
+    let asker = Key::new("asker");
+    let lines = [key.line("agent"), asker.line("amp-role=\"agent\"")].concat();
+    let scene = Scene::of(Relay::options(&[]), &lines);
+    let mut peer = Agent::connect(&scene.relay.tcp(), &key);
+    let file = scene.relay.scratch.root().join("asker");
+    asker.write(&file);
+    let bodies = [
+        (typ::PROC_FAIL, json!(FORGED)),
+        (typ::RESPONSE, json!({"ok": false, "text": FORGED})),
+        (typ::ERROR, json!({"code": 4001, "message": FORGED})),
+    ];
+    for (kind, body) in bodies {
+        let mut command = scene.relay.scratch.command(["request", &key.did, "hi", "--timeout", "60s"]);
+        command.env("AMP_RELAY_DATA", scene.relay.scratch.data()).env("AMP_RELAY_KEY", &file);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let request = peer.next("the request");
+        let processing = json!({"status_text": FORGED});
+        for (kind, body) in [(typ::PROCESSING, &processing), (kind, &body)] {
+            let answer = peer.draft(kind, request.from.as_str(), body).reply_to(&request.id);
+            peer.send(&answer);
+        }
+        let said = Ran::from(child.wait_with_output().expect("it ends")).refused();
+        assert!(said.contains("  | ? Bash asks") && said.matches("[y/n] z").count() == 2, "{said}");
+        let ours = |line: &str| line.starts_with("  | ") || line.starts_with("amp-relay: ");
+        assert!(said.lines().all(ours), "{said}");
+    }
+}
+
+/// A session that asks about two commands at once, and `amp-relay request` that waits for both answers.
+fn two_questions() -> (Scene, Terminal) {
+    let alice = Key::new("alice");
+    let mut scene = Scene::of(Relay::options(&[]), &alice.line("amp-role=\"approve\""));
+    let ask = |id, command: &str| asks(id, "Bash", &json!({"command": command}).to_string(), &json!({}));
+    scene.standin.does("two", &[ask("first", "rm -rf ~"), ask("second", "ls"), "@wait".into(), "@wait".into()]);
+    let file = scene.relay.scratch.root().join("alice");
+    alice.write(&file);
+    let list = scene.laptop.ok("list", json!({}));
+    let did = support::text(&list["sessions"][0]["did"]).to_owned();
+    let data = scene.relay.scratch.data();
+    let command = format!("{} request --data {} --key {} {did} two", relay::PROGRAM, data.display(), file.display());
+    let terminal = Terminal::run(&scene.relay.scratch, &command);
+    terminal.shows("the first question", |screen| screen.contains("rm -rf ~") && screen.contains("[y/n]"));
+    let session = scene.session.clone();
+    scene
+        .laptop
+        .event(&session, "the second one", |event| event["kind"] == "permission" && event["request"] == "second");
+    (scene, terminal)
+}
+
+/// Types keys under a question once it has stood there for the half second that it takes to be one.
+fn types(terminal: &Terminal, keys: &[&str], is_taken: impl Fn(&str) -> bool) {
+    let since = Instant::now();
+    until("a line can be an answer", || (since.elapsed() > Duration::from_millis(600)).then_some(()));
+    terminal.keys(keys);
+    terminal.shows("what became of it", is_taken);
+}
+
+#[test]
+fn an_answer_that_cannot_be_sent_stays_with_its_question() {
+    let (scene, terminal) = two_questions();
+    types(&terminal, &["n never do thta", "Left", "Enter"], |screen| screen.contains("control character"));
+    let last = terminal.shows("the same question", |screen| screen.trim_end().ends_with("[y/n]"));
+    assert!(!last.contains("│ ls") && last.rfind("rm -rf ~") > last.rfind("control character"), "{last}");
+    types(&terminal, &["n never do that", "Enter"], |screen| screen.contains("│ ls"));
+    let told = scene.standin.answer("first");
+    assert_eq!(told["response"], json!({"behavior": "deny", "message": "never do that"}));
+    types(&terminal, &["y", "Enter"], |_| {
+        scene.standin.received().iter().any(|line| line["response"]["request_id"] == "second")
+    });
+    assert_eq!(scene.standin.answer("second")["response"]["behavior"], "allow");
+}
+
+#[test]
+fn a_question_that_was_decided_elsewhere_leaves_the_next_one_to_be_answered() {
+    let (mut scene, terminal) = two_questions();
+    let decide = json!({"session": scene.session, "request": "first", "decision": "deny"});
+    scene.laptop.ok("decide", decide);
+    types(&terminal, &["y", "Enter"], |screen| screen.contains("│ ls"));
+    terminal.shows("what became of the answer, and the next question below", |screen| {
+        screen.rfind("│ ls") > screen.find("decided elsewhere") && screen.contains("decided elsewhere")
+    });
+    types(&terminal, &["n", "Enter"], |_| {
+        scene.standin.received().iter().any(|line| line["response"]["request_id"] == "second")
+    });
+    assert_eq!(scene.standin.answer("second")["response"]["behavior"], "deny");
+    assert_eq!(terminal.screen().matches("│ rm -rf ~").count(), 1, "it is not put again");
+}
+
+#[test]
+fn a_question_that_nobody_here_can_answer_fails_and_stays_open() {
+    let mut stage = Stage::new("drive");
+    let said = stage.run("alice", &["request", &stage.did, "ask me"]).refused();
+    assert!(said.contains("echo demo"), "what is asked: {said}");
+    assert!(said.contains("not a terminal") && said.contains("stays open"), "why: {said}");
+    assert!(said.contains("amp-relay attach") && said.contains("--timeout"), "and what to do: {said}");
+    let session = stage.session.clone();
+    let asked = stage.laptop.event(&session, "the question", |event| event["kind"] == "permission");
+    let request = asked["request"].as_str().expect("an id");
+    stage.laptop.ok("decide", json!({"session": session, "request": request, "decision": "allow"}));
+    stage.laptop.idle(&session);
+}
+
+#[test]
+fn with_a_time_to_wait_somebody_else_may_answer_the_question() {
+    let mut stage = Stage::new("drive");
+    let mut command = stage.command("alice", &["request", &stage.did, "ask me", "--timeout", "60s"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let session = stage.session.clone();
+    let asked = stage.laptop.event(&session, "the question", |event| event["kind"] == "permission");
+    let request = asked["request"].as_str().expect("an id");
+    stage.laptop.ok("decide", json!({"session": session, "request": request, "decision": "allow"}));
+    let ran = Ran::from(child.wait_with_output().expect("it ends"));
+    assert!(ran.err.contains("waits for an answer"), "{ran:?}");
+    assert!(!ran.ok().trim().is_empty());
+}
+
+#[test]
+fn what_cannot_be_done_says_why_and_what_to_do() {
+    let stage = Stage::new("agent");
+    let nobody = AgentKey::new().did;
+    for verb in [["send", &nobody, "hello"], ["request", &nobody, "hello"]] {
+        let said = stage.run("alice", &verb).refused();
+        assert!(said.contains("nobody is connected under this DID"), "what: {said}");
+        assert!(said.contains("amp-relay request relay agents"), "what to do: {said}");
+    }
+    let said = stage.run("alice", &["request", &stage.did, "hello"]).refused();
+    assert!(said.contains("may not do that") && said.contains("amp-relay keys list"), "{said}");
+    let said = stage.run("alice", &["send", "bob", "hello"]).refused();
+    assert!(said.contains("no DID") && said.contains("keys did"), "{said}");
+    let stranger = stage.key("stranger");
+    Key::new("stranger").write(&stranger);
+    let said = stage.run("stranger", &["send", &nobody, "hello"]).refused();
+    assert!(said.contains("keys file") && said.contains("amp-relay keys add"), "{said}");
+    // Without a relay.
+    let scratch = relay::Scratch::new();
+    for verb in [&["send", &nobody, "hello"][..], &["request", "relay", "ping"], &["listen"]] {
+        let said = scratch.run(verb).refused();
+        assert!(said.contains("no relay runs") && said.contains("amp-relay up"), "{said}");
+    }
+}
+
+/// Runs a shell line with the program as `$0`.
+fn shell(stage: &Stage, line: &str, arguments: &[&str]) -> Ran {
+    let program = Path::new(env!("CARGO_BIN_EXE_amp-relay"));
+    let mut command = stage.command("alice", &[]);
+    let mut shell = Command::new("bash");
+    shell.args(["-o", "pipefail", "-c", line]).arg(program).args(arguments).env_clear();
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.current_dir(stage.relay.scratch.project()).stdin(Stdio::null());
+    command.stdin(Stdio::null());
+    Ran::from(shell.output().expect("bash runs"))
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_a_verb_in_silence() {
+    let stage = Stage::new("drive");
+    let public = stage.key("bob").with_extension("pub").display().to_string();
+    for arguments in [
+        &["keys", "list", "--keys", &stage.relay.keys().display().to_string()][..],
+        &["keys", "did", &public],
+        &["config", "show"],
+        &["config", "check"],
+        &["request", "relay", "agents"],
+        &["--help"],
+    ] {
+        // Nobody reads: whatever is printed meets a pipe that is closed.
+        let ran = shell(&stage, r#"exec 3> >(:); wait $!; "$0" "$@" >&3"#, arguments);
+        assert_eq!((ran.status.code(), ran.err.as_str()), (Some(0), ""), "{arguments:?}: {ran:?}");
+    }
+    // One that lists what a key that may list sees.
+    stage.owner.write(&stage.key("alice"));
+    let ran = shell(&stage, r#"exec 3> >(:); wait $!; "$0" "$@" >&3"#, &["sessions"]);
+    assert_eq!((ran.status.code(), ran.err.as_str()), (Some(0), ""), "{ran:?}");
+}
+
+#[test]
+fn listening_ends_when_nobody_reads_any_more() {
+    let stage = Stage::new("agent");
+    let (mut listener, out) = stage.listen("bob", &[]);
+    let bob = stage.did("bob");
+    stage.run("alice", &["send", &bob, "first"]).ok();
+    assert!(next(&out).contains("first"));
+    // The reader of the lines ends after the first one that nobody takes from it.
+    drop(out);
+    let ended = until("it has ended", || {
+        let _ = stage.run("alice", &["send", &bob, "more"]);
+        listener.0.try_wait().expect("its status")
+    });
+    assert_eq!(ended.code(), Some(0));
+}

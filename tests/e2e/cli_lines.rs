@@ -1,0 +1,96 @@
+//! Lines of the CLI that are not one JSON object: what can be read of them is, and people are told of the rest, so that
+//! nobody waits for something that was never shown.
+
+use std::fs;
+
+use crate::support::{
+    device::text,
+    standin::{Scene, asks, says},
+};
+use serde_json::json;
+
+impl Bytes for Scene {
+    fn does(&self, word: &str, bytes: &[u8]) {
+        fs::write(self.relay.scratch.project().join(format!(".standin/{word}.bytes")), bytes).expect("a file");
+        self.standin.does(word, &[format!("@cat {word}.bytes"), "@wait".into()]);
+    }
+}
+
+trait Bytes {
+    /// What the CLI writes when a prompt begins with this word; then it waits for an answer.
+    fn does(&self, word: &str, bytes: &[u8]);
+}
+
+#[test]
+fn c5_a_request_is_put_before_people_whatever_its_line_looks_like() {
+    let mut scene = Scene::new();
+    let session = scene.session.clone();
+    let ask = |id: &str| asks(id, "Bash", r#"{"command":"cat café"}"#, &json!({}));
+    let latin =
+        |id: &str| ask(id).bytes().filter(|byte| *byte != 0xc3).map(|b| if b == 0xa9 { 0xe9 } else { b }).collect();
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("latin", latin("latin")),
+        ("behind", [says("m", "said first"), ask("behind")].concat().into_bytes()),
+        ("spaced", format!("{} \t {}", says("m", "said too"), ask("spaced")).into_bytes()),
+        ("marked", ["\u{feff}", &ask("marked")].concat().into_bytes()),
+        ("cut", format!("{}\n{}", &says("m", "half")[..30], ask("cut")).into_bytes()),
+    ];
+    for (word, mut bytes) in cases {
+        bytes.push(b'\n');
+        scene.does(word, &bytes);
+        let prompt = scene.laptop.prompt(&session, word);
+        let request =
+            scene.laptop.event(&session, word, |event| event["kind"] == "permission" && event["request"] == word);
+        let command = if word == "latin" { "cat caf\u{fffd}" } else { "cat café" };
+        assert_eq!(request["input"]["command"], command, "{word}");
+        scene.laptop.ok("decide", json!({"session": session, "request": word, "decision": "allow"}));
+        assert_eq!(scene.standin.answer(word)["response"]["updatedInput"]["command"], command, "what was shown runs");
+        scene.laptop.turn(&session, &prompt);
+    }
+    let said = scene.laptop.events_of(&session, "text");
+    assert_eq!(said.iter().map(|event| text(&event["text"])).collect::<Vec<_>>(), ["said first", "said too"]);
+    let notices = scene.laptop.events_of(&session, "notice");
+    assert_eq!(notices.len(), 1, "of the cut line alone: {notices:?}");
+}
+
+#[test]
+fn c5_people_are_told_of_what_cannot_be_read_a_few_times_a_turn() {
+    let mut scene = Scene::new();
+    let session = scene.session.clone();
+    let noise = format!("{}\n", "x".repeat(100_000));
+    let lines = [b"\0\0\n".to_vec(), b"npm WARN \x1b[31mold\n[1,2]\n".to_vec(), noise.repeat(20).into_bytes()].concat();
+    for turn in 1..=2 {
+        scene.does("noisy", &lines);
+        let prompt = scene.laptop.prompt(&session, "noisy");
+        scene
+            .laptop
+            .wait_for("notices", |laptop| (laptop.events_of(&session, "notice").len() == 5 * turn).then_some(()));
+        scene.laptop.ok("interrupt", json!({"session": session}));
+        scene.laptop.turn(&session, &prompt);
+    }
+    let notices = scene.laptop.events_of(&session, "notice");
+    assert!(
+        notices.iter().all(|notice| notice["level"] == "warning" && text(&notice["text"]).len() < 400),
+        "{notices:?}"
+    );
+    let texts: Vec<_> = notices.iter().map(|notice| text(&notice["text"])).collect();
+    assert!(texts[1].contains(r#""npm WARN \u{1b}[31mold""#), "{}", texts[1]);
+    assert!(!texts[3].contains("only counted") && texts[4].contains("only counted"), "{texts:?}");
+    assert_eq!(scene.relay.metric("amp_relay_unreadable_lines_total"), 46.0);
+    assert_eq!(scene.relay.log().matches("the CLI wrote a line that is no message").count(), 10);
+}
+
+#[test]
+fn c5_people_are_told_of_a_request_that_no_answer_could_name() {
+    let mut scene = Scene::new();
+    let session = scene.session.clone();
+    for (word, id) in [("long", "r".repeat(65)), ("blank", "a b".into())] {
+        scene.does(word, format!("{}\n", asks(&id, "Bash", "{}", &json!({}))).as_bytes());
+        let prompt = scene.laptop.prompt(&session, word);
+        let answer = scene.standin.answer(&id);
+        assert_eq!(answer["subtype"], "error", "{answer}");
+        scene.laptop.turn(&session, &prompt);
+        let notice = scene.laptop.events_of(&session, "notice").pop().expect("a notice");
+        assert!(text(&notice["text"]).starts_with("a request for Bash was refused"), "{notice}");
+    }
+}
