@@ -5,8 +5,9 @@
 //! sent behind them comes that late, an answer to its ping as well. So the kernel is given no more for a slow peer than it
 //! reads in a few seconds. What it has read it tells by its answers to probes, which are sent between two frames, one at a
 //! time. A peer is slow if the kernel, which holds little that it could not send, took long until it took more; one that
-//! turns out to be quick is left alone again. So is one that does not answer: that is no reason to give it nothing. Should
-//! its answer come after all, more time is given to the next ones.
+//! turns out to be quick is left alone again. One that does not answer in time is given more and more until it is left alone
+//! as well: an answer that is merely late finds little before the peer, and a peer that never answers gets everything.
+//! Should the answer come after all, more time is given to the next ones.
 
 /// The least that may be before a peer.
 const WINDOW_MIN: usize = 32 * 1024;
@@ -36,8 +37,10 @@ pub(super) struct Pace {
     is_out: bool,
     probed_ms: u64,
     patience_ms: u64,
-    /// An answer was waited for in vain: the peer is left alone until it comes.
-    is_given_up: bool,
+    /// When more is given without the answer, while a probe is out.
+    waits_until_ms: u64,
+    /// An answer did not come in time.
+    is_late: bool,
     /// When this began to be measured, and what was read since.
     from_ms: Option<u64>,
     read: usize,
@@ -60,7 +63,8 @@ impl Pace {
             is_out: false,
             probed_ms: 0,
             patience_ms,
-            is_given_up: false,
+            waits_until_ms: 0,
+            is_late: false,
             from_ms: None,
             read: 0,
             is_least: false,
@@ -75,6 +79,7 @@ impl Pace {
     /// A probe goes out behind `ahead` bytes, its own among them.
     pub(super) fn probed(&mut self, ahead: usize, now_ms: u64) {
         self.probed_ms = now_ms;
+        self.waits_until_ms = now_ms.saturating_add(self.patience_ms);
         self.before = self.since;
         self.since = 0;
         self.allowed = ahead.saturating_add(self.window);
@@ -97,20 +102,29 @@ impl Pace {
         self.since += bytes;
     }
 
-    /// When the wait for the answer is over, if one is waited for.
-    pub(super) fn gives_up_ms(&self) -> Option<u64> {
-        (self.is_out && !self.is_given_up).then(|| self.probed_ms.saturating_add(self.patience_ms))
+    /// When the answer is late, if one is waited for.
+    pub(super) fn late_ms(&self) -> Option<u64> {
+        self.is_out.then_some(self.waits_until_ms)
     }
 
-    /// The answer is not waited for any longer.
-    pub(super) fn give_up(&mut self) {
-        self.is_given_up = true;
+    /// The answer is late: the peer is given more without it, twice as much each time. True: it is left alone until the
+    /// answer comes.
+    pub(super) fn late(&mut self, now_ms: u64, pace_ms: u64) -> bool {
+        self.is_late = true;
+        if self.window >= WINDOW_MAX {
+            self.waits_until_ms = u64::MAX;
+            return true;
+        }
+        self.allowed = self.allowed.saturating_add(self.window);
+        self.window *= 2;
+        self.waits_until_ms = now_ms.saturating_add(pace_ms);
+        false
     }
 
     /// The probe was answered. True: the peer is not slow.
     pub(super) fn answered(&mut self, now_ms: u64, pace_ms: u64) -> bool {
-        if self.is_given_up {
-            // It came late. What lies before the peer now is not known.
+        if self.is_late {
+            // What lies before the peer now is not known.
             *self = Self::with_patience(now_ms.saturating_sub(self.probed_ms).saturating_mul(2));
             return false;
         }
@@ -223,14 +237,29 @@ mod tests {
     #[test]
     fn an_answer_is_waited_for_as_long_as_it_may_take() {
         let mut pace = Pace::new(2_000);
-        assert_eq!(pace.gives_up_ms(), None);
+        assert_eq!(pace.late_ms(), None);
         pace.probed(0, 1_000);
-        assert_eq!(pace.gives_up_ms(), Some(25_000));
-        pace.give_up();
-        assert_eq!(pace.gives_up_ms(), None);
+        assert_eq!(pace.late_ms(), Some(25_000));
+        pace.late(25_000, 2_000);
         assert!(!pace.answered(101_000, 2_000));
         assert!(pace.wants_probe());
         pace.probed(0, 101_000);
-        assert_eq!(pace.gives_up_ms(), Some(301_000), "it took 100 s");
+        assert_eq!(pace.late_ms(), Some(301_000), "it took 100 s");
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_is_given_more_and_more_and_then_everything() {
+        let mut pace = Pace::new(2_000);
+        pace.probed(0, 0);
+        pace.wrote(WINDOW_MIN);
+        for step in 0..5 {
+            let at_ms = 24_000 + step * 2_000;
+            assert_eq!((pace.allowed(), pace.late_ms()), (0, Some(at_ms)));
+            assert!(!pace.late(at_ms, 2_000));
+            assert_eq!(pace.allowed(), WINDOW_MIN << step);
+            pace.wrote(pace.allowed());
+        }
+        assert!(pace.late(34_000, 2_000), "left alone");
+        assert_eq!(pace.late_ms(), Some(u64::MAX));
     }
 }

@@ -57,25 +57,27 @@ impl<P: Protocol> Core<P> {
         self.touch(token);
     }
 
-    /// Slow peers that do not answer are given what the kernel takes: that they read shows by that alone.
+    /// Slow peers that do not answer are given more, and in the end what the kernel takes: that they read shows by that alone.
     #[cold]
     pub(super) fn look_at_paced(&mut self) {
-        let now_ms = self.now.mono_ms;
+        let (now_ms, pace_ms) = (self.now.mono_ms, self.pace_ms);
         let mut paced = std::mem::take(&mut self.paced);
         paced.retain(|&token| {
             let Some(slot) = self.slots.get_mut(token).filter(|slot| slot.flags.has(Flags::PACED)) else {
                 return false;
             };
             let Some(pace) = &mut slot.rare().pace else { return false };
-            if pace.gives_up_ms().is_none_or(|at_ms| at_ms > now_ms) {
+            if pace.late_ms().is_none_or(|at_ms| at_ms > now_ms) {
                 return true;
             }
-            pace.give_up();
-            slot.flags.clear(Flags::PACED);
+            let is_left_alone = pace.late(now_ms, pace_ms);
+            if is_left_alone {
+                slot.flags.clear(Flags::PACED);
+            }
             self.unblock(token);
-            false
+            !is_left_alone
         });
-        self.paced_at_ms = if paced.is_empty() { u64::MAX } else { now_ms.saturating_add(self.pace_ms.max(1)) };
+        self.paced_at_ms = if paced.is_empty() { u64::MAX } else { now_ms.saturating_add(pace_ms.max(1)) };
         self.paced = paced;
     }
 }
