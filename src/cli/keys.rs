@@ -16,7 +16,7 @@ use super::{
     run::shell_quoted,
     sessions::columns,
     settings::configured_path,
-    text::clean_line,
+    text::{self as cli_text, clean_line},
 };
 use crate::{
     base::{glyph::is_hidden, text},
@@ -186,7 +186,7 @@ fn renamed(public: &str, role: Role, comment: &str) -> Result<String, String> {
 
 /// What people read of a comment, as far as it tells names apart.
 fn as_read(comment: &str) -> String {
-    clean_line(comment, 64).trim().to_lowercase()
+    cli_text::name(comment).to_lowercase()
 }
 
 /// Another key whose comment reads the same.

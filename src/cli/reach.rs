@@ -189,8 +189,8 @@ pub(super) fn reach_any(args: &ReachArgs, role: Option<&str>, kind: &str) -> Res
             })
         },
     )?;
-    let Found { connection: (connection, welcome), target, identity, known } = found;
-    Ok(Reached { connection, welcome, target, identity, options, known, notices: Vec::new() })
+    let Found { connection: (connection, welcome), target, identity, known, note } = found;
+    Ok(Reached { connection, welcome, target, identity, options, known, notices: note.into_iter().collect() })
 }
 
 /// Connects as an AMP agent, with one Ed25519 key after the other; asks a person as [`reach`] does.
@@ -243,6 +243,8 @@ pub(super) struct Found<T> {
     pub identity: Identity,
     /// Where relays are pinned.
     pub known: PathBuf,
+    /// Why it is not the key of this machine, where that is there and should be.
+    pub note: Option<String>,
 }
 
 /// Why one key did not connect.
@@ -290,7 +292,12 @@ fn with_keys<T>(
             }
         };
         match connect(&target, &identity, &mut pins) {
-            Ok(connection) => return Ok(Found { connection, target, identity, known }),
+            Ok(connection) => {
+                let own = own.filter(|own| !is_own && unusable(own).is_some());
+                let note = own.and_then(|own| of_own_key(&own, data, false));
+                let note = note.map(|advice| format!("{advice} ({} signed in instead)", identity.origin()));
+                return Ok(Found { connection, target, identity, known, note });
+            }
             Err(Tried::Nobody) if args.url.is_none() => return Err(no_relay(data, "")),
             Err(Tried::Nobody) => {
                 return Err(format!("nothing listens at {target}: is the relay running, and the tunnel to it open?"));
@@ -378,19 +385,33 @@ fn of_own_key(own: &Path, data: &Path, is_unknown: bool) -> Option<String> {
     if is_unknown {
         return Some(format!("{add} lets this machine's own key in again; --key FILE chooses another one"));
     }
-    let metadata = match fs::metadata(own) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Some(format!("this machine's own key, {path}, is missing: {make}; --key FILE chooses another one"));
-        }
-        Err(_) => return None,
-    };
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Some(format!("`chmod 600 {path}` makes this machine's own key one that can be used again"));
+    let is_missing = fs::metadata(own).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if is_missing {
+        return Some(format!("this machine's own key, {path}, is missing: {make}; --key FILE chooses another one"));
     }
-    let is_broken = fs::read(own).is_ok_and(|bytes| private_key(&bytes).is_err());
-    is_broken
-        .then(|| format!("this machine's own key is broken: after `rm {path}`, {make}; --key FILE chooses another one"))
+    match unusable(own)? {
+        Unusable::Open => Some(format!(
+            "others may read this machine's own key: `chmod 600 {path}` makes it one that can be used again"
+        )),
+        Unusable::Broken => {
+            Some(format!("this machine's own key is broken: after `rm {path}`, {make}; --key FILE chooses another one"))
+        }
+    }
+}
+
+/// Why the file of a key cannot be used.
+enum Unusable {
+    /// Others may read it.
+    Open,
+    /// It holds no key.
+    Broken,
+}
+
+fn unusable(key: &Path) -> Option<Unusable> {
+    if fs::metadata(key).ok()?.permissions().mode() & 0o077 != 0 {
+        return Some(Unusable::Open);
+    }
+    private_key(&fs::read(key).ok()?).is_err().then_some(Unusable::Broken)
 }
 
 /// The flag that names this data folder, where nothing else does.

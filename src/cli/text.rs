@@ -1,5 +1,6 @@
 //! Text from elsewhere, made safe to show.
 
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
@@ -121,6 +122,32 @@ pub(super) fn json_for_terminal(json: &str) -> String {
         }
     }
     shown
+}
+
+/// Characters of a name that are drawn.
+pub(super) const NAME_CHARS: usize = 40;
+
+/// A name from elsewhere as it stands in a line of ours: nothing in it can end it there, or begin another.
+pub(super) fn name(name: &str) -> String {
+    let line = clean_line(name, usize::MAX);
+    let mut kept = String::new();
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        // A colon and a blank stand before what somebody says.
+        let is_inner = c == ':' && chars.peek().is_some_and(|next| next.is_alphanumeric());
+        if is_inner || stands_in_a_name(c) {
+            kept.push(c);
+        }
+    }
+    clean_line(kept.trim(), NAME_CHARS)
+}
+
+/// Letters, marks, numbers, pictures, and the few signs that names are written with: no brackets, commas or quotes.
+fn stands_in_a_name(c: char) -> bool {
+    use GeneralCategoryGroup::{Letter, Mark, Number};
+    matches!(c, ' ' | '-' | '_' | '.' | '@' | '/' | '#' | '&' | '+' | '~' | '\'')
+        || matches!(c.general_category_group(), Letter | Mark | Number)
+        || c.general_category() == GeneralCategory::OtherSymbol
 }
 
 #[cfg(test)]

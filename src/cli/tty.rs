@@ -77,7 +77,7 @@ fn watch_signals() -> io::Result<()> {
 
 /// Whether the terminal is this program's to set. The system stops a job in the background that tries, and it could not
 /// end any more.
-fn is_in_front() -> bool {
+pub(super) fn is_in_front() -> bool {
     tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
 }
 

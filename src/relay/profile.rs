@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    base::text,
+    base::text::{self, unfit_for_a_line},
     relay::api::{Code, Error, Text},
 };
 
@@ -81,8 +81,8 @@ impl Profile {
     /// profile any folder will do.
     ///
     /// # Errors
-    /// `BAD_REQUEST` for a relative path, `FORBIDDEN` outside of the profile, `NOT_FOUND` for what is missing or no
-    /// folder inside of it.
+    /// `BAD_REQUEST` for a relative path and one that is no line of text, `FORBIDDEN` outside of the profile, `NOT_FOUND`
+    /// for what is missing or no folder inside of it.
     pub fn folder(&self, asked: Option<&Path>, folders: &dyn Folders, admin: bool) -> Result<PathBuf, Error> {
         let Some(asked) = asked else {
             let first = self.folders.first().ok_or_else(|| {
@@ -104,6 +104,11 @@ impl Profile {
         }
         if !folders.is_folder(&real) {
             return Err(missing(asked));
+        }
+        // Devices are shown the path as one line, and find a session by it.
+        if real.to_str().is_none_or(|real| unfit_for_a_line(real).is_some()) {
+            let why = "a session's folder must have a path in UTF-8 without line feeds and control characters";
+            return Err(Error::new(Code::BadRequest, format!("{}: {why}", shown(asked))));
         }
         Ok(real)
     }
@@ -197,7 +202,7 @@ mod tests {
     fn a_session_stays_below_the_profiles_folders() {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
-        for folder in ["app/src", "app-old", "other"] {
+        for folder in ["app/src", "app-old", "other", "app/a b", "app/a\nb"] {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
         fs::write(root.join("app/file"), "").unwrap();
@@ -218,6 +223,9 @@ mod tests {
         for outside in ["app-old", "app/escape", "app/../other", "app/../missing", "missing", "app/src/../../other"] {
             assert_eq!(code(ask(outside)), Code::Forbidden, "{outside}");
         }
+        assert_eq!(profile.folder(Some(&app.join("a b")), &SystemFolders, false).unwrap(), app.join("a b"));
+        let drawn_alike = profile.folder(Some(&app.join("a\nb")), &SystemFolders, false);
+        assert_eq!(code(drawn_alike), Code::BadRequest);
         assert_eq!(code(profile.folder(Some(&app.join("missing")), &SystemFolders, false)), Code::NotFound);
         assert_eq!(code(ask("app/file")), Code::NotFound);
         assert_eq!(code(profile.folder(Some(Path::new("src")), &SystemFolders, false)), Code::BadRequest);

@@ -43,7 +43,7 @@ impl Role {
     /// What a connection of this role is told where more is needed, with what changes that.
     pub fn falls_short_of(self, needed: Self) -> String {
         format!(
-            "this needs the role {needed}, and this connection has {self}. If its key may do less: `amp-relay keys remove KEY` \
+            "this needs the role {needed}, and this connection has {self}. If the key itself has no such role: `amp-relay keys remove KEY` \
              on the relay's host, then `amp-relay keys add --role {needed} FILE.pub`"
         )
     }

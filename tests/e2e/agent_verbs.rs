@@ -130,6 +130,17 @@ fn a_session_answers_a_request() {
 }
 
 #[test]
+fn what_a_key_sends_itself_is_handed_over_only_to_another_connection() {
+    let stage = Stage::new("agent");
+    let alice = stage.did("alice");
+    let said = stage.run("alice", &["send", &alice, "lost"]).refused();
+    assert!(said.contains("nothing was delivered") && said.contains("amp-relay listen"), "{said}");
+    let (_listener, out) = stage.listen("alice", &["--json"]);
+    stage.run("alice", &["send", &alice, "not lost"]).ok();
+    assert!(next(&out).contains("not lost"));
+}
+
+#[test]
 fn whoever_sends_or_asks_what_cannot_be_is_told_what_can() {
     let stage = Stage::new("drive");
     let said = stage.run("alice", &["send", &stage.did, "hi"]).refused();

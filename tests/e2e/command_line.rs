@@ -575,6 +575,9 @@ fn no_two_keys_are_added_under_one_name() {
     add(&[&first.public]).ok();
     let said = add(&["--role", "watch", &second.public]).refused();
     assert!(said.contains("in line 1") && said.contains("keys add --role watch --comment NAME FILE"), "{said}");
+    for alike in ["Approve", "approve,", "(approve)"] {
+        add(&["--role", "watch", "--comment", alike, &second.public]).refused();
+    }
     assert_eq!(fs::read_to_string(&keys).expect("the keys").lines().count(), 1);
     let said = add(&["--role", "watch", "--comment", "phone", &second.public]).ok();
     assert!(said.contains(" phone as watch"), "{said}");

@@ -228,6 +228,21 @@ fn a2_keys_allow_nothing_where_no_card_is_drawn() {
 }
 
 #[test]
+fn a2_what_a_terminal_reports_swallows_nothing_of_an_answer() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(80, 24);
+    for (report, reason) in
+        [(&b"\x1b[?2026;2$y"[..], "emergency"), (b"\x1b[?997;1n", "policy"), (b"\x1b]11;rgb:1e/1e/2e\x07", "legacy")]
+    {
+        let request = scene.ask("Bash", &json!({"command": format!("touch {reason}")}));
+        terminal.shows("the card", |screen| screen.contains(&format!("│ touch {reason}")));
+        terminal.bytes(report);
+        let decision = scene.answers(&terminal, &format!("n {reason}"), &request);
+        assert_eq!((&decision["decision"], &decision["message"]), (&json!("deny"), &json!(reason)));
+    }
+}
+
+#[test]
 fn a2_text_that_begins_with_yes_is_text() {
     let mut scene = Scene::new();
     let terminal = scene.attached(80, 24);
@@ -464,23 +479,41 @@ fn a6_a_key_whose_comment_is_another_s_goes_by_its_fingerprint() {
 #[test]
 fn a2_what_stood_on_a_screen_that_was_another_s_meanwhile_has_not_been_seen() {
     let mut scene = Scene::new();
-    let line = format!("set -m; {}; stty sane; echo it is stopped; read go; fg", scene.attach());
+    let line = format!("set -m; {}; while :; do stty sane; echo it is stopped; read go; fg; done", scene.attach());
     let terminal = Terminal::sized(&scene.relay.scratch, &line, 100, 30);
     terminal.shows("the session", |screen| screen.contains("Ctrl-"));
-    let request = scene.ask("Bash", &json!({"command": "rm -rf x"}));
-    terminal.shows("the card", |screen| screen.contains("y: allow"));
-    let root = scene.relay.scratch.root();
     let is_attach = |one: &process::Process| one.command.starts_with(PROGRAM) && one.command.contains(" attach ");
-    process::signal(until("it runs", || process::agent(root, is_attach)).pid, Signal::STOP);
-    terminal.shows("the shell", |screen| screen.contains("it is stopped"));
-    // The half second that a card has to be there for goes by while nobody sees it.
-    let since = Instant::now();
-    until("that long", || (since.elapsed() > Duration::from_millis(600)).then_some(()));
-    terminal.keys(&["Enter", "y", "Enter"]);
-    terminal.shows("the card again", |screen| screen.contains("y: allow") && !screen.contains("it is stopped"));
-    scene.laptop.sync();
-    assert!(scene.laptop.events_of(&scene.session, "decision").is_empty(), "nobody has seen it for long enough");
-    scene.decided(&request, json!({"decision": "deny"}));
+    let attach = until("it runs", || process::agent(scene.relay.scratch.root(), is_attach));
+    const VISIBLE: Duration = Duration::from_millis(500);
+    // On a busy machine an answer may come so late that it is one.
+    for attempt in 0..20 {
+        let file = format!("made{attempt}");
+        let request = scene.ask("Bash", &json!({"command": format!("touch {file}")}));
+        let is_card = |screen: &str| screen.contains(&file) && screen.contains("y: allow");
+        terminal.shows("the card", is_card);
+        process::signal(attach.pid, Signal::STOP);
+        terminal.shows("the shell", |screen| screen.contains("it is stopped"));
+        // The time that a card has to be there for goes by while nobody sees it.
+        let since = Instant::now();
+        until("that long", || (since.elapsed() > VISIBLE).then_some(()));
+        let again = Instant::now();
+        terminal.keys(&["Enter"]);
+        terminal.shows("the card again", |screen| is_card(screen) && !screen.contains("it is stopped"));
+        terminal.keys(&["y", "Enter"]);
+        let session = scene.session.clone();
+        let is_refused = until("what became of the answer", || {
+            scene.laptop.sync();
+            let allowed =
+                scene.laptop.events_of(&session, "decision").into_iter().any(|one| one["decision"] == "allow");
+            if allowed { Some(false) } else { terminal.screen().contains("not an answer").then_some(true) }
+        });
+        if is_refused {
+            scene.decided(&request, json!({"decision": "deny"}));
+            return;
+        }
+        assert!(again.elapsed() > VISIBLE, "nobody has seen it for long enough");
+    }
+    panic!("this machine is too busy for this test");
 }
 
 #[test]

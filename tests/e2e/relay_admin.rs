@@ -503,6 +503,7 @@ fn a_revoked_device_that_does_not_read_is_seen_by_nobody_at_once() {
     phone.attach(&session);
     let names = |devices: &serde_json::Value| devices.as_array().map(Vec::len);
     laptop.wait("both watch", |message| message["type"] == "presence" && names(&message["devices"]) == Some(2));
+    let connections = relay.metric("amp_relay_connections");
     fs::write(relay.keys(), owner.line("amp-role=\"admin\"")).expect("the keys file");
     // The phone reads nothing from here on: its connection lasts as long as a close may take.
     laptop.ok("keys", json!({"op": "reload"}));
@@ -511,7 +512,8 @@ fn a_revoked_device_that_does_not_read_is_seen_by_nobody_at_once() {
         let devices = &laptop.attach(&session)["snapshot"]["devices"];
         (names(devices) == Some(1)).then_some(())
     });
-    // Its connection was still there then.
+    // Its connection is still there.
+    assert_eq!(relay.metric("amp_relay_connections"), connections);
     assert_eq!(phone.wait_closed().0, 4401);
 }
 

@@ -364,6 +364,45 @@ fn what_is_wrong_with_this_machines_own_key_is_what_is_advised_about() {
 }
 
 #[test]
+fn the_key_of_this_machine_that_cannot_be_used_is_named_where_another_signs_in() {
+    let relay = of_this_machine();
+    let key = data(&relay.scratch).join("client_key");
+    let other = relay.scratch.home().join(".ssh/id_ed25519");
+    fs::create_dir_all(other.parent().expect("a folder")).expect("a folder");
+    Key::new("other").write(&other);
+    relay.scratch.run(["keys", "add", "--role", "watch", &format!("{}.pub", other.display())]).ok();
+    until("it may sign in", || {
+        let key = other.to_str().expect("a path");
+        relay.scratch.run(["sessions", "--key", key]).status.success().then_some(())
+    });
+    assert!(!relay.scratch.run(["sessions"]).err.contains("chmod"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("ours");
+    let said = relay.scratch.run(["sessions"]);
+    let advice = format!("`chmod 600 {}` makes", key.display());
+    assert!(said.status.success() && said.err.contains(&advice) && said.err.contains("id_ed25519"), "{said:?}");
+}
+
+#[test]
+fn what_was_typed_and_came_to_nothing_is_shown_at_the_end() {
+    let scratch = Scratch::new();
+    let terminal = Terminal::run(&scratch, &up(""));
+    terminal.shows("the session", is_attached);
+    process::signal(relays(&scratch)[0], Signal::KILL);
+    terminal.shows("that the relay is gone", |screen| screen.contains("connecting again"));
+    terminal.line("typed while it was away");
+    terminal.shows("that it is kept", |screen| screen.contains("kept; it is sent"));
+    terminal.keys(&["half", "Space", "written"]);
+    terminal.shows("what is typed", |screen| screen.contains("half written"));
+    let other = Terminal::run(&scratch, &up(""));
+    let screen = terminal.shows("the end", |screen| screen.contains("ended with"));
+    let (kept, draft) = ("not answered by the relay:\n  typed while it was away", "and not sent:\n  half written");
+    assert!(screen.contains(kept) && screen.contains(draft), "{screen}");
+    other.shows("the new session", is_attached);
+    drop((terminal, other));
+    scratch.run(["down"]).ok();
+}
+
+#[test]
 fn a_relay_whose_socket_is_gone_is_named_by_its_process() {
     let scratch = Scratch::new();
     let first = Terminal::run(&scratch, &up(""));

@@ -15,7 +15,7 @@ fn slow_and_silent(pace_ms: u64) -> (Running<String>, Running<String>) {
     };
     let ws = WsOptions { ping_every_ms: 0, close_ms: 600_000, ..WsOptions::default() };
     let running = Running::start(Reactor::bind(options).unwrap(), move |_, _| Ws::new(Chat::default(), ws.clone()));
-    (running, start(WsOptions { ping_every_ms: 20, ..WsOptions::default() }))
+    (running, metronome())
 }
 
 /// A client that has been told much, and has read none of it for some beats.

@@ -438,6 +438,11 @@ fn c1_a_ping_of_a_peer_that_is_paused_is_answered() {
     running.end(socket);
 }
 
+/// A loop whose pings are the beat of a test. It gives nobody up, however busy the machine is.
+fn metronome() -> Running<String> {
+    start(WsOptions { ping_every_ms: 20, pings_missed_max: 100, ..WsOptions::default() })
+}
+
 /// Waits for the next ping to a peer that answers them: what a test does at the pace of the looks that the server takes.
 fn beat(metronome: &mut WebSocket<TcpStream>) {
     while !matches!(metronome.read().unwrap(), Message::Ping(_)) {}
@@ -445,8 +450,8 @@ fn beat(metronome: &mut WebSocket<TcpStream>) {
 
 #[test]
 fn c2_a_peer_that_reads_slowly_and_says_nothing_is_not_given_up() {
-    let running = start(WsOptions { ping_every_ms: 20, ..WsOptions::default() });
-    let (mut metronome, mut slow) = (connect(&running), connect(&running));
+    let (running, other) = (start(WsOptions { ping_every_ms: 60, ..WsOptions::default() }), metronome());
+    let (mut metronome, mut slow) = (connect(&other), connect(&running));
     // The client's kernel, which hides what its program does not read, takes little.
     socket2::SockRef::from(slow.get_ref()).set_recv_buffer_size(PILED).unwrap();
     slow.send("pile".into()).unwrap();
@@ -456,7 +461,8 @@ fn c2_a_peer_that_reads_slowly_and_says_nothing_is_not_given_up() {
         assert_eq!((text(&mut slow).len(), text(&mut slow).len()), (PILED, PILED));
     }
     assert_eq!(running.sum().closed[4], 0);
-    running.end((metronome, slow));
+    running.end(slow);
+    other.end(metronome);
 }
 
 #[test]
@@ -496,8 +502,8 @@ fn c2_what_lies_before_a_slow_reader_is_what_it_reads_in_a_moment() {
 
 #[test]
 fn c2_a_close_waits_for_a_slow_reader_and_is_no_reset() {
-    let running = start(WsOptions { ping_every_ms: 20, close_ms: 100, ..WsOptions::default() });
-    let (mut metronome, mut slow) = (connect(&running), connect(&running));
+    let (running, other) = (start(WsOptions { ping_every_ms: 60, close_ms: 300, ..WsOptions::default() }), metronome());
+    let (mut metronome, mut slow) = (connect(&other), connect(&running));
     socket2::SockRef::from(slow.get_ref()).set_recv_buffer_size(PILED).unwrap();
     slow.send("pile and bye".into()).unwrap();
     let mut all = Vec::new();
@@ -515,7 +521,8 @@ fn c2_a_close_waits_for_a_slow_reader_and_is_no_reset() {
     assert_eq!(frames.iter().filter(|frame| frame.1.len() == PILED).count(), PILE, "{} frames", frames.len());
     let last = frames.last().unwrap();
     assert_eq!((last.0, &last.1[2..]), (8, &b"bye"[..]));
-    running.end((metronome, slow));
+    running.end(slow);
+    other.end(metronome);
 }
 
 #[test]

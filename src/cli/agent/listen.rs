@@ -57,7 +57,7 @@ type Current = Arc<Mutex<Option<Sender>>>;
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
-    let Found { connection, target, identity, known } = reach_as_agent(&args.reach)?;
+    let Found { connection, target, identity, known, .. } = reach_as_agent(&args.reach)?;
     let current = Current::default();
     end_on_signals(Arc::clone(&current))?;
     let options = Options::new(&device_name());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ACTIONS, RELAY, address, explained, given, given_json, millis, span};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         out,
         reach::{ReachArgs, reach_as_agent},
     },
-    client::amp::{Code, Connection, Draft, Id, Received, Type, body_of_json, did_base},
+    client::amp::{Code, Connection, Draft, Id, Received, Type, body_of_json, did_base, json_of_body},
 };
 
 /// For the relay's sign that it has read what we sent.
@@ -40,7 +40,8 @@ pub(in crate::cli) struct SendArgs {
     /// A JSON value (- for standard input) to send as the body instead of a text
     #[arg(long, value_name = "BODY")]
     json: Option<String>,
-    /// How long the message is worth delivering: 500ms, 60s, 10m, 24h; 0 is now or never
+    /// How long the message is worth delivering: 500ms, 60s, 10m, 24h; 0 is now or never. The relay keeps nothing yet, so it
+    /// is for whoever receives
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = span)]
     ttl: Duration,
     #[command(flatten)]
@@ -68,12 +69,30 @@ pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
     if did_base(&to) == relay {
         return Err(relay_is_asked());
     }
+    if did_base(&to) == agent.did() && is_alone(&mut agent, &relay)? {
+        return Err(
+            "this is the DID of the key that sends, and nobody else is connected under it: nothing was delivered; \
+                    `amp-relay listen` in another terminal receives for it"
+                .into(),
+        );
+    }
     let draft = Draft { ttl_ms: millis(args.ttl), ..Draft::new(&to, Type::MESSAGE, &body) };
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
     let outcome = wait(&mut agent, &to, &relay, id);
     agent.sender().close();
     out::line(&outcome?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether this connection is the only one under its DID: the relay would hand the message to it.
+fn is_alone(agent: &mut Connection, relay: &str) -> Result<bool, String> {
+    let asked = body_of_json(&json!({"action": "agents"})).map_err(|error| error.to_string())?;
+    let answer = agent.request(relay, &asked, PONG_TIMEOUT).map_err(|error| out::foreign("", &error.to_string()))?;
+    let agents = json_of_body(answer.body.as_deref().unwrap_or(NULL));
+    let ours = |one: &&Value| one["did"].as_str() == Some(agent.did());
+    let connections =
+        agents["agents"].as_array().and_then(|all| all.iter().find(ours)).and_then(|one| one["connections"].as_u64());
+    Ok(connections.is_none_or(|connections| connections <= 1))
 }
 
 /// What to do instead of sending the relay a message.

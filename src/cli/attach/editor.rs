@@ -145,7 +145,7 @@ impl Editor {
         self.area.lines().iter().map(wrapped).sum()
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         self.area.lines().join("\n")
     }
 

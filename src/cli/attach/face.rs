@@ -157,6 +157,14 @@ impl Face {
         }
     }
 
+    /// What stands in the editor, if anything does.
+    pub(super) fn draft(&self) -> Option<String> {
+        match self {
+            Self::Window(window) => window.draft(),
+            Self::Lines(_) => None,
+        }
+    }
+
     /// A text that was not taken goes back to where it was typed.
     pub(super) fn put_back(&mut self, text: &str) {
         if let Self::Window(window) = self {

@@ -1,27 +1,50 @@
 //! Keys of the terminal, read and named.
 
-use std::{io, sync::mpsc::SyncSender, thread, time::Instant};
+use std::{
+    io,
+    sync::mpsc::SyncSender,
+    thread,
+    time::{Duration, Instant},
+};
 
-use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use super::{
     editor::{Edit, Key, View},
+    input::{Input, Parser},
     shell::Wake,
 };
+use crate::cli::tty::is_in_front;
+
+/// How long the rest of a sequence is waited for. A terminal writes one at once; a person is slower.
+const SEQUENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: Duration::from_millis(200).subsec_nanos() as _ };
+/// How soon a job in the background looks whether it is in front.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const READ_BYTES: usize = 16 * 1024;
 
 /// Sends keys until nobody takes them, each with the time at which it was read.
 pub(super) fn read_keys(to: SyncSender<Wake>) -> io::Result<()> {
     let reading = move || {
-        while let Ok(event) = event::read() {
+        let (mut parser, mut inputs, mut bytes) = (Parser::default(), Vec::new(), vec![0; READ_BYTES]);
+        loop {
+            match read_some(&mut bytes, parser.is_within()) {
+                Ok(Some(0)) | Err(_) => break,
+                Ok(Some(read)) => parser.feed(&bytes[..read], &mut inputs),
+                Ok(None) => parser.give_up(),
+            }
             let at = Instant::now();
-            let wake = match event {
-                Event::Key(key) => key_of(key).map(|key| Wake::Key(key, at)),
-                Event::Paste(text) => Some(Wake::Key(Key::Paste(text), at)),
-                Event::Resize(..) => Some(Wake::Resized),
-                _ => None,
-            };
-            if wake.is_some_and(|wake| to.send(wake).is_err()) {
-                return;
+            let keys = inputs.drain(..).filter_map(|input| match input {
+                Input::Key(key) => key_of(key),
+                Input::Paste(text) => Some(Key::Paste(text)),
+            });
+            for key in keys {
+                if to.send(Wake::Key(key, at)).is_err() {
+                    return;
+                }
             }
         }
         let _ = to.send(Wake::Quit);
@@ -29,10 +52,31 @@ pub(super) fn read_keys(to: SyncSender<Wake>) -> io::Result<()> {
     thread::Builder::new().name("keys".into()).spawn(reading).map(drop)
 }
 
-fn key_of(key: KeyEvent) -> Option<Key> {
-    if key.kind == KeyEventKind::Release {
-        return None;
+/// Reads what there is; `None` if nothing came in time.
+fn read_some(bytes: &mut [u8], in_time: bool) -> io::Result<Option<usize>> {
+    let stdin = io::stdin();
+    loop {
+        let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+        match poll(&mut polled, in_time.then_some(&SEQUENCE)) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        // What is typed is another job's, and the system would stop this one for reading it.
+        if !is_in_front() {
+            thread::sleep(LOOK_AGAIN);
+            continue;
+        }
+        // Below the buffer of the standard library: what was typed before the screen was taken is no key.
+        match rustix::io::read(&stdin, &mut *bytes) {
+            Err(Errno::INTR) => {}
+            read => return Ok(Some(read?)),
+        }
     }
+}
+
+fn key_of(key: KeyEvent) -> Option<Key> {
     let KeyEvent { code, modifiers, .. } = key;
     let (control, alt) = (modifiers.contains(KeyModifiers::CONTROL), modifiers.contains(KeyModifiers::ALT));
     match code {

@@ -6,6 +6,7 @@ mod cards;
 mod editor;
 mod entry;
 mod face;
+mod input;
 mod keys;
 mod model;
 mod ours;

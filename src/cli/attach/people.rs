@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 
-use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
+use crate::{
+    base::glyph::is_hidden,
+    cli::text::{self, clean_line, name},
+    client::By,
+};
 
-use crate::{base::glyph::is_hidden, cli::text::clean_line, client::By};
-
-const NAME_CHARS: usize = 40;
 /// Characters of a fingerprint that name a key without a comment.
 const FINGERPRINT_CHARS: usize = 15;
 /// Keys whose comments are known; further ones go by their fingerprints.
@@ -40,7 +41,7 @@ impl People {
     /// A key is here, or did something.
     pub(super) fn met(&mut self, principal: &str, comment: &str) {
         if self.comments.len() < KEYS_MAX || self.comments.contains_key(principal) {
-            self.comments.insert(principal.to_owned(), drawn(comment));
+            self.comments.insert(principal.to_owned(), name(comment));
         }
     }
 
@@ -51,7 +52,7 @@ impl People {
         } else {
             self.named(principal, comment).unwrap_or_else(|| fingerprint(principal))
         };
-        match drawn(name) {
+        match text::name(name) {
             name if name.is_empty() => key,
             name => format!("{key} ({name})"),
         }
@@ -65,7 +66,7 @@ impl People {
 
     /// A key's comment as it is drawn, unless it hides something or reads as what names another key.
     fn named(&self, principal: &str, comment: &str) -> Option<String> {
-        let drawn = drawn(comment);
+        let drawn = name(comment);
         let reads = drawn.to_lowercase();
         let same = |other: &str| other.to_lowercase() == reads;
         let mut others = self.comments.iter().filter(|(key, _)| *key != principal);
@@ -80,29 +81,6 @@ fn fingerprint(principal: &str) -> String {
     clean_line(principal, FINGERPRINT_CHARS)
 }
 
-/// A name from elsewhere as it stands in a line of ours: nothing in it can end it there, or begin another.
-fn drawn(name: &str) -> String {
-    let line = clean_line(name, usize::MAX);
-    let mut kept = String::new();
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        // A colon and a blank stand before what somebody says.
-        let is_inner = c == ':' && chars.peek().is_some_and(|next| next.is_alphanumeric());
-        if is_inner || stands_in_a_name(c) {
-            kept.push(c);
-        }
-    }
-    clean_line(kept.trim(), NAME_CHARS)
-}
-
-/// Letters, marks, numbers, pictures, and the few signs that names are written with: no brackets, commas or quotes.
-fn stands_in_a_name(c: char) -> bool {
-    use GeneralCategoryGroup::{Letter, Mark, Number};
-    matches!(c, ' ' | '-' | '_' | '.' | '@' | '/' | '#' | '&' | '+' | '~' | '\'')
-        || matches!(c.general_category_group(), Letter | Mark | Number)
-        || c.general_category() == GeneralCategory::OtherSymbol
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_comment_that_reads_as_another_s_names_nobody() {
-        let long = "x".repeat(NAME_CHARS);
+        let long = "x".repeat(text::NAME_CHARS);
         let people = people(&[("SHA256:ours", "owner"), ("SHA256:anna", "anna"), ("SHA256:long", &format!("{long}y"))]);
         let who = |comment: &str| people.who("SHA256:guest-key-and-more", comment, "phone");
         for comment in [

@@ -104,10 +104,11 @@ pub(super) fn run(reached: Reached, wanted: &Wanted) -> Result<ExitCode, String>
     if let Some(writer) = &shell.writer {
         writer.close();
     }
-    let left = shell.left(&wanted.again);
+    let (left, unanswered) = (shell.left(&wanted.again), shell.unanswered(ended.is_err()));
     drop(shell);
     if interactive {
         let _ = write!(io::stdout(), "{rest}");
+        eprint!("{unanswered}");
         if ended.is_ok() {
             eprintln!("{left}");
         }
@@ -126,6 +127,13 @@ enum Pending {
     Fetch,
     /// Earlier events.
     History,
+}
+
+fn prompt_of<'a>((id, pending): (&'a String, &'a Pending)) -> Option<(&'a String, &'a String)> {
+    match pending {
+        Pending::Prompt(text) => Some((id, text)),
+        _ => None,
+    }
 }
 
 struct Shell {
@@ -349,14 +357,40 @@ impl Shell {
 
     /// What is said to somebody who leaves.
     fn left(&self, again: &str) -> String {
+        let next = if matches!(self.target, Target::Unix(_)) {
+            START.to_owned()
+        } else {
+            format!("{again} joins the session again when the way to it is open")
+        };
         match (self.offline.is_some(), self.link.unanswered()) {
-            (true, 0) => format!("detached; the relay cannot be reached; {START}"),
+            (true, 0) => format!("detached; the relay cannot be reached; {next}"),
             (true, lost) => {
-                format!("detached; the relay cannot be reached, and did not answer {lost} of what was typed; {START}")
+                format!("detached; the relay cannot be reached, and did not answer {lost} of what was typed; {next}")
             }
             _ if self.model.is_over() => "detached; the session is over".into(),
             _ => format!("detached; the session goes on: {again} joins it again"),
         }
+    }
+
+    /// What was typed and came to nothing, to be shown when the terminal is the shell's again: prompts without an answer,
+    /// and `with_draft` what stands in the editor.
+    fn unanswered(&self, with_draft: bool) -> String {
+        let mut prompts: Vec<(&String, &String)> = self.pending.iter().filter_map(prompt_of).collect();
+        // Commands are numbered as they are made.
+        prompts.sort_by_key(|(id, _)| (id.len(), id.as_str()));
+        let mut out = String::new();
+        let mut add = |what: &str, text: &str| {
+            out += what;
+            out.extend(text.lines().map(|line| format!("\n  {line}")));
+            out.push('\n');
+        };
+        for (_, text) in prompts {
+            add("typed, and not answered by the relay:", text);
+        }
+        if let Some(draft) = self.face.draft().filter(|_| with_draft) {
+            add("typed, and not sent:", &draft);
+        }
+        out
     }
 
     fn message(&mut self, text: &str) {

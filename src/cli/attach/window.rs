@@ -139,6 +139,10 @@ impl Window {
         }
     }
 
+    pub(super) fn draft(&self) -> Option<String> {
+        (!self.editor.is_empty()).then(|| self.editor.text())
+    }
+
     pub(super) fn put_back(&mut self, text: &str) {
         self.stale = true;
         self.editor.put_back(text);

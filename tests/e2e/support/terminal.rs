@@ -59,6 +59,13 @@ impl Terminal {
         assert!(status.success(), "tmux took no keys");
     }
 
+    /// Sends bytes as a terminal's own reports come.
+    pub fn bytes(&self, bytes: &[u8]) {
+        let hex = bytes.iter().map(|byte| format!("{byte:02x}"));
+        let status = self.tmux().args(["send-keys", "-H"]).args(hex).status().expect("tmux runs");
+        assert!(status.success(), "tmux took no bytes");
+    }
+
     /// Types text as it is, then Enter.
     pub fn line(&self, text: &str) {
         let status = self.tmux().args(["send-keys", "-l", text]).status().expect("tmux runs");

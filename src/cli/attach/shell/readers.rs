@@ -13,7 +13,7 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGCONT, SIGTSTP},
+    consts::{SIGCONT, SIGTSTP, SIGWINCH},
     flag,
     iterator::Signals,
 };
@@ -80,20 +80,23 @@ pub(super) fn connect_again(
     }
 }
 
-/// Tells of signals that stop the program, as a shell's `kill -TSTP`, and of those by which it goes on. `hidden` is set at
+/// Tells of signals that stop the program, as a shell's `kill -TSTP`, of those by which it goes on, and of a terminal's
+/// new size. `hidden` is set at
 /// once when it goes on, before a key of after that can be read: what was on the screen has not been in view.
 pub(super) fn watch_stops(to: SyncSender<Wake>, hidden: Arc<AtomicBool>) -> io::Result<()> {
     flag::register(SIGCONT, hidden)?;
-    let mut signals = Signals::new([SIGTSTP, SIGCONT])?;
+    let mut signals = Signals::new([SIGTSTP, SIGCONT, SIGWINCH])?;
     let watching = move || {
         loop {
+            let came: Vec<_> = signals.wait().collect();
             // Whoever says both wants it to go on, as the system has it.
-            let wake = match signals.wait().max_by_key(|signal| *signal == SIGCONT) {
-                Some(SIGCONT) => Wake::Continued,
-                Some(_) => Wake::Stop,
-                None => continue,
+            let moved = if came.contains(&SIGCONT) {
+                Some(Wake::Continued)
+            } else {
+                came.contains(&SIGTSTP).then_some(Wake::Stop)
             };
-            if to.send(wake).is_err() {
+            let resized = came.contains(&SIGWINCH).then_some(Wake::Resized);
+            if [moved, resized].into_iter().flatten().any(|wake| to.send(wake).is_err()) {
                 return;
             }
         }

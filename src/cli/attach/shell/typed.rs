@@ -148,7 +148,7 @@ impl Shell {
 
     /// What there is to say of a line that was sent.
     fn sent(&mut self, note: Option<&str>) {
-        let offline = self.offline.map(|_| "kept; it is sent when the relay is back");
+        let offline = self.offline.map(|_| "kept; it is sent when the relay is back with this session");
         if let Some(text) = offline.or(note) {
             self.note(Kind::Note, text);
         }

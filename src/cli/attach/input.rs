@@ -1,0 +1,388 @@
+//! What a terminal sends, byte by byte, as keys. Sequences that are no key (reports and replies of the terminal, those
+//! that nobody knows) are passed over as a whole, so that nothing of them is taken for what somebody typed, and nothing
+//! behind them is swallowed. Reads nothing and knows no clock: whoever feeds it says when a sequence was left unfinished.
+
+use std::mem;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+/// Bytes of a sequence that are kept to understand it; of a longer one only the end is looked for.
+const SEQUENCE_MAX: usize = 64;
+/// Bytes of a paste that are kept: far above what a prompt may have, whose bound the editor tells.
+const PASTE_MAX: usize = 16 * 1024 * 1024;
+const PASTE_END: &[u8] = b"\x1b[201~";
+
+const ESC: u8 = 0x1b;
+const BEL: u8 = 0x07;
+
+/// What was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    Key(KeyEvent),
+    Paste(String),
+}
+
+/// Where a sequence stands.
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Ground,
+    /// Within a character of several bytes.
+    Utf8 {
+        bytes: [u8; 4],
+        has: usize,
+        wants: usize,
+    },
+    /// Behind ESC.
+    Escape,
+    /// Behind ESC [.
+    Csi(Vec<u8>),
+    /// Behind ESC O.
+    Ss3,
+    /// Behind ESC [ [, as the Linux console begins its function keys.
+    Console,
+    /// In a text for the program (OSC, DCS, APC, PM, SOS), until its end.
+    Text {
+        escaped: bool,
+    },
+    Paste(Vec<u8>),
+}
+
+/// The reader's state between two reads.
+#[derive(Debug, Default)]
+pub(super) struct Parser {
+    state: State,
+}
+
+impl Parser {
+    /// Takes the next bytes.
+    pub(super) fn feed(&mut self, bytes: &[u8], out: &mut Vec<Input>) {
+        for &byte in bytes {
+            self.byte(byte, out);
+        }
+    }
+
+    /// Whether a sequence is not at its end. A paste is not one: it ends when its end comes, however late.
+    pub(super) fn is_within(&self) -> bool {
+        !matches!(self.state, State::Ground | State::Paste(_))
+    }
+
+    /// Nothing came for a while: what was begun is over. Escape alone is no key here.
+    pub(super) fn give_up(&mut self) {
+        if self.is_within() {
+            self.state = State::Ground;
+        }
+    }
+
+    fn byte(&mut self, byte: u8, out: &mut Vec<Input>) {
+        match mem::take(&mut self.state) {
+            State::Ground => self.ground(byte, out),
+            State::Utf8 { mut bytes, has, wants } => {
+                if byte & 0xc0 != 0x80 {
+                    return self.ground(byte, out);
+                }
+                bytes[has] = byte;
+                if has + 1 < wants {
+                    self.state = State::Utf8 { bytes, has: has + 1, wants };
+                } else if let Ok(text) = str::from_utf8(&bytes[..wants]) {
+                    out.extend(text.chars().map(|c| key(KeyCode::Char(c), KeyModifiers::NONE)));
+                }
+            }
+            State::Escape => self.escape(byte, out),
+            State::Csi(mut sequence) => match byte {
+                b'[' if sequence.is_empty() => self.state = State::Console,
+                0x20..=0x3f => {
+                    if sequence.len() < SEQUENCE_MAX {
+                        sequence.push(byte);
+                    }
+                    self.state = State::Csi(sequence);
+                }
+                0x40..=0x7e => self.csi(&sequence, byte, out),
+                _ => self.ground(byte, out),
+            },
+            State::Ss3 => match byte {
+                0x20..=0x7e => out.extend(cursor_key(byte, KeyModifiers::NONE)),
+                _ => self.ground(byte, out),
+            },
+            State::Console if (0x20..=0x7e).contains(&byte) => {}
+            State::Console => self.ground(byte, out),
+            State::Text { escaped } => match byte {
+                BEL => {}
+                b'\\' if escaped => {}
+                ESC => self.state = State::Text { escaped: true },
+                // What follows ESC is a sequence of its own: the text was left without an end.
+                _ if escaped => self.escape(byte, out),
+                // No such text holds one: somebody presses a key.
+                0x00..=0x1f | 0x7f => self.ground(byte, out),
+                _ => self.state = State::Text { escaped: false },
+            },
+            State::Paste(mut text) => {
+                text.push(byte);
+                if text.ends_with(PASTE_END) {
+                    text.truncate(text.len() - PASTE_END.len());
+                    out.push(Input::Paste(String::from_utf8_lossy(&text).into_owned()));
+                    return;
+                }
+                if text.len() > PASTE_MAX {
+                    // The end is still looked for.
+                    text.drain(PASTE_MAX / 2..text.len() - PASTE_END.len());
+                }
+                self.state = State::Paste(text);
+            }
+        }
+    }
+
+    fn ground(&mut self, byte: u8, out: &mut Vec<Input>) {
+        let wants = match byte {
+            ESC => {
+                self.state = State::Escape;
+                return;
+            }
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => return out.extend(single(byte, KeyModifiers::NONE)),
+        };
+        self.state = State::Utf8 { bytes: [byte, 0, 0, 0], has: 1, wants };
+    }
+
+    fn escape(&mut self, byte: u8, out: &mut Vec<Input>) {
+        match byte {
+            b'[' => self.state = State::Csi(Vec::new()),
+            b'O' => self.state = State::Ss3,
+            b']' | b'P' | b'_' | b'^' | b'X' => self.state = State::Text { escaped: false },
+            ESC => self.state = State::Escape,
+            0x80.. => self.ground(byte, out),
+            _ => out.extend(single(byte, KeyModifiers::ALT)),
+        }
+    }
+
+    fn csi(&mut self, sequence: &[u8], last: u8, out: &mut Vec<Input>) {
+        let is_plain = sequence.iter().all(|byte| matches!(byte, b'0'..=b'9' | b';' | b':'));
+        let Some(sequence) = str::from_utf8(sequence).ok().filter(|_| is_plain) else { return };
+        let mut parameters = sequence.split(';');
+        let first = parameters.next().unwrap_or_default();
+        let mut second = parameters.next().unwrap_or_default().split(':');
+        let modifiers = modifiers(second.next().unwrap_or_default());
+        // The third kind of event is a key that is let go.
+        if second.next() == Some("3") {
+            return;
+        }
+        let number: u32 = first.split(':').next().unwrap_or_default().parse().unwrap_or(1);
+        match last {
+            b'~' if number == 200 => self.state = State::Paste(Vec::new()),
+            b'~' => out.extend(numbered_key(number, modifiers)),
+            b'u' => out.extend(char::from_u32(number).and_then(|c| unicode_key(c, modifiers))),
+            // A reply that tells where the cursor is has this form too, but for its end.
+            b'R' => {}
+            _ => out.extend(cursor_key(last, modifiers)),
+        }
+    }
+}
+
+fn key(code: KeyCode, modifiers: KeyModifiers) -> Input {
+    Input::Key(KeyEvent::new(code, modifiers))
+}
+
+/// What one byte is.
+fn single(byte: u8, modifiers: KeyModifiers) -> Option<Input> {
+    let control = modifiers | KeyModifiers::CONTROL;
+    Some(match byte {
+        b'\r' => key(KeyCode::Enter, modifiers),
+        b'\t' => key(KeyCode::Tab, modifiers),
+        0x7f => key(KeyCode::Backspace, modifiers),
+        0x00 => key(KeyCode::Char(' '), control),
+        0x01..=0x1a => key(KeyCode::Char(char::from(byte - 1 + b'a')), control),
+        0x1c..=0x1f => key(KeyCode::Char(char::from(byte - 0x1c + b'4')), control),
+        0x20..=0x7e => key(KeyCode::Char(char::from(byte)), modifiers),
+        _ => return None,
+    })
+}
+
+/// One more than a set of bits.
+fn modifiers(parameter: &str) -> KeyModifiers {
+    let bits = parameter.parse::<u8>().unwrap_or(1).saturating_sub(1);
+    let all = [(1, KeyModifiers::SHIFT), (2, KeyModifiers::ALT), (4, KeyModifiers::CONTROL)];
+    all.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, modifier)| modifier).collect()
+}
+
+fn cursor_key(last: u8, modifiers: KeyModifiers) -> Option<Input> {
+    let code = match last {
+        b'A' => KeyCode::Up,
+        b'B' => KeyCode::Down,
+        b'C' => KeyCode::Right,
+        b'D' => KeyCode::Left,
+        b'H' => KeyCode::Home,
+        b'F' => KeyCode::End,
+        b'M' => KeyCode::Enter,
+        _ => return None,
+    };
+    Some(key(code, modifiers))
+}
+
+fn numbered_key(number: u32, modifiers: KeyModifiers) -> Option<Input> {
+    let code = match number {
+        1 | 7 => KeyCode::Home,
+        3 => KeyCode::Delete,
+        4 | 8 => KeyCode::End,
+        5 => KeyCode::PageUp,
+        6 => KeyCode::PageDown,
+        _ => return None,
+    };
+    Some(key(code, modifiers))
+}
+
+/// A key by its character, as terminals of the newer kind name them.
+fn unicode_key(c: char, modifiers: KeyModifiers) -> Option<Input> {
+    match u32::from(c) {
+        // Functional keys, and Escape.
+        27 | 0xe000..=0xf8ff => None,
+        code @ (9 | 13 | 127) => single(u8::try_from(code).ok()?, modifiers),
+        0..=31 => None,
+        _ if modifiers.contains(KeyModifiers::SHIFT) => {
+            Some(key(KeyCode::Char(c.to_uppercase().next().unwrap_or(c)), modifiers))
+        }
+        _ => Some(key(KeyCode::Char(c), modifiers)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Vec<Input> {
+        let (mut parser, mut out) = (Parser::default(), Vec::new());
+        parser.feed(bytes, &mut out);
+        out
+    }
+
+    fn typed(text: &str) -> Vec<Input> {
+        text.chars().map(|c| key(KeyCode::Char(c), KeyModifiers::NONE)).collect()
+    }
+
+    /// What terminals send without a key being pressed.
+    const REPORTS: [&str; 16] = [
+        "\x1b[?2026;2$y",
+        "\x1b[?997;1n",
+        "\x1b[?1;2;3;4S",
+        "\x1b[24;80;1R",
+        "\x1b[24;80R",
+        "\x1b[>1;10;0c",
+        "\x1b[?62;22c",
+        "\x1b[>4;1m",
+        "\x1b[?1u",
+        "\x1b[=1;1u",
+        "\x1b[I",
+        "\x1b]11;rgb:1e1e/1e1e/2e2e\x1b\\",
+        "\x1b]52;c;eWVz\x07",
+        "\x1bP>|xterm(367)\x1b\\",
+        "\x1bP1+r524742=38\x1b\\",
+        "\x1b_Gi=31;OK\x1b\\",
+    ];
+
+    #[test]
+    fn a_report_of_the_terminal_is_no_key_and_swallows_none() {
+        for report in REPORTS {
+            for at in 0..=report.len() {
+                let (mut parser, mut out) = (Parser::default(), Vec::new());
+                parser.feed(&report.as_bytes()[..at], &mut out);
+                parser.feed(&report.as_bytes()[at..], &mut out);
+                parser.feed("n emergency".as_bytes(), &mut out);
+                assert_eq!(out, typed("n emergency"), "{report:?} split at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_unfinished_takes_nothing_that_is_typed_later() {
+        for report in REPORTS {
+            for at in 1..report.len() {
+                let (mut parser, mut out) = (Parser::default(), Vec::new());
+                parser.feed(&report.as_bytes()[..at], &mut out);
+                out.clear();
+                parser.give_up();
+                parser.feed("n policy".as_bytes(), &mut out);
+                assert_eq!(out, typed("n policy"), "{report:?} left at {at}");
+                // Without a pause a key of control is one all the same.
+                let (mut parser, mut out) = (Parser::default(), Vec::new());
+                parser.feed(&report.as_bytes()[..at], &mut out);
+                out.clear();
+                parser.feed(b"\x1d", &mut out);
+                let alone = single(0x1d, KeyModifiers::NONE);
+                let behind_escape = single(0x1d, KeyModifiers::ALT);
+                let escaped = report.as_bytes()[at - 1] == ESC;
+                let expected = if escaped { behind_escape } else { alone };
+                assert_eq!(out, expected.into_iter().collect::<Vec<_>>(), "{report:?} left at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_known_in_every_form() {
+        use KeyModifiers as M;
+        let cases: [(&str, KeyCode, M); 27] = [
+            ("\x03", KeyCode::Char('c'), M::CONTROL),
+            ("\x1d", KeyCode::Char('5'), M::CONTROL),
+            ("\r", KeyCode::Enter, M::NONE),
+            ("\n", KeyCode::Char('j'), M::CONTROL),
+            ("\t", KeyCode::Tab, M::NONE),
+            ("\x7f", KeyCode::Backspace, M::NONE),
+            ("\x1b\r", KeyCode::Enter, M::ALT),
+            ("\x1b\x7f", KeyCode::Backspace, M::ALT),
+            ("\x1bb", KeyCode::Char('b'), M::ALT),
+            ("\x1b[A", KeyCode::Up, M::NONE),
+            ("\x1bOB", KeyCode::Down, M::NONE),
+            ("\x1b\x1b[D", KeyCode::Left, M::NONE),
+            ("\x1b[1;5C", KeyCode::Right, M::CONTROL),
+            ("\x1b[1;3D", KeyCode::Left, M::ALT),
+            ("\x1b[H", KeyCode::Home, M::NONE),
+            ("\x1bOF", KeyCode::End, M::NONE),
+            ("\x1b[3~", KeyCode::Delete, M::NONE),
+            ("\x1b[5~", KeyCode::PageUp, M::NONE),
+            ("\x1b[6;5~", KeyCode::PageDown, M::CONTROL),
+            ("\x1b[7~", KeyCode::Home, M::NONE),
+            ("\x1b[4~", KeyCode::End, M::NONE),
+            ("\x1b[13;2u", KeyCode::Enter, M::SHIFT),
+            ("\x1b[97;5u", KeyCode::Char('a'), M::CONTROL),
+            ("\x1b[97;2u", KeyCode::Char('A'), M::SHIFT),
+            ("\x1b[97;1:1u", KeyCode::Char('a'), M::NONE),
+            ("é", KeyCode::Char('é'), M::NONE),
+            ("😀", KeyCode::Char('😀'), M::NONE),
+        ];
+        for (bytes, code, modifiers) in cases {
+            assert_eq!(read(bytes.as_bytes()), [key(code, modifiers)], "{bytes:?}");
+        }
+        for nothing in ["\x1b[97;1:3u", "\x1b[27u", "\x1b[[A", "\x1bOP", "\x1b[15~", "\x1b[Z", "\x1b"] {
+            assert_eq!(read(nothing.as_bytes()), [], "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn a_paste_is_one_thing_whatever_it_holds() {
+        let pasted = |text: &str| vec![Input::Paste(text.into())];
+        assert_eq!(read(b"\x1b[200~y\r\x1b[A\x1b[200~\x1b[201~"), pasted("y\r\x1b[A\x1b[200~"));
+        let (mut parser, mut out) = (Parser::default(), Vec::new());
+        parser.feed(b"\x1b[200~one", &mut out);
+        parser.give_up();
+        parser.feed(b"two\x1b[201~", &mut out);
+        assert_eq!(out, pasted("onetwo"), "however slowly it comes");
+        assert_eq!(read(b"\x1b[201~a"), typed("a"), "an end without a beginning");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_leave_it_ready_for_keys(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let (mut parser, mut out) = (Parser::default(), Vec::new());
+            parser.feed(&bytes, &mut out);
+            parser.feed(PASTE_END, &mut out);
+            parser.give_up();
+            out.clear();
+            parser.feed(b"n no\r", &mut out);
+            let mut expected = typed("n no");
+            expected.push(key(KeyCode::Enter, KeyModifiers::NONE));
+            prop_assert_eq!(out, expected);
+        }
+    }
+}
