@@ -200,7 +200,7 @@ pub(super) fn reach_any(args: &ReachArgs, role: Option<&str>, kind: &str) -> Res
 pub(super) fn reach_as_agent(args: &ReachArgs) -> Result<Found<amp::Connection>, String> {
     let is_ed25519 = |key: &ssh_key::PublicKey| key.key_data().is_ed25519();
     let options = amp::Options::new(&device_name());
-    with_keys(args, &place(args)?, is_ed25519, |target, identity, pins| {
+    let mut found = with_keys(args, &place(args)?, is_ed25519, |target, identity, pins| {
         amp::Connection::connect(target, identity, &options, pins).map_err(|error| match error {
             amp::ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
             // Which it is for the key, whatever the message.
@@ -211,7 +211,11 @@ pub(super) fn reach_as_agent(args: &ReachArgs) -> Result<Found<amp::Connection>,
             amp::ConnectError::Pin(error) => Tried::Failed(error.to_string()),
             error => Tried::Failed(out::foreign("", &error.to_string())),
         })
-    })
+    })?;
+    if let Some(note) = found.note.take() {
+        out::note(&note);
+    }
+    Ok(found)
 }
 
 /// The data folder, if it can be one: whoever only asks leaves nothing in any other.

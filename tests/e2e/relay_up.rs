@@ -395,7 +395,8 @@ fn what_was_typed_and_came_to_nothing_is_shown_at_the_end() {
     terminal.shows("what is typed", |screen| screen.contains("half written"));
     let other = Terminal::run(&scratch, &up(""));
     let screen = terminal.shows("the end", |screen| screen.contains("ended with"));
-    let (kept, draft) = ("not answered by the relay:\n  typed while it was away", "and not sent:\n  half written");
+    let (kept, draft) =
+        ("not answered by the relay, which may have it:\n  typed while it was away", "and not sent:\n  half written");
     assert!(screen.contains(kept) && screen.contains(draft), "{screen}");
     other.shows("the new session", is_attached);
     drop((terminal, other));

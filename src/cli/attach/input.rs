@@ -2,7 +2,7 @@
 //! that nobody knows) are passed over as a whole, so that nothing of them is taken for what somebody typed, and nothing
 //! behind them is swallowed. Reads nothing and knows no clock: whoever feeds it says when a sequence was left unfinished.
 
-use std::mem;
+use std::{mem, time::Duration};
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
@@ -11,6 +11,11 @@ const SEQUENCE_MAX: usize = 64;
 /// Bytes of a paste that are kept: far above what a prompt may have, whose bound the editor tells.
 const PASTE_MAX: usize = 16 * 1024 * 1024;
 const PASTE_END: &[u8] = b"\x1b[201~";
+
+/// How long the rest of what a person may have begun is waited for.
+const BY_HAND: Duration = Duration::from_millis(50);
+/// The same for what only a terminal sends.
+const BY_TERMINAL: Duration = Duration::from_millis(200);
 
 const ESC: u8 = 0x1b;
 const BEL: u8 = 0x07;
@@ -37,12 +42,13 @@ enum State {
     Escape,
     /// Behind ESC [.
     Csi(Vec<u8>),
-    /// Behind ESC O.
-    Ss3,
-    /// Behind ESC [ [, as the Linux console begins its function keys.
-    Console,
+    /// Behind ESC O, with what stands for the modifiers.
+    Ss3(KeyModifiers),
+    /// So many bytes behind are part of it: a function key of the Linux console, a click in the oldest form.
+    Rest(u8),
     /// In a text for the program (OSC, DCS, APC, PM, SOS), until its end.
     Text {
+        begun: bool,
         escaped: bool,
     },
     Paste(Vec<u8>),
@@ -62,14 +68,20 @@ impl Parser {
         }
     }
 
-    /// Whether a sequence is not at its end. A paste is not one: it ends when its end comes, however late.
-    pub(super) fn is_within(&self) -> bool {
-        !matches!(self.state, State::Ground | State::Paste(_))
+    /// How long the rest of a sequence is waited for, if one is not at its end. A paste is none: it ends when its end
+    /// comes, however late. A terminal writes a sequence at once. Escape alone, or with another key, may be a person's.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match &self.state {
+            State::Ground | State::Paste(_) => None,
+            State::Escape | State::Ss3(_) | State::Text { begun: false, .. } => Some(BY_HAND),
+            State::Csi(sequence) if sequence.is_empty() => Some(BY_HAND),
+            _ => Some(BY_TERMINAL),
+        }
     }
 
     /// Nothing came for a while: what was begun is over. Escape alone is no key here.
     pub(super) fn give_up(&mut self) {
-        if self.is_within() {
+        if self.wait().is_some() {
             self.state = State::Ground;
         }
     }
@@ -90,7 +102,12 @@ impl Parser {
             }
             State::Escape => self.escape(byte, out),
             State::Csi(mut sequence) => match byte {
-                b'[' if sequence.is_empty() => self.state = State::Console,
+                b'[' if sequence.is_empty() => self.state = State::Rest(1),
+                b'M' if sequence.is_empty() => self.state = State::Rest(3),
+                // So rxvt ends a key that is pressed with Shift.
+                b'$' if !sequence.is_empty() && sequence.iter().all(u8::is_ascii_digit) => {
+                    self.csi(&[&sequence[..], b";2"].concat(), b'~', out);
+                }
                 0x20..=0x3f => {
                     if sequence.len() < SEQUENCE_MAX {
                         sequence.push(byte);
@@ -100,21 +117,33 @@ impl Parser {
                 0x40..=0x7e => self.csi(&sequence, byte, out),
                 _ => self.ground(byte, out),
             },
-            State::Ss3 => match byte {
-                0x20..=0x7e => out.extend(cursor_key(byte, KeyModifiers::NONE)),
+            State::Ss3(modifiers) => match byte {
+                b'0'..=b'9' => match modifiers_of(str::from_utf8(&[byte]).unwrap_or_default()) {
+                    Some(modifiers) => self.state = State::Ss3(modifiers),
+                    None => self.state = State::Rest(1),
+                },
+                b'M' => out.push(key(KeyCode::Enter, modifiers)),
+                // So rxvt names them with Control.
+                b'a'..=b'd' => out.extend(cursor_key(byte.to_ascii_uppercase(), KeyModifiers::CONTROL)),
+                0x20..=0x7e => out.extend(cursor_key(byte, modifiers)),
                 _ => self.ground(byte, out),
             },
-            State::Console if (0x20..=0x7e).contains(&byte) => {}
-            State::Console => self.ground(byte, out),
-            State::Text { escaped } => match byte {
+            // A click counts from a blank on.
+            State::Rest(left) if byte >= 0x20 => {
+                if left > 1 {
+                    self.state = State::Rest(left - 1);
+                }
+            }
+            State::Rest(_) => self.ground(byte, out),
+            State::Text { escaped, .. } => match byte {
                 BEL => {}
                 b'\\' if escaped => {}
-                ESC => self.state = State::Text { escaped: true },
+                ESC => self.state = State::Text { begun: true, escaped: true },
                 // What follows ESC is a sequence of its own: the text was left without an end.
                 _ if escaped => self.escape(byte, out),
                 // No such text holds one: somebody presses a key.
                 0x00..=0x1f | 0x7f => self.ground(byte, out),
-                _ => self.state = State::Text { escaped: false },
+                _ => self.state = State::Text { begun: true, escaped: false },
             },
             State::Paste(mut text) => {
                 text.push(byte);
@@ -149,8 +178,8 @@ impl Parser {
     fn escape(&mut self, byte: u8, out: &mut Vec<Input>) {
         match byte {
             b'[' => self.state = State::Csi(Vec::new()),
-            b'O' => self.state = State::Ss3,
-            b']' | b'P' | b'_' | b'^' | b'X' => self.state = State::Text { escaped: false },
+            b'O' => self.state = State::Ss3(KeyModifiers::NONE),
+            b']' | b'P' | b'_' | b'^' | b'X' => self.state = State::Text { begun: false, escaped: false },
             ESC => self.state = State::Escape,
             0x80.. => self.ground(byte, out),
             _ => out.extend(single(byte, KeyModifiers::ALT)),
@@ -163,19 +192,21 @@ impl Parser {
         let mut parameters = sequence.split(';');
         let first = parameters.next().unwrap_or_default();
         let mut second = parameters.next().unwrap_or_default().split(':');
-        let modifiers = modifiers(second.next().unwrap_or_default());
+        let Some(modifiers) = modifiers_of(second.next().unwrap_or_default()) else { return };
         // The third kind of event is a key that is let go.
         if second.next() == Some("3") {
             return;
         }
+        let third = parameters.next().and_then(|third| third.parse().ok());
         let number: u32 = first.split(':').next().unwrap_or_default().parse().unwrap_or(1);
         match last {
             b'~' if number == 200 => self.state = State::Paste(Vec::new()),
+            b'~' if number == 27 => out.extend(third.and_then(|code| unicode_key(code, modifiers))),
             b'~' => out.extend(numbered_key(number, modifiers)),
-            b'u' => out.extend(char::from_u32(number).and_then(|c| unicode_key(c, modifiers))),
-            // A reply that tells where the cursor is has this form too, but for its end.
-            b'R' => {}
-            _ => out.extend(cursor_key(last, modifiers)),
+            b'u' => out.extend(unicode_key(number, modifiers)),
+            // A click in a form with numbers has more of them.
+            _ if third.is_none() => out.extend(cursor_key(last, modifiers)),
+            _ => {}
         }
     }
 }
@@ -199,11 +230,14 @@ fn single(byte: u8, modifiers: KeyModifiers) -> Option<Input> {
     })
 }
 
-/// One more than a set of bits.
-fn modifiers(parameter: &str) -> KeyModifiers {
-    let bits = parameter.parse::<u8>().unwrap_or(1).saturating_sub(1);
-    let all = [(1, KeyModifiers::SHIFT), (2, KeyModifiers::ALT), (4, KeyModifiers::CONTROL)];
-    all.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, modifier)| modifier).collect()
+/// One more than a set of bits. None: with a modifier that makes it another key.
+fn modifiers_of(parameter: &str) -> Option<KeyModifiers> {
+    const LOCKS: u8 = 64 | 128;
+    let bits = parameter.parse::<u8>().unwrap_or(1).saturating_sub(1) & !LOCKS;
+    (bits < 8).then(|| {
+        let all = [(1, KeyModifiers::SHIFT), (2, KeyModifiers::ALT), (4, KeyModifiers::CONTROL)];
+        all.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, modifier)| modifier).collect()
+    })
 }
 
 fn cursor_key(last: u8, modifiers: KeyModifiers) -> Option<Input> {
@@ -214,7 +248,6 @@ fn cursor_key(last: u8, modifiers: KeyModifiers) -> Option<Input> {
         b'D' => KeyCode::Left,
         b'H' => KeyCode::Home,
         b'F' => KeyCode::End,
-        b'M' => KeyCode::Enter,
         _ => return None,
     };
     Some(key(code, modifiers))
@@ -233,16 +266,15 @@ fn numbered_key(number: u32, modifiers: KeyModifiers) -> Option<Input> {
 }
 
 /// A key by its character, as terminals of the newer kind name them.
-fn unicode_key(c: char, modifiers: KeyModifiers) -> Option<Input> {
-    match u32::from(c) {
-        // Functional keys, and Escape.
-        27 | 0xe000..=0xf8ff => None,
-        code @ (9 | 13 | 127) => single(u8::try_from(code).ok()?, modifiers),
-        0..=31 => None,
-        _ if modifiers.contains(KeyModifiers::SHIFT) => {
+fn unicode_key(code: u32, modifiers: KeyModifiers) -> Option<Input> {
+    match (code, char::from_u32(code)?) {
+        (9 | 13 | 127, _) => single(u8::try_from(code).ok()?, modifiers),
+        // Escape, and functional keys.
+        (0..=31 | 0xe000..=0xf8ff, _) => None,
+        (_, c) if modifiers.contains(KeyModifiers::SHIFT) => {
             Some(key(KeyCode::Char(c.to_uppercase().next().unwrap_or(c)), modifiers))
         }
-        _ => Some(key(KeyCode::Char(c), modifiers)),
+        (_, c) => Some(key(KeyCode::Char(c), modifiers)),
     }
 }
 
@@ -263,7 +295,11 @@ mod tests {
     }
 
     /// What terminals send without a key being pressed.
-    const REPORTS: [&str; 16] = [
+    const REPORTS: [&str; 20] = [
+        "\x1b[M !!",
+        "\x1b[32;1;5M",
+        "\x1b[<0;5;5M",
+        "\x1b[4;2$y",
         "\x1b[?2026;2$y",
         "\x1b[?997;1n",
         "\x1b[?1;2;3;4S",
@@ -322,7 +358,14 @@ mod tests {
     #[test]
     fn keys_are_known_in_every_form() {
         use KeyModifiers as M;
-        let cases: [(&str, KeyCode, M); 27] = [
+        let cases: [(&str, KeyCode, M); 34] = [
+            ("\x1bOM", KeyCode::Enter, M::NONE),
+            ("\x1bO5D", KeyCode::Left, M::CONTROL),
+            ("\x1bOd", KeyCode::Left, M::CONTROL),
+            ("\x1b[7$", KeyCode::Home, M::SHIFT),
+            ("\x1b[27;2;13~", KeyCode::Enter, M::SHIFT),
+            ("\x1b[27;5;93~", KeyCode::Char(']'), M::CONTROL),
+            ("\x1b[93;69u", KeyCode::Char(']'), M::CONTROL),
             ("\x03", KeyCode::Char('c'), M::CONTROL),
             ("\x1d", KeyCode::Char('5'), M::CONTROL),
             ("\r", KeyCode::Enter, M::NONE),
@@ -354,7 +397,18 @@ mod tests {
         for (bytes, code, modifiers) in cases {
             assert_eq!(read(bytes.as_bytes()), [key(code, modifiers)], "{bytes:?}");
         }
-        for nothing in ["\x1b[97;1:3u", "\x1b[27u", "\x1b[[A", "\x1bOP", "\x1b[15~", "\x1b[Z", "\x1b"] {
+        for nothing in [
+            "\x1b[97;1:3u",
+            "\x1b[27u",
+            "\x1b[[A",
+            "\x1bOP",
+            "\x1b[15~",
+            "\x1b[Z",
+            "\x1b",
+            "\x1b[13;9u",
+            "\x1bO5Q",
+            "\x1b[M",
+        ] {
             assert_eq!(read(nothing.as_bytes()), [], "{nothing:?}");
         }
     }

@@ -20,8 +20,6 @@ use super::{
 };
 use crate::cli::tty::is_in_front;
 
-/// How long the rest of a sequence is waited for. A terminal writes one at once; a person is slower.
-const SEQUENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: Duration::from_millis(200).subsec_nanos() as _ };
 /// How soon a job in the background looks whether it is in front.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const READ_BYTES: usize = 16 * 1024;
@@ -31,7 +29,7 @@ pub(super) fn read_keys(to: SyncSender<Wake>) -> io::Result<()> {
     let reading = move || {
         let (mut parser, mut inputs, mut bytes) = (Parser::default(), Vec::new(), vec![0; READ_BYTES]);
         loop {
-            match read_some(&mut bytes, parser.is_within()) {
+            match read_some(&mut bytes, parser.wait()) {
                 Ok(Some(0)) | Err(_) => break,
                 Ok(Some(read)) => parser.feed(&bytes[..read], &mut inputs),
                 Ok(None) => parser.give_up(),
@@ -53,11 +51,12 @@ pub(super) fn read_keys(to: SyncSender<Wake>) -> io::Result<()> {
 }
 
 /// Reads what there is; `None` if nothing came in time.
-fn read_some(bytes: &mut [u8], in_time: bool) -> io::Result<Option<usize>> {
+fn read_some(bytes: &mut [u8], wait: Option<Duration>) -> io::Result<Option<usize>> {
     let stdin = io::stdin();
+    let wait = wait.map(|wait| Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() });
     loop {
         let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
-        match poll(&mut polled, in_time.then_some(&SEQUENCE)) {
+        match poll(&mut polled, wait.as_ref()) {
             Ok(0) => return Ok(None),
             Ok(_) => {}
             Err(Errno::INTR) => continue,
@@ -142,7 +141,8 @@ fn alt_key(c: char) -> Option<Key> {
         'b' => Edit::WordBack,
         'f' => Edit::WordForward,
         'd' => Edit::DeleteWordForward,
-        _ => return None,
+        // Behind Escape, which is no key here, this is what somebody types next.
+        _ => return Some(Key::Char(c)),
     }))
 }
 
@@ -168,6 +168,7 @@ mod tests {
         ] {
             assert_eq!(press(code, modifiers), Some(key), "{code:?} {modifiers:?}");
         }
+        assert_eq!(press(KeyCode::Char('n'), KeyModifiers::ALT), Some(Key::Char('n')), "Escape and a key");
         assert_eq!(press(KeyCode::F(1), KeyModifiers::NONE), None);
     }
 }

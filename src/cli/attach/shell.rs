@@ -385,7 +385,7 @@ impl Shell {
             out.push('\n');
         };
         for (_, text) in prompts {
-            add("typed, and not answered by the relay:", text);
+            add("typed, and not answered by the relay, which may have it:", text);
         }
         if let Some(draft) = self.face.draft().filter(|_| with_draft) {
             add("typed, and not sent:", &draft);
