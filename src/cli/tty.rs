@@ -25,7 +25,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 /// In the alternate screen many terminals turn the wheel into arrow keys, which would recall old prompts.
 const WHEEL_SENDS_NO_ARROWS: &str = "\x1b[?1007l";
 /// What a program that was killed may have left: a click is no key.
-const CLICKS_SEND_NOTHING: &str = "\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l";
+const CLICKS_SEND_NOTHING: &str = "\x1b[?9;1000;1001;1002;1003;1005;1006;1015;1016l";
 const WHEEL_SENDS_ARROWS: &str = "\x1b[?1007h";
 
 /// The modes that standard input had when the program began.

@@ -32,7 +32,7 @@ pub(super) fn read_keys(to: SyncSender<Wake>) -> io::Result<()> {
             match read_some(&mut bytes, parser.wait()) {
                 Ok(Some(0)) | Err(_) => break,
                 Ok(Some(read)) => parser.feed(&bytes[..read], &mut inputs),
-                Ok(None) => parser.give_up(),
+                Ok(None) => parser.give_up(&mut inputs),
             }
             let at = Instant::now();
             let keys = inputs.drain(..).filter_map(|input| match input {
