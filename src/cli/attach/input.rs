@@ -42,8 +42,8 @@ enum State {
     Escape,
     /// Behind ESC [.
     Csi(Vec<u8>),
-    /// Behind ESC O, with what stands for the modifiers.
-    Ss3(KeyModifiers),
+    /// Behind ESC O, with the digits that stand for modifiers.
+    Ss3(Vec<u8>),
     /// Behind ESC [ [, as the Linux console begins its function keys.
     Console,
     /// Behind ESC [ M, a click in the oldest form: so many of its three parts are to come, each of any byte.
@@ -87,7 +87,9 @@ impl Parser {
         match mem::take(&mut self.state) {
             State::Csi(sequence) => spill(b'[', &sequence, out),
             State::Text { begun_by, text, .. } => spill(begun_by, &text, out),
-            State::Ss3(KeyModifiers::NONE) => spill(b'O', b"", out),
+            State::Ss3(digits) => spill(b'O', &digits, out),
+            State::Console => spill(b'[', b"[", out),
+            State::Utf8 { .. } => out.push(BROKEN),
             paste @ State::Paste(_) => self.state = paste,
             _ => {}
         }
@@ -106,13 +108,17 @@ impl Parser {
             State::Ground => self.ground(byte, out),
             State::Utf8 { mut bytes, has, wants } => {
                 if byte & 0xc0 != 0x80 {
+                    out.push(BROKEN);
                     return self.ground(byte, out);
                 }
                 bytes[has] = byte;
                 if has + 1 < wants {
                     self.state = State::Utf8 { bytes, has: has + 1, wants };
-                } else if let Ok(text) = str::from_utf8(&bytes[..wants]) {
-                    out.extend(text.chars().map(|c| key(KeyCode::Char(c), KeyModifiers::NONE)));
+                    return;
+                }
+                match str::from_utf8(&bytes[..wants]) {
+                    Ok(text) => out.extend(text.chars().map(|c| key(KeyCode::Char(c), KeyModifiers::NONE))),
+                    Err(_) => out.push(BROKEN),
                 }
             }
             State::Escape => self.escape(byte, out),
@@ -130,22 +136,24 @@ impl Parser {
                     self.state = State::Csi(sequence);
                 }
                 0x40..=0x7e => self.csi(&sequence, byte, out),
-                ESC => self.state = State::Escape,
                 _ => self.cut(b'[', &sequence, byte, out),
             },
-            State::Ss3(modifiers) => match byte {
-                b'0'..=b'9' => match modifiers_of(str::from_utf8(&[byte]).unwrap_or_default()) {
-                    Some(modifiers) => self.state = State::Ss3(modifiers),
-                    None => self.state = State::Console,
+            State::Ss3(mut digits) => match byte {
+                b'0'..=b'9' if digits.len() < 2 => {
+                    digits.push(byte);
+                    self.state = State::Ss3(digits);
+                }
+                0x20..=0x7e => match ss3_key(byte, &digits) {
+                    Some(input) => out.extend(input),
+                    None => spill(b'O', &[&digits[..], &[byte]].concat(), out),
                 },
-                b'M' => out.push(key(KeyCode::Enter, modifiers)),
-                // So rxvt names them with Control.
-                b'a'..=b'd' => out.extend(cursor_key(byte.to_ascii_uppercase(), KeyModifiers::CONTROL)),
-                0x20..=0x7e => out.extend(cursor_key(byte, modifiers)),
-                _ => self.ground(byte, out),
+                _ => self.cut(b'O', &digits, byte, out),
             },
-            State::Console if (0x20..=0x7e).contains(&byte) => {}
-            State::Console => self.ground(byte, out),
+            State::Console => match byte {
+                b'A'..=b'E' => {}
+                0x20..=0x7e => spill(b'[', &[b'[', byte], out),
+                _ => self.cut(b'[', b"[", byte, out),
+            },
             State::Click(_) if byte == ESC => self.state = State::Escape,
             // The second byte of a part that is a character of two.
             State::Click(left) if matches!(byte, 0xc2..=0xdf) => self.state = State::Click(left),
@@ -155,8 +163,11 @@ impl Parser {
                 BEL => {}
                 b'\\' if escaped => {}
                 ESC => self.state = State::Text { begun_by, text, escaped: true },
-                // What follows ESC is a sequence of its own: the text was left without an end.
-                _ if escaped => self.escape(byte, out),
+                // What follows ESC is a sequence of its own: this was no text.
+                _ if escaped => {
+                    spill(begun_by, &text, out);
+                    self.escape(byte, out);
+                }
                 // No such text holds one: somebody presses a key.
                 0x00..=0x1f | 0x7f => self.cut(begun_by, &text, byte, out),
                 _ => {
@@ -191,6 +202,7 @@ impl Parser {
             0xc2..=0xdf => 2,
             0xe0..=0xef => 3,
             0xf0..=0xf4 => 4,
+            0x80.. => return out.push(BROKEN),
             _ => return out.extend(single(byte, KeyModifiers::NONE)),
         };
         self.state = State::Utf8 { bytes: [byte, 0, 0, 0], has: 1, wants };
@@ -199,7 +211,7 @@ impl Parser {
     fn escape(&mut self, byte: u8, out: &mut Vec<Input>) {
         match byte {
             b'[' => self.state = State::Csi(Vec::new()),
-            b'O' => self.state = State::Ss3(KeyModifiers::NONE),
+            b'O' => self.state = State::Ss3(Vec::new()),
             b']' | b'P' | b'_' | b'^' | b'X' => {
                 self.state = State::Text { begun_by: byte, text: Vec::new(), escaped: false };
             }
@@ -210,6 +222,10 @@ impl Parser {
     }
 
     fn csi(&mut self, sequence: &[u8], last: u8, out: &mut Vec<Input>) {
+        if sequence.is_empty() && last.is_ascii_lowercase() {
+            // No terminal sends this.
+            return spill(b'[', &[last], out);
+        }
         let is_plain = sequence.iter().all(|byte| matches!(byte, b'0'..=b'9' | b';' | b':'));
         let Some(sequence) = str::from_utf8(sequence).ok().filter(|_| is_plain) else { return };
         let mut parameters = sequence.split(';');
@@ -234,8 +250,26 @@ impl Parser {
     }
 }
 
-fn key(code: KeyCode, modifiers: KeyModifiers) -> Input {
+const fn key(code: KeyCode, modifiers: KeyModifiers) -> Input {
     Input::Key(KeyEvent::new(code, modifiers))
+}
+
+/// Stands for bytes that are no character, so that they are seen.
+const BROKEN: Input = key(KeyCode::Char(char::REPLACEMENT_CHARACTER), KeyModifiers::NONE);
+
+/// A key behind ESC O: `None` if no terminal sends it, `Some(None)` if it means nothing here.
+fn ss3_key(last: u8, digits: &[u8]) -> Option<Option<Input>> {
+    let modifiers = modifiers_of(str::from_utf8(digits).unwrap_or_default());
+    Some(match last {
+        b'A'..=b'D' | b'F' | b'H' => cursor_key(last, modifiers?),
+        // So rxvt names them with Control.
+        b'a'..=b'd' => cursor_key(last.to_ascii_uppercase(), KeyModifiers::CONTROL),
+        b'M' => Some(key(KeyCode::Enter, modifiers?)),
+        b'P'..=b'S' => None,
+        // The keypad: * + , - . / and the digits.
+        b'j'..=b'y' => Some(key(KeyCode::Char(char::from(last - b'j' + b'*')), KeyModifiers::NONE)),
+        _ => return None,
+    })
 }
 
 /// What looked like a sequence and is none: it is shown as it came, behind what was typed before, which is no answer then.
@@ -391,7 +425,7 @@ mod tests {
 
     #[test]
     fn what_somebody_types_behind_escape_is_not_swallowed() {
-        for begun_by in ["[", "O", "]", "P", "X", "^", "_"] {
+        for begun_by in ["[", "O", "]", "P", "X", "^", "_", "O3", "[["] {
             let (mut parser, mut out) = (Parser::default(), Vec::new());
             parser.feed(format!("y\x1b{begun_by}").as_bytes(), &mut out);
             parser.give_up(&mut out);
@@ -399,7 +433,23 @@ mod tests {
         }
         // All at once, as a slow line brings it: the line is not what was meant, so that its end does not count.
         assert_eq!(read(b"y\x1bPlease don't\r"), typed("yPlease don't"));
-        assert_eq!(read(b"y\x1b[20\r"), typed("y[20"));
+        for (bytes, shown) in [
+            (&b"y\x1b[20\r"[..], "y[20"),
+            (b"y\x1bO\r", "yO"),
+            (b"y\x1bO3\r", "yO3"),
+            (b"y\x1bOh", "yOh"),
+            (b"y\x1bOk", "y+"),
+            (b"y\x1b[[\r", "y[["),
+            (b"y\x1b[[x", "y[[x"),
+            (b"y\x1b[n", "y[n"),
+            (b"y\xe9", "y"),
+            (b"y\xe9n", "y\u{fffd}n"),
+            (b"y\xff", "y\u{fffd}"),
+        ] {
+            assert_eq!(read(bytes), typed(shown), "{bytes:?}");
+        }
+        let enter = key(KeyCode::Enter, KeyModifiers::ALT);
+        assert_eq!(read(b"y\x1bPlease no\x1b\r"), [typed("yPlease no"), vec![enter]].concat());
     }
 
     #[test]
