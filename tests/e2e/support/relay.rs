@@ -63,9 +63,10 @@ impl Scratch {
         self.root.join("project")
     }
 
-    /// The program with nothing of the caller's environment but PATH.
+    /// The program, or another build of it that is to be compared, with nothing of the caller's environment but PATH.
     pub fn command<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
-        self.runs(PROGRAM, arguments)
+        let other = std::env::var("AMP_RELAY_TEST_ORACLE_PROGRAM");
+        self.runs(other.as_deref().unwrap_or(PROGRAM), arguments)
     }
 
     /// Another program in this world.
@@ -142,6 +143,7 @@ pub struct Options {
     /// Log everything, for the reader of a failed test.
     debug: bool,
     open_files: Option<u32>,
+    workers: u16,
 }
 
 enum Agent {
@@ -178,6 +180,11 @@ impl Options {
         self
     }
 
+    /// With so many workers, not two.
+    pub fn workers(self, workers: u16) -> Self {
+        Self { workers, ..self }
+    }
+
     /// With a limit of open files.
     pub fn open_files(self, limit: u32) -> Self {
         Self { open_files: Some(limit), ..self }
@@ -190,7 +197,7 @@ impl Options {
 
     /// The command line of `serve` for these options.
     fn command(&self) -> Command {
-        let mut command = self.scratch.command(["serve", "--workers", "2"]);
+        let mut command = self.scratch.command(["serve", "--workers", &self.workers.to_string()]);
         if self.debug {
             command.args(["--log", "debug"]);
         }
@@ -266,6 +273,7 @@ impl Relay {
             agent: Agent::Demo,
             debug: true,
             open_files: None,
+            workers: 2,
         }
     }
 
