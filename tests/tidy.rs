@@ -13,10 +13,10 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("wire", &["base"]),
     ("reactor", &["base", "wire"]),
     ("client", &["base", "wire"]),
-    ("store", &["base", "wire", "reactor"]),
-    ("claude", &["base", "wire", "reactor"]),
-    ("relay", &["base", "wire", "reactor", "store", "claude"]),
-    ("dialect", &["base", "wire", "reactor", "store", "claude", "relay"]),
+    ("store", &["base", "wire"]),
+    ("claude", &["base", "wire"]),
+    ("relay", &["base", "wire", "store", "claude"]),
+    ("dialect", &["base", "wire", "store", "claude", "relay"]),
     ("server", &["base", "wire", "reactor", "store", "claude", "relay", "dialect"]),
     ("cli", &["base", "wire", "reactor", "client", "store", "claude", "relay", "dialect", "server"]),
 ];
@@ -200,6 +200,25 @@ fn layer_problems(path: &str, source: &str) -> Vec<String> {
         .collect()
 }
 
+/// Layers that know no thread: what they hold runs in any of them, and in a simulation.
+const THREADLESS: [&str; 4] = ["base", "wire", "relay", "dialect"];
+/// Crates and modules of threads and clocks. Readings of a clock come as arguments.
+const THREADS: [&str; 7] =
+    ["std::thread", "thread::", "crossbeam_channel", "parking_lot", "mio::", "Instant::now", "SystemTime::now"];
+
+fn thread_problems(path: &str, source: &str) -> Vec<String> {
+    let Some(layer) = layer_of(path).filter(|layer| THREADLESS.contains(layer)) else { return Vec::new() };
+    let code = code_only(source);
+    // What tests do in the same file is their own affair.
+    let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let used = |line: &str| THREADS.into_iter().find(|word| line.contains(word));
+    let lines = code.lines().enumerate();
+    lines
+        .filter_map(|(number, line)| Some((number + 1, used(line)?)))
+        .map(|(number, word)| format!("{path}:{number}: {layer} must not use {word}"))
+        .collect()
+}
+
 fn file_problems(path: &str, source: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let lines = source.lines().count();
@@ -315,12 +334,27 @@ fn layers_point_one_way() {
 }
 
 #[test]
+fn the_core_knows_no_thread_and_no_clock() {
+    none(files("src", "rs").iter().flat_map(|(path, source)| thread_problems(path, source)).collect());
+}
+
+#[test]
+fn the_thread_rule_finds_what_it_looks_for() {
+    let found = |path, source| thread_problems(path, source).len();
+    assert_eq!(found("src/relay/hub.rs", "use std::thread;\nfn f() { let now = Instant::now(); }"), 2);
+    assert_eq!(found("src/dialect/mod.rs", "use parking_lot::Mutex;"), 1);
+    assert_eq!(found("src/server/mod.rs", "use std::thread;"), 0);
+    assert_eq!(found("src/relay/hub.rs", "// std::thread\n#[cfg(test)]\nmod tests {\nuse std::thread;\n}"), 0);
+}
+
+#[test]
 fn the_layer_rule_finds_what_it_looks_for() {
     let found = |path, source| layer_problems(path, source).len();
     assert_eq!(found("src/wire/ws.rs", "use crate::reactor::Io;"), 1);
     assert_eq!(found("src/wire.rs", "use crate::{base, relay::{Role, base}, cli};"), 2);
     assert_eq!(found("src/store/mod.rs", "fn f() { crate::claude::run() }"), 1);
     assert_eq!(found("src/claude/mod.rs", "use crate::store::Store;"), 1);
+    assert_eq!(found("src/relay/mod.rs", "use crate::reactor::Sent;"), 1);
     assert_eq!(found("src/client/mod.rs", "use crate::{\n    base::Now,\n    reactor::Io,\n};"), 1);
     assert_eq!(found("src/relay/mod.rs", "use crate::{base, claude::{self, Event}, relay::Role, store};"), 0);
     assert_eq!(found("src/wire/ws.rs", "// use crate::reactor::Io;\nconst T: &str = \"crate::relay\";"), 0);

@@ -2,52 +2,43 @@
 //! it changes. It must not touch a connection: its answers go to the workers by mail.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     fs,
     io::{self, Read},
     os::unix::fs::MetadataExt,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, LazyLock},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, never, select};
 use ed25519_dalek::SigningKey;
-use parking_lot::Mutex;
-use ssh_key::{PrivateKey, PublicKey};
+use ssh_key::PrivateKey;
 
 use super::{
     MESSAGE_MAX,
-    mail::{KeysFound, Mail, Mailers},
-    replays::Replays,
+    channels::{Hello, Job, KeysFound, Lane, Mail, Mailers, SessionKeys},
+    drain_guard::DrainGuard,
+    lanes::JOBS_OUT_MAX,
     signatures::{BATCHES_MAX, Check, Verifier},
-    supervisor::DrainsAtTheEnd,
 };
 use crate::{
-    base::{
-        CloseCode, ConnToken,
-        text::{self, quoted},
-    },
-    dialect::{
-        amp::{HelloJob, Principal, Say},
-        session::{SignedIn, VerifyJob},
-    },
+    base::{CloseCode, text},
+    dialect::amp::{HelloJob, Say},
     reactor,
     relay::{
-        Role,
+        admission::Admission,
         api::{Code, Error, Text},
         keys::{FILE_BYTES_MAX, KeySet},
     },
-    wire::{
-        amp::{self, check::Refusal},
-        sign_in::{self, Transcript},
-    },
+    wire::amp::{self, check::Refusal},
 };
 
-/// Sign-ins that may wait; more are told to try again.
-const JOBS_MAX: usize = 1024;
+/// Jobs of others than workers that may wait.
+const JOBS_OF_OTHERS_MAX: usize = 64;
+/// Jobs of those who have proved a key, or are on the Unix socket, that go before one of a stranger.
+const JOBS_BEFORE_A_STRANGER: usize = 64;
 /// How often the keys file is looked at while nobody signs in.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long a keys file may be away, or empty, before that is believed: editors write a file anew or rename one into its
@@ -55,44 +46,17 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const AWAY_MAX: Duration = Duration::from_secs(5);
 /// How soon mail that found an inbox full is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
-/// Answers that may wait for full inboxes; beyond, the sign-in times out on its own.
-const PENDING_MAX: usize = 4 * JOBS_MAX;
-
-/// HELLOs that are remembered; while there are so many, more are told to try again.
-const HELLOS_MAX: usize = 262_144;
-
 /// What an agent is told instead of such an answer.
 static ANSWER_TOO_LARGE: LazyLock<String> =
     LazyLock::new(|| format!("the answer is larger than the largest message ({MESSAGE_MAX} bytes)"));
-
-/// A HELLO that was checked, with our signed answer.
-#[derive(Debug)]
-pub(super) struct Hello {
-    /// Who it proved to be; `None` for a HELLO to an alias.
-    pub(super) principal: Option<Principal>,
-    /// HELLO_ACK, HELLO_REJECT or ERROR.
-    pub(super) answer: Vec<u8>,
-    /// Close behind the answer.
-    pub(super) close: Option<(CloseCode, &'static str)>,
-}
-
-/// The keys of sessions, by DID: made with the sessions, used here.
-pub(super) type SessionKeys = Arc<Mutex<HashMap<Text, SigningKey>>>;
-
-enum Job {
-    Hello(HelloJob),
-    Say(Box<Say>),
-    SignIn(VerifyJob),
-    Reload { peer: ConnToken, id: Text },
-    Refresh,
-    End,
-}
 
 /// The way to the crypto thread. Cloning is cheap. Messages to be checked have a queue of their own, so that those who
 /// sign in do not wait behind all of them.
 #[derive(Clone)]
 pub(super) struct Crypto {
     jobs: Sender<Job>,
+    /// Of connections over TCP that have proved nothing.
+    strangers: Sender<Job>,
     checks: Sender<Vec<Check>>,
 }
 
@@ -104,56 +68,39 @@ impl Crypto {
         keys: PathBuf,
         mailers: Mailers,
         session_keys: SessionKeys,
-        last: DrainsAtTheEnd,
+        last: DrainGuard,
     ) -> io::Result<(Self, JoinHandle<()>)> {
-        let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_MAX);
+        // What workers have on the way is bounded by them (`lanes`), so that this is never full.
+        let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_OUT_MAX * mailers.len() + JOBS_OF_OTHERS_MAX);
+        let (to_strangers, strangers) = crossbeam_channel::bounded(JOBS_OUT_MAX * mailers.len());
         let (to_checks, checks) = crossbeam_channel::bounded(BATCHES_MAX);
         let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers, session_keys)?;
-        desk.keys.refresh(true);
+        desk.refresh(true);
+        desk.pending.clear();
         let run = move || {
             // Without this thread nobody can sign in.
             let _last = last;
-            desk.run(&jobs, &checks);
+            desk.run(&jobs, &strangers, &checks);
         };
         let thread = thread::Builder::new().name("crypto".into()).spawn(run)?;
-        Ok((Self { jobs: to_jobs, checks: to_checks }, thread))
+        Ok((Self { jobs: to_jobs, strangers: to_strangers, checks: to_checks }, thread))
     }
 
-    /// Has a sign-in checked; the answer comes by mail.
+    /// Hands a job of a worker over; what comes of it comes by mail.
     ///
     /// # Errors
-    /// Too many wait.
-    pub(super) fn verify(&self, job: VerifyJob) -> Result<(), Error> {
-        self.jobs.try_send(Job::SignIn(job)).map_err(busy)
+    /// There is no room: it is given back. Without the thread, which only happens at the relay's end, it is lost.
+    pub(super) fn give(&self, lane: Lane, job: Job) -> Result<(), Job> {
+        let queue = if lane == Lane::Strangers { &self.strangers } else { &self.jobs };
+        match queue.try_send(job) {
+            Err(TrySendError::Full(job)) => Err(job),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
     }
 
-    /// Has the keys file read again; the answer comes by mail.
-    ///
-    /// # Errors
-    /// Too many wait.
-    pub(super) fn reload(&self, peer: ConnToken, id: Text) -> Result<(), Error> {
-        self.jobs.try_send(Job::Reload { peer, id }).map_err(busy)
-    }
-
-    /// Has the keys file read again. Where too many jobs wait it is looked at soon enough anyway.
+    /// Has the keys file read again. Where no room is left it is looked at soon enough anyway.
     pub(super) fn refresh(&self) {
         let _ = self.jobs.try_send(Job::Refresh);
-    }
-
-    /// Has a HELLO checked and answered; the answer comes by mail.
-    ///
-    /// # Errors
-    /// Too many wait.
-    pub(super) fn hello(&self, job: HelloJob) -> Result<(), Error> {
-        self.jobs.try_send(Job::Hello(job)).map_err(busy)
-    }
-
-    /// Has a message of the relay or of a session signed; it comes by mail.
-    ///
-    /// # Errors
-    /// Too many wait.
-    pub(super) fn say(&self, say: Say) -> Result<(), Error> {
-        self.jobs.try_send(Job::Say(Box::new(say))).map_err(busy)
     }
 
     /// Has messages checked; the verdicts come by mail, in this order for each worker.
@@ -175,23 +122,14 @@ impl Crypto {
     }
 }
 
-fn busy(error: TrySendError<Job>) -> Error {
-    let (code, message) = match error {
-        TrySendError::Full(_) => (Code::RateLimited, "too many sign-ins are waiting"),
-        TrySendError::Disconnected(_) => (Code::ShuttingDown, "the relay is stopping"),
-    };
-    Error { retry_after_ms: Some(1000), ..Error::new(code, message) }
-}
-
 struct Desk {
-    host_key: PrivateKey,
+    admission: Admission,
     did: String,
     keys: KeysFile,
     mailers: Mailers,
     pending: VecDeque<(usize, Mail)>,
     signing: SigningKey,
     session_keys: SessionKeys,
-    hellos: Replays,
     verifier: Verifier,
     /// When the keys file was looked at.
     looked: Instant,
@@ -208,14 +146,24 @@ impl Desk {
         let pair =
             host_key.key_data().ed25519().ok_or_else(|| io::Error::other("the host key must be an Ed25519 key"))?;
         let signing = SigningKey::from_bytes(&pair.private.to_bytes());
-        let (pending, hellos) = (VecDeque::new(), Replays::default());
-        let (verifier, looked) = (Verifier::default(), Instant::now());
-        Ok(Self { host_key, did, keys, mailers, pending, signing, session_keys, hellos, verifier, looked })
+        let (pending, verifier, looked) = (VecDeque::new(), Verifier::default(), Instant::now());
+        let admission = Admission::new(host_key, did.clone());
+        Ok(Self { admission, did, keys, mailers, pending, signing, session_keys, verifier, looked })
     }
 
-    fn run(&mut self, jobs: &Receiver<Job>, checks: &Receiver<Vec<Check>>) {
+    fn run(&mut self, jobs: &Receiver<Job>, strangers: &Receiver<Job>, checks: &Receiver<Vec<Check>>) {
         let nothing = never();
         loop {
+            // One job of a stranger may take as long as a hundred answers: those go first, as many as are there, up to a bound.
+            for _ in 0..JOBS_BEFORE_A_STRANGER {
+                match jobs.try_recv() {
+                    Ok(Job::End) | Err(TryRecvError::Disconnected) => return,
+                    Ok(job) => self.job(job),
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+            // What comes of them is not kept back by what follows.
+            self.flush();
             let wait = if self.pending.is_empty() { WATCH_EVERY } else { RETRY_AFTER };
             // No more messages are checked while verdicts find an inbox full, so that they need not be dropped. Who
             // waits in both queues is served in turn: neither keeps the other out.
@@ -224,6 +172,9 @@ impl Desk {
                 recv(jobs) -> job => match job {
                     Ok(Job::End) | Err(_) => return,
                     Ok(job) => self.job(job),
+                },
+                recv(strangers) -> job => if let Ok(job) = job {
+                    self.job(job);
                 },
                 recv(checks) -> batch => if let Ok(batch) = batch {
                     self.check(batch);
@@ -241,30 +192,26 @@ impl Desk {
         match job {
             Job::End => {}
             Job::Refresh => self.refresh(true),
-            Job::SignIn(job) => {
+            Job::SignIn(lane, job) => {
                 self.refresh(false);
-                let (peer, result) = (job.peer, self.judge(&job));
-                self.mail(usize::from(peer.worker()), Mail::SignedIn { peer, result });
+                let (peer, result) = (job.peer, self.admission.sign_in(&job.sign_in, &job.server_nonce));
+                self.mail(usize::from(peer.worker()), Mail::SignedIn { peer, lane, result });
             }
             Job::Reload { peer, id } => {
                 self.refresh(true);
                 let result = self.keys.found();
                 self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, result: Box::new(result) });
             }
-            Job::Hello(job) => {
+            Job::Hello(lane, job) => {
                 self.refresh(false);
-                let peer = job.peer;
-                if let Some(hello) = self.hello(&job) {
-                    self.mail(usize::from(peer.worker()), Mail::Hello { peer, hello });
-                }
+                let (peer, hello) = (job.peer, self.hello(&job));
+                self.mail(usize::from(peer.worker()), Mail::Hello { peer, lane, hello });
             }
-            Job::Say(say) => {
+            Job::Say(lane, say) => {
                 let (peer, close) = (say.peer, say.close);
-                // What cannot be written is not said, but a close is due all the same.
+                // What cannot be written is not said, but the worker counts what is on the way, and a close is due.
                 let frame = self.say(&say).unwrap_or_default();
-                if !frame.is_empty() || close.is_some() {
-                    self.mail(usize::from(peer.worker()), Mail::Said { peer, frame, close });
-                }
+                self.mail(usize::from(peer.worker()), Mail::Said { peer, lane, frame, close });
             }
         }
     }
@@ -276,12 +223,9 @@ impl Desk {
         self.pending.push_back((worker, Mail::Checked(checked)));
     }
 
+    /// None is ever dropped: each answers what a worker has on the way, which is bounded.
     fn mail(&mut self, worker: usize, mail: Mail) {
-        if self.pending.len() < PENDING_MAX {
-            self.pending.push_back((worker, mail));
-        } else {
-            log::warn!(worker; "an answer to a sign-in is dropped: the worker's inbox stays full");
-        }
+        self.pending.push_back((worker, mail));
     }
 
     /// Sends what waits. Each worker gets its mail in order: a sign-in that was admitted by older keys comes before the
@@ -305,6 +249,7 @@ impl Desk {
         if !self.keys.refresh(force) {
             return;
         }
+        self.admission.set_keys(self.keys.set.clone());
         self.pending.retain(|(_, mail)| !matches!(mail, Mail::Keys(_)));
         for worker in 0..self.mailers.len() {
             self.pending.push_back((worker, Mail::Keys(self.keys.set.clone())));
@@ -314,8 +259,11 @@ impl Desk {
     /// Checks a HELLO and signs our answer. `None`: no answer can be written, and the peer runs into its timeout, which
     /// lasts until its key is proved.
     fn hello(&mut self, job: &HelloJob) -> Option<Hello> {
-        let judged = catch_unwind(AssertUnwindSafe(|| self.prove(job)));
-        let judged = judged.unwrap_or_else(|_| Err(Refusal::new(amp::Code::INTERNAL_ERROR, "the check failed")));
+        let now_ms = reactor::now().mono_ms;
+        let judged = match &job.proves {
+            Some(did) => self.admission.hello(did, &job.frame, &job.id, now_ms).map(Some),
+            None => Ok(None),
+        };
         let mut body = Vec::new();
         let (typ, principal, close) = match (&judged, &job.selected) {
             (Ok(principal), Some(selected)) => {
@@ -348,29 +296,6 @@ impl Desk {
         Some(Hello { principal, answer, close })
     }
 
-    /// Who a HELLO proves to be.
-    fn prove(&mut self, job: &HelloJob) -> Result<Option<Principal>, Refusal> {
-        let Some(did) = &job.proves else { return Ok(None) };
-        let unknown = Refusal::new(amp::Code::UNAUTHORIZED, "this DID is not in the relay's keys file");
-        let Ok(amp::Frame::Envelope(view)) = amp::parse(&job.frame) else { return Err(unknown) };
-        let key = amp::verifying_key(view.header.from).ok_or(unknown)?;
-        let mut scratch = Vec::new();
-        amp::verify(&view, &key, &mut scratch)
-            .map_err(|error| Refusal::new(error.code(), "the HELLO's signature is wrong"))?;
-        let public = sign_in::key_of_did(did).ok_or(unknown)?;
-        let entry = self.keys.set.lookup(&public).ok_or(unknown)?;
-        let principal = Principal { did: did.clone(), fingerprint: entry.fingerprint.clone(), role: entry.role };
-        let now = reactor::now().mono_ms;
-        self.hellos.forget(now);
-        if self.hellos.len() >= HELLOS_MAX {
-            return Err(Refusal::new(amp::Code::OVERLOADED, "too many agents connect at once"));
-        }
-        if !self.hellos.remember(did, &job.id, now) {
-            return Err(Refusal::new(amp::Code::INVALID_MESSAGE, "this HELLO was said before"));
-        }
-        Ok(Some(principal))
-    }
-
     /// Signs a message as who says it.
     fn say(&self, say: &Say) -> Option<Vec<u8>> {
         let sessions;
@@ -397,62 +322,6 @@ impl Desk {
             }
         }
     }
-
-    /// A key or a signature that makes the arithmetic panic costs its sender the sign-in, and nobody else.
-    fn judge(&self, job: &VerifyJob) -> Result<SignedIn, Error> {
-        catch_unwind(AssertUnwindSafe(|| self.sign_in(job))).unwrap_or_else(|_| {
-            log::error!(conn:% = job.peer; "checking a sign-in panicked; it is refused");
-            Err(Error::new(Code::Internal, "the relay failed to check this sign-in"))
-        })
-    }
-
-    fn sign_in(&self, job: &VerifyJob) -> Result<SignedIn, Error> {
-        let failed = |message: String| Error::new(Code::AuthFailed, message);
-        let sign_in = &job.sign_in;
-        let key = PublicKey::from_openssh(&sign_in.key).map_err(|error| {
-            Error::new(Code::BadRequest, format!("`key` is not an OpenSSH public key line: {error}"))
-        })?;
-        let fingerprint = sign_in::fingerprint(&key);
-        let transcript = Transcript {
-            relay: &self.did,
-            authority: &sign_in.authority,
-            server_nonce: &job.server_nonce,
-            client_nonce: &sign_in.nonce,
-            client: &sign_in.client,
-            device: &sign_in.device.name,
-            role: sign_in.role.as_deref(),
-            fingerprint: &fingerprint,
-            binding: &sign_in.binding,
-        };
-        let transcript = transcript.text().map_err(|error| Error::new(Code::BadRequest, error.to_string()))?;
-        sign_in::verify(&key, &transcript, &sign_in.signature).map_err(|error| failed(error.to_string()))?;
-        let Some(entry) = self.keys.set.lookup(&key) else {
-            let message = format!(
-                "the key {fingerprint} is not in the relay's keys file; add it on the relay's host with `amp-relay keys add`"
-            );
-            return Err(Error::new(Code::KeyNotAuthorized, message));
-        };
-        let role = granted(entry.role, sign_in.role.as_deref())?;
-        let proof = sign_in::proof_text(&transcript, &fingerprint, role.name())
-            .map_err(|error| error.to_string())
-            .and_then(|text| {
-                sign_in::sign(&self.host_key, sign_in::WELCOME_NAMESPACE, &text).map_err(|error| error.to_string())
-            })
-            .map_err(|error| Error::new(Code::Internal, format!("the relay could not sign its proof: {error}")))?;
-        Ok(SignedIn { principal: fingerprint.into(), comment: entry.comment.clone(), role, proof })
-    }
-}
-
-/// The role of a connection: what the key has, or the lesser one that was asked for.
-fn granted(has: Role, asked: Option<&str>) -> Result<Role, Error> {
-    let Some(asked) = asked else { return Ok(has) };
-    let Some(asked) = Role::from_name(asked) else {
-        return Err(Error::new(Code::BadRequest, format!("`role` {} is not a role", quoted(asked))));
-    };
-    if has.allows(asked) {
-        return Ok(asked);
-    }
-    Err(Error::new(Code::Forbidden, format!("this key has the role {has}, which does not include {asked}")))
 }
 
 /// What tells one state of a file from the next.
@@ -580,7 +449,10 @@ fn is_exhausted(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reactor::{Listen, Options, Reactor, ws::Ws};
+    use crate::{
+        base::ConnToken,
+        reactor::{Listen, Options, Reactor, ws::Ws},
+    };
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
@@ -657,18 +529,19 @@ mod tests {
         let (mut desk, _bound) = desk(path.clone());
         let answer = || Mail::SignedIn {
             peer: ConnToken::new(0, 1, 1),
+            lane: Lane::Strangers,
             result: Err(Error::new(Code::Internal, "stands for any answer")),
         };
-        for _ in 0..=PENDING_MAX {
+        for _ in 0..3 {
             desk.mail(0, answer());
         }
         desk.flush();
-        assert_eq!(desk.pending.len(), PENDING_MAX - 1, "one fits in the inbox");
+        assert_eq!(desk.pending.len(), 2, "one fits in the inbox");
         desk.refresh(true);
         fs::write(&path, "# nobody").expect("written");
         desk.refresh(true);
         desk.flush();
-        assert_eq!(desk.pending.len(), PENDING_MAX, "the answers and the newest keys");
+        assert_eq!(desk.pending.len(), 3, "the answers and the newest keys");
         let Some((0, Mail::Keys(keys))) = desk.pending.back() else { panic!("keys are the last") };
         assert_eq!(keys.entries.len(), 0);
     }
@@ -676,8 +549,13 @@ mod tests {
     #[test]
     fn the_thread_ends_though_its_queue_is_full() {
         let (to_jobs, jobs) = crossbeam_channel::bounded(1);
-        let crypto = Crypto { jobs: to_jobs, checks: crossbeam_channel::bounded(1).0 };
-        crypto.reload(ConnToken::new(0, 1, 1), "1".into()).expect("there is room");
+        let crypto = Crypto {
+            jobs: to_jobs,
+            strangers: crossbeam_channel::bounded(1).0,
+            checks: crossbeam_channel::bounded(1).0,
+        };
+        let job = Job::Reload { peer: ConnToken::new(0, 1, 1), id: "1".into() };
+        assert!(crypto.give(Lane::Admitted, job).is_ok(), "there is room");
         // Somebody else still could send.
         let another = crypto.clone();
         let ending = thread::spawn(move || crypto.end());

@@ -11,7 +11,7 @@ use ed25519_dalek::SigningKey;
 use parking_lot::RwLock;
 use ssh_key::{Algorithm, PrivateKey, rand_core::OsRng};
 
-use super::{Agent, crypto::SessionKeys};
+use super::{Agent, channels::SessionKeys};
 use crate::{
     base::text::quoted,
     claude::{

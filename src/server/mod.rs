@@ -3,13 +3,15 @@
 
 mod amp;
 mod backlog;
+mod channels;
 mod crypto;
 mod data;
+mod drain_guard;
 mod hosted;
+mod lanes;
 mod launch;
-mod mail;
 mod metrics;
-mod replays;
+mod outbox;
 mod services;
 mod signatures;
 mod supervisor;
@@ -27,17 +29,19 @@ use std::{
 };
 
 use amp::{Agents, AgentsParts};
+use channels::{Mailers, ToCore};
 #[cfg(feature = "cli")]
 pub(crate) use data::private;
 pub use data::{DataError, DataFolder};
+use drain_guard::DrainGuard;
 pub use hosted::Hosted;
 use launch::{ConfigProfiles, Launcher, Live, RandomIds};
-use mail::{Courier, Mailers, ToCore};
 use metrics::{CoreTallies, Shared, WorkerTallies};
+use outbox::Outbox;
 use parking_lot::RwLock;
 pub use services::{Call, Services};
 use ssh_key::PrivateKey;
-use supervisor::{DrainsAtTheEnd, Parts, Supervisor};
+use supervisor::{Parts, Supervisor};
 use worker::Worker;
 
 use crate::{
@@ -251,7 +255,7 @@ impl Handlers {
         let worker = Worker {
             greeting: self.greeting.clone(),
             crypto: self.crypto.clone(),
-            core: Courier::new(self.core.clone(), tallies.clone()),
+            core: Outbox::new(self.core.clone(), tallies.clone()),
             shared: self.shared.clone(),
             tallies,
             agents: Agents::new(&self.agents, index),
@@ -291,9 +295,9 @@ impl Rest {
             core: CoreTallies::default(),
         });
 
-        let keys_of = crypto::SessionKeys::default();
+        let keys_of = channels::SessionKeys::default();
         let control = bound.control();
-        let last = DrainsAtTheEnd(control.clone(), shared.clone());
+        let last = DrainGuard(control.clone(), shared.clone());
         let (crypto, crypto_thread) = crypto::Crypto::start(
             host_key.clone(),
             did.clone(),

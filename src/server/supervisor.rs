@@ -17,8 +17,9 @@ use slab::Slab;
 
 use super::{
     backlog::Backlog,
+    channels::{Mail, Mailers, ToCore},
+    drain_guard::DrainGuard,
     launch::Launcher,
-    mail::{Mail, Mailers, ToCore},
     metrics::Shared,
 };
 use crate::{
@@ -131,22 +132,12 @@ impl Prepared {
         };
         let created = first.map(|create| desk.first(create)).transpose()?;
         let run = move || {
-            let _last = DrainsAtTheEnd(control, desk.shared.clone());
+            let _last = DrainGuard(control, desk.shared.clone());
             desk.run()
         };
         let thread = thread::Builder::new().name("supervisor".into()).spawn(run);
         let thread = thread.map_err(|error| format!("the supervisor thread cannot be started: {error}"))?;
         Ok((thread, created))
-    }
-}
-
-/// Held by a thread that the relay cannot do without: ends the workers with it, also when it panics.
-pub(super) struct DrainsAtTheEnd(pub(super) Control, pub(super) Arc<Shared>);
-
-impl Drop for DrainsAtTheEnd {
-    fn drop(&mut self) {
-        self.1.draining.store(true, Ordering::Relaxed);
-        self.0.drain();
     }
 }
 

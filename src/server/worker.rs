@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::{
     Stopper,
     amp::{self, AgentConn, Agents},
+    channels::{Job, Lane, Mail, ToCore},
     crypto::Crypto,
-    mail::{Courier, Mail, ToCore},
     metrics::{Shared, WorkerTallies},
+    outbox::Outbox,
 };
 use crate::{
     base::{Close, CloseCode, ConnToken, Fault, Now},
@@ -21,6 +22,7 @@ use crate::{
         ws::{Answer, Data, Framed, WsHandler, WsIo},
     },
     relay::{
+        Principal,
         api::{Code, Error, Out, Reply, Text},
         keys::KeySet,
     },
@@ -41,7 +43,7 @@ pub(super) const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
 pub(super) struct Worker {
     pub(super) greeting: Arc<Greeting>,
     pub(super) crypto: Crypto,
-    pub(super) core: Courier,
+    pub(super) core: Outbox,
     pub(super) shared: Arc<Shared>,
     pub(super) tallies: Arc<WorkerTallies>,
     pub(super) agents: Agents,
@@ -90,7 +92,7 @@ impl WsHandler for Worker {
             return Answer::Respond(response);
         }
         if head.path == amp::path() {
-            return amp::upgrade(head, peer.token, self.amp_greeting(), io);
+            return amp::upgrade(head, peer, self.amp_greeting(), io);
         }
         if head.path != session::PATH {
             return Answer::Respond(Response::text(404, "nothing is served here"));
@@ -151,7 +153,8 @@ impl WsHandler for Worker {
 
     fn mail(&mut self, io: &mut Io<'_>, mail: Mail) {
         match mail {
-            Mail::SignedIn { peer, result } => {
+            Mail::SignedIn { peer, lane, result } => {
+                self.agents.lanes.done(lane);
                 let (greeting, now) = (self.greeting.clone(), io.now());
                 self.with(peer, io, |connection, acts| match &result {
                     Ok(signed) => connection.signed_in(signed, &greeting, now, acts),
@@ -160,6 +163,7 @@ impl WsHandler for Worker {
             }
             Mail::Keys(keys) => self.keys_changed(&keys, io),
             Mail::KeysRead { peer, id, result } => {
+                self.agents.answered(peer, Lane::Admitted, io);
                 let reply = match *result {
                     Ok(found) => session::keys_reply(&id, &found.file, found.entries, found.refused),
                     Err(error) => session::error(Some(&id), &error),
@@ -170,9 +174,15 @@ impl WsHandler for Worker {
             Mail::Session { session, did } => self.agents.session(session, &did),
             Mail::SessionGone { did } => self.agents.session_gone(&did),
             Mail::Directory(couriers) => self.amp_couriers(couriers, io),
-            Mail::Hello { peer, hello } => self.amp_hello(peer, hello, io),
+            Mail::Hello { peer, lane, hello } => {
+                self.agents.lanes.done(lane);
+                if let Some(hello) = hello {
+                    self.amp_hello(peer, hello, io);
+                }
+            }
             Mail::Checked(checked) => self.amp_checked(checked, io),
-            Mail::Said { peer, frame, close } => {
+            Mail::Said { peer, lane, frame, close } => {
+                self.agents.answered(peer, lane, io);
                 if !frame.is_empty() {
                     self.send_binary(peer, &frame, io);
                 }
@@ -214,6 +224,7 @@ impl WsHandler for Worker {
     }
 
     fn closed(&mut self, conn: Conn, token: ConnToken, why: Close) {
+        self.agents.lanes.gone(token);
         let known = match conn {
             Conn::Device(mut device) => {
                 log::debug!(conn:% = token, why:? = why; "a device is gone");
@@ -233,6 +244,7 @@ impl WsHandler for Worker {
 
     fn turn(&mut self, io: &mut Io<'_>) {
         self.core.deliver();
+        self.agents.hand_jobs(&self.crypto);
         self.amp_hand_checks(io);
         self.agents.carry(io);
     }
@@ -307,16 +319,18 @@ impl Worker {
             }
             Act::Close(code, reason) => io.close(peer, code, reason),
             Act::Verify(job) => {
-                let id = job.sign_in.id.clone();
+                let (id, lane) = (job.sign_in.id.clone(), if job.is_local { Lane::Local } else { Lane::Strangers });
                 io.spare(peer);
-                if let Err(error) = self.crypto.verify(job) {
+                if !self.agents.lanes.ask(lane, Job::SignIn(lane, job)) {
+                    let error = Error::new(Code::RateLimited, "too many sign-ins are waiting");
+                    let error = Error { retry_after_ms: Some(1000), ..error };
                     self.send(peer, io, &session::error(Some(&id), &error));
                     io.close(peer, CloseCode::TRY_AGAIN, "try again later");
                 }
             }
             Act::ReloadKeys(id) => {
-                if let Err(error) = self.crypto.reload(peer, id.clone()) {
-                    self.send(peer, io, &session::error(Some(&id), &error));
+                if self.agents.lanes.answer(peer, Job::Reload { peer, id }) {
+                    io.pause(peer);
                 }
             }
             Act::StopRelay(caller, id) => {
@@ -431,7 +445,7 @@ impl Worker {
             let principal: Option<Text> = match io.conn(peer) {
                 Some(Conn::Device(device)) => device.connection.caller().map(|caller| caller.principal.clone()),
                 Some(Conn::Agent(agent)) => {
-                    let gone = |principal: &crate::dialect::amp::Principal| {
+                    let gone = |principal: &Principal| {
                         keys.principal(&principal.fingerprint).is_none_or(|entry| entry.role < principal.role)
                     };
                     if agent.proved().is_some_and(gone) {

@@ -24,6 +24,7 @@ mod clients;
 mod clients_curl;
 mod clients_prometheus;
 mod command_line;
+mod fairness;
 mod message_bounds;
 mod oracle;
 mod permissions;

@@ -3,7 +3,7 @@
 use super::repeated;
 use crate::{
     base::{CloseCode, ConnToken, Now},
-    relay::{Role, api::Text},
+    relay::{Principal, api::Text, directory::Why},
     wire::amp::{
         Code, Dialect, EnvelopeView, Frame, Id, Malformed, RELAY_SERVER, Recognized, Type,
         check::{self, Names, Peer, Policy, Refusal},
@@ -46,17 +46,6 @@ impl Greeting {
             recipients_max: RECIPIENTS_MAX,
         }
     }
-}
-
-/// The key behind a connection.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Principal {
-    /// Its DID.
-    pub did: Text,
-    /// `SHA256:...`.
-    pub fingerprint: Text,
-    /// What it may do.
-    pub role: Role,
 }
 
 /// A HELLO that the crypto thread is to check and to answer.
@@ -104,6 +93,17 @@ impl Refused {
         let to = repeated::sender(view.header.from)?.into();
         Some(Self { refusal, id: Some(view.header.id), to, thread_id, close: None })
     }
+}
+
+/// Why a message was not handed over.
+pub fn undelivered(why: Why) -> Refusal {
+    let reason = match why {
+        Why::Absent => "nobody is connected under this DID, and nothing is kept for it yet",
+        Why::Busy => "a queue on the way is full; try again",
+        Why::Lost | Why::Service | Why::Full => "the relay could not hand the message over; try again",
+        Why::Unfit(why) => why,
+    };
+    Refusal::new(Code::RELAY_REJECTED, reason)
 }
 
 /// What a binary message turned out to be.
@@ -210,7 +210,9 @@ impl Connection {
             Ok(()) => Heard::Message,
             Err(_) if !view.header.typ.may_be_refused_aloud() => Heard::Ignored,
             Err(refusal) => {
-                let close = (refusal.code == Code::UNAUTHORIZED && self.strike()).then(|| self.end("not your DID"));
+                // Who has proved nothing has nothing to say here, whatever is wrong with it.
+                let counts = refusal.code == Code::UNAUTHORIZED || self.principal().is_none();
+                let close = (counts && self.strike()).then(|| self.end("not your DID"));
                 self.refused(view, refusal, close)
             }
         }
@@ -362,7 +364,11 @@ mod tests {
         let heard = heard(&mut connection, &frame);
         assert!(matches!(heard, Heard::Ignored), "nothing is heard while the proof is checked");
         let did = agent().1;
-        connection.admitted(proves.then(|| Principal { did, fingerprint: "SHA256:x".into(), role: Role::Agent }));
+        connection.admitted(proves.then(|| Principal {
+            did,
+            fingerprint: "SHA256:x".into(),
+            role: crate::relay::Role::Agent,
+        }));
         connection
     }
 

@@ -10,5 +10,5 @@ mod say;
 
 pub use admit::{Wish, admit};
 pub use ask::{Asked, Asker, Put, Taken, Tell, command_id, refusal};
-pub use connection::{Connection, Greeting, Heard, HelloJob, Principal, Refused};
+pub use connection::{Connection, Greeting, Heard, HelloJob, Refused, undelivered};
 pub use say::Say;

@@ -4,7 +4,7 @@
 use crate::{
     base::{CloseCode, ConnToken, Now, text::quoted},
     relay::{
-        Role,
+        Role, SignedIn,
         api::{Caller, Code, Error, Request, Text},
     },
     wire::sign_in::{Authority, BINDING_NONE, Challenge, Limits, ProfileInfo, RelayInfo, SignIn, Welcome},
@@ -32,19 +32,8 @@ pub struct VerifyJob {
     pub sign_in: Box<SignIn>,
     /// The server nonce it had to sign.
     pub server_nonce: String,
-}
-
-/// A sign-in that was checked and admitted.
-#[derive(Clone, Debug)]
-pub struct SignedIn {
-    /// `SHA256:...` of the key.
-    pub principal: Text,
-    /// The key's comment in the keys file.
-    pub comment: Text,
-    /// The granted role.
-    pub role: Role,
-    /// The relay's SSHSIG over the transcript.
-    pub proof: String,
+    /// It came over the Unix socket.
+    pub is_local: bool,
 }
 
 /// What the connection wants done, in order.
@@ -200,7 +189,8 @@ impl Connection {
             return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
         }
         let server_nonce = self.nonce.clone();
-        acts.push(Act::Verify(VerifyJob { peer: self.peer, sign_in: sign_in.clone(), server_nonce }));
+        let is_local = self.reached.unix;
+        acts.push(Act::Verify(VerifyJob { peer: self.peer, sign_in: sign_in.clone(), server_nonce, is_local }));
         self.phase = Phase::Verifying(sign_in);
     }
 

@@ -144,6 +144,8 @@ pub enum Why {
     Service,
     /// There are too many DIDs, or connections under this one.
     Full,
+    /// A receiver is there and cannot take it, for this reason.
+    Unfit(&'static str),
 }
 
 /// Where a message for a DID goes.
@@ -605,6 +607,13 @@ impl<M: Payload> Directory<M> {
             Word::Confirm { did, token } => self.on_confirm(&did, token),
             Word::Count { did, connections } => self.on_count(&did, connections),
         }
+    }
+
+    /// A message that was to be delivered to a connection of this worker cannot be: its sender, on whichever worker it is,
+    /// hears so by [`Event::Answer`].
+    pub fn undeliverable(&mut self, to: ConnToken, sender: ConnToken, payload: M, why: Why) {
+        let Some(did) = self.did_of(to).cloned() else { return };
+        self.answer(did, Parcel { sender: Some(sender), payload }, why);
     }
 
     /// Tells the sender that its message was not handed to anybody.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::Agents;
 use crate::{
     base::ConnToken,
-    server::{mail::Mail, worker::Io},
+    server::{channels::Mail, worker::Io},
 };
 
 /// Who holds whom.

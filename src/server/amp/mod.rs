@@ -10,11 +10,15 @@ mod verify;
 
 use std::collections::HashMap;
 
-use self::hold::Holds;
+use self::{
+    hold::Holds,
+    route::{Sender, Source},
+};
 use super::{
     Verify,
-    crypto::Hello,
-    mail::{Mail, Mailers},
+    channels::{Hello, Job, Lane, Mail, Mailers, Parcel},
+    crypto::Crypto,
+    lanes::Lanes,
     services::Services,
     worker::{Conn, Io, UNKNOWN_BYTES_MAX, Worker},
 };
@@ -22,17 +26,16 @@ use crate::{
     base::{CloseCode, ConnToken, Fault},
     dialect::amp::{self, Asker, Connection, Greeting, Heard, HelloJob, Refused, Say},
     reactor::{
-        Sent,
-        ws::{Answer, Data, Framed},
+        Peer, PeerAddr, Sent,
+        ws::{Answer, Data},
     },
     relay::{
+        Principal,
         api::Text,
-        directory::{Courier, Directory, Event, Options, Payload, ServiceId, Why},
+        directory::{Courier, Directory, Event, Options, ServiceId, Why},
     },
     wire::{
-        amp::{
-            Code, Dialect, Frame, Id, PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL, Type, check::Refusal, parse,
-        },
+        amp::{Dialect, Frame, Id, PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL, Type, parse},
         cbor,
         http::{Head, Response},
     },
@@ -43,33 +46,6 @@ const LAST_ANSWER_MS: u64 = 5_000;
 /// Couriers that travel to another worker in one mail.
 const COURIERS_A_MAIL: usize = 512;
 
-/// A message on its way through the directory: framed once, shared by all who get it.
-#[derive(Clone)]
-pub(super) struct Parcel {
-    framed: Framed,
-    dialect: Dialect,
-    /// Whom to answer, on whichever worker.
-    sender: ConnToken,
-}
-
-/// What it takes to tell a sender that its message was not handed over; `None`: it is not to be told.
-pub(super) type Ticket = Option<Box<(Dialect, Refused)>>;
-
-impl Payload for Parcel {
-    type Ticket = Ticket;
-
-    fn size(&self) -> usize {
-        self.framed.wire_len()
-    }
-
-    fn ticket(&self) -> Self::Ticket {
-        // Read once more: it is wanted for the few that fail, not for each that goes.
-        let Ok(Frame::Envelope(view)) = parse(self.framed.payload()) else { return None };
-        let refused = view.header.typ.may_be_refused_aloud().then(|| Refused::of(&view, nobody(Why::Lost)));
-        refused.flatten().map(|refused| Box::new((self.dialect, refused)))
-    }
-}
-
 /// A connection on `/amp/v1/ws`.
 pub(super) struct AgentConn {
     connection: Connection,
@@ -77,6 +53,8 @@ pub(super) struct AgentConn {
     asker: Option<Box<Asker>>,
     proving: Option<Box<Proving>>,
     known: bool,
+    /// It came over the Unix socket.
+    is_local: bool,
 }
 
 const _: () = assert!(size_of::<AgentConn>() <= 80, "paid by every idle connection");
@@ -90,8 +68,17 @@ enum Proving {
 }
 
 impl AgentConn {
-    fn new(connection: Connection) -> Self {
-        Self { connection, asker: None, proving: None, known: false }
+    fn new(connection: Connection, is_local: bool) -> Self {
+        Self { connection, asker: None, proving: None, known: false, is_local }
+    }
+
+    /// With whom it waits for the crypto thread.
+    fn lane(&self) -> Lane {
+        match self.principal() {
+            Some(_) => Lane::Admitted,
+            None if self.is_local => Lane::Local,
+            None => Lane::Strangers,
+        }
     }
 
     /// What it has asked sessions, to ask more.
@@ -119,12 +106,12 @@ impl AgentConn {
         self.known
     }
 
-    pub(super) fn principal(&self) -> Option<&amp::Principal> {
+    pub(super) fn principal(&self) -> Option<&Principal> {
         self.connection.principal()
     }
 
     /// The key it proved, also while the directory does not know it yet: a revocation must not pass it by.
-    pub(super) fn proved(&self) -> Option<&amp::Principal> {
+    pub(super) fn proved(&self) -> Option<&Principal> {
         self.principal().or_else(|| match self.proving.as_deref()? {
             Proving::Joining(hello) => hello.principal.as_ref(),
             Proving::Early(_) => None,
@@ -157,10 +144,54 @@ pub(super) struct Agents {
     marks: Marks,
     /// Who is not read because a receiver takes nothing.
     holds: Holds,
+    /// Messages whose senders were told lately that somebody was not handed them.
+    told: Told,
+    /// What waits for the crypto thread, of devices too.
+    pub(super) lanes: Lanes,
     /// Most messages continue one.
     stream: stream::Stream,
     /// What is being checked, where every message is.
     checks: Option<verify::Checks>,
+}
+
+/// Which of this worker's messages have had a word to their senders that a recipient was not handed them: that is said once
+/// for a message, however many of its recipients there are and on whichever workers. A bit for each of the last messages,
+/// made when the first fails.
+#[derive(Debug, Default)]
+struct Told {
+    number: u32,
+    bits: Vec<u64>,
+}
+
+impl Told {
+    /// What comes late comes from another worker, within a turn or two.
+    const KEPT: u32 = 1 << 18;
+
+    fn bit(number: u32) -> (usize, u64) {
+        let place = number % Self::KEPT;
+        ((place / 64) as usize, 1 << (place % 64))
+    }
+
+    /// The number of the next message.
+    fn next(&mut self) -> u32 {
+        self.number = self.number.wrapping_add(1);
+        let (word, bit) = Self::bit(self.number);
+        if let Some(word) = self.bits.get_mut(word) {
+            *word &= !bit;
+        }
+        self.number
+    }
+
+    /// True: the message's sender was not told yet, and is now.
+    fn first(&mut self, message: u32) -> bool {
+        if self.bits.is_empty() {
+            self.bits = vec![0; Self::KEPT as usize / 64];
+        }
+        let (word, bit) = Self::bit(message);
+        let before = self.bits[word];
+        self.bits[word] |= bit;
+        before & bit == 0 || self.number.wrapping_sub(message) >= Self::KEPT
+    }
 }
 
 /// Connections of this worker by slot, each with the number of the last message it was marked for.
@@ -199,6 +230,8 @@ impl Agents {
             scratch: Vec::new(),
             marks: Marks::default(),
             holds: Holds::default(),
+            told: Told::default(),
+            lanes: Lanes::default(),
             stream: stream::Stream::default(),
             checks: (parts.verify == Verify::All).then(verify::Checks::default),
         }
@@ -220,6 +253,25 @@ impl Agents {
     pub(super) fn session_gone(&mut self, did: &Text) {
         self.directory.remove_service(did);
         self.sessions.retain(|_, (_, known)| known != did);
+    }
+
+    /// The end of a turn: gives the crypto thread what it may have.
+    pub(super) fn hand_jobs(&mut self, crypto: &Crypto) {
+        while let Some((lane, job)) = self.lanes.next() {
+            if let Err(job) = crypto.give(lane, job) {
+                // What is with it comes back, and the next turn with that.
+                return self.lanes.give_back(lane, job);
+            }
+        }
+    }
+
+    /// The crypto thread has signed something.
+    pub(super) fn answered(&mut self, peer: ConnToken, lane: Lane, io: &mut Io<'_>) {
+        match lane {
+            Lane::Admitted if self.lanes.answered(peer) => self.resume(peer, io),
+            Lane::Admitted => {}
+            Lane::Strangers | Lane::Local => self.lanes.done(lane),
+        }
     }
 
     /// The end of a turn: what other workers' directories are to know.
@@ -245,7 +297,7 @@ impl Agents {
 }
 
 /// The answer to an upgrade on `/amp/v1/ws`.
-pub(super) fn upgrade(head: &Head<'_>, peer: ConnToken, greeting: &Greeting, io: &Io<'_>) -> Answer<Conn> {
+pub(super) fn upgrade(head: &Head<'_>, peer: &Peer, greeting: &Greeting, io: &Io<'_>) -> Answer<Conn> {
     if !head.wants_upgrade() {
         let line = "/amp/v1/ws speaks WebSocket, subprotocol amp.v1";
         return Answer::Respond(Response::upgrade_required(line));
@@ -253,9 +305,10 @@ pub(super) fn upgrade(head: &Head<'_>, peer: ConnToken, greeting: &Greeting, io:
     if !head.subprotocols().any(|name| name == SUBPROTOCOL) {
         return Answer::Respond(Response::text(400, "the upgrade must offer the subprotocol amp.v1"));
     }
-    let connection = Connection::new(peer, io.now());
+    let connection = Connection::new(peer.token, io.now());
+    let is_local = matches!(peer.addr, PeerAddr::Unix { .. });
     let headers = vec![(RELAY_DID_HEADER, greeting.did.to_string()), (SIZE_HEADER, super::MESSAGE_MAX.to_string())];
-    Answer::Upgrade { conn: Conn::Agent(AgentConn::new(connection)), subprotocol: Some(SUBPROTOCOL), headers }
+    Answer::Upgrade { conn: Conn::Agent(AgentConn::new(connection, is_local)), subprotocol: Some(SUBPROTOCOL), headers }
 }
 
 pub(super) fn path() -> &'static str {
@@ -337,18 +390,22 @@ impl Worker {
                     io.set_timeout(peer, Some(LAST_ANSWER_MS));
                 }
                 let did = self.agents.greeting.did.clone();
-                self.refuse(&did, agent.connection.dialect(), peer, io, refused);
+                match agent.lane() {
+                    Lane::Admitted => self.refuse(&did, agent.connection.dialect(), peer, io, refused),
+                    lane => self.refuse_stranger(lane, &did, agent.connection.dialect(), io, refused),
+                }
             }
             Heard::Unanswerable(code, reason) => io.close(peer, code, reason),
             Heard::Message => {
                 if let Ok(Frame::Envelope(view)) = &parsed
                     && !self.amp_check(io, view)
                 {
-                    self.amp_route(agent, io, view, data);
+                    let sender = Sender { peer, dialect: agent.connection.dialect() };
+                    self.amp_route(Some(agent), sender, view, Source::Read(data), io);
                 }
             }
         }
-        self.amp_events(io);
+        self.amp_events(Some(agent.connection.dialect()), io);
     }
 
     /// Has a HELLO of the current connection checked: not before its time, see `wire::amp::check::HelloFound::from_ms`.
@@ -361,7 +418,8 @@ impl Worker {
         // Its time limit goes on: an answer that is lost on its way must not leave it here for ever.
         rearm(agent, io);
         io.spare(io.token());
-        if self.crypto.hello(job).is_err() {
+        let lane = agent.lane();
+        if !self.agents.lanes.ask(lane, Job::Hello(lane, Box::new(job))) {
             io.close(io.token(), CloseCode::TRY_AGAIN, "too many sign-ins wait");
         }
     }
@@ -385,7 +443,7 @@ impl Worker {
         if let Err(why) = self.agents.directory.join(did, peer) {
             self.amp_unjoined(peer, why, io);
         }
-        self.amp_events(io);
+        self.amp_events(None, io);
     }
 
     /// The directory does not take the connection.
@@ -401,26 +459,33 @@ impl Worker {
     pub(super) fn amp_couriers(&mut self, couriers: Vec<Courier<Parcel>>, io: &mut Io<'_>) {
         for courier in couriers {
             self.agents.directory.receive(courier);
-            self.amp_events(io);
+            self.amp_events(None, io);
         }
     }
 
-    /// Does what the directory wants done. To be called after every call of it, before anything is routed.
-    fn amp_events(&mut self, io: &mut Io<'_>) {
+    /// Does what the directory wants done. To be called after every call of it, before anything is routed. `current`: the keys
+    /// of the connection whose message is being handled, if one is: its state is not to be had otherwise.
+    fn amp_events(&mut self, current: Option<Dialect>, io: &mut Io<'_>) {
         while let Some(event) = self.agents.directory.event() {
             match event {
                 Event::Joined { token } => self.amp_joined(token, io),
                 Event::Refused { token, why } => self.amp_unjoined(token, why, io),
                 Event::Deliver { token, payload } => {
                     // What was closed has left.
-                    if self.amp_deliver(token, &payload, io) == Sent::High {
+                    if self.amp_deliver(token, &payload, current, io) == Sent::High {
                         self.agents.hold(token, payload.sender, io);
                     }
                 }
                 Event::Answer { sender, ticket, why, .. } => {
-                    if let Some((dialect, refused)) = ticket.map(|ticket| *ticket) {
+                    let dialect = match io.conn(sender) {
+                        Some(Conn::Agent(agent)) => Some(agent.connection.dialect()),
+                        _ => current.filter(|_| sender == io.token()),
+                    };
+                    if let (Some((number, refused)), Some(dialect)) = (ticket.map(|ticket| *ticket), dialect)
+                        && self.agents.told.first(number)
+                    {
                         let did = self.agents.greeting.did.clone();
-                        self.refuse(&did, dialect, sender, io, Refused { refusal: nobody(why), ..refused });
+                        self.refuse(&did, dialect, sender, io, Refused { refusal: amp::undelivered(why), ..refused });
                     }
                 }
                 // Services are on every worker, so that none is ever sent for; presence is read when it is asked for.
@@ -444,23 +509,26 @@ impl Worker {
         io.resume(token);
     }
 
-    /// Has the relay, or a session of it, say something. False: too much waits to be signed, and it is not said.
-    fn say(&mut self, say: Say) -> bool {
-        let is_taken = self.crypto.say(say).is_ok();
-        if !is_taken {
-            log::warn!("an answer to an agent is dropped: too many wait to be signed");
+    /// Has the relay, or a session of it, say something to an agent that has proved its key.
+    fn say(&mut self, say: Say, io: &mut Io<'_>) {
+        let peer = say.peer;
+        if self.agents.lanes.answer(peer, Job::Say(Lane::Admitted, Box::new(say))) {
+            io.pause(peer);
         }
-        is_taken
     }
 
     fn refuse(&mut self, did: &Text, dialect: Dialect, peer: ConnToken, io: &mut Io<'_>, refused: Refused) {
-        let Some(id) = new_id(io.now().unix_ms) else { return };
-        let mut body = Vec::new();
-        refused.refusal.write_body(&mut body);
-        let Refused { id: reply_to, to, thread_id, close, .. } = refused;
-        let from = did.clone();
-        let is_said = self.say(Say { peer, from, to, typ: Type::ERROR, id, reply_to, thread_id, body, dialect, close });
-        if let Some((code, reason)) = close.filter(|_| !is_said) {
+        if let Some(say) = error_of(did, dialect, peer, io, refused) {
+            self.say(say, io);
+        }
+    }
+
+    /// The same for the current connection, which has proved nothing: where too many wait it is closed.
+    fn refuse_stranger(&mut self, lane: Lane, did: &Text, dialect: Dialect, io: &mut Io<'_>, refused: Refused) {
+        let peer = io.token();
+        let Some(say) = error_of(did, dialect, peer, io, refused) else { return };
+        let (code, reason) = say.close.unwrap_or((CloseCode::TRY_AGAIN, "too many answers wait"));
+        if !self.agents.lanes.ask(lane, Job::Say(lane, Box::new(say))) {
             io.close(peer, code, reason);
         }
     }
@@ -472,19 +540,19 @@ impl Worker {
     }
 }
 
+/// The ERROR that a refused message is answered with.
+fn error_of(did: &Text, dialect: Dialect, peer: ConnToken, io: &Io<'_>, refused: Refused) -> Option<Say> {
+    let id = new_id(io.now().unix_ms)?;
+    let mut body = Vec::new();
+    refused.refusal.write_body(&mut body);
+    let Refused { id: reply_to, to, thread_id, close, .. } = refused;
+    Some(Say { peer, from: did.clone(), to, typ: Type::ERROR, id, reply_to, thread_id, body, dialect, close })
+}
+
 /// Arms the timeout of a connection whose key is not proved.
 fn rearm(agent: &AgentConn, io: &mut Io<'_>) {
     let now = io.now().mono_ms;
     io.set_timeout(io.token(), agent.connection.deadline().map(|at| at.saturating_sub(now)));
-}
-
-fn nobody(why: Why) -> Refusal {
-    let reason = match why {
-        Why::Absent => "nobody is connected under this DID, and nothing is kept for it yet",
-        Why::Busy => "a queue on the way is full; try again",
-        Why::Lost | Why::Service | Why::Full => "the relay could not hand the message over; try again",
-    };
-    Refusal::new(Code::RELAY_REJECTED, reason)
 }
 
 /// The text of a body's member, if the body is a map that has it. Found where it lies.
@@ -500,4 +568,22 @@ fn new_id(unix_ms: u64) -> Option<Id> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).ok()?;
     Some(Id::new(unix_ms, random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_told_of_once_and_a_later_one_in_its_place_again() {
+        let mut told = Told::default();
+        let numbers: Vec<u32> = (0..1_000).map(|_| told.next()).collect();
+        assert!(numbers.iter().all(|&number| told.first(number)));
+        assert!(!numbers.iter().any(|&number| told.first(number)), "however many there are");
+        for _ in 0..Told::KEPT {
+            told.next();
+        }
+        assert!(told.first(told.number) && !told.first(told.number));
+        assert!(told.first(told.number - Told::KEPT + 1));
+    }
 }

@@ -2,24 +2,25 @@
 
 use std::{collections::HashSet, sync::LazyLock};
 
-use super::{AgentConn, Parcel, nobody};
+use super::AgentConn;
 use crate::{
     base::ConnToken,
-    dialect::amp::Refused,
+    dialect::amp::{self, Refused},
     reactor::{
         Sent,
         ws::{Data, Framed},
     },
     relay::{
         api::Text,
-        directory::{Payload, Route, ServiceId, Why},
+        directory::{Route, ServiceId, Why},
     },
     server::{
         MESSAGE_MAX,
+        channels::Parcel,
         metrics::WorkerTallies,
         worker::{Conn, Io, Worker},
     },
-    wire::amp::{Code, Dialect, EnvelopeView, Frame, NotExpressible, To, check::Refusal, did_base, parse, rekey},
+    wire::amp::{Dialect, EnvelopeView, Frame, NotExpressible, To, check::Refusal, did_base, parse, rekey},
 };
 
 /// Why a receiver's kind of keys cannot say a message.
@@ -27,15 +28,17 @@ type Unsayable = &'static str;
 
 /// What is left to do for a message when it was handed to all the connections that could be handed it.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+struct Rest {
+    /// The number of the message.
+    number: u32,
     /// Some name leads to nobody.
-    pub(super) absent: bool,
+    absent: bool,
     /// The relay itself is one.
-    pub(super) for_us: bool,
+    for_us: bool,
     /// Why a recipient that is there was not handed it, if one was not.
-    pub(super) unsayable: Option<Unsayable>,
+    unsayable: Option<Unsayable>,
     /// Sessions, by number.
-    pub(super) sessions: Vec<u32>,
+    sessions: Vec<u32>,
 }
 
 impl Rest {
@@ -44,22 +47,42 @@ impl Rest {
     }
 }
 
+/// Where a message lies.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// In the buffer that it was read into: it is being handled.
+    Read(Data<'a>),
+    /// By itself: it was checked first.
+    Owned(&'a Framed),
+}
+
+/// The connection that a message came from.
+#[derive(Clone, Copy)]
+pub(super) struct Sender {
+    pub(super) peer: ConnToken,
+    /// How its keys are written.
+    pub(super) dialect: Dialect,
+}
+
 impl Worker {
-    /// Hands a message to each of its recipients.
+    /// Hands a message to each of its recipients: the one place where that is decided. `agent` is the sender's state where
+    /// the caller has it in hands.
     pub(super) fn amp_route(
         &mut self,
-        agent: &mut AgentConn,
-        io: &mut Io<'_>,
+        agent: Option<&mut AgentConn>,
+        sender: Sender,
         view: &EnvelopeView<'_>,
-        data: Data<'_>,
+        source: Source<'_>,
+        io: &mut Io<'_>,
     ) {
-        if self.amp_route_again(agent, io, view, data) {
+        if self.amp_route_again(sender, view, source, io) {
             return;
         }
         let mut parcel: Option<Parcel> = None;
-        let mut rest = Rest::default();
+        let mut rest = Rest { number: self.agents.told.next(), ..Rest::default() };
         let several = view.header.to.is_array();
-        // Who is named twice gets it once: connections of this worker have marks, names that lead elsewhere are kept.
+        // A DID that is named twice gets the message once: connections of this worker have marks, names that lead elsewhere
+        // are kept.
         let mut named = several.then(HashSet::new);
         if several {
             self.agents.marks.next();
@@ -77,7 +100,7 @@ impl Worker {
                             handed = true;
                             continue;
                         }
-                        match forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies) {
+                        match hand(io, token, sender.dialect, view, source, &mut self.agents.scratch, &self.tallies) {
                             Ok(sent) => {
                                 handed |= sent != Sent::Closed;
                                 if sent == Sent::High && io.is_blocked(token) {
@@ -92,66 +115,73 @@ impl Worker {
                     streams = handed && tokens.len() == 1;
                 }
                 _ if named.as_mut().is_some_and(|named| !named.insert(did)) => {}
-                // Nobody can prove our names, so that they are never found here.
+                // The directory never holds the relay's own names: no peer can prove them.
                 _ if self.agents.greeting.names().named(did).is_some() => rest.for_us = true,
                 Route::Service(ServiceId(number)) => rest.sessions.push(number),
                 Route::Elsewhere(key) => {
                     let owned = parcel.get_or_insert_with(|| Parcel {
-                        framed: Framed::binary(view.frame),
+                        framed: match source {
+                            Source::Read(_) => Framed::binary(view.frame),
+                            Source::Owned(framed) => framed.clone(),
+                        },
                         dialect: view.dialect,
-                        sender: io.token(),
+                        sender: sender.peer,
+                        number: rest.number,
                     });
-                    self.agents.directory.send(key, did, Some(io.token()), owned.clone());
+                    self.agents.directory.send(key, did, Some(sender.peer), owned.clone());
                     streams = true;
                 }
                 Route::Absent => rest.absent = true,
             }
         }
         if streams && !several {
-            self.amp_learn(io.token(), view);
+            self.amp_learn(sender.peer, view);
         }
-        let peer = io.token();
         for receiver in high {
-            self.agents.hold(receiver, peer, io);
+            self.agents.hold(receiver, sender.peer, io);
         }
         if !rest.is_nothing() {
-            let dialect = agent.connection.dialect();
-            self.amp_rest(Some(agent), peer, dialect, rest, view, io);
+            self.amp_rest(agent, sender, rest, view, io);
         }
     }
 
     /// Hands a message to the one connection that is its recipient, if that is where the one before went, as most do.
     #[inline]
-    fn amp_route_again(&mut self, agent: &AgentConn, io: &mut Io<'_>, view: &EnvelopeView<'_>, data: Data<'_>) -> bool {
+    fn amp_route_again(
+        &mut self,
+        sender: Sender,
+        view: &EnvelopeView<'_>,
+        source: Source<'_>,
+        io: &mut Io<'_>,
+    ) -> bool {
         let To::One(did) = view.header.to else { return false };
         let Some(&[token]) = self.agents.directory.route_again(did) else { return false };
-        let sent = forward(io, token, agent, view, data, &mut self.agents.scratch, &self.tallies);
+        let sent = hand(io, token, sender.dialect, view, source, &mut self.agents.scratch, &self.tallies);
         // Nothing went to a connection that closes or cannot be told: the whole way says what becomes of the message.
         let Ok(sent @ (Sent::Queued | Sent::High)) = sent else { return false };
         if sent == Sent::High {
-            self.agents.hold(token, io.token(), io);
+            self.agents.hold(token, sender.peer, io);
         }
-        self.amp_learn(io.token(), view);
+        self.amp_learn(sender.peer, view);
         true
     }
 
     /// What is left of a message when it was handed to all connections: the relay's own part, its sessions', and a word
     /// to the sender where nobody is there. `agent` is the sender's state where the caller has it in hands.
-    pub(super) fn amp_rest(
+    fn amp_rest(
         &mut self,
         mut agent: Option<&mut AgentConn>,
-        peer: ConnToken,
-        dialect: Dialect,
+        sender: Sender,
         rest: Rest,
         view: &EnvelopeView<'_>,
         io: &mut Io<'_>,
     ) {
+        let Sender { peer, dialect } = sender;
         let did = self.agents.greeting.did.clone();
-        if rest.absent {
-            self.amp_refuse(&did, dialect, peer, view, nobody(Why::Absent), io);
-        }
-        if let Some(why) = rest.unsayable {
-            self.amp_refuse(&did, dialect, peer, view, Refusal::new(Code::RELAY_REJECTED, why), io);
+        if let Some(why) = rest.unsayable.map(Why::Unfit).or(rest.absent.then_some(Why::Absent))
+            && self.agents.told.first(rest.number)
+        {
+            self.amp_refuse(&did, dialect, peer, view, amp::undelivered(why), io);
         }
         if rest.for_us
             && let Err(refusal) = self.amp_serve(peer, dialect, io, view)
@@ -190,19 +220,25 @@ impl Worker {
     }
 
     /// Hands a message that came from elsewhere to a connection of this worker. `Closed`: it was not handed over, and
-    /// nobody has been told.
-    pub(super) fn amp_deliver(&mut self, token: ConnToken, parcel: &Parcel, io: &mut Io<'_>) -> Sent {
-        // The current connection is not to be had here: it may only be the one that spoke, and it sends what it reads.
+    /// nobody has been told. `current`: the keys of the connection whose message is being handled, if one is.
+    pub(super) fn amp_deliver(
+        &mut self,
+        token: ConnToken,
+        parcel: &Parcel,
+        current: Option<Dialect>,
+        io: &mut Io<'_>,
+    ) -> Sent {
+        // The current connection is not to be had here.
         let dialect = match io.conn(token) {
             Some(Conn::Agent(agent)) => agent.connection.dialect(),
-            _ => parcel.dialect,
+            _ => current.unwrap_or(parcel.dialect),
         };
         self.tallies.amp_out.add(1);
         let sent = if dialect == parcel.dialect {
             io.framed_to(token, &parcel.framed)
         } else {
             if let Err(why) = rekeyed(parcel.framed.payload(), dialect, &mut self.agents.scratch) {
-                self.amp_unsayable(parcel, why, io);
+                self.agents.directory.undeliverable(token, parcel.sender, parcel.clone(), Why::Unfit(why));
                 return Sent::Queued;
             }
             io.binary_to(token, &self.agents.scratch)
@@ -212,33 +248,29 @@ impl Worker {
         }
         sent
     }
-
-    /// A receiver's key dialect cannot say a message: its sender learns that it was not delivered.
-    fn amp_unsayable(&mut self, parcel: &Parcel, why: Unsayable, io: &mut Io<'_>) {
-        if let Some((dialect, refused)) = parcel.ticket().map(|ticket| *ticket) {
-            let did = self.agents.greeting.did.clone();
-            let refusal = Refusal::new(Code::RELAY_REJECTED, why);
-            self.refuse(&did, dialect, parcel.sender, io, Refused { refusal, ..refused });
-        }
-    }
 }
 
-/// Hands the message that is being handled to a connection of this worker, from the buffer it was read into. `Closed`,
-/// or an error: it was not handed over.
-fn forward(
+/// Hands a message to a connection of this worker. `Closed`, or an error: it was not handed over.
+fn hand(
     io: &mut Io<'_>,
     token: ConnToken,
-    sender: &AgentConn,
+    sender: Dialect,
     view: &EnvelopeView<'_>,
-    data: Data<'_>,
+    source: Source<'_>,
     scratch: &mut Vec<u8>,
     tallies: &WorkerTallies,
 ) -> Result<Sent, Unsayable> {
     let mut dialect = view.dialect;
-    let sent = io.forward_if(token, data, |receiver| {
-        dialect = dialect_of(receiver, sender.connection.dialect());
-        dialect == view.dialect
-    });
+    let sent = match source {
+        Source::Read(data) => io.forward_if(token, data, |receiver| {
+            dialect = dialect_of(receiver, sender);
+            dialect == view.dialect
+        }),
+        Source::Owned(framed) => {
+            dialect = dialect_of(io.conn(token).as_deref(), sender);
+            (dialect == view.dialect).then(|| io.framed_to(token, framed))
+        }
+    };
     let sent = match sent {
         Some(sent) => sent,
         None => {

@@ -24,7 +24,7 @@ impl Worker {
         &mut self,
         peer: ConnToken,
         dialect: Dialect,
-        io: &Io<'_>,
+        io: &mut Io<'_>,
         view: &EnvelopeView<'_>,
     ) -> Result<(), Refusal> {
         if !matches!(view.header.typ, Type::PING | Type::REQUEST) {
@@ -38,7 +38,7 @@ impl Worker {
         };
         let did = self.agents.greeting.did.clone();
         let (Some(id), Some(to)) = (id(io), repeated::sender(view.header.from)) else { return Ok(()) };
-        self.say(Say {
+        let say = Say {
             peer,
             from: did,
             to: to.into(),
@@ -49,7 +49,8 @@ impl Worker {
             body: answer,
             dialect,
             close: None,
-        });
+        };
+        self.say(say, io);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::{
     dialect::amp::{self, Asked, Refused, Say, Taken, Tell, Wish, repeated},
     relay::api::{Caller, Command, Decision, Out, REASON_BYTES_MAX, Reply, Request, Text, When},
     server::{
-        mail::ToCore,
+        channels::ToCore,
         worker::{Conn, Io, Worker},
     },
     wire::{
@@ -138,7 +138,7 @@ impl Worker {
                     agent.asker().waits(id, put);
                 }
                 for say in says {
-                    self.say(say);
+                    self.say(say, io);
                 }
             }
             _ => {}

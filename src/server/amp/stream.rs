@@ -4,7 +4,7 @@
 //! Must not decide anything otherwise than the whole way ([`Worker::amp_message`]) would: whatever is not as before goes
 //! there.
 
-use super::{AgentConn, Parcel, route};
+use super::{AgentConn, route};
 use crate::{
     base::ConnToken,
     reactor::{
@@ -12,7 +12,10 @@ use crate::{
         ws::{Data, Framed},
     },
     relay::directory::Route,
-    server::worker::{Io, Worker},
+    server::{
+        channels::Parcel,
+        worker::{Io, Worker},
+    },
     wire::amp::{EnvelopeView, Prediction, To, did_base},
 };
 
@@ -88,9 +91,10 @@ impl Worker {
                 Route::Elsewhere(key) => {
                     stream.followed = true;
                     let (framed, sender) = (Framed::binary(frame), io.token());
-                    let parcel = Parcel { framed, dialect: Prediction::DIALECT, sender };
+                    let number = self.agents.told.next();
+                    let parcel = Parcel { framed, dialect: Prediction::DIALECT, sender, number };
                     self.agents.directory.send(key, &stream.to, Some(sender), parcel);
-                    self.amp_events(io);
+                    self.amp_events(Some(agent.connection.dialect()), io);
                     return true;
                 }
                 _ => return false,

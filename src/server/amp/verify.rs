@@ -1,21 +1,23 @@
-//! Messages whose signature is checked before they go on (`amp.verify` is `all`): what is with the crypto thread, how
-//! much of it there may be, and the way of a message that stood the check. Owns the order: all messages of a connection
-//! that pass the other checks go this way, so that none overtakes another. Without the setting nothing of this exists.
+//! Messages whose signature is checked before they go on (`amp.verify` is `all`): what is with the crypto thread, and how
+//! much of it there may be. Owns the order: all messages of a connection that pass the other checks go this way, so that
+//! none overtakes another. Without the setting nothing of this exists.
 
 use std::collections::HashMap;
 
-use super::{Agents, Parcel, route::Rest};
+use super::{
+    Agents,
+    route::{Sender, Source},
+};
 use crate::{
     base::ConnToken,
-    reactor::{Sent, ws::Framed},
-    relay::directory::{Route, ServiceId},
+    reactor::ws::Framed,
     server::{
+        channels::Mail,
         crypto::Crypto,
-        mail::Mail,
         signatures::{BATCH_MAX, Check, Checked},
         worker::{Conn, Io, Worker},
     },
-    wire::amp::{Code, Dialect, EnvelopeView, Frame, did_base, parse},
+    wire::amp::{Code, EnvelopeView, Frame, parse},
 };
 
 /// Messages of one connection on the way; above, it is not read.
@@ -126,7 +128,7 @@ impl Agents {
     /// Reads a sender again, unless there is another reason not to.
     pub(super) fn resume(&self, sender: ConnToken, io: &mut Io<'_>) {
         let is_checked = self.checks.as_ref().is_some_and(|checks| checks.paused.contains(&sender));
-        if !is_checked && !self.holds.is_held(sender) {
+        if !is_checked && !self.holds.is_held(sender) && !self.lanes.is_paused(sender) {
             io.resume(sender);
         }
     }
@@ -163,60 +165,19 @@ impl Worker {
             let dialect = agent.connection.dialect();
             let Ok(Frame::Envelope(view)) = parse(framed.payload()) else { continue };
             match verdict {
-                Ok(()) => self.amp_route_checked(peer, dialect, &framed, &view, io),
+                Ok(()) => self.amp_route(None, Sender { peer, dialect }, &view, Source::Owned(&framed), io),
                 Err(refusal) => {
                     self.tallies.amp_wrong_signatures.add(u64::from(refusal.code == Code::INVALID_SIGNATURE));
                     let did = self.agents.greeting.did.clone();
                     self.amp_refuse(&did, dialect, peer, &view, refusal, io);
                 }
             }
-            self.amp_events(io);
+            self.amp_events(None, io);
         }
         let resumable = self.agents.checks.as_mut().map(Checks::resumable).unwrap_or_default();
         for peer in resumable {
             self.agents.resume(peer, io);
         }
-    }
-
-    /// Hands a message that was checked to each of its recipients. It is owned by now, so that it goes the same way to
-    /// connections of this worker and of others.
-    fn amp_route_checked(
-        &mut self,
-        peer: ConnToken,
-        dialect: Dialect,
-        framed: &Framed,
-        view: &EnvelopeView<'_>,
-        io: &mut Io<'_>,
-    ) {
-        let parcel = Parcel { framed: framed.clone(), dialect: view.dialect, sender: peer };
-        let mut rest = Rest::default();
-        let mut named: Vec<&str> = view.header.to.iter().map(did_base).collect();
-        // Who is named twice gets it once; no order is promised among recipients.
-        named.sort_unstable();
-        named.dedup();
-        for did in named {
-            if self.agents.greeting.names().named(did).is_some() {
-                rest.for_us = true;
-                continue;
-            }
-            match self.agents.directory.route(did) {
-                Route::Local(tokens) => {
-                    let (tokens, mut handed) = (tokens.to_vec(), false);
-                    for token in tokens {
-                        let sent = self.amp_deliver(token, &parcel, io);
-                        handed |= sent != Sent::Closed;
-                        if sent == Sent::High {
-                            self.agents.hold(token, peer, io);
-                        }
-                    }
-                    rest.absent |= !handed;
-                }
-                Route::Service(ServiceId(number)) => rest.sessions.push(number),
-                Route::Elsewhere(key) => self.agents.directory.send(key, did, Some(peer), parcel.clone()),
-                Route::Absent => rest.absent = true,
-            }
-        }
-        self.amp_rest(None, peer, dialect, rest, view, io);
     }
 }
 

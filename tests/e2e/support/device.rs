@@ -83,6 +83,13 @@ impl<'a> SignIn<'a> {
 
     /// Signs in; the relay's proof is checked.
     pub fn connect(self, endpoint: &Endpoint) -> Result<Device, Refused> {
+        let (device, challenge, transcript) = self.ask(endpoint, None);
+        device.finish_sign_in(&challenge, &transcript, self.key)
+    }
+
+    /// Asks to be signed in, with this signature if one is given, and waits for nothing. Gives the challenge and what was
+    /// to be signed.
+    pub fn ask(&self, endpoint: &Endpoint, signature: Option<&str>) -> (Device, Value, String) {
         let mut device = Device::open(endpoint);
         let challenge = device.wait("the challenge", |message| message["type"] == "challenge");
         assert_eq!(challenge["version"], 1, "{challenge}");
@@ -106,13 +113,13 @@ impl<'a> SignIn<'a> {
         let mut message = json!({
             "type": "sign_in", "id": "sign-in", "client": self.client, "key": self.key.public, "nonce": nonce,
             "authority": authority, "binding": "none", "device": {"name": self.name, "kind": self.kind},
-            "signature": self.signer.sign(&self.namespace, signed.as_bytes()),
+            "signature": signature.map_or_else(|| self.signer.sign(&self.namespace, signed.as_bytes()), str::to_owned),
         });
         if let Some(role) = &self.role {
             message["role"] = json!(role);
         }
         device.send(&message);
-        device.finish_sign_in(&challenge, &transcript, self.key)
+        (device, challenge, transcript)
     }
 }
 

@@ -1,0 +1,200 @@
+//! Who comes in: sign-ins and HELLOs, judged. The key is looked up before any arithmetic, so that a key that is not listed
+//! costs nothing; then comes the signature, then the role that is asked for, or replay. Owns the keys in force and the memory
+//! of HELLOs; knows no connection and no thread, and reads no clock.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use ssh_key::{PrivateKey, PublicKey};
+
+use super::{
+    Principal, Role, SignedIn,
+    api::{Code, Error, Text},
+    keys::{Entry, KeySet},
+    replays::Replays,
+};
+use crate::{
+    base::text::quoted,
+    wire::{
+        amp::{self, Id, check::Refusal},
+        sign_in::{self, SignIn, Transcript},
+    },
+};
+
+/// HELLOs that are remembered; while there are so many, more are told to try again.
+const HELLOS_MAX: usize = 262_144;
+
+/// The judge.
+pub struct Admission {
+    host_key: PrivateKey,
+    did: String,
+    keys: Arc<KeySet>,
+    hellos: Replays,
+}
+
+impl Admission {
+    /// Admits nobody until there are keys. `did` is the relay's, which sign-ins name.
+    pub fn new(host_key: PrivateKey, did: String) -> Self {
+        Self { host_key, did, keys: Arc::default(), hellos: Replays::default() }
+    }
+
+    /// From now on these keys are in force.
+    pub fn set_keys(&mut self, keys: Arc<KeySet>) {
+        self.keys = keys;
+    }
+
+    /// Who a HELLO proves to be. `frame` is the whole message, `proves` the DID it is from, `id` its id.
+    ///
+    /// # Errors
+    /// 3001 for a DID that is not listed, 1002 for a wrong signature, 1001 for one that was said before, 5004 while too
+    /// many are remembered.
+    pub fn hello(&mut self, proves: &Text, frame: &[u8], id: &Id, now_ms: u64) -> Result<Principal, Refusal> {
+        let judged = catch_unwind(AssertUnwindSafe(|| self.prove(proves, frame, id, now_ms)));
+        judged.unwrap_or_else(|_| Err(Refusal::new(amp::Code::INTERNAL_ERROR, "the check failed")))
+    }
+
+    fn prove(&mut self, did: &Text, frame: &[u8], id: &Id, now_ms: u64) -> Result<Principal, Refusal> {
+        let unknown = Refusal::new(amp::Code::UNAUTHORIZED, "this DID is not in the relay's keys file");
+        let public = sign_in::key_of_did(did).ok_or(unknown)?;
+        let entry = self.keys.lookup(&public).ok_or(unknown)?;
+        let principal = Principal { did: did.clone(), fingerprint: entry.fingerprint.clone(), role: entry.role };
+        let unreadable = Refusal::new(amp::Code::INVALID_MESSAGE, "this HELLO cannot be read");
+        let Ok(amp::Frame::Envelope(view)) = amp::parse(frame) else { return Err(unreadable) };
+        let key = amp::verifying_key(view.header.from).ok_or(unknown)?;
+        amp::verify(&view, &key, &mut Vec::new())
+            .map_err(|error| Refusal::new(error.code(), "the HELLO's signature is wrong"))?;
+        self.hellos.forget(now_ms);
+        if self.hellos.len() >= HELLOS_MAX {
+            return Err(Refusal::new(amp::Code::OVERLOADED, "too many agents connect at once"));
+        }
+        if !self.hellos.remember(did, id, now_ms) {
+            return Err(Refusal::new(amp::Code::INVALID_MESSAGE, "this HELLO was said before"));
+        }
+        Ok(principal)
+    }
+
+    /// Who a sign-in proves to be, with the relay's own proof. `server_nonce` is what it had to sign.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub fn sign_in(&self, sign_in: &SignIn, server_nonce: &str) -> Result<SignedIn, Error> {
+        // A key or a signature that makes the arithmetic panic costs its sender the sign-in, and nobody else.
+        catch_unwind(AssertUnwindSafe(|| self.judge(sign_in, server_nonce))).unwrap_or_else(|_| {
+            log::error!("checking a sign-in panicked; it is refused");
+            Err(Error::new(Code::Internal, "the relay failed to check this sign-in"))
+        })
+    }
+
+    fn judge(&self, sign_in: &SignIn, server_nonce: &str) -> Result<SignedIn, Error> {
+        let bad = |message: String| Error::new(Code::BadRequest, message);
+        let key = PublicKey::from_openssh(&sign_in.key)
+            .map_err(|error| bad(format!("`key` is not an OpenSSH public key line: {error}")))?;
+        let fingerprint = sign_in::fingerprint(&key);
+        let transcript = Transcript {
+            relay: &self.did,
+            authority: &sign_in.authority,
+            server_nonce,
+            client_nonce: &sign_in.nonce,
+            client: &sign_in.client,
+            device: &sign_in.device.name,
+            role: sign_in.role.as_deref(),
+            fingerprint: &fingerprint,
+            binding: &sign_in.binding,
+        };
+        let transcript = transcript.text().map_err(|error| bad(error.to_string()))?;
+        let entry = self.listed(&key, &fingerprint)?;
+        sign_in::verify(&key, &transcript, &sign_in.signature)
+            .map_err(|error| Error::new(Code::AuthFailed, error.to_string()))?;
+        let role = granted(entry.role, sign_in.role.as_deref())?;
+        let proof = sign_in::proof_text(&transcript, &fingerprint, role.name())
+            .map_err(|error| error.to_string())
+            .and_then(|text| {
+                sign_in::sign(&self.host_key, sign_in::WELCOME_NAMESPACE, &text).map_err(|error| error.to_string())
+            })
+            .map_err(|error| Error::new(Code::Internal, format!("the relay could not sign its proof: {error}")))?;
+        Ok(SignedIn { principal: fingerprint.into(), comment: entry.comment.clone(), role, proof })
+    }
+
+    fn listed(&self, key: &PublicKey, fingerprint: &str) -> Result<&Entry, Error> {
+        self.keys.lookup(key).ok_or_else(|| {
+            let message = format!(
+                "the key {fingerprint} is not in the relay's keys file; add it on the relay's host with `amp-relay keys add`"
+            );
+            Error::new(Code::KeyNotAuthorized, message)
+        })
+    }
+}
+
+/// The role of a connection: what the key has, or the lesser one that was asked for.
+fn granted(has: Role, asked: Option<&str>) -> Result<Role, Error> {
+    let Some(asked) = asked else { return Ok(has) };
+    let Some(asked) = Role::from_name(asked) else {
+        return Err(Error::new(Code::BadRequest, format!("`role` {} is not a role", quoted(asked))));
+    };
+    if has.allows(asked) {
+        return Ok(asked);
+    }
+    Err(Error::new(Code::Forbidden, format!("this key has the role {has}, which does not include {asked}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use ssh_key::{Algorithm, rand_core::OsRng};
+
+    use super::*;
+    use crate::wire::sign_in::{BINDING_NONE, Device, Nonce, did_of};
+
+    fn key() -> PrivateKey {
+        PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key")
+    }
+
+    fn admission(listed: &[&PrivateKey]) -> Admission {
+        let mut admission = Admission::new(key(), "did:key:zRelay".into());
+        let line = |key: &&PrivateKey| key.public_key().to_openssh().expect("a line") + "\n";
+        admission.set_keys(Arc::new(KeySet::parse(&listed.iter().map(line).collect::<String>())));
+        admission
+    }
+
+    fn nonce() -> String {
+        Nonce::from_bytes([7; Nonce::BYTES]).to_string()
+    }
+
+    fn forged(key: &PrivateKey) -> SignIn {
+        SignIn {
+            id: "1".into(),
+            client: "client".into(),
+            key: key.public_key().to_openssh().expect("a line"),
+            nonce: nonce(),
+            authority: "localhost:1".into(),
+            binding: BINDING_NONE.into(),
+            role: None,
+            device: Device { name: "phone".into(), kind: "terminal".into() },
+            signature: "no signature".into(),
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_listed_is_refused_before_its_signature_is_looked_at() {
+        let (listed, other) = (key(), key());
+        let admission = admission(&[&listed]);
+        let code = |key: &PrivateKey| admission.sign_in(&forged(key), &nonce()).map(drop).map_err(|error| error.code);
+        assert_eq!(code(&other), Err(Code::KeyNotAuthorized));
+        assert_eq!(code(&listed), Err(Code::AuthFailed));
+    }
+
+    #[test]
+    fn a_did_that_is_not_listed_is_refused_before_its_message_is_read() {
+        let (listed, other) = (key(), key());
+        let mut admission = admission(&[&listed]);
+        let mut refusal = |key: &PrivateKey| {
+            let did = did_of(key.public_key()).expect("a DID").into();
+            let refused =
+                admission.hello(&did, b"no message", &Id::new(1, [0; 8]), 1).map_err(|refusal| refusal.reason);
+            refused.map(drop)
+        };
+        assert_eq!(refusal(&other), Err("this DID is not in the relay's keys file"));
+        assert_eq!(refusal(&listed), Err("this HELLO cannot be read"));
+    }
+}
