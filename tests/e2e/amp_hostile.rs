@@ -7,6 +7,7 @@ use crate::support::{
     agent::beside,
     amp::{Draft, Message, array, bytes, head, hex, keyed, map, map_as_given, now_ms, text, typ, uint},
     http::frame,
+    random::Random,
     until,
 };
 
@@ -286,19 +287,6 @@ fn messages_of_older_relays_are_refused() {
         agent.ping();
     }
     ward.check();
-}
-
-/// Splitmix64, by Sebastiano Vigna (public domain).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % limit as u64).expect("below a usize")
-    }
 }
 
 #[test]

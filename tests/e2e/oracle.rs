@@ -24,6 +24,7 @@ use crate::support::{
     Agent, AgentKey, Keys, Relay,
     agent::presence,
     amp::{Draft, Message, To, bytes, hex, keyed, map, map_as_given, now_ms, text, typ, uint},
+    random::Random,
     until,
 };
 
@@ -35,27 +36,6 @@ const ANY: &str = "any";
 const USUAL: u64 = 600;
 /// Workers of a relay, and which signatures it checks. On which worker an agent is makes no difference.
 const KINDS: [(u16, &str); 4] = [(1, "hello"), (2, "hello"), (3, "hello"), (2, "all")];
-
-/// Splitmix64, by Sebastiano Vigna (public domain).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % limit as u64).expect("below a usize")
-    }
-
-    fn of<T: Clone>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())].clone()
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// Fowler, Noll and Vo's hash (FNV-1a), 64 bits: the same on every machine.
 fn hash(text: &str) -> u64 {

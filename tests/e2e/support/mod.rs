@@ -13,6 +13,7 @@ pub mod keys;
 pub mod messages_api;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod relay;
 pub mod standin;
 pub mod terminal;
