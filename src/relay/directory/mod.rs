@@ -616,6 +616,16 @@ impl<M: Payload> Directory<M> {
         self.answer(did, Parcel { sender: Some(sender), payload }, why);
     }
 
+    /// A connection of this worker takes nothing any more, and so not this message: it has left. Where it was the only one
+    /// under its DID, the message's sender hears that nobody is there.
+    pub fn gone_before(&mut self, to: ConnToken, sender: ConnToken, payload: M) {
+        let is_alone = self.seat(to).is_some_and(|id| self.table[id].connections <= 1);
+        if is_alone {
+            self.undeliverable(to, sender, payload, Why::Absent);
+        }
+        self.leave(to);
+    }
+
     /// Tells the sender that its message was not handed to anybody.
     fn answer(&mut self, did: Did, parcel: Parcel<M>, why: Why) {
         match why {

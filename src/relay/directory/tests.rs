@@ -250,3 +250,21 @@ fn a_crowd_that_is_gone_leaves_no_memory_behind() {
     assert_eq!(entry.joined(), [token(0, 3)]);
     assert!(!entry.here.spilled() && entry.home.as_ref().is_some_and(|home| !home.members.spilled()));
 }
+
+#[test]
+fn a_message_to_the_last_connection_that_is_just_going_is_told_to_its_sender() {
+    for others in [0, 1] {
+        let mut workers = workers(&Options::new(0, 2, 1));
+        let (bob, alice) = (token(0, 0), token(1, 0));
+        workers[0].join(BOB, bob).unwrap();
+        workers[1].join(ALICE, alice).unwrap();
+        (0..others).for_each(|slot| workers[0].join(ALICE, token(0, 7 + slot)).unwrap());
+        settle(&mut workers);
+        workers[1].gone_before(alice, bob, Note(3));
+        let told: &[&str] = if others == 0 { &["3 Absent to 0.0.1"] } else { &[] };
+        assert_eq!(settle(&mut workers), told);
+        assert_eq!(workers[0].connections(ALICE), others);
+        workers[1].gone_before(alice, bob, Note(4));
+        assert!(settle(&mut workers).is_empty(), "it has left before");
+    }
+}

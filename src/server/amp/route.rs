@@ -219,8 +219,8 @@ impl Worker {
         }
     }
 
-    /// Hands a message that came from elsewhere to a connection of this worker. `Closed`: it was not handed over, and
-    /// nobody has been told. `current`: the keys of the connection whose message is being handled, if one is.
+    /// Hands a message that came from elsewhere to a connection of this worker. `Closed`: it was not handed over; its sender
+    /// hears so where nobody else is under that DID. `current`: the keys of the connection whose message is being handled, if one is.
     pub(super) fn amp_deliver(
         &mut self,
         token: ConnToken,
@@ -244,7 +244,7 @@ impl Worker {
             io.binary_to(token, &self.agents.scratch)
         };
         if sent == Sent::Closed {
-            self.agents.directory.leave(token);
+            self.agents.directory.gone_before(token, parcel.sender, parcel.clone());
         }
         sent
     }
