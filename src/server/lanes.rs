@@ -3,10 +3,7 @@
 //! have proved a key apart from both. Nothing that is to be said is dropped: a connection that has asked for much is not
 //! read until it is said. Knows no thread and no socket.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    mem,
-};
+use std::collections::{HashMap, VecDeque};
 
 use super::channels::{Job, Lane};
 use crate::base::ConnToken;
@@ -106,11 +103,7 @@ impl Lanes {
     /// A connection is gone, and with it what it waits for.
     pub(super) fn gone(&mut self, peer: ConnToken) {
         for queue in &mut self.queues {
-            // Most have nothing here.
-            if queue.waiting.iter().any(|job| job.peer() == Some(peer)) {
-                let waiting = mem::take(&mut queue.waiting);
-                queue.waiting = waiting.into_iter().filter(|job| job.peer() != Some(peer)).collect();
-            }
+            queue.waiting.retain(|job| job.peer() != Some(peer));
         }
         self.answers.remove(&peer);
         self.paused.retain(|&paused| paused != peer);

@@ -70,21 +70,8 @@ impl Stage {
         names.push((agents[0].relay.clone(), "relay".into()));
         names.extend([100, 101].map(|n| (key(n).did, format!("absent{n}"))));
         let mut stage = Self { relay, agents, names };
-        stage.settle();
+        stage.all_are_here();
         stage
-    }
-
-    /// Everybody sees everybody.
-    fn settle(&mut self) {
-        let expected: HashMap<String, u64> = self.agents.iter().fold(HashMap::new(), |mut all, agent| {
-            *all.entry(agent.key.did.clone()).or_default() += 1;
-            all
-        });
-        for agent in &mut self.agents {
-            until("all are here", || (presence(agent) == expected).then_some(()));
-            agent.seen.clear();
-            agent.skip();
-        }
     }
 
     fn did(&self, name: &str) -> String {
@@ -289,13 +276,7 @@ impl Talk<'_> {
         self.hear(who, &agent);
         agent.close();
         let witness = usize::from(who == 0);
-        for other in (0..CAST.len()).filter(|&other| other != who) {
-            let agent = &mut self.stage.agents[other];
-            let (seen, _) = (agent.seen.len(), ());
-            until("it has left", || (!presence(agent).contains_key(&key.did)).then_some(()));
-            agent.seen.truncate(seen);
-            agent.skip();
-        }
+        self.stage.wait_for(Some(who), "it has left", |here| !here.contains_key(&key.did));
         let _ = writeln!(self.transcript, "agent{who} is away");
         for _ in 0..2 {
             let draft = self.stage.agents[witness].draft(typ::MESSAGE, key.did.as_str(), &json!("are you there?"));
@@ -307,14 +288,7 @@ impl Talk<'_> {
         self.stage.agents[who] = Agent::connect_with(&endpoint, &key, keys);
         self.stage.agents[who].seen.clear();
         self.stage.agents[who].skip();
-        let everybody = CAST.len() - 1;
-        for other in 0..CAST.len() {
-            let agent = &mut self.stage.agents[other];
-            let seen = agent.seen.len();
-            until("it is back", || (presence(agent).len() == everybody).then_some(()));
-            agent.seen.truncate(seen);
-            agent.skip();
-        }
+        self.stage.all_are_here();
     }
 
     /// Waits until all that was said has arrived, or its sender was told.
@@ -420,13 +394,18 @@ impl Stage {
 
     /// Waits until every connection sees every agent.
     fn all_are_here(&mut self) {
-        let everybody = CAST.len() - 1;
-        for agent in self.agents.iter_mut().filter(|agent| agent.closed.is_none()) {
+        let mut expected: HashMap<String, u64> = HashMap::new();
+        for agent in &self.agents {
+            *expected.entry(agent.key.did.clone()).or_default() += 1;
+        }
+        self.wait_for(None, "all are here", |here| *here == expected);
+    }
+
+    /// Waits until every connection but one sees who it is to see; what it is told of that is no part of a conversation.
+    fn wait_for(&mut self, but: Option<usize>, what: &str, fits: impl Fn(&HashMap<String, u64>) -> bool) {
+        for (_, agent) in self.agents.iter_mut().enumerate().filter(|(who, _)| Some(*who) != but) {
             let seen = agent.seen.len();
-            until("it is back", || {
-                let all = presence(agent);
-                (all.len() == everybody && all.values().sum::<u64>() == CAST.len() as u64).then_some(())
-            });
+            until(what, || fits(&presence(agent)).then_some(()));
             agent.seen.truncate(seen);
             agent.skip();
         }

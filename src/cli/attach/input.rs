@@ -117,7 +117,7 @@ impl Parser {
                     return;
                 }
                 match str::from_utf8(&bytes[..wants]) {
-                    Ok(text) => out.extend(text.chars().map(|c| key(KeyCode::Char(c), KeyModifiers::NONE))),
+                    Ok(text) => out.extend(text.chars().map(plain)),
                     Err(_) => out.push(BROKEN),
                 }
             }
@@ -254,8 +254,13 @@ const fn key(code: KeyCode, modifiers: KeyModifiers) -> Input {
     Input::Key(KeyEvent::new(code, modifiers))
 }
 
+/// A character, pressed alone.
+const fn plain(c: char) -> Input {
+    key(KeyCode::Char(c), KeyModifiers::NONE)
+}
+
 /// Stands for bytes that are no character, so that they are seen.
-const BROKEN: Input = key(KeyCode::Char(char::REPLACEMENT_CHARACTER), KeyModifiers::NONE);
+const BROKEN: Input = plain(char::REPLACEMENT_CHARACTER);
 
 /// A key behind ESC O: `None` if no terminal sends it, `Some(None)` if it means nothing here.
 fn ss3_key(last: u8, digits: &[u8]) -> Option<Option<Input>> {
@@ -267,7 +272,7 @@ fn ss3_key(last: u8, digits: &[u8]) -> Option<Option<Input>> {
         b'M' => Some(key(KeyCode::Enter, modifiers?)),
         b'P'..=b'S' => None,
         // The keypad: * + , - . / and the digits.
-        b'j'..=b'y' => Some(key(KeyCode::Char(char::from(last - b'j' + b'*')), KeyModifiers::NONE)),
+        b'j'..=b'y' => Some(plain(char::from(last - b'j' + b'*'))),
         _ => return None,
     })
 }
@@ -276,7 +281,7 @@ fn ss3_key(last: u8, digits: &[u8]) -> Option<Option<Input>> {
 fn spill(begun_by: u8, sequence: &[u8], out: &mut Vec<Input>) {
     let text = String::from_utf8_lossy(sequence);
     let chars = std::iter::once(char::from(begun_by)).chain(text.chars());
-    out.extend(chars.map(|c| key(KeyCode::Char(c), KeyModifiers::NONE)));
+    out.extend(chars.map(plain));
 }
 
 /// What one byte is.
@@ -355,7 +360,7 @@ mod tests {
     }
 
     fn typed(text: &str) -> Vec<Input> {
-        text.chars().map(|c| key(KeyCode::Char(c), KeyModifiers::NONE)).collect()
+        text.chars().map(plain).collect()
     }
 
     /// What terminals send without a key being pressed.

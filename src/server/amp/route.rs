@@ -220,7 +220,8 @@ impl Worker {
     }
 
     /// Hands a message that came from elsewhere to a connection of this worker. `Closed`: it was not handed over; its sender
-    /// hears so where nobody else is under that DID. `current`: the keys of the connection whose message is being handled, if one is.
+    /// hears so where nobody else is under that DID. `current`: the keys of the connection whose message is being handled,
+    /// if one is.
     pub(super) fn amp_deliver(
         &mut self,
         token: ConnToken,
@@ -228,11 +229,7 @@ impl Worker {
         current: Option<Dialect>,
         io: &mut Io<'_>,
     ) -> Sent {
-        // The current connection is not to be had here.
-        let dialect = match io.conn(token) {
-            Some(Conn::Agent(agent)) => agent.connection.dialect(),
-            _ => current.unwrap_or(parcel.dialect),
-        };
+        let dialect = dialect_of(io.conn(token).as_deref(), current.unwrap_or(parcel.dialect));
         self.tallies.amp_out.add(1);
         let sent = if dialect == parcel.dialect {
             io.framed_to(token, &parcel.framed)
