@@ -180,6 +180,7 @@ fn a2_an_answer_goes_to_the_request_on_the_screen() {
     // The next one is decided elsewhere while its card is on the screen; what is typed then is for nobody else.
     terminal.shows("the next one", |screen| screen.contains("│ touch two"));
     terminal.keys(&["y"]);
+    terminal.shows("what is typed", |screen| screen.contains("? y"));
     scene.decided(&json!({"request": "two"}), json!({"decision": "deny"}));
     terminal.shows("the last one", |screen| screen.contains("│ touch three"));
     terminal.keys(&["Enter"]);

@@ -173,7 +173,8 @@ fn a_relay_in_the_foreground_welcomes_without_log_lines_and_ends_with_its_termin
 fn stopping_says_how_to_stop_at_once() {
     let scratch = Scratch::new();
     let terminal = Terminal::run(&scratch, &up("--foreground"));
-    terminal.shows("the welcome", |screen| screen.contains("Ctrl-C ends the relay"));
+    // The log begins behind the welcome.
+    terminal.shows("the log", |screen| screen.contains("the CLI was started"));
     terminal.keys(&["C-c"]);
     let said = terminal.shows("the end", |screen| screen.contains("ended with 0"));
     assert!(said.contains("stopping (Ctrl-C again: at once)"), "{said}");
