@@ -490,7 +490,8 @@ fn c2_what_lies_before_a_slow_reader_is_what_it_reads_in_a_moment() {
         }
         // Its kernel took some at once, and shows only then that it is slow.
         if count > PILE / 2 {
-            most = most.max(running.sum().bytes_out as usize - count * PILED);
+            // What a turn has written is counted at its end, and may have been read before.
+            most = most.max((running.sum().bytes_out as usize).saturating_sub(count * PILED));
         }
     }
     // What its library has in hands is among it.
