@@ -5,8 +5,8 @@
 use std::alloc::System;
 
 use amp_relay::{
-    dialect::{amp, session},
-    relay::{Role, api::Code},
+    dialect::session,
+    relay::{Role, api::Code, delivery},
     wire::{
         amp::{Code as AmpCode, Type, check::unambiguous},
         cbor,
@@ -41,7 +41,10 @@ fn a_large_message_is_refused_or_read_without_a_tree() {
     body.resize(body.len() + ITEMS, cbor::NULL[0]);
     let (read, bytes) = counted(|| {
         // By its type alone: the body is not even at hand.
-        assert_eq!(amp::admit(Type::REQUEST, Role::Agent).map_err(|refusal| refusal.code), Err(AmpCode::UNAUTHORIZED));
+        assert_eq!(
+            delivery::admit(Type::REQUEST, Role::Agent).map_err(|refusal| refusal.code),
+            Err(AmpCode::UNAUTHORIZED)
+        );
         unambiguous(&body).map(|()| cbor::get(&body, "action").and_then(cbor::as_text))
     });
     assert_eq!(read, Ok(Some("ping")));

@@ -13,7 +13,9 @@ const _: () = assert!(SLOT_BITS + GENERATION_BITS + 12 == 64);
 
 impl ConnToken {
     /// Most workers that a token can name.
-    pub const WORKERS_MAX: usize = 1 << 12;
+    pub const WORKERS_MAX: usize = (1 << 12) - 1;
+    /// The index that no worker has: for tokens of what is no connection of a worker.
+    pub const NO_WORKER: u16 = Self::WORKERS_MAX as u16;
     /// Most slots of a worker.
     pub const SLOTS_MAX: usize = 1 << SLOT_BITS;
     /// Connections that a worker's tables have room for from the beginning. An allocation of megabytes is a mapping of its
@@ -25,7 +27,7 @@ impl ConnToken {
 
     /// Packs the parts. Parts above their limit are a mistake of the caller and are cut off in release builds.
     pub fn new(worker: u16, slot: u32, generation: u32) -> Self {
-        debug_assert!(usize::from(worker) < Self::WORKERS_MAX);
+        debug_assert!(usize::from(worker) <= Self::WORKERS_MAX);
         debug_assert!((slot as usize) < Self::SLOTS_MAX && generation < Self::GENERATIONS);
         let slot = u64::from(slot) & ((1 << SLOT_BITS) - 1);
         let generation = u64::from(generation) & ((1 << GENERATION_BITS) - 1);

@@ -1,30 +1,6 @@
-//! Counters of a worker: plain atomics that one thread writes (relaxed) and anybody reads. Owns no policy.
+//! Counters of a worker: numbers that one thread writes and anybody reads. Owns no policy.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::base::Close;
-
-/// One number, written by one thread and read by all.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds; only the owning thread may.
-    pub fn add(&self, n: u64) {
-        // One writer: a load and a store are enough, and cheaper than a locked addition.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Sets a level; only the owning thread may.
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
-    /// Reads.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+use crate::base::{Close, Counter};
 
 /// Kinds of close that are counted apart; [`close_kind`] names them.
 pub const CLOSE_KINDS: usize = 8;

@@ -22,23 +22,9 @@ use super::{
     wheel::Wheel,
 };
 use crate::{
-    base::{Close, ConnToken, Fault, Now},
+    base::{Close, ConnToken, Fault, Now, Sent},
     wire::copy,
 };
-
-/// What became of bytes that were to be sent. All of them or none were taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "High asks for less until `drained`; Closed means that nothing was taken"]
-pub enum Sent {
-    /// Queued; it is written at the end of the turn.
-    Queued,
-    /// Queued, and the queue is above its high mark: produce less until [`drained`](Protocol::drained), which will come.
-    High,
-    /// Nothing was taken: the token is stale or another worker's, the connection is closing, or its queue would have passed
-    /// its maximum just now (which closes it as too slow). A connection that was open until then still gets its
-    /// [`closed`](Protocol::closed).
-    Closed,
-}
 
 /// Messages above this size are not copied into the worker's out arena but into memory of their own.
 const OUT_PIECE_MAX: usize = 16 * 1024;

@@ -199,11 +199,12 @@ mod wheel;
 mod worker;
 pub mod ws;
 
+pub use crate::base::{Counter, Sent};
 pub use clock::now;
-pub use counters::{CLOSE_KINDS, CLOSE_LABELS, Counter, Snapshot, TURN_BUCKETS, WorkerCounters, close_kind};
+pub use counters::{CLOSE_KINDS, CLOSE_LABELS, Snapshot, TURN_BUCKETS, WorkerCounters, close_kind};
 pub use handle::{Bound, Control, Ended, Handle, Mailer, Reactor};
 pub use inbox::{Receiver, Sender, inbox};
-pub use io::{Io, Sent};
+pub use io::Io;
 pub use options::{BoundAddr, Listen, Options, Peer, PeerAddr};
 pub use protocol::{Protocol, Refuse};
 pub use worker::{Turn, Worker};

@@ -16,15 +16,62 @@ use super::{
     replays::Replays,
 };
 use crate::{
-    base::text::quoted,
+    base::{CloseCode, ConnToken, text::quoted},
     wire::{
-        amp::{self, Id, check::Refusal},
+        amp::{self, Dialect, Id, check::Refusal},
         sign_in::{self, SignIn, Transcript},
     },
 };
 
 /// HELLOs that are remembered; while there are so many, more are told to try again.
 const HELLOS_MAX: usize = 262_144;
+
+/// A HELLO that the crypto thread is to check and to answer.
+#[derive(Clone, Debug)]
+pub struct HelloJob {
+    /// Whose.
+    pub peer: ConnToken,
+    /// The message.
+    pub frame: Vec<u8>,
+    /// The DID it proves; `None` where it called us by an alias, which proves nothing.
+    pub proves: Option<Text>,
+    /// Whom to answer.
+    pub from: Text,
+    /// The version to answer HELLO_ACK with; `None`: HELLO_REJECT.
+    pub selected: Option<String>,
+    /// Its id.
+    pub id: Id,
+    /// Its thread.
+    pub thread_id: Option<Vec<u8>>,
+    /// It must not be checked before this time, Unix milliseconds.
+    pub from_ms: u64,
+    /// How its keys are written.
+    pub dialect: Dialect,
+}
+
+/// A HELLO that was judged, with our signed answer.
+#[derive(Debug)]
+pub struct Judged {
+    /// Who it proved to be; `None` for a HELLO to an alias.
+    pub principal: Option<Principal>,
+    /// HELLO_ACK, HELLO_REJECT or ERROR.
+    pub answer: Vec<u8>,
+    /// Close behind the answer.
+    pub close: Option<(CloseCode, &'static str)>,
+}
+
+/// A sign-in that the crypto thread is to check.
+#[derive(Clone, Debug)]
+pub struct SignInJob {
+    /// Whose.
+    pub peer: ConnToken,
+    /// What the client sent.
+    pub sign_in: Box<SignIn>,
+    /// The server nonce it had to sign.
+    pub server_nonce: String,
+    /// It came over the Unix socket.
+    pub is_local: bool,
+}
 
 /// The judge.
 pub struct Admission {

@@ -1,18 +1,22 @@
-//! The core of the relay, sans-io: sessions and who may do what with them. Knows no wire format, touches no thread,
-//! reads no clock.
+//! The core of the relay, sans-io: messages between agents, sessions, and who may do what with them. Speaks AMP, which is its
+//! own language, and no other wire format; touches no thread, reads no clock.
 
 pub mod admission;
 pub mod api;
 pub mod card;
+pub mod delivery;
 pub mod directory;
 pub mod hub;
 pub mod keys;
 mod ledger;
+pub mod message;
 mod principal;
 pub mod profile;
 mod replays;
 mod role;
 pub mod session;
+pub mod sessions;
+pub mod signer;
 
 pub use principal::{Principal, SignedIn};
 pub use role::Role;

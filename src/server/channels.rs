@@ -5,105 +5,38 @@ use std::{collections::HashMap, sync::Arc};
 use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
 
-use super::signatures::Checked;
 use crate::{
-    base::{CloseCode, ConnToken},
-    dialect::{
-        amp::{self, HelloJob, Refused, Say},
-        session::VerifyJob,
-    },
+    base::ConnToken,
     reactor::{Mailer, ws::Framed},
     relay::{
-        Principal, SignedIn,
+        SignedIn,
+        admission::Judged,
         api::{Caller, Error, Out, Request, Text},
-        directory::{Courier, Payload, Why},
+        delivery::{Checked, Command, Job, Lane, PeerMail, Signed},
         keys::KeySet,
+        signer,
     },
-    wire::amp::{Dialect, Frame, parse},
 };
 
-/// A message on its way through the directory: framed once, shared by all who get it.
-#[derive(Clone)]
-pub(super) struct Parcel {
-    pub(super) framed: Framed,
-    pub(super) dialect: Dialect,
-    /// Whom to answer, on whichever worker.
-    pub(super) sender: ConnToken,
-    /// The number of the message among those of the sender's worker: of a repeated one it is another.
-    pub(super) number: u32,
-}
-
-/// What it takes to tell a sender that its message was not handed over; `None`: it is not to be told.
-pub(super) type Ticket = Option<Box<(u32, Refused)>>;
-
-impl Payload for Parcel {
-    type Ticket = Ticket;
-
-    fn size(&self) -> usize {
-        self.framed.wire_len()
-    }
-
-    fn ticket(&self) -> Self::Ticket {
-        // Read once more: it is wanted for the few that fail, not for each that goes.
-        let Ok(Frame::Envelope(view)) = parse(self.framed.payload()) else { return None };
-        let refused = view.header.typ.may_be_refused_aloud().then(|| Refused::of(&view, amp::undelivered(Why::Lost)));
-        refused.flatten().map(|refused| Box::new((self.number, refused)))
-    }
-}
-
-/// Who waits for whom where the crypto thread is to do something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
-    /// Connections over TCP that have proved nothing.
-    Strangers,
-    /// Connections on the Unix socket that have proved nothing.
-    Local,
-    /// What is for those who have proved a key.
-    Admitted,
-}
-
-/// What the crypto thread does. What comes of it is mailed with the lane, which has room for one more then.
-pub(super) enum Job {
-    /// Judges a HELLO and signs the answer.
-    Hello(Lane, Box<HelloJob>),
-    /// Signs what the relay or a session says.
-    Say(Lane, Box<Say>),
-    /// Judges a sign-in.
-    SignIn(Lane, VerifyJob),
-    /// Reads the keys file again and says what came of it.
-    Reload { peer: ConnToken, id: Text },
+/// To the crypto thread.
+pub(super) enum Order {
+    /// Does this, and mails what comes of it with the lane.
+    Job(Lane, Job),
     /// Reads the keys file again.
     Refresh,
     /// Ends.
     End,
 }
 
-impl Job {
-    /// For which connection it is.
-    pub(super) fn peer(&self) -> Option<ConnToken> {
-        match self {
-            Self::Hello(_, job) => Some(job.peer),
-            Self::SignIn(_, job) => Some(job.peer),
-            Self::Reload { peer, .. } => Some(*peer),
-            Self::Say(_, say) => Some(say.peer),
-            Self::Refresh | Self::End => None,
-        }
+/// The keys of sessions, by DID: made with the sessions, used here.
+#[derive(Clone, Default)]
+pub(super) struct SessionKeys(pub(super) Arc<Mutex<HashMap<Text, SigningKey>>>);
+
+impl signer::SessionKeys for SessionKeys {
+    fn key(&self, did: &str) -> Option<SigningKey> {
+        self.0.lock().get(did).cloned()
     }
 }
-
-/// A HELLO that was checked, with our signed answer.
-#[derive(Debug)]
-pub(super) struct Hello {
-    /// Who it proved to be; `None` for a HELLO to an alias.
-    pub(super) principal: Option<Principal>,
-    /// HELLO_ACK, HELLO_REJECT or ERROR.
-    pub(super) answer: Vec<u8>,
-    /// Close behind the answer.
-    pub(super) close: Option<(CloseCode, &'static str)>,
-}
-
-/// The keys of sessions, by DID: made with the sessions, used here.
-pub(super) type SessionKeys = Arc<Mutex<HashMap<Text, SigningKey>>>;
 
 /// What the keys file holds.
 #[derive(Debug)]
@@ -130,18 +63,14 @@ pub(super) enum Mail {
     Session { session: Text, did: Text },
     /// A session is gone, and its DID with it.
     SessionGone { did: Text },
-    /// What another worker's directory has for ours, in order.
-    Directory(Vec<Courier<Parcel>>),
-    /// A HELLO was checked. None: no answer can be written, and the connection runs into its time limit.
-    Hello { peer: ConnToken, lane: Lane, hello: Option<Hello> },
+    /// What another worker's core has for ours, in order.
+    Peer(PeerMail<Framed>),
+    /// A HELLO was judged.
+    Judged { peer: ConnToken, lane: Lane, judged: Option<Judged> },
     /// Messages of agents of this worker were checked, in order.
-    Checked(Vec<Checked>),
-    /// What the relay says, signed.
-    Said { peer: ConnToken, lane: Lane, frame: Vec<u8>, close: Option<(CloseCode, &'static str)> },
-    /// A receiver on another worker takes nothing: do not read this sender.
-    Hold(ConnToken),
-    /// Such a receiver takes more again, or is gone.
-    Freed(ConnToken),
+    Checked(Vec<Checked<Framed>>),
+    /// What the relay or a session says, signed.
+    Signed(Signed),
     /// Take another turn.
     Again,
 }
@@ -150,6 +79,8 @@ pub(super) enum Mail {
 pub(super) enum ToCore {
     /// A command.
     Request(Box<Caller>, Request),
+    /// What agents want of sessions.
+    Agents(Command),
     /// The peer's send queue is above its high mark.
     Paused(ConnToken),
     /// It has drained.

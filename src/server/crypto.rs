@@ -7,7 +7,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::PathBuf,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -17,22 +17,20 @@ use ed25519_dalek::SigningKey;
 use ssh_key::PrivateKey;
 
 use super::{
-    MESSAGE_MAX,
-    channels::{Hello, Job, KeysFound, Lane, Mail, Mailers, SessionKeys},
+    channels::{KeysFound, Mail, Mailers, Order, SessionKeys},
     drain_guard::DrainGuard,
-    lanes::JOBS_OUT_MAX,
-    signatures::{BATCHES_MAX, Check, Verifier},
 };
 use crate::{
-    base::{CloseCode, text},
-    dialect::amp::{HelloJob, Say},
-    reactor,
+    base::text,
+    reactor::{self, ws::Framed},
     relay::{
-        admission::Admission,
+        admission::{Admission, HelloJob, Judged},
         api::{Code, Error, Text},
+        delivery::{BATCHES_MAX, Check, JOBS_OUT_MAX, Job, Lane, Signed, Verifier},
         keys::{FILE_BYTES_MAX, KeySet},
+        signer::Signer,
     },
-    wire::amp::{self, check::Refusal},
+    wire::amp::Id,
 };
 
 /// Jobs of others than workers that may wait.
@@ -46,18 +44,15 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const AWAY_MAX: Duration = Duration::from_secs(5);
 /// How soon mail that found an inbox full is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
-/// What an agent is told instead of such an answer.
-static ANSWER_TOO_LARGE: LazyLock<String> =
-    LazyLock::new(|| format!("the answer is larger than the largest message ({MESSAGE_MAX} bytes)"));
 
 /// The way to the crypto thread. Cloning is cheap. Messages to be checked have a queue of their own, so that those who
 /// sign in do not wait behind all of them.
 #[derive(Clone)]
 pub(super) struct Crypto {
-    jobs: Sender<Job>,
+    jobs: Sender<Order>,
     /// Of connections over TCP that have proved nothing.
-    strangers: Sender<Job>,
-    checks: Sender<Vec<Check>>,
+    strangers: Sender<Order>,
+    checks: Sender<Vec<Check<Framed>>>,
 }
 
 impl Crypto {
@@ -92,22 +87,22 @@ impl Crypto {
     /// There is no room: it is given back. Without the thread, which only happens at the relay's end, it is lost.
     pub(super) fn give(&self, lane: Lane, job: Job) -> Result<(), Job> {
         let queue = if lane == Lane::Strangers { &self.strangers } else { &self.jobs };
-        match queue.try_send(job) {
-            Err(TrySendError::Full(job)) => Err(job),
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        match queue.try_send(Order::Job(lane, job)) {
+            Err(TrySendError::Full(Order::Job(_, job))) => Err(job),
+            _ => Ok(()),
         }
     }
 
     /// Has the keys file read again. Where no room is left it is looked at soon enough anyway.
     pub(super) fn refresh(&self) {
-        let _ = self.jobs.try_send(Job::Refresh);
+        let _ = self.jobs.try_send(Order::Refresh);
     }
 
     /// Has messages checked; the verdicts come by mail, in this order for each worker.
     ///
     /// # Errors
     /// Too many wait: they are given back.
-    pub(super) fn check(&self, batch: Vec<Check>) -> Result<(), Vec<Check>> {
+    pub(super) fn check(&self, batch: Vec<Check<Framed>>) -> Result<(), Vec<Check<Framed>>> {
         match self.checks.try_send(batch) {
             Err(TrySendError::Full(batch)) => Err(batch),
             // Without the thread the relay ends.
@@ -118,18 +113,16 @@ impl Crypto {
     /// Ends the thread after what waits.
     pub(super) fn end(self) {
         // A full queue is worked off: there is room in a moment, or no thread any more.
-        let _ = self.jobs.send(Job::End);
+        let _ = self.jobs.send(Order::End);
     }
 }
 
 struct Desk {
     admission: Admission,
-    did: String,
     keys: KeysFile,
     mailers: Mailers,
     pending: VecDeque<(usize, Mail)>,
-    signing: SigningKey,
-    session_keys: SessionKeys,
+    signer: Signer<SessionKeys>,
     verifier: Verifier,
     /// When the keys file was looked at.
     looked: Instant,
@@ -147,18 +140,19 @@ impl Desk {
             host_key.key_data().ed25519().ok_or_else(|| io::Error::other("the host key must be an Ed25519 key"))?;
         let signing = SigningKey::from_bytes(&pair.private.to_bytes());
         let (pending, verifier, looked) = (VecDeque::new(), Verifier::default(), Instant::now());
-        let admission = Admission::new(host_key, did.clone());
-        Ok(Self { admission, did, keys, mailers, pending, signing, session_keys, verifier, looked })
+        let signer = Signer::new(did.as_str().into(), signing, session_keys);
+        let admission = Admission::new(host_key, did);
+        Ok(Self { admission, keys, mailers, pending, signer, verifier, looked })
     }
 
-    fn run(&mut self, jobs: &Receiver<Job>, strangers: &Receiver<Job>, checks: &Receiver<Vec<Check>>) {
+    fn run(&mut self, jobs: &Receiver<Order>, strangers: &Receiver<Order>, checks: &Receiver<Vec<Check<Framed>>>) {
         let nothing = never();
         loop {
             // One job of a stranger may take as long as a hundred answers: those go first, as many as are there, up to a bound.
             for _ in 0..JOBS_BEFORE_A_STRANGER {
                 match jobs.try_recv() {
-                    Ok(Job::End) | Err(TryRecvError::Disconnected) => return,
-                    Ok(job) => self.job(job),
+                    Ok(Order::End) | Err(TryRecvError::Disconnected) => return,
+                    Ok(order) => self.order(order),
                     Err(TryRecvError::Empty) => break,
                 }
             }
@@ -169,12 +163,12 @@ impl Desk {
             // waits in both queues is served in turn: neither keeps the other out.
             let checks = if self.pending.is_empty() { checks } else { &nothing };
             select! {
-                recv(jobs) -> job => match job {
-                    Ok(Job::End) | Err(_) => return,
-                    Ok(job) => self.job(job),
+                recv(jobs) -> order => match order {
+                    Ok(Order::End) | Err(_) => return,
+                    Ok(order) => self.order(order),
                 },
-                recv(strangers) -> job => if let Ok(job) = job {
-                    self.job(job);
+                recv(strangers) -> order => if let Ok(order) = order {
+                    self.order(order);
                 },
                 recv(checks) -> batch => if let Ok(batch) = batch {
                     self.check(batch);
@@ -188,11 +182,17 @@ impl Desk {
         }
     }
 
-    fn job(&mut self, job: Job) {
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::End => {}
+            Order::Refresh => self.refresh(true),
+            Order::Job(lane, job) => self.job(lane, job),
+        }
+    }
+
+    fn job(&mut self, lane: Lane, job: Job) {
         match job {
-            Job::End => {}
-            Job::Refresh => self.refresh(true),
-            Job::SignIn(lane, job) => {
+            Job::SignIn(job) => {
                 self.refresh(false);
                 let (peer, result) = (job.peer, self.admission.sign_in(&job.sign_in, &job.server_nonce));
                 self.mail(usize::from(peer.worker()), Mail::SignedIn { peer, lane, result });
@@ -202,22 +202,31 @@ impl Desk {
                 let result = self.keys.found();
                 self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, result: Box::new(result) });
             }
-            Job::Hello(lane, job) => {
+            Job::Hello(job) => {
                 self.refresh(false);
-                let (peer, hello) = (job.peer, self.hello(&job));
-                self.mail(usize::from(peer.worker()), Mail::Hello { peer, lane, hello });
+                let (peer, judged) = (job.peer, self.hello(&job));
+                self.mail(usize::from(peer.worker()), Mail::Judged { peer, lane, judged });
             }
-            Job::Say(lane, say) => {
-                let (peer, close) = (say.peer, say.close);
+            Job::Reply(reply) => {
+                let (via, close) = (reply.via, reply.close);
                 // What cannot be written is not said, but the worker counts what is on the way, and a close is due.
-                let frame = self.say(&say).unwrap_or_default();
-                self.mail(usize::from(peer.worker()), Mail::Said { peer, lane, frame, close });
+                let frame = self.signer.sign(&reply).unwrap_or_default();
+                self.mail(usize::from(via.worker()), Mail::Signed(Signed { via, lane, frame, close }));
             }
         }
     }
 
+    fn hello(&mut self, job: &HelloJob) -> Option<Judged> {
+        let now = reactor::now();
+        let proved = match &job.proves {
+            Some(did) => self.admission.hello(did, &job.frame, &job.id, now.mono_ms).map(Some),
+            None => Ok(None),
+        };
+        self.signer.hello(job, proved, Id::new(now.unix_ms, super::random()?))
+    }
+
     /// Checks a batch of one worker. Its verdicts are never dropped: the worker counts what is on the way, and bounds it.
-    fn check(&mut self, batch: Vec<Check>) {
+    fn check(&mut self, batch: Vec<Check<Framed>>) {
         let Some(worker) = batch.first().map(|check| usize::from(check.peer.worker())) else { return };
         let checked = self.verifier.batch(batch);
         self.pending.push_back((worker, Mail::Checked(checked)));
@@ -253,73 +262,6 @@ impl Desk {
         self.pending.retain(|(_, mail)| !matches!(mail, Mail::Keys(_)));
         for worker in 0..self.mailers.len() {
             self.pending.push_back((worker, Mail::Keys(self.keys.set.clone())));
-        }
-    }
-
-    /// Checks a HELLO and signs our answer. `None`: no answer can be written, and the peer runs into its timeout, which
-    /// lasts until its key is proved.
-    fn hello(&mut self, job: &HelloJob) -> Option<Hello> {
-        let now_ms = reactor::now().mono_ms;
-        let judged = match &job.proves {
-            Some(did) => self.admission.hello(did, &job.frame, &job.id, now_ms).map(Some),
-            None => Ok(None),
-        };
-        let mut body = Vec::new();
-        let (typ, principal, close) = match (&judged, &job.selected) {
-            (Ok(principal), Some(selected)) => {
-                amp::body::hello_ack(&mut body, selected);
-                (amp::Type::HELLO_ACK, principal.clone(), None)
-            }
-            (Ok(_), None) => {
-                amp::body::hello_reject(&mut body, Some("none of these versions is served; 1 is"));
-                (amp::Type::HELLO_REJECT, None, Some((CloseCode::POLICY, "no common version")))
-            }
-            (Err(refusal), _) => {
-                refusal.write_body(&mut body);
-                (amp::Type::ERROR, None, Some((CloseCode::POLICY, "HELLO refused")))
-            }
-        };
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).ok()?;
-        let answer = self.say(&Say {
-            peer: job.peer,
-            from: self.did.as_str().into(),
-            to: job.from.clone(),
-            typ,
-            id: amp::Id::new(reactor::now().unix_ms, random),
-            reply_to: Some(job.id),
-            thread_id: job.thread_id.clone(),
-            body,
-            dialect: job.dialect,
-            close,
-        })?;
-        Some(Hello { principal, answer, close })
-    }
-
-    /// Signs a message as who says it.
-    fn say(&self, say: &Say) -> Option<Vec<u8>> {
-        let sessions;
-        let key = if *say.from == *self.did {
-            &self.signing
-        } else {
-            sessions = self.session_keys.lock();
-            sessions.get(&say.from)?
-        };
-        let (mut scratch, mut frame) = (Vec::new(), Vec::new());
-        match say.write(key, &mut scratch, &mut frame) {
-            // Nobody has to take more, and a client that does not ends the connection for it.
-            Ok(()) if frame.len() > MESSAGE_MAX => {
-                let mut body = Vec::new();
-                Refusal::new(amp::Code::RELAY_REJECTED, &ANSWER_TOO_LARGE).write_body(&mut body);
-                let error = Say { typ: amp::Type::ERROR, body, ..say.clone() };
-                frame.clear();
-                error.write(key, &mut scratch, &mut frame).ok().map(|()| frame)
-            }
-            Ok(()) => Some(frame),
-            Err(error) => {
-                log::warn!(conn:% = say.peer, error:% = error; "an answer to an agent cannot be written");
-                None
-            }
         }
     }
 }
@@ -559,8 +501,8 @@ mod tests {
         // Somebody else still could send.
         let another = crypto.clone();
         let ending = thread::spawn(move || crypto.end());
-        assert!(matches!(jobs.recv(), Ok(Job::Reload { .. })));
-        assert!(matches!(jobs.recv(), Ok(Job::End)));
+        assert!(matches!(jobs.recv(), Ok(Order::Job(_, Job::Reload { .. }))));
+        assert!(matches!(jobs.recv(), Ok(Order::End)));
         ending.join().expect("it ends");
         drop(another);
     }

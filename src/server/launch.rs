@@ -128,11 +128,11 @@ impl Ids for RandomIds {
             Some((Text::from(did_of(key.public_key())?), secret))
         });
         let Some((did, secret)) = made else { return Text::default() };
-        self.0.lock().insert(did.clone(), secret);
+        self.0.0.lock().insert(did.clone(), secret);
         did
     }
 
     fn forget(&mut self, did: &str) {
-        self.0.lock().remove(did);
+        self.0.0.lock().remove(did);
     }
 }

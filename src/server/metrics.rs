@@ -11,7 +11,7 @@ use std::{
 use crate::{
     dialect::admin::{Facts, WorkerFacts},
     reactor::{CLOSE_LABELS, TURN_BUCKETS, WorkerCounters},
-    relay::api::State,
+    relay::{api::State, delivery},
 };
 
 /// A figure with one writer: a load and a store do, and are cheaper than a locked addition for each message.
@@ -44,12 +44,7 @@ pub(super) struct WorkerTallies {
     pub(super) session_out: Tally,
     pub(super) sign_in_failures: Tally,
     pub(super) devices: Tally,
-    pub(super) amp_in: Tally,
-    pub(super) amp_out: Tally,
-    pub(super) agents: Tally,
-    /// Messages that are with the crypto thread.
-    pub(super) amp_checking: Tally,
-    pub(super) amp_wrong_signatures: Tally,
+    pub(super) agents: Arc<delivery::Counters>,
     pub(super) inbox_full: Tally,
     /// The worker keeps messages that found the supervisor's inbox full; whoever makes room there wakes it.
     pub(super) stuck: AtomicBool,
@@ -90,7 +85,7 @@ impl Shared {
 }
 
 fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
-    let counted = counters.snapshot();
+    let (counted, agents) = (counters.snapshot(), &tallies.agents);
     WorkerFacts {
         accepted: counted.accepted,
         refused: counted.refused,
@@ -114,13 +109,13 @@ fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
         turn_ns_p99: quantile(&counted.turn_ns, 99),
         session_in: tallies.session_in.get(),
         session_out: tallies.session_out.get(),
-        sign_in_failures: tallies.sign_in_failures.get(),
+        sign_in_failures: tallies.sign_in_failures.get() + agents.sign_in_failures.get(),
         devices: tallies.devices.get(),
-        amp_in: tallies.amp_in.get(),
-        amp_out: tallies.amp_out.get(),
-        agents: tallies.agents.get(),
-        amp_checking: tallies.amp_checking.get(),
-        amp_wrong_signatures: tallies.amp_wrong_signatures.get(),
+        amp_in: agents.messages_in.get(),
+        amp_out: agents.messages_out.get(),
+        agents: agents.agents.get(),
+        amp_checking: agents.checking.get(),
+        amp_wrong_signatures: agents.wrong_signatures.get(),
         inbox_full: tallies.inbox_full.get() + counted.inbox_full,
     }
 }

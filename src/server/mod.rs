@@ -1,19 +1,16 @@
 //! The relay on its threads: workers, the supervisor, the crypto thread. Owns their start and their end; it must hold
 //! no logic of its own.
 
-mod amp;
 mod backlog;
 mod channels;
 mod crypto;
 mod data;
 mod drain_guard;
 mod hosted;
-mod lanes;
 mod launch;
 mod metrics;
+mod net;
 mod outbox;
-mod services;
-mod signatures;
 mod supervisor;
 mod worker;
 
@@ -28,7 +25,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amp::{Agents, AgentsParts};
+pub use crate::relay::{
+    delivery::{Call, Services},
+    message::MESSAGE_MAX,
+};
 use channels::{Mailers, ToCore};
 #[cfg(feature = "cli")]
 pub(crate) use data::private;
@@ -39,23 +39,20 @@ use launch::{ConfigProfiles, Launcher, Live, RandomIds};
 use metrics::{CoreTallies, Shared, WorkerTallies};
 use outbox::Outbox;
 use parking_lot::RwLock;
-pub use services::{Call, Services};
 use ssh_key::PrivateKey;
 use supervisor::{Parts, Supervisor};
 use worker::Worker;
 
 use crate::{
     claude::{arguments::MODES, environment::Changes, guard::GuardProgram},
-    dialect::{
-        self,
-        session::{Greeting, TICK_MS},
-    },
+    dialect::session::{Greeting, TICK_MS},
     reactor::{
         self, Bound, BoundAddr, Control, Handle, Listen, Reactor,
         ws::{Ws, WsOptions},
     },
     relay::{
         api::Summary,
+        delivery::{self, Delivery},
         hub::{Create, Hub},
         profile::{Profile, SystemFolders},
         session,
@@ -83,8 +80,6 @@ const LINGER_MS: u64 = 5_000;
 pub const DEFAULT_PROFILE: &str = "default";
 /// How often a silent peer is pinged where nothing else is set, in milliseconds.
 const WS_PING_MS: u64 = 25_000;
-/// Largest message of a device in bytes.
-pub const MESSAGE_MAX: usize = 1 << 20;
 
 /// Descriptors kept from peers: 64 sessions with their pipes, the loop's own, and some for files.
 const DESCRIPTORS_RESERVED: usize = 768;
@@ -244,7 +239,8 @@ struct Handlers {
     crypto: crypto::Crypto,
     core: reactor::Sender<Vec<ToCore>>,
     shared: Arc<Shared>,
-    agents: Arc<AgentsParts>,
+    agents: Arc<delivery::Parts>,
+    mailers: Mailers,
     stopper: Stopper,
     ws: WsOptions,
 }
@@ -258,7 +254,8 @@ impl Handlers {
             core: Outbox::new(self.core.clone(), tallies.clone()),
             shared: self.shared.clone(),
             tallies,
-            agents: Agents::new(&self.agents, index),
+            mailers: self.mailers.clone(),
+            delivery: Delivery::new(&self.agents, index, self.shared.workers[usize::from(index)].agents.clone()),
             stopper: self.stopper.clone(),
             acts: Vec::new(),
         };
@@ -316,13 +313,14 @@ impl Rest {
         if reactor::now().unix_ms <= began_ms {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let agents = Arc::new(AgentsParts {
-            greeting: dialect::amp::Greeting { did: did.into(), started_ms: began_ms + 1 },
+        let agents = Arc::new(delivery::Parts {
+            greeting: delivery::Greeting { did: did.into(), started_ms: began_ms + 1 },
             services: options.services.clone(),
-            verify: options.amp_verify,
-            mailers: mailers.clone(),
+            verifies_all: options.amp_verify == Verify::All,
+            workers: u16::try_from(mailers.len()).unwrap_or(u16::MAX),
             secret: rand_secret()?,
         });
+        let all = mailers.clone();
         let parts = Parts { hub, launcher, mailers, shared: shared.clone(), grace_ms: options.grace_ms, control };
         let first = options.first_session.clone();
         let first = first.map(|create| Create { profile: DEFAULT_PROFILE.into(), ..create });
@@ -335,7 +333,9 @@ impl Rest {
         let control = bound.control();
         let core = supervisor.inbox.clone();
         let stopper = Stopper { control: control.clone(), supervisor: supervisor.clone(), shared: shared.clone() };
-        let handlers = Handlers { greeting, crypto: crypto.clone(), core, shared: shared.clone(), agents, stopper, ws };
+        let shared_too = shared.clone();
+        let handlers =
+            Handlers { greeting, crypto: crypto.clone(), core, shared: shared_too, agents, mailers: all, stopper, ws };
         let rest =
             Self { control, addresses, first, supervisor, supervisor_thread, crypto, crypto_thread, shared, live };
         Ok((bound, handlers, rest))
@@ -505,6 +505,12 @@ fn rand_secret() -> Result<u64, StartError> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| StartError::Io(std::io::Error::other(error.to_string())))?;
     Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Bytes that nobody can guess; `None` where the system gives none.
+fn random() -> Option<[u8; 8]> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).ok().map(|()| bytes)
 }
 
 /// The settings of the WebSocket layer.

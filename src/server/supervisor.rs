@@ -32,7 +32,9 @@ use crate::{
     reactor::{self, Control, Receiver, Sender, inbox},
     relay::{
         api::{End, ExitInfo, Launch, Out, Summary, Text},
+        delivery::Command,
         hub::{Create, Hub},
+        sessions::AgentRequests,
     },
 };
 
@@ -115,6 +117,7 @@ impl Prepared {
             receiver,
             drain,
             hub,
+            agents: AgentRequests::new(super::random),
             launcher,
             mailers,
             shared,
@@ -162,6 +165,7 @@ struct Desk {
     receiver: Receiver<Vec<ToCore>>,
     drain: Arc<AtomicBool>,
     hub: Hub,
+    agents: AgentRequests,
     launcher: Launcher,
     mailers: Mailers,
     shared: Arc<Shared>,
@@ -248,6 +252,8 @@ impl Desk {
                     ToCore::Paused(peer) => self.hub.paused(peer),
                     ToCore::Resumed(peer) => self.hub.resumed(peer, now),
                     ToCore::Gone(peer) => self.hub.disconnected(peer, now),
+                    ToCore::Agents(Command::Ask(ask)) => self.agents.ask(*ask, &mut self.hub, now),
+                    ToCore::Agents(Command::Gone(peer)) => self.agents.gone(peer, &mut self.hub, now),
                 }
                 self.carry_out(now);
             }
@@ -322,7 +328,10 @@ impl Desk {
     fn carry_out(&mut self, now: Now) {
         self.take_leave();
         while let Some(out) = self.hub.poll() {
+            self.agents.out(&out, &mut self.hub, now);
             match out {
+                Out::Answer { peer, .. } | Out::CaughtUp { peer, .. } | Out::Reset { peer, .. }
+                    if AgentRequests::is_agent(peer) => {}
                 Out::Launch(launch) => {
                     self.announce(&launch.session);
                     self.launch(&launch, now);
@@ -336,14 +345,19 @@ impl Desk {
                 | Out::Delta { ref peers, .. }
                 | Out::Presence { ref peers, .. }
                 | Out::Changed { ref peers, .. } => {
-                    let mut workers: Vec<u16> = peers.iter().map(|peer| peer.worker()).collect();
+                    let devices = peers.iter().filter(|&&peer| !AgentRequests::is_agent(peer));
+                    let mut workers: Vec<u16> = devices.map(|peer| peer.worker()).collect();
                     workers.sort_unstable();
                     workers.dedup();
                     for worker in workers {
                         self.post(usize::from(worker), for_worker(&out, worker));
                     }
                 }
+                Out::Said(_) => log::error!("the hub says nothing to agents by itself"),
             }
+        }
+        while let Some(reply) = self.agents.poll() {
+            self.post(usize::from(reply.via.worker()), Out::Said(Box::new(reply)));
         }
     }
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Stopper,
-    amp::{self, AgentConn, Agents},
-    channels::{Job, Lane, Mail, ToCore},
+    channels::{Mail, Mailers, ToCore},
     crypto::Crypto,
     metrics::{Shared, WorkerTallies},
     outbox::Outbox,
@@ -14,7 +13,7 @@ use super::{
 use crate::{
     base::{Close, CloseCode, ConnToken, Fault, Now},
     dialect::{
-        admin,
+        admin, amp,
         session::{self, Act, Connection, Greeting, Reached},
     },
     reactor::{
@@ -22,8 +21,8 @@ use crate::{
         ws::{Answer, Data, Framed, WsHandler, WsIo},
     },
     relay::{
-        Principal,
         api::{Code, Error, Out, Reply, Text},
+        delivery::{Agent, Delivery, Job, Lane, UNKNOWN_BYTES_MAX},
         keys::KeySet,
     },
     wire::{
@@ -35,9 +34,7 @@ use crate::{
 /// Commands that may wait for a full supervisor; more are answered with an error.
 const TO_CORE_MAX: usize = 16 * 1024;
 
-/// What a peer may make us hold before it has signed in. Above what a sign-in may have, so that one that is only
-/// somewhat too large is still told so.
-pub(super) const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
+const _: () = assert!(UNKNOWN_BYTES_MAX as usize > session::SIGN_IN_BYTES_MAX, "one somewhat too large is told so");
 
 /// The handler of one worker.
 pub(super) struct Worker {
@@ -46,7 +43,8 @@ pub(super) struct Worker {
     pub(super) core: Outbox,
     pub(super) shared: Arc<Shared>,
     pub(super) tallies: Arc<WorkerTallies>,
-    pub(super) agents: Agents,
+    pub(super) delivery: Delivery<Framed>,
+    pub(super) mailers: Mailers,
     pub(super) stopper: Stopper,
     /// Kept between calls for its memory.
     pub(super) acts: Vec<Act>,
@@ -57,10 +55,10 @@ pub(super) enum Conn {
     /// On `/session`. Agents are many and devices few: these do not make those large.
     Device(Box<Device>),
     /// On `/amp/v1/ws`.
-    Agent(AgentConn),
+    Agent(Agent),
 }
 
-const _: () = assert!(size_of::<Option<Conn>>() == size_of::<AgentConn>(), "paid by every idle connection");
+const _: () = assert!(size_of::<Option<Conn>>() == size_of::<Agent>(), "paid by every idle connection");
 
 /// A connection on `/session`.
 pub(super) struct Device {
@@ -92,7 +90,13 @@ impl WsHandler for Worker {
             return Answer::Respond(response);
         }
         if head.path == amp::path() {
-            return amp::upgrade(head, peer, self.amp_greeting(), io);
+            return match amp::upgrade(head, &self.delivery.greeting().did) {
+                Ok(headers) => {
+                    let agent = Agent::new(peer.token, matches!(peer.addr, PeerAddr::Unix { .. }), io.now());
+                    Answer::Upgrade { conn: Conn::Agent(agent), subprotocol: Some(amp::SUBPROTOCOL), headers }
+                }
+                Err(response) => Answer::Respond(response),
+            };
         }
         if head.path != session::PATH {
             return Answer::Respond(Response::text(404, "nothing is served here"));
@@ -123,7 +127,7 @@ impl WsHandler for Worker {
         let device = match conn {
             Conn::Device(device) => device,
             Conn::Agent(agent) => {
-                self.amp_open(agent, io);
+                self.delivery.opened(agent, io);
                 return Ok(());
             }
         };
@@ -138,7 +142,13 @@ impl WsHandler for Worker {
     fn message(&mut self, conn: &mut Conn, io: &mut Io<'_>, message: Data<'_>) -> Result<(), Fault> {
         let device = match conn {
             Conn::Device(device) => device,
-            Conn::Agent(agent) => return self.amp_message(agent, io, message),
+            Conn::Agent(agent) => {
+                let Data::Binary(frame) = message else {
+                    return Err(Fault::new(CloseCode::UNSUPPORTED, "AMP is CBOR in binary messages"));
+                };
+                self.delivery.message(agent, io, frame, message);
+                return Ok(());
+            }
         };
         self.tallies.session_in.add(1);
         let Data::Text(text) = message else {
@@ -154,7 +164,7 @@ impl WsHandler for Worker {
     fn mail(&mut self, io: &mut Io<'_>, mail: Mail) {
         match mail {
             Mail::SignedIn { peer, lane, result } => {
-                self.agents.lanes.done(lane);
+                self.delivery.lanes.done(lane);
                 let (greeting, now) = (self.greeting.clone(), io.now());
                 self.with(peer, io, |connection, acts| match &result {
                     Ok(signed) => connection.signed_in(signed, &greeting, now, acts),
@@ -163,7 +173,7 @@ impl WsHandler for Worker {
             }
             Mail::Keys(keys) => self.keys_changed(&keys, io),
             Mail::KeysRead { peer, id, result } => {
-                self.agents.answered(peer, Lane::Admitted, io);
+                self.delivery.answered(peer, io);
                 let reply = match *result {
                     Ok(found) => session::keys_reply(&id, &found.file, found.entries, found.refused),
                     Err(error) => session::error(Some(&id), &error),
@@ -171,27 +181,12 @@ impl WsHandler for Worker {
                 self.with(peer, io, |_, acts| acts.push(Act::Send(reply)));
             }
             Mail::Core(outs) => outs.into_iter().for_each(|out| self.deliver(out, io)),
-            Mail::Session { session, did } => self.agents.session(session, &did),
-            Mail::SessionGone { did } => self.agents.session_gone(&did),
-            Mail::Directory(couriers) => self.amp_couriers(couriers, io),
-            Mail::Hello { peer, lane, hello } => {
-                self.agents.lanes.done(lane);
-                if let Some(hello) = hello {
-                    self.amp_hello(peer, hello, io);
-                }
-            }
-            Mail::Checked(checked) => self.amp_checked(checked, io),
-            Mail::Said { peer, lane, frame, close } => {
-                self.agents.answered(peer, lane, io);
-                if !frame.is_empty() {
-                    self.send_binary(peer, &frame, io);
-                }
-                if let Some((code, reason)) = close {
-                    io.close(peer, code, reason);
-                }
-            }
-            Mail::Hold(sender) => self.agents.held_elsewhere(sender, io),
-            Mail::Freed(sender) => self.agents.freed(sender, io),
+            Mail::Session { session, did } => self.delivery.session(session, &did),
+            Mail::SessionGone { did } => self.delivery.session_gone(&did),
+            Mail::Peer(mail) => self.delivery.peer_mail(mail, io),
+            Mail::Judged { peer, lane, judged } => self.delivery.judged(peer, lane, judged, io),
+            Mail::Checked(checked) => self.delivery.checked(checked, io),
+            Mail::Signed(signed) => self.delivery.signed(signed, io),
             Mail::Again => {}
         }
     }
@@ -200,7 +195,7 @@ impl WsHandler for Worker {
         let device = match conn {
             Conn::Device(device) => device,
             Conn::Agent(agent) => {
-                self.amp_timeout(agent, io);
+                self.delivery.timeout(agent, io);
                 return Ok(());
             }
         };
@@ -219,38 +214,66 @@ impl WsHandler for Worker {
                     self.core.take(ToCore::Resumed(io.token()));
                 }
             }
-            Conn::Agent(_) => self.amp_release(io.token(), io),
+            Conn::Agent(_) => self.delivery.drained(io),
         }
     }
 
     fn closed(&mut self, conn: Conn, token: ConnToken, why: Close) {
-        self.agents.lanes.gone(token);
-        let known = match conn {
+        match conn {
             Conn::Device(mut device) => {
                 log::debug!(conn:% = token, why:? = why; "a device is gone");
+                self.delivery.lanes.gone(token);
                 self.leaves(&mut device, token);
-                false
             }
             Conn::Agent(agent) => {
                 log::debug!(conn:% = token, why:? = why; "an agent is gone");
-                self.amp_closed(&agent, token);
-                agent.is_known()
+                self.delivery.closed(&agent, token);
             }
-        };
-        if known {
-            self.core.take(ToCore::Gone(token));
         }
     }
 
     fn turn(&mut self, io: &mut Io<'_>) {
+        self.delivery.turn(io);
+        for command in self.delivery.commands(self.core.waiting()) {
+            self.core.take(ToCore::Agents(command));
+        }
         self.core.deliver();
-        self.agents.hand_jobs(&self.crypto);
-        self.amp_hand_checks(io);
-        self.agents.carry(io);
+        self.hand_over(io.worker());
     }
 }
 
 impl Worker {
+    /// The end of a turn: what the crypto thread and other workers are to get.
+    fn hand_over(&mut self, worker: u16) {
+        while let Some((lane, job)) = self.delivery.lanes.next_job() {
+            if let Err(job) = self.crypto.give(lane, job) {
+                // What is with it comes back, and the next turn with that.
+                self.delivery.lanes.give_back(lane, job);
+                break;
+            }
+        }
+        let (mailers, mut is_full) = (&self.mailers, false);
+        while let Some(batch) = self.delivery.next_checks() {
+            if let Err(batch) = self.crypto.check(batch) {
+                self.delivery.give_back_checks(batch);
+                is_full = true;
+                break;
+            }
+        }
+        self.delivery.poll_peers(worker, |to, mail| {
+            mailers.send(usize::from(to), Mail::Peer(mail)).map_err(|mail| match mail {
+                Mail::Peer(mail) => {
+                    is_full = true;
+                    mail
+                }
+                _ => unreachable!("what comes back is what was sent"),
+            })
+        });
+        if is_full {
+            let _ = self.mailers.send(usize::from(worker), Mail::Again);
+        }
+    }
+
     /// Runs `act` on a device of this worker; a device that is gone is counted by the loop and nothing happens.
     fn with(&mut self, peer: ConnToken, io: &mut Io<'_>, act: impl FnOnce(&mut Connection, &mut Vec<Act>)) {
         let mut acts = std::mem::take(&mut self.acts);
@@ -321,18 +344,14 @@ impl Worker {
             Act::Verify(job) => {
                 let (id, lane) = (job.sign_in.id.clone(), if job.is_local { Lane::Local } else { Lane::Strangers });
                 io.spare(peer);
-                if !self.agents.lanes.ask(lane, Job::SignIn(lane, job)) {
+                if !self.delivery.lanes.ask(lane, Job::SignIn(job)) {
                     let error = Error::new(Code::RateLimited, "too many sign-ins are waiting");
                     let error = Error { retry_after_ms: Some(1000), ..error };
                     self.send(peer, io, &session::error(Some(&id), &error));
                     io.close(peer, CloseCode::TRY_AGAIN, "try again later");
                 }
             }
-            Act::ReloadKeys(id) => {
-                if self.agents.lanes.answer(peer, Job::Reload { peer, id }) {
-                    io.pause(peer);
-                }
-            }
+            Act::ReloadKeys { principal, id } => self.delivery.ask(&principal, Job::Reload { peer, id }, io),
             Act::StopRelay(caller, id) => {
                 log::info!(conn:% = peer, key = &*caller.principal; "an admin stops the relay");
                 self.send(peer, io, &session::reply(&id, &Reply::Done));
@@ -358,16 +377,19 @@ impl Worker {
 
     /// What the core has for this worker's devices: framed once, shared by all who get it.
     fn deliver(&mut self, mut out: Out, io: &mut Io<'_>) {
-        self.deliver_to_agents(&mut out, io);
-        match out {
+        if let Out::Event { peers, .. }
+        | Out::Delta { peers, .. }
+        | Out::Presence { peers, .. }
+        | Out::Changed { peers, .. } = &mut out
+        {
+            peers.retain(|&peer| io.is_open(peer));
             // Those whom it is for are gone: it is not even written.
-            Out::Event { peers, .. }
-            | Out::Delta { peers, .. }
-            | Out::Presence { peers, .. }
-            | Out::Changed { peers, .. }
-                if peers.is_empty() => {}
-            Out::Answer { peer, .. } | Out::CaughtUp { peer, .. } | Out::Reset { peer, .. }
-                if matches!(io.conn(peer), Some(Conn::Agent(_))) => {}
+            if peers.is_empty() {
+                return;
+            }
+        }
+        match out {
+            Out::Said(reply) => self.delivery.say(*reply, io),
             Out::Answer { peer, re, result } => {
                 let text = match &result {
                     Ok(reply) => session::reply(&re, reply),
@@ -390,29 +412,6 @@ impl Worker {
             Out::Launch(_) | Out::Write { .. } | Out::End { .. } => {
                 log::error!("the supervisor sent a worker what is its own to do");
             }
-        }
-    }
-
-    /// Agents see a session in their own dialect: takes them out of what devices get.
-    fn deliver_to_agents(&mut self, out: &mut Out, io: &mut Io<'_>) {
-        let is_agent = |io: &mut Io<'_>, peer: ConnToken| matches!(io.conn(peer), Some(Conn::Agent(_)));
-        let mut agents = Vec::new();
-        match out {
-            Out::Answer { peer, .. } | Out::Reset { peer, .. } if is_agent(io, *peer) => agents.push(*peer),
-            Out::Event { peers, .. }
-            | Out::Delta { peers, .. }
-            | Out::Presence { peers, .. }
-            | Out::Changed { peers, .. } => peers.retain(|&peer| {
-                let agent = is_agent(io, peer);
-                if agent {
-                    agents.push(peer);
-                }
-                !agent && io.is_open(peer)
-            }),
-            _ => {}
-        }
-        for peer in agents {
-            self.amp_out(peer, out, io);
         }
     }
 
@@ -444,13 +443,8 @@ impl Worker {
         for peer in peers {
             let principal: Option<Text> = match io.conn(peer) {
                 Some(Conn::Device(device)) => device.connection.caller().map(|caller| caller.principal.clone()),
-                Some(Conn::Agent(agent)) => {
-                    let gone = |principal: &Principal| {
-                        keys.principal(&principal.fingerprint).is_none_or(|entry| entry.role < principal.role)
-                    };
-                    if agent.proved().is_some_and(gone) {
-                        io.close(peer, CloseCode::POLICY, "the key was revoked or may do less");
-                    }
+                Some(Conn::Agent(_)) => {
+                    self.delivery.keys_changed(peer, keys, io);
                     None
                 }
                 None => None,

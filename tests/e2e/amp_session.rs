@@ -329,6 +329,23 @@ fn a_session_goes_on_when_its_asker_leaves() {
     assert!(!stage.ask(&mut agent, "and now?").is_empty());
 }
 
+/// What a session says goes to the DID: the connection that asked may be gone.
+#[test]
+fn an_agent_that_has_connected_anew_gets_the_answer_without_asking_again() {
+    let mut stage = Stage::demo(&["drive"]);
+    let (mut agent, mut phone) = (stage.agent(0), stage.phone());
+    let id = agent.say(typ::REQUEST, stage.did.as_str(), &json!({"prompt": "please ask first"}));
+    input_required(&mut agent, &id);
+    agent.vanish();
+    let mut anew = stage.agent(0);
+    let open = phone.event(&stage.session, "the permission request", |event| event["kind"] == "permission");
+    phone.ok("decide", json!({"session": stage.session, "request": open["request"], "decision": "deny"}));
+    let response = anew.answer(&id);
+    stage.check_answer(&response, &anew, &id, None);
+    assert_eq!(response.typ, typ::RESPONSE, "{response:?}");
+    assert_eq!(stage.prompts().len(), 1);
+}
+
 /// The same REQUEST on a new connection, as RFC 001 section 16.5 wants it after a break: one prompt, one whole answer.
 #[test]
 fn a_request_that_is_said_again_after_a_break_gets_its_whole_answer() {

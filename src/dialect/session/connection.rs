@@ -5,6 +5,7 @@ use crate::{
     base::{CloseCode, ConnToken, Now, text::quoted},
     relay::{
         Role, SignedIn,
+        admission::SignInJob,
         api::{Caller, Code, Error, Request, Text},
     },
     wire::sign_in::{Authority, BINDING_NONE, Challenge, Limits, ProfileInfo, RelayInfo, SignIn, Welcome},
@@ -23,19 +24,6 @@ pub struct Greeting {
     pub profiles: Vec<ProfileInfo>,
 }
 
-/// A sign-in that the crypto thread is to check.
-#[derive(Clone, Debug)]
-pub struct VerifyJob {
-    /// Whose.
-    pub peer: ConnToken,
-    /// What the client sent.
-    pub sign_in: Box<SignIn>,
-    /// The server nonce it had to sign.
-    pub server_nonce: String,
-    /// It came over the Unix socket.
-    pub is_local: bool,
-}
-
 /// What the connection wants done, in order.
 #[derive(Debug)]
 pub enum Act {
@@ -44,11 +32,16 @@ pub enum Act {
     /// Send this `welcome`: somebody has signed in.
     Welcome(String),
     /// Have this checked; the answer comes back by [`Connection::signed_in`] or [`Connection::refused`].
-    Verify(VerifyJob),
+    Verify(SignInJob),
     /// Give the core this command.
     Submit(Box<Caller>, Request),
     /// Read the keys file again and answer this command.
-    ReloadKeys(Text),
+    ReloadKeys {
+        /// The principal that asks.
+        principal: Text,
+        /// The command's id.
+        id: Text,
+    },
     /// Answer this command of theirs and end the relay.
     StopRelay(Box<Caller>, Text),
     /// Close with this code and reason; nothing follows.
@@ -161,7 +154,7 @@ impl Connection {
         acts.push(match super::decode(text, |role| caller.needs(role)) {
             Ok(Incoming::Request(request)) => Act::Submit(caller.clone(), request),
             Ok(Incoming::Ping { id, t }) => Act::Send(super::pong(&id, t.as_ref(), now.unix_ms)),
-            Ok(Incoming::KeysReload { id }) => Act::ReloadKeys(id),
+            Ok(Incoming::KeysReload { id }) => Act::ReloadKeys { principal: caller.principal.clone(), id },
             Ok(Incoming::RelayStop { id }) => Act::StopRelay(caller.clone(), id),
             Ok(Incoming::SignIn(sign_in)) => {
                 let error = Error::new(Code::BadRequest, "this connection has signed in already");
@@ -190,7 +183,7 @@ impl Connection {
         }
         let server_nonce = self.nonce.clone();
         let is_local = self.reached.unix;
-        acts.push(Act::Verify(VerifyJob { peer: self.peer, sign_in: sign_in.clone(), server_nonce, is_local }));
+        acts.push(Act::Verify(SignInJob { peer: self.peer, sign_in: sign_in.clone(), server_nonce, is_local }));
         self.phase = Phase::Verifying(sign_in);
     }
 

@@ -9,7 +9,7 @@ mod decode;
 mod encode;
 mod fields;
 
-pub use connection::{Act, Connection, Greeting, Reached, VerifyJob};
+pub use connection::{Act, Connection, Greeting, Reached};
 pub use decode::{Incoming, decode};
 pub use encode::{
     caught_up, delta, error, event, keys_reply, pong, presence, reply, reset, sign_in_message, summary_changed, tick,

@@ -10,11 +10,8 @@ use super::{
     deflate::{Deflating, Own},
 };
 use crate::{
-    base::{Close, CloseCode, ConnToken, Now},
-    reactor::{
-        WorkerCounters,
-        io::{Io, Sent},
-    },
+    base::{Close, CloseCode, ConnToken, Now, Sent},
+    reactor::{WorkerCounters, io::Io},
     wire::ws::{HEADER_MAX, OpCode, RSV1, close_frame, encode_header, frame},
 };
 

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use super::{DeviceInfo, Error, Event, Position, Reply, Summary, Text};
-use crate::{base::ConnToken, claude};
+use crate::{base::ConnToken, claude, relay::message};
 
 /// How a session's process is to be started.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,6 +131,8 @@ pub enum Out {
         /// The oldest position that can be served.
         earliest: Position,
     },
+    /// A session says this to an agent, once it is signed.
+    Said(Box<message::Reply>),
     /// Start a process.
     Launch(Launch),
     /// Tell a process something.

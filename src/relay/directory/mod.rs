@@ -611,14 +611,14 @@ impl<M: Payload> Directory<M> {
 
     /// A message that was to be delivered to a connection of this worker cannot be: its sender, on whichever worker it is,
     /// hears so by [`Event::Answer`].
-    pub fn undeliverable(&mut self, to: ConnToken, sender: ConnToken, payload: M, why: Why) {
+    pub fn undeliverable(&mut self, to: ConnToken, sender: Option<ConnToken>, payload: M, why: Why) {
         let Some(did) = self.did_of(to).cloned() else { return };
-        self.answer(did, Parcel { sender: Some(sender), payload }, why);
+        self.answer(did, Parcel { sender, payload }, why);
     }
 
     /// A connection of this worker takes nothing any more, and so not this message: it has left. Where it was the only one
     /// under its DID, the message's sender hears that nobody is there.
-    pub fn gone_before(&mut self, to: ConnToken, sender: ConnToken, payload: M) {
+    pub fn gone_before(&mut self, to: ConnToken, sender: Option<ConnToken>, payload: M) {
         let is_alone = self.seat(to).is_some_and(|id| self.table[id].connections <= 1);
         if is_alone {
             self.undeliverable(to, sender, payload, Why::Absent);

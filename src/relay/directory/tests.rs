@@ -260,11 +260,11 @@ fn a_message_to_the_last_connection_that_is_just_going_is_told_to_its_sender() {
         workers[1].join(ALICE, alice).unwrap();
         (0..others).for_each(|slot| workers[0].join(ALICE, token(0, 7 + slot)).unwrap());
         settle(&mut workers);
-        workers[1].gone_before(alice, bob, Note(3));
+        workers[1].gone_before(alice, Some(bob), Note(3));
         let told: &[&str] = if others == 0 { &["3 Absent to 0.0.1"] } else { &[] };
         assert_eq!(settle(&mut workers), told);
         assert_eq!(workers[0].connections(ALICE), others);
-        workers[1].gone_before(alice, bob, Note(4));
+        workers[1].gone_before(alice, Some(bob), Note(4));
         assert!(settle(&mut workers).is_empty(), "it has left before");
     }
 }

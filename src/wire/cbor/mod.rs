@@ -329,6 +329,11 @@ pub fn as_text(item: &[u8]) -> Option<&str> {
     reader.take_text(head.argument).ok()
 }
 
+/// The text of a map's member, found where it lies: no tree is made. `None`: this is no map, or that member is no text.
+pub fn text_of<'a>(map: &'a [u8], key: &str) -> Option<&'a str> {
+    get(map, key).and_then(as_text)
+}
+
 /// The bytes that an item is.
 pub fn as_bytes(item: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader::new(item);

@@ -1,6 +1,6 @@
 //! Signatures of agents' messages, checked one by one on the crypto thread where `amp.verify` is `all`: what a worker
-//! hands over, the verdict it gets back, and the arithmetic between. Knows no thread and no connection; where a message
-//! goes afterwards is the worker's affair.
+//! hands over, the verdict it gets back, and the arithmetic between. Where a message goes afterwards is decided by
+//! [`verification`](super::verification).
 
 use std::{
     collections::HashMap,
@@ -11,41 +11,41 @@ use ed25519_dalek::VerifyingKey;
 
 use crate::{
     base::ConnToken,
-    reactor::ws::Framed,
+    relay::message::Shared,
     wire::amp::{self, Code, Frame, Malformed, check::Refusal},
 };
 
 /// Messages in one batch. A HELLO that comes meanwhile waits for one batch at the most, a few milliseconds.
 pub(super) const BATCH_MAX: usize = 64;
 /// Batches that may wait for the crypto thread.
-pub(super) const BATCHES_MAX: usize = 1024;
+pub const BATCHES_MAX: usize = 1024;
 /// Keys that are kept unpacked; unpacking one costs a tenth of a check.
 const KEYS_MAX: usize = 4096;
 /// Longest name under which a key is kept, in bytes: a `did:key` and the fragment that names its key. A query or a path,
 /// which may stand behind a DID too, is of any length.
 const NAME_BYTES_MAX: usize = 256;
 
-/// A message whose signature is to be checked, framed as it will be sent on.
+/// A message whose signature is to be checked, encoded as it will be sent on.
 #[derive(Debug)]
-pub(super) struct Check {
+pub struct Check<S> {
     /// Whose.
-    pub(super) peer: ConnToken,
+    pub peer: ConnToken,
     /// The message.
-    pub(super) framed: Framed,
+    pub shared: S,
 }
 
 /// A message that was checked.
 #[derive(Debug)]
-pub(super) struct Checked {
+pub struct Checked<S> {
     /// What was to be checked.
-    pub(super) check: Check,
+    pub check: Check<S>,
     /// Whether it may go on, or what its sender is told.
-    pub(super) verdict: Result<(), Refusal>,
+    pub verdict: Result<(), Refusal>,
 }
 
 /// Checks batches.
 #[derive(Default)]
-pub(super) struct Verifier {
+pub struct Verifier {
     keys: HashMap<Box<str>, VerifyingKey>,
     scratch: Vec<u8>,
 }
@@ -53,10 +53,10 @@ pub(super) struct Verifier {
 impl Verifier {
     /// Checks a batch; its order stays. Each signature is checked by itself and strictly: the equation for many at once
     /// also holds for sets of signatures that a receiver, who checks one, would refuse.
-    pub(super) fn batch(&mut self, checks: Vec<Check>) -> Vec<Checked> {
-        let judge = |check: Check| {
+    pub fn batch<S: Shared>(&mut self, checks: Vec<Check<S>>) -> Vec<Checked<S>> {
+        let judge = |check: Check<S>| {
             // Arithmetic that panics costs the sender this message, and nobody else.
-            let judged = catch_unwind(AssertUnwindSafe(|| self.verdict(check.framed.payload())));
+            let judged = catch_unwind(AssertUnwindSafe(|| self.verdict(check.shared.message())));
             let verdict =
                 judged.unwrap_or_else(|_| Err(Refusal::new(Code::INTERNAL_ERROR, "checking the signature failed")));
             Checked { check, verdict }
@@ -99,6 +99,7 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
+    use crate::relay::message::tests::Bytes;
     use crate::wire::{
         amp::{Builder, Dialect, Header, Id, To, Type},
         sign_in::did_of,
@@ -109,11 +110,11 @@ mod tests {
         did_of(&public).expect("a did:key")
     }
 
-    fn check(from: &str, signer: &SigningKey, dialect: Dialect) -> Check {
+    fn check(from: &str, signer: &SigningKey, dialect: Dialect) -> Check<Bytes> {
         let header = Header::new(Id::new(1_800_000_000_000, [1; 8]), Type::MESSAGE, from, To::One("did:a:b"));
         let mut frame = Vec::new();
         Builder::new(header).body(&[0xf6]).write_signed(dialect, signer, &mut Vec::new(), &mut frame).expect("built");
-        Check { peer: ConnToken::new(0, 1, 1), framed: Framed::binary(&frame) }
+        Check { peer: ConnToken::new(0, 1, 1), shared: Bytes::of(&frame) }
     }
 
     #[test]
@@ -126,7 +127,7 @@ mod tests {
             check(&from, &other, Dialect::Text),
             check(&named, &ours, Dialect::Int),
             check(&format!("{from}#z6Mkother"), &ours, Dialect::Text),
-            Check { peer: ConnToken::new(0, 1, 1), framed: Framed::binary(b"\xa0") },
+            Check { peer: ConnToken::new(0, 1, 1), shared: Bytes::of(b"\xa0") },
             check(&from, &ours, Dialect::Int),
             check(&format!("{from}?{}", "x".repeat(100_000)), &ours, Dialect::Text),
         ];

@@ -39,23 +39,29 @@ fn log() -> Vec<Arc<Event>> {
     kinds.into_iter().zip(10..).map(|(kind, offset)| event(offset, kind)).collect()
 }
 
+fn peer() -> ConnToken {
+    ConnToken::new(0, 1, 1)
+}
+
 fn id(n: u8) -> Id {
     Id([n; 16])
 }
 
-fn ask(asker: &mut Asker, n: u8) {
-    let taken = asker.ask("session".into(), "did:key:zS".into(), "did:key:zA".into(), id(n), None);
-    assert_eq!(taken, Taken::New);
+fn ask(asker: &mut SessionRequests, n: u8) {
+    let taken = asker.ask(peer(), "session".into(), "did:key:zS".into(), "did:key:zA".into(), id(n), None);
+    assert_eq!(taken, Begin::New);
 }
 
-fn told(asker: &mut Asker, events: &[Arc<Event>]) -> Vec<(u8, String)> {
+fn told(asker: &mut SessionRequests, events: &[Arc<Event>]) -> Vec<(u8, String)> {
     let mut told = Vec::new();
     for event in events {
         asker.event(event, &mut |asked, tell| {
             let what = match tell {
-                Tell::Processing(_) => "processing".into(),
-                Tell::InputRequired { .. } => "input".into(),
-                Tell::Response(body) => cbor::get(&body, "text").and_then(cbor::as_text).expect("a text").to_owned(),
+                Progress::Processing(_) => "processing".into(),
+                Progress::InputRequired { .. } => "input".into(),
+                Progress::Response(body) => {
+                    cbor::get(&body, "text").and_then(cbor::as_text).expect("a text").to_owned()
+                }
             };
             told.push((asked.id.0[0], what));
         });
@@ -69,26 +75,26 @@ fn answers(pairs: &[(u8, &str)]) -> Vec<(u8, String)> {
 
 #[test]
 fn a_request_to_two_sessions_is_a_request_to_each() {
-    let mut asker = Asker::default();
+    let mut asker = SessionRequests::default();
     let mut said = |session: &str| {
         let did = format!("did:key:{session}");
-        asker.ask(session.into(), did.into(), "did:key:zA".into(), id(1), None)
+        asker.ask(peer(), session.into(), did.into(), "did:key:zA".into(), id(1), None)
     };
-    assert_eq!([said("a"), said("b"), said("b")], [Taken::New, Taken::New, Taken::Again]);
+    assert_eq!([said("a"), said("b"), said("b")], [Begin::New, Begin::New, Begin::Again]);
     asker.taken(&command_id("b", &id(1)), "p1".into(), &at(10));
     assert_eq!(asker.refused(&command_id("a", &id(1))).map(|asked| asked.session), Some("a".into()));
     let end = Event { session: "b".into(), position: at(12), at: 0, by: None, kind: state("p1", PromptState::Done) };
     assert_eq!(told(&mut asker, &[Arc::new(end)]).len(), 1);
-    let again = |asker: &mut Asker, session: &str| {
-        asker.ask(session.into(), "did:key:z".into(), "did:key:zA".into(), id(1), None)
+    let again = |asker: &mut SessionRequests, session: &str| {
+        asker.ask(peer(), session.into(), "did:key:z".into(), "did:key:zA".into(), id(1), None)
     };
-    assert_eq!([again(&mut asker, "b"), again(&mut asker, "a")], [Taken::Again, Taken::New]);
+    assert_eq!([again(&mut asker, "b"), again(&mut asker, "a")], [Begin::Again, Begin::New]);
 }
 
 #[test]
 fn an_answer_that_is_cut_says_so() {
     let answered = |texts: &[&str]| {
-        let mut asker = Asker::default();
+        let mut asker = SessionRequests::default();
         ask(&mut asker, 1);
         asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
         let mut kinds = vec![state("p1", PromptState::Running)];
@@ -109,7 +115,7 @@ fn an_answer_that_is_cut_says_so() {
 
 #[test]
 fn a_new_request_is_told_from_its_prompt_on() {
-    let (mut asker, log) = (Asker::default(), log());
+    let (mut asker, log) = (SessionRequests::default(), log());
     ask(&mut asker, 1);
     let from = asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
     assert_eq!(from, Some(("session".into(), at(10))));
@@ -124,7 +130,7 @@ fn a_new_request_is_told_from_its_prompt_on() {
 
 #[test]
 fn a_request_said_again_on_another_connection_is_told_from_its_prompt_on() {
-    let (mut asker, log) = (Asker::default(), log());
+    let (mut asker, log) = (SessionRequests::default(), log());
     // The second one is new; the first one ran on a connection that broke.
     ask(&mut asker, 2);
     assert_eq!(asker.taken(&command_id("session", &id(2)), "p2".into(), &at(16)), Some(("session".into(), at(16))));
@@ -139,7 +145,7 @@ fn a_request_said_again_on_another_connection_is_told_from_its_prompt_on() {
 
 #[test]
 fn requests_of_a_session_that_is_not_heard_are_given_back() {
-    let mut asker = Asker::default();
+    let mut asker = SessionRequests::default();
     ask(&mut asker, 1);
     ask(&mut asker, 2);
     asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
@@ -159,37 +165,37 @@ fn numbered(n: usize) -> Id {
 
 #[test]
 fn no_more_wait_on_a_connection_than_it_may_have() {
-    let mut asker = Asker::default();
-    let mut take = |n| asker.ask("session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n), None);
-    assert!((0..ASKED_MAX).all(|n| take(n) == Taken::New));
-    assert_eq!((take(ASKED_MAX), take(0)), (Taken::Full, Taken::Again));
-    let mut decide = |n| asker.decide("session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n));
+    let mut asker = SessionRequests::default();
+    let mut take = |n| asker.ask(peer(), "session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n), None);
+    assert!((0..ASKED_MAX).all(|n| take(n) == Begin::New));
+    assert_eq!((take(ASKED_MAX), take(0)), (Begin::Full, Begin::Again));
+    let mut decide = |n| asker.decide(peer(), "session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n));
     assert!((0..ASKED_MAX).all(&mut decide));
     assert!(!decide(ASKED_MAX));
     // One that is over makes room, of either kind.
     assert!(asker.refused(&command_id("session", &numbered(5))).is_some());
     asker.decided(&command_id("session", &numbered(6)));
     let (session, did, from): (Text, Text, Text) = ("session".into(), "did:key:zS".into(), "did:key:zA".into());
-    assert!(asker.decide(session.clone(), did.clone(), from.clone(), numbered(ASKED_MAX)));
+    assert!(asker.decide(peer(), session.clone(), did.clone(), from.clone(), numbered(ASKED_MAX)));
     asker.decided(&command_id("session", &numbered(7)));
     assert!(asker.refused(&command_id("session", &numbered(7))).is_some(), "the REQUEST of this id");
-    assert_eq!(asker.ask(session, did, from, numbered(ASKED_MAX), None), Taken::New);
+    assert_eq!(asker.ask(peer(), session, did, from, numbered(ASKED_MAX), None), Begin::New);
 }
 
 #[test]
 fn what_is_remembered_of_answered_requests_is_bounded() {
-    let mut asker = Asker::default();
-    let ask = |asker: &mut Asker, n: usize| {
-        asker.ask("session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n), None)
+    let mut asker = SessionRequests::default();
+    let ask = |asker: &mut SessionRequests, n: usize| {
+        asker.ask(peer(), "session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n), None)
     };
     for n in 0..=ENDED_MAX {
-        assert_eq!(ask(&mut asker, n), Taken::New);
+        assert_eq!(ask(&mut asker, n), Begin::New);
         asker.taken(&command_id("session", &numbered(n)), "p".into(), &at(n as u64));
         let done = event(n as u64, state("p", PromptState::Done));
         assert_eq!(told(&mut asker, &[done]).len(), 1);
     }
-    assert_eq!((asker.ended.len(), ask(&mut asker, 1)), (ENDED_MAX, Taken::Again));
-    assert_eq!(ask(&mut asker, 0), Taken::New, "the oldest was forgotten");
+    assert_eq!((asker.ended.len(), ask(&mut asker, 1)), (ENDED_MAX, Begin::Again));
+    assert_eq!(ask(&mut asker, 0), Begin::New, "the oldest was forgotten");
 }
 
 fn open(tool: &str, input: &str) -> OpenPermission {
@@ -225,7 +231,7 @@ fn a_request_that_closes_in_one_session_leaves_another_s_of_the_same_id() {
     let closed = || Kind::PermissionClosed { request: "r".into(), how: Closed::Withdrawn };
     // An INPUT_REQUIRED of each session waits; this connection asks something of the first one.
     for asks in [false, true] {
-        let mut asker = Asker::default();
+        let mut asker = SessionRequests::default();
         for (n, session) in [(1, "session"), (2, "other")] {
             let (put, _) = input_required(session.into(), &open("Bash", "{}"));
             asker.waits(id(n), put);

@@ -2,21 +2,16 @@
 //! much of it there may be. Owns the order: all messages of a connection that pass the other checks go this way, so that
 //! none overtakes another. Without the setting nothing of this exists.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::{
-    Agents,
-    route::{Sender, Source},
+    Delivery, Net,
+    recipients::{Sender, Source},
+    signatures::{BATCH_MAX, Check, Checked},
 };
 use crate::{
     base::ConnToken,
-    reactor::ws::Framed,
-    server::{
-        channels::Mail,
-        crypto::Crypto,
-        signatures::{BATCH_MAX, Check, Checked},
-        worker::{Conn, Io, Worker},
-    },
+    relay::message::Shared,
     wire::amp::{Code, EnvelopeView, Frame, parse},
 };
 
@@ -53,27 +48,34 @@ impl Waiting {
 }
 
 /// What of this worker's messages is being checked.
-#[derive(Debug, Default)]
-pub(super) struct Checks {
+#[derive(Debug)]
+pub(super) struct Checks<S> {
     by_peer: HashMap<ConnToken, Waiting>,
     all: Waiting,
     /// Who is not read because too much of it, or of everybody, is on the way.
     paused: Vec<ConnToken>,
     /// What the crypto thread has not been given yet, in order.
-    batches: Vec<Vec<Check>>,
+    batches: VecDeque<Vec<Check<S>>>,
 }
 
-impl Checks {
+impl<S> Default for Checks<S> {
+    fn default() -> Self {
+        let (by_peer, all) = (HashMap::new(), Waiting::default());
+        Self { by_peer, all, paused: Vec::new(), batches: VecDeque::new() }
+    }
+}
+
+impl<S: Shared> Checks<S> {
     /// Takes a message in. True: its connection is not to be read for now.
-    fn take(&mut self, peer: ConnToken, framed: Framed) -> bool {
-        let bytes = framed.wire_len();
+    fn take(&mut self, peer: ConnToken, shared: S) -> bool {
+        let bytes = shared.size();
         let waiting = self.by_peer.entry(peer).or_default();
         waiting.add(bytes);
         self.all.add(bytes);
         let full = waiting.is_above(MESSAGES_MAX, BYTES_MAX) || self.all.is_above(ALL_MESSAGES_MAX, ALL_BYTES_MAX);
-        match self.batches.last_mut() {
-            Some(batch) if batch.len() < BATCH_MAX => batch.push(Check { peer, framed }),
-            _ => self.batches.push(vec![Check { peer, framed }]),
+        match self.batches.back_mut() {
+            Some(batch) if batch.len() < BATCH_MAX => batch.push(Check { peer, shared }),
+            _ => self.batches.push_back(vec![Check { peer, shared }]),
         }
         if full && !self.paused.contains(&peer) {
             self.paused.push(peer);
@@ -110,73 +112,67 @@ impl Checks {
         self.paused.retain(|&paused| paused != peer);
     }
 
-    /// Gives the crypto thread what there is. True: it did not take all, and nothing that comes back from it will bring
-    /// about another try. What waits here meanwhile makes fuller batches.
-    fn hand(&mut self, crypto: &Crypto) -> bool {
-        let mut batches = std::mem::take(&mut self.batches).into_iter();
-        while let Some(batch) = batches.next() {
-            if let Err(batch) = crypto.check(batch) {
-                self.batches = [batch].into_iter().chain(batches).collect();
-                return self.batches.iter().map(Vec::len).sum::<usize>() >= self.all.messages;
-            }
-        }
-        false
+    /// Whether this connection is not read for what is being checked.
+    pub(super) fn is_paused(&self, peer: ConnToken) -> bool {
+        self.paused.contains(&peer)
     }
 }
 
-impl Agents {
+impl<S: Shared> Delivery<S> {
     /// Reads a sender again, unless there is another reason not to.
-    pub(super) fn resume(&self, sender: ConnToken, io: &mut Io<'_>) {
-        let is_checked = self.checks.as_ref().is_some_and(|checks| checks.paused.contains(&sender));
-        if !is_checked && !self.holds.is_held(sender) && !self.lanes.is_paused(sender) {
-            io.resume(sender);
+    pub(super) fn resume<N: Net<Shared = S>>(&self, sender: ConnToken, net: &mut N) {
+        let is_checked = self.checks.as_ref().is_some_and(|checks| checks.is_paused(sender));
+        if !is_checked && !self.backpressure.is_blocked(sender) && !self.lanes.is_paused(sender) {
+            net.resume(sender);
         }
     }
-}
 
-impl Worker {
     /// Has the signature of a message of the current connection checked. False: it need not be, route it.
-    pub(super) fn amp_check(&mut self, io: &mut Io<'_>, view: &EnvelopeView<'_>) -> bool {
-        let Some(checks) = &mut self.agents.checks else { return false };
-        self.tallies.amp_checking.add(1);
-        if checks.take(io.token(), Framed::binary(view.frame)) {
-            io.pause(io.token());
+    pub(super) fn check<N: Net<Shared = S>>(&mut self, net: &mut N, view: &EnvelopeView<'_>) -> bool {
+        let Some(checks) = &mut self.checks else { return false };
+        self.counters.checking.add(1);
+        if checks.take(net.current(), S::of(view.frame)) {
+            net.pause(net.current());
         }
         true
     }
 
-    /// The end of a turn: what came in it goes to the crypto thread.
-    pub(in crate::server) fn amp_hand_checks(&mut self, io: &Io<'_>) {
-        if let Some(checks) = &mut self.agents.checks
-            && checks.hand(&self.crypto)
-        {
-            // Nobody else would wake this worker when there is room again.
-            let _ = self.agents.mailers.send(usize::from(io.worker()), Mail::Again);
+    /// The next messages whose signatures are to be checked; the verdicts go to [`checked`](Self::checked).
+    pub fn next_checks(&mut self) -> Option<Vec<Check<S>>> {
+        self.checks.as_mut()?.batches.pop_front()
+    }
+
+    /// The messages just taken found no room: what waits meanwhile makes fuller batches.
+    pub fn give_back_checks(&mut self, batch: Vec<Check<S>>) {
+        if let Some(checks) = &mut self.checks {
+            checks.batches.push_front(batch);
         }
     }
 
-    /// Verdicts of the crypto thread, in order.
-    pub(in crate::server) fn amp_checked(&mut self, checked: Vec<Checked>, io: &mut Io<'_>) {
-        for Checked { check: Check { peer, framed }, verdict } in checked {
-            self.tallies.amp_checking.sub(1);
-            let known = self.agents.checks.as_mut().is_some_and(|checks| checks.back(peer, framed.wire_len()));
-            // Who has left, or was put out, says nothing more.
-            let Some(Conn::Agent(agent)) = io.conn(peer).filter(|_| known) else { continue };
-            let dialect = agent.connection.dialect();
-            let Ok(Frame::Envelope(view)) = parse(framed.payload()) else { continue };
+    /// Verdicts on messages of this worker, in the order in which they were given away.
+    pub fn checked<N: Net<Shared = S>>(&mut self, checked: Vec<Checked<S>>, net: &mut N) {
+        for Checked { check: Check { peer, shared }, verdict } in checked {
+            self.counters.checking.sub(1);
+            let known = self.checks.as_mut().is_some_and(|checks| checks.back(peer, shared.size()));
+            // Drop results for closed connections.
+            let Some(agent) = net.agent(peer).filter(|_| known) else { continue };
+            let dialect = agent.dialect();
+            let Ok(Frame::Envelope(view)) = parse(shared.message()) else { continue };
             match verdict {
-                Ok(()) => self.amp_route(None, Sender { peer, dialect }, &view, Source::Owned(&framed), io),
+                Ok(()) => {
+                    let sender = Sender { peer: Some(peer), dialect };
+                    self.route(None, sender, &view, Source::<N>::Owned(&shared), net);
+                }
                 Err(refusal) => {
-                    self.tallies.amp_wrong_signatures.add(u64::from(refusal.code == Code::INVALID_SIGNATURE));
-                    let did = self.agents.greeting.did.clone();
-                    self.amp_refuse(&did, dialect, peer, &view, refusal, io);
+                    self.counters.wrong_signatures.add(u64::from(refusal.code == Code::INVALID_SIGNATURE));
+                    let did = self.greeting.did.clone();
+                    self.refuse_message(&did, dialect, peer, &view, refusal, net);
                 }
             }
-            self.amp_events(None, io);
+            self.directory_events(None, net);
         }
-        let resumable = self.agents.checks.as_mut().map(Checks::resumable).unwrap_or_default();
-        for peer in resumable {
-            self.agents.resume(peer, io);
+        for peer in self.checks.as_mut().map(Checks::resumable).unwrap_or_default() {
+            self.resume(peer, net);
         }
     }
 }
@@ -184,20 +180,21 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::message::tests::Bytes;
 
     fn peer(slot: u32) -> ConnToken {
         ConnToken::new(0, slot, 1)
     }
 
-    fn framed(bytes: usize) -> Framed {
-        Framed::binary(&vec![0; bytes])
+    fn framed(bytes: usize) -> Bytes {
+        Bytes::of(&vec![0; bytes])
     }
 
     /// Everything that was taken, back in order.
-    fn all(checks: &mut Checks) -> Vec<(ConnToken, usize)> {
+    fn all(checks: &mut Checks<Bytes>) -> Vec<(ConnToken, usize)> {
         let batches = std::mem::take(&mut checks.batches);
         assert!(batches.iter().all(|batch| (1..=BATCH_MAX).contains(&batch.len())));
-        batches.into_iter().flatten().map(|check| (check.peer, check.framed.wire_len())).collect()
+        batches.into_iter().flatten().map(|check| (check.peer, check.shared.size())).collect()
     }
 
     #[test]

@@ -1,9 +1,15 @@
-//! One AMP connection, sans-io: HELLO, then messages of one principal.
+//! One agent's connection: HELLO, then messages of one principal. Decides what a message that came is; where it goes is
+//! decided by [`recipients`](super::recipients).
 
-use super::repeated;
+use super::lanes::Lane;
 use crate::{
     base::{CloseCode, ConnToken, Now},
-    relay::{Principal, api::Text, directory::Why},
+    relay::{
+        Principal,
+        admission::{HelloJob, Judged},
+        api::Text,
+        message::{self, Refused},
+    },
     wire::amp::{
         Code, Dialect, EnvelopeView, Frame, Id, Malformed, RELAY_SERVER, Recognized, Type,
         check::{self, Names, Peer, Policy, Refusal},
@@ -48,68 +54,10 @@ impl Greeting {
     }
 }
 
-/// A HELLO that the crypto thread is to check and to answer.
-#[derive(Clone, Debug)]
-pub struct HelloJob {
-    /// Whose.
-    pub peer: ConnToken,
-    /// The message.
-    pub frame: Vec<u8>,
-    /// The DID it proves; `None` where it called us by an alias, which proves nothing.
-    pub proves: Option<Text>,
-    /// Whom to answer.
-    pub from: Text,
-    /// The version to answer HELLO_ACK with; `None`: HELLO_REJECT.
-    pub selected: Option<String>,
-    /// Its id.
-    pub id: Id,
-    /// Its thread.
-    pub thread_id: Option<Vec<u8>>,
-    /// It must not be checked before this time, Unix milliseconds.
-    pub from_ms: u64,
-    /// How its keys are written.
-    pub dialect: Dialect,
-}
-
-/// A message that is answered with an ERROR.
-#[derive(Clone, Debug)]
-pub struct Refused {
-    /// The answer.
-    pub refusal: Refusal,
-    /// The id of the message, where it could be read.
-    pub id: Option<Id>,
-    /// Whom to answer: who sent it, by its own word.
-    pub to: Text,
-    /// The thread of the message, where it had one that could be read and may be repeated.
-    pub thread_id: Option<Vec<u8>>,
-    /// End the connection behind the answer.
-    pub close: Option<(CloseCode, &'static str)>,
-}
-
-impl Refused {
-    /// A message that could be read. `None`: its sender has no name to send an answer to.
-    pub fn of(view: &EnvelopeView<'_>, refusal: Refusal) -> Option<Self> {
-        let thread_id = repeated::thread(view).ok().flatten();
-        let to = repeated::sender(view.header.from)?.into();
-        Some(Self { refusal, id: Some(view.header.id), to, thread_id, close: None })
-    }
-}
-
-/// Why a message was not handed over.
-pub fn undelivered(why: Why) -> Refusal {
-    let reason = match why {
-        Why::Absent => "nobody is connected under this DID, and nothing is kept for it yet",
-        Why::Busy => "a queue on the way is full; try again",
-        Why::Lost | Why::Service | Why::Full => "the relay could not hand the message over; try again",
-        Why::Unfit(why) => why,
-    };
-    Refusal::new(Code::RELAY_REJECTED, reason)
-}
-
-/// What a binary message turned out to be.
+/// What a message turned out to be.
 #[derive(Debug)]
-pub enum Heard {
-    /// A HELLO to us: have it checked; nothing is heard until [`Connection::admitted`].
+pub enum Ingress {
+    /// A HELLO to us: have it checked; input is ignored until [`Agent::admitted`].
     Hello(HelloJob),
     /// A message of the principal that passed every check: deliver it.
     Message,
@@ -132,31 +80,88 @@ enum Phase {
 
 /// Whose connection it is. One field, since a peer that is known has no time limit: every idle connection pays for it.
 #[derive(Debug)]
-enum Standing {
+enum AuthState {
     /// Not proved, whatever was said; when it must be, on the monotonic clock.
     Unknown { deadline: u64 },
     /// The key it proved.
     Known(Principal),
 }
 
-/// The state of one connection.
+/// A HELLO on its way, after its parse and before its answer.
 #[derive(Debug)]
-pub struct Connection {
+enum Proving {
+    /// It is ahead of our clock, until that is as far.
+    Early(HelloJob),
+    /// It is checked, and waits for the directory.
+    Joining(Judged),
+}
+
+/// The state of one agent's connection.
+#[derive(Debug)]
+pub struct Agent {
     peer: ConnToken,
-    standing: Standing,
+    auth: AuthState,
     phase: Phase,
     dialect: Dialect,
     strikes: u8,
+    /// It came over the Unix socket.
+    is_local: bool,
+    /// The supervisor knows it, and must learn of its end.
+    pub(super) is_known: bool,
+    proving: Option<Box<Proving>>,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 56, "paid by every idle connection");
+const _: () = assert!(size_of::<Agent>() <= 72, "paid by every idle connection");
 
-impl Connection {
+impl Agent {
     /// A connection that was just upgraded.
-    pub fn new(peer: ConnToken, now: Now) -> Self {
-        let deadline = now.mono_ms + HELLO_MS;
-        let standing = Standing::Unknown { deadline };
-        Self { peer, standing, phase: Phase::New, dialect: Dialect::Text, strikes: 0 }
+    pub fn new(peer: ConnToken, is_local: bool, now: Now) -> Self {
+        let auth = AuthState::Unknown { deadline: now.mono_ms + HELLO_MS };
+        let (phase, dialect) = (Phase::New, Dialect::Text);
+        Self { peer, auth, phase, dialect, strikes: 0, is_local, is_known: false, proving: None }
+    }
+
+    /// Its lane towards the crypto thread.
+    pub(super) fn lane(&self) -> Lane {
+        match self.principal() {
+            Some(_) => Lane::Admitted,
+            None if self.is_local => Lane::Local,
+            None => Lane::Strangers,
+        }
+    }
+
+    /// Keeps a HELLO that is ahead of our clock.
+    pub(super) fn wait_for_the_clock(&mut self, job: HelloJob) {
+        self.proving = Some(Box::new(Proving::Early(job)));
+    }
+
+    /// The HELLO that was ahead of our clock.
+    pub(super) fn take_early(&mut self) -> Option<HelloJob> {
+        match *self.proving.take_if(|proving| matches!(**proving, Proving::Early(_)))? {
+            Proving::Early(job) => Some(job),
+            Proving::Joining(_) => None,
+        }
+    }
+
+    /// Keeps a HELLO that was admitted while the directory takes the connection in.
+    pub(super) fn wait_for_the_directory(&mut self, judged: Judged) {
+        self.proving = Some(Box::new(Proving::Joining(judged)));
+    }
+
+    /// The HELLO that waited for the directory.
+    pub(super) fn take_joining(&mut self) -> Option<Judged> {
+        match *self.proving.take_if(|proving| matches!(**proving, Proving::Joining(_)))? {
+            Proving::Joining(judged) => Some(judged),
+            Proving::Early(_) => None,
+        }
+    }
+
+    /// The key it proved, also while the directory does not know it yet: a revocation must not pass it by.
+    pub fn proved(&self) -> Option<&Principal> {
+        self.principal().or_else(|| match self.proving.as_deref()? {
+            Proving::Joining(judged) => judged.principal.as_ref(),
+            Proving::Early(_) => None,
+        })
     }
 
     /// How the peer writes its keys: how it is answered.
@@ -166,37 +171,37 @@ impl Connection {
 
     /// The key it proved.
     pub fn principal(&self) -> Option<&Principal> {
-        match &self.standing {
-            Standing::Known(principal) => Some(principal),
-            Standing::Unknown { .. } => None,
+        match &self.auth {
+            AuthState::Known(principal) => Some(principal),
+            AuthState::Unknown { .. } => None,
         }
     }
 
     /// When the peer must have proved a key, on the monotonic clock; `None` once it has.
     pub fn deadline(&self) -> Option<u64> {
-        match self.standing {
-            Standing::Unknown { deadline } => Some(deadline),
-            Standing::Known(_) => None,
+        match self.auth {
+            AuthState::Unknown { deadline } => Some(deadline),
+            AuthState::Known(_) => None,
         }
     }
 
-    /// Whether what comes is not even read: a HELLO is being proved, or everything is said.
-    pub fn is_deaf(&self) -> bool {
+    /// True while HELLO is verified or the connection is closing: input is ignored.
+    pub fn ignores_input(&self) -> bool {
         matches!(self.phase, Phase::Closing | Phase::Proving)
     }
 
     /// A binary message came, and this is what was read of it ([`parse`](crate::wire::amp::parse)). The view is not
     /// passed on but looked at where it lies: it is large, and every message has one.
-    pub fn binary(&mut self, parsed: &Result<Frame<'_>, Malformed<'_>>, greeting: &Greeting, now: Now) -> Heard {
-        if self.is_deaf() {
-            return Heard::Ignored;
+    pub fn binary(&mut self, parsed: &Result<Frame<'_>, Malformed<'_>>, greeting: &Greeting, now: Now) -> Ingress {
+        if self.ignores_input() {
+            return Ingress::Ignored;
         }
         let view = match parsed {
             Ok(Frame::Envelope(view)) => view,
             Ok(Frame::Legacy(_) | Frame::JsonAuth(_)) => {
                 return self.unreadable(None, None, "this listener takes AMP messages with text or integer keys");
             }
-            Err(Malformed { typ: Some(Type::ERROR), .. }) => return Heard::Ignored,
+            Err(Malformed { typ: Some(Type::ERROR), .. }) => return Ingress::Ignored,
             Err(Malformed { id, from, .. }) => {
                 return self.unreadable(*id, *from, "the frame is not one well-formed AMP message");
             }
@@ -207,8 +212,8 @@ impl Connection {
         let principal = self.principal().map(|principal| &*principal.did);
         let peer = Peer { negotiated: true, principal };
         match check::ingress(view, &peer, &greeting.policy(), now) {
-            Ok(()) => Heard::Message,
-            Err(_) if !view.header.typ.may_be_refused_aloud() => Heard::Ignored,
+            Ok(()) => Ingress::Message,
+            Err(_) if !view.header.typ.may_be_refused_aloud() => Ingress::Ignored,
             Err(refusal) => {
                 // Who has proved nothing has nothing to say here, whatever is wrong with it.
                 let counts = refusal.code == Code::UNAUTHORIZED || self.principal().is_none();
@@ -224,46 +229,46 @@ impl Connection {
         view: &EnvelopeView<'_>,
         refusal: Refusal,
         close: Option<(CloseCode, &'static str)>,
-    ) -> Heard {
+    ) -> Ingress {
         match Refused::of(view, refusal) {
-            Some(refused) => Heard::Refused(Refused { close, ..refused }),
+            Some(refused) => Ingress::Refused(Refused { close, ..refused }),
             None => self.unanswerable("`from` is too long to be a DID"),
         }
     }
 
     /// The answer to a frame that is no message. A stranger who gives no name gets none, for an answer has to be to
     /// somebody: its connection ends with the reason.
-    fn unreadable(&mut self, id: Option<Id>, from: Option<&str>, reason: &'static str) -> Heard {
-        let Some(to) = self.did().or_else(|| from.and_then(repeated::sender).map(Text::from)) else {
+    fn unreadable(&mut self, id: Option<Id>, from: Option<&str>, reason: &'static str) -> Ingress {
+        let Some(to) = self.did().or_else(|| from.and_then(message::sender).map(Text::from)) else {
             return self.unanswerable(reason);
         };
         let close = self.strike_of_a_stranger();
-        Heard::Refused(Refused { refusal: Refusal::new(Malformed::CODE, reason), id, to, thread_id: None, close })
+        Ingress::Refused(Refused { refusal: Refusal::new(Malformed::CODE, reason), id, to, thread_id: None, close })
     }
 
-    fn unanswerable(&mut self, reason: &'static str) -> Heard {
+    fn unanswerable(&mut self, reason: &'static str) -> Ingress {
         let (code, reason) = self.end(reason);
-        Heard::Unanswerable(code, reason)
+        Ingress::Unanswerable(code, reason)
     }
 
-    /// Whether a message is taken that differs from one of this connection that was ([`Heard::Message`]) in id, time,
+    /// Whether a message is taken that differs from one of this connection that was ([`Ingress::Message`]) in id, time,
     /// signature and body alone. False: [`binary`](Self::binary) says what becomes of it.
     #[inline]
     pub fn takes_again(&self, next: &Recognized, ttl: u64, now: Now) -> bool {
         self.phase == Phase::Open && check::ingress_again(next, ttl, check::SKEW_MS_DEFAULT, now)
     }
 
-    fn hello(&mut self, view: &EnvelopeView<'_>, greeting: &Greeting, now: Now) -> Heard {
+    fn hello(&mut self, view: &EnvelopeView<'_>, greeting: &Greeting, now: Now) -> Ingress {
         self.dialect = view.dialect;
-        let Some(from) = repeated::sender(view.header.from) else {
+        let Some(from) = message::sender(view.header.from) else {
             return self.unanswerable("`from` is too long to be a DID");
         };
         let found = check::hello(view, &greeting.names(), check::SKEW_MS_DEFAULT, greeting.started_ms, now)
-            .and_then(|found| Ok((found, repeated::thread(view)?)));
+            .and_then(|found| Ok((found, message::thread(view)?)));
         match found {
             Ok((found, thread_id)) => {
                 self.phase = Phase::Proving;
-                Heard::Hello(HelloJob {
+                Ingress::Hello(HelloJob {
                     peer: self.peer,
                     frame: view.frame.to_vec(),
                     proves: (found.named == check::Named::Did).then(|| found.from.into()),
@@ -308,7 +313,7 @@ impl Connection {
         if self.phase == Phase::Proving {
             self.phase = Phase::Open;
             if let Some(principal) = principal {
-                self.standing = Standing::Known(principal);
+                self.auth = AuthState::Known(principal);
             }
         }
     }
@@ -356,13 +361,13 @@ mod tests {
         message(Type::HELLO, to, &agent().1, &body)
     }
 
-    fn opened(proves: bool) -> Connection {
-        let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+    fn opened(proves: bool) -> Agent {
+        let mut connection = Agent::new(ConnToken::new(0, 1, 2), false, NOW);
         let frame = hello(if proves { "did:key:zRelay" } else { RELAY_SERVER });
-        let Heard::Hello(job) = heard(&mut connection, &frame) else { panic!("no HELLO") };
+        let Ingress::Hello(job) = ingress(&mut connection, &frame) else { panic!("no HELLO") };
         assert_eq!((job.proves.is_some(), job.selected.as_deref()), (proves, Some("1.0")));
-        let heard = heard(&mut connection, &frame);
-        assert!(matches!(heard, Heard::Ignored), "nothing is heard while the proof is checked");
+        let ingress = ingress(&mut connection, &frame);
+        assert!(matches!(ingress, Ingress::Ignored), "nothing is heard while the proof is checked");
         let did = agent().1;
         connection.admitted(proves.then(|| Principal {
             did,
@@ -372,34 +377,34 @@ mod tests {
         connection
     }
 
-    fn heard(connection: &mut Connection, frame: &[u8]) -> Heard {
+    fn ingress(connection: &mut Agent, frame: &[u8]) -> Ingress {
         connection.binary(&parse(frame), &greeting(), NOW)
     }
 
-    fn code(heard: &Heard) -> Option<Code> {
-        match heard {
-            Heard::Refused(refused) => Some(refused.refusal.code),
+    fn code(ingress: &Ingress) -> Option<Code> {
+        match ingress {
+            Ingress::Refused(refused) => Some(refused.refusal.code),
             _ => None,
         }
     }
 
     #[test]
     fn a_message_before_hello_is_refused_and_a_stranger_is_borne_three_times() {
-        let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+        let mut connection = Agent::new(ConnToken::new(0, 1, 2), false, NOW);
         let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
-        assert_eq!(code(&heard(&mut connection, &frame)), Some(Code::UNSUPPORTED_VERSION));
+        assert_eq!(code(&ingress(&mut connection, &frame)), Some(Code::UNSUPPORTED_VERSION));
         let nameless = b"\xa1\x64from\x69did:web:a";
-        assert_eq!(code(&heard(&mut connection, nameless)), Some(Code::INVALID_MESSAGE));
-        let Heard::Refused(last) = heard(&mut connection, nameless) else { panic!("not refused") };
+        assert_eq!(code(&ingress(&mut connection, nameless)), Some(Code::INVALID_MESSAGE));
+        let Ingress::Refused(last) = ingress(&mut connection, nameless) else { panic!("not refused") };
         assert!(last.close.is_some_and(|(code, _)| code == CloseCode::POLICY));
-        assert!(matches!(heard(&mut connection, &hello("did:key:zRelay")), Heard::Ignored));
+        assert!(matches!(ingress(&mut connection, &hello("did:key:zRelay")), Ingress::Ignored));
     }
 
     #[test]
     fn an_answer_before_hello_goes_to_who_the_frame_says_it_is_from_or_the_connection_ends() {
-        let new = || Connection::new(ConnToken::new(0, 1, 2), NOW);
+        let new = || Agent::new(ConnToken::new(0, 1, 2), false, NOW);
         // (what is no message; who is answered)
-        let long = format!("did:web:{}", "a".repeat(repeated::SENDER_BYTES_MAX));
+        let long = format!("did:web:{}", "a".repeat(message::SENDER_BYTES_MAX));
         let with = |from: &str| {
             let mut frame = b"\xa2\x64from".to_vec();
             crate::wire::cbor::text(&mut frame, from);
@@ -418,19 +423,19 @@ mod tests {
             (b"\xa1\x01\x61x".to_vec(), None),
         ] {
             let mut connection = new();
-            match (heard(&mut connection, &frame), to) {
-                (Heard::Refused(refused), Some(to)) => assert_eq!(&*refused.to, to),
-                (Heard::Unanswerable(code, reason), None) => {
+            match (ingress(&mut connection, &frame), to) {
+                (Ingress::Refused(refused), Some(to)) => assert_eq!(&*refused.to, to),
+                (Ingress::Unanswerable(code, reason), None) => {
                     assert_eq!(code, CloseCode::POLICY);
-                    assert!(reason.len() <= 123 && connection.is_deaf(), "{reason}");
+                    assert!(reason.len() <= 123 && connection.ignores_input(), "{reason}");
                 }
                 (other, _) => panic!("{frame:02x?}: {other:?}"),
             }
         }
         // So does a message that can be read.
         let mut connection = new();
-        let heard = heard(&mut connection, &message(Type::MESSAGE, "did:key:zB", &long, &[0xf6]));
-        assert!(matches!(heard, Heard::Unanswerable(..)), "{heard:?}");
+        let ingress = ingress(&mut connection, &message(Type::MESSAGE, "did:key:zB", &long, &[0xf6]));
+        assert!(matches!(ingress, Ingress::Unanswerable(..)), "{ingress:?}");
     }
 
     #[test]
@@ -439,14 +444,14 @@ mod tests {
             &b"\xa2\x68versions\x81\x631.0\x68versions\x81\x632.0"[..],
             b"\xa2\x6aagent_info\xa2\x64name\x61a\x64name\x61b\x68versions\x81\x631.0",
         ] {
-            let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+            let mut connection = Agent::new(ConnToken::new(0, 1, 2), false, NOW);
             // Nobody can sign it: it takes the place of a text of as many bytes.
             let mut stand_in = vec![0x78, u8::try_from(body.len() - 2).expect("a short text")];
             stand_in.resize(body.len(), b'x');
             let mut frame = message(Type::HELLO, "did:key:zRelay", &agent().1, &stand_in);
             let at = frame.windows(body.len()).position(|window| window == stand_in).expect("it is there");
             frame[at..at + body.len()].copy_from_slice(body);
-            assert_eq!(code(&heard(&mut connection, &frame)), Some(Code::BAD_REQUEST));
+            assert_eq!(code(&ingress(&mut connection, &frame)), Some(Code::BAD_REQUEST));
         }
     }
 
@@ -454,21 +459,21 @@ mod tests {
     fn messages_of_the_proved_did_pass_and_those_of_another_end_the_connection() {
         let mut connection = opened(true);
         let fine = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
-        assert!(matches!(heard(&mut connection, &fine), Heard::Message));
+        assert!(matches!(ingress(&mut connection, &fine), Ingress::Message));
         let foreign = message(Type::MESSAGE, "did:key:zB", "did:key:zElse", &[0xf6]);
         for strike in 1..=STRIKES_MAX {
-            let Heard::Refused(refused) = heard(&mut connection, &foreign) else { panic!("not refused") };
+            let Ingress::Refused(refused) = ingress(&mut connection, &foreign) else { panic!("not refused") };
             assert_eq!((refused.refusal.code, refused.close.is_some()), (Code::UNAUTHORIZED, strike == STRIKES_MAX));
         }
-        assert!(matches!(heard(&mut connection, &fine), Heard::Ignored));
+        assert!(matches!(ingress(&mut connection, &fine), Ingress::Ignored));
     }
 
     #[test]
     fn the_deadline_stays_until_a_key_is_proved() {
         let deadline = NOW.mono_ms + HELLO_MS;
-        let mut connection = Connection::new(ConnToken::new(0, 1, 2), NOW);
+        let mut connection = Agent::new(ConnToken::new(0, 1, 2), false, NOW);
         assert_eq!(connection.deadline(), Some(deadline));
-        heard(&mut connection, &hello("did:key:zRelay"));
+        ingress(&mut connection, &hello("did:key:zRelay"));
         assert_eq!(connection.deadline(), Some(deadline), "while it is checked");
         connection.closing();
         assert_eq!(connection.deadline(), Some(deadline), "while an answer is on its way");
@@ -480,13 +485,13 @@ mod tests {
     fn a_hello_to_an_alias_proves_nothing() {
         let mut connection = opened(false);
         let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);
-        assert_eq!(code(&heard(&mut connection, &frame)), Some(Code::UNAUTHORIZED));
+        assert_eq!(code(&ingress(&mut connection, &frame)), Some(Code::UNAUTHORIZED));
     }
 
     #[test]
     fn an_error_is_never_answered() {
         let mut connection = opened(true);
         let frame = message(Type::ERROR, "did:key:zB", "did:key:zElse", &[0xa0]);
-        assert!(matches!(heard(&mut connection, &frame), Heard::Ignored));
+        assert!(matches!(ingress(&mut connection, &frame), Ingress::Ignored));
     }
 }

@@ -1,10 +1,9 @@
-//! A session asked by an agent: which REQUEST became which prompt, and what of the session's events is said to the
-//! agent. One for each connection.
+//! Sessions asked by one agent: which REQUEST became which prompt, and what of a session's events is said to the agent.
 //!
-//! A session's events come to the connection from a position on, without gaps. That position is never behind the prompt
-//! of a REQUEST: for one that was said before, on a connection that broke, the events are asked for once more from its
-//! prompt on. So its beginning and its text are not missed, though they were said before this connection was there. What
-//! a REQUEST has been told already it is not told again.
+//! A session's events come from a position on, without gaps. That position is never behind the prompt of a REQUEST: for
+//! one that was said before, on a connection that broke, the events are asked for once more from its prompt on. So its
+//! beginning and its text are not missed, though they were said before. What a REQUEST has been told already it is not
+//! told again.
 
 use std::{
     borrow::Cow,
@@ -15,7 +14,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    base::{Json, glyph::visible},
+    base::{ConnToken, Json, glyph::visible},
     relay::{
         api::{
             Code as SessionCode, Command, Decision, Error, Event, Input, Kind, OpenPermission, Position, PromptState,
@@ -36,7 +35,7 @@ use crate::{
 
 /// Longest answer that is gathered for one REQUEST, in bytes; the rest is cut.
 const ANSWER_BYTES_MAX: usize = 512 * 1024;
-/// Most REQUESTs of one connection that wait for a session.
+/// Most REQUESTs of one agent that wait for a session.
 const ASKED_MAX: usize = 64;
 /// REQUESTs that are remembered after their end: one that is said again is not asked again.
 const ENDED_MAX: usize = 1024;
@@ -47,17 +46,19 @@ const HEAD_BYTES: usize = 16 * 1024;
 
 /// A REQUEST that a session works on.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(super) struct PendingRequest {
+    /// The connection that asked.
+    peer: ConnToken,
     /// The session.
-    pub session: Text,
+    pub(super) session: Text,
     /// The session's DID, which answers.
-    pub did: Text,
+    pub(super) did: Text,
     /// Who asked, as it was written.
-    pub from: Text,
+    pub(super) from: Text,
     /// The REQUEST's id.
-    pub id: Id,
+    pub(super) id: Id,
     /// Its thread.
-    pub thread_id: Option<Vec<u8>>,
+    pub(super) thread_id: Option<Vec<u8>>,
     /// The prompt it became, once the session says so.
     prompt: Option<Text>,
     /// The first event that it has not seen.
@@ -68,9 +69,9 @@ pub struct Asked {
     bytes: usize,
 }
 
-/// What an agent is told.
+/// What an agent is told of its REQUEST.
 #[derive(Debug)]
-pub enum Tell {
+pub(super) enum Progress {
     /// Work has begun.
     Processing(Vec<u8>),
     /// A person, or an agent with the role, must decide.
@@ -87,7 +88,7 @@ pub enum Tell {
 /// A permission request as it was put to an agent in an INPUT_REQUIRED. An agent's answer names that message and no hash of
 /// the input, as a device's does, so the hash of what it was sent is kept here.
 #[derive(Clone, Debug)]
-pub struct Put {
+pub(super) struct Put {
     session: Text,
     request: Text,
     /// The hash of the input, where an answer may allow it.
@@ -96,23 +97,23 @@ pub struct Put {
     questions: Vec<Question>,
 }
 
-/// All REQUESTs of one connection.
+/// All REQUESTs of one agent.
 #[derive(Debug, Default)]
-pub struct Asker {
-    asked: Vec<Asked>,
-    /// Sessions whose events come to this connection, and the offset of the next one.
+pub(super) struct SessionRequests {
+    asked: Vec<PendingRequest>,
+    /// Sessions whose events come to this agent, and the offset of the next one.
     followed: HashMap<Text, u64>,
     /// INPUT_REQUIRED messages that wait, by their id.
     inputs: HashMap<[u8; 16], Put>,
     /// Decisions that the session has not taken yet.
-    deciding: Vec<Asked>,
-    /// REQUESTs that were answered, with their session, the oldest first.
-    ended: VecDeque<(Text, Id)>,
+    deciding: Vec<PendingRequest>,
+    /// REQUESTs that were answered, with their session and the connection they came from, the oldest first.
+    ended: VecDeque<(Text, Id, ConnToken)>,
 }
 
 /// What became of a REQUEST that was taken down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub(super) enum Begin {
     /// It is new: ask the session.
     New,
     /// It was said before: the answer is on its way, or was given.
@@ -121,50 +122,59 @@ pub enum Taken {
     Full,
 }
 
-impl Asker {
-    /// Takes a REQUEST down.
-    pub fn ask(&mut self, session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Taken {
+impl SessionRequests {
+    /// Takes a REQUEST down, which came from this connection. One that was answered is asked for again by another
+    /// connection: the answer may have been lost with the one before.
+    pub(super) fn ask(
+        &mut self,
+        peer: ConnToken,
+        session: Text,
+        did: Text,
+        from: Text,
+        id: Id,
+        thread_id: Option<Vec<u8>>,
+    ) -> Begin {
         // One message may be for several sessions, each of which answers.
         let is_it = |of: &Text, said: &Id| *of == session && *said == id;
-        if self.ended.iter().any(|(of, said)| is_it(of, said))
+        if self.ended.iter().any(|(of, said, by)| is_it(of, said) && *by == peer)
             || self.asked.iter().any(|asked| is_it(&asked.session, &asked.id))
         {
-            return Taken::Again;
+            return Begin::Again;
         }
         if self.asked.len() >= ASKED_MAX {
-            return Taken::Full;
+            return Begin::Full;
         }
-        self.asked.push(Asked::new(session, did, from, id, thread_id));
-        Taken::New
+        self.asked.push(PendingRequest::new(peer, session, did, from, id, thread_id));
+        Begin::New
     }
 
     /// Takes down who decides by this message. False: too many decisions wait.
-    pub fn decide(&mut self, session: Text, did: Text, from: Text, id: Id) -> bool {
+    pub(super) fn decide(&mut self, peer: ConnToken, session: Text, did: Text, from: Text, id: Id) -> bool {
         if self.deciding.len() >= ASKED_MAX {
             return false;
         }
-        self.deciding.push(Asked::new(session, did, from, id, None));
+        self.deciding.push(PendingRequest::new(peer, session, did, from, id, None));
         true
     }
 
     /// The session took the decision of this message.
-    pub fn decided(&mut self, id: &str) {
+    pub(super) fn decided(&mut self, id: &str) {
         self.deciding.retain(|asked| asked.command_id() != id);
     }
 
     /// Ends a REQUEST and remembers it.
-    fn end(&mut self, at: usize) -> Asked {
+    fn end(&mut self, at: usize) -> PendingRequest {
         let asked = self.asked.remove(at);
         if self.ended.len() >= ENDED_MAX {
             self.ended.pop_front();
         }
-        self.ended.push_back((asked.session.clone(), asked.id));
+        self.ended.push_back((asked.session.clone(), asked.id, asked.peer));
         asked
     }
 
     /// The session took the prompt of this REQUEST, which stands there in its log. Gives the session and from where on
     /// its events are to come, if they do not already.
-    pub fn taken(&mut self, id: &str, prompt: Text, position: &Position) -> Option<(Text, Position)> {
+    pub(super) fn taken(&mut self, id: &str, prompt: Text, position: &Position) -> Option<(Text, Position)> {
         let asked = self.asked.iter_mut().find(|asked| asked.command_id() == id)?;
         asked.prompt = Some(prompt);
         asked.next = position.offset;
@@ -180,13 +190,13 @@ impl Asker {
     }
 
     /// A session's events are lost: they do not come any more, or cannot. Gives the REQUESTs that are left without an answer.
-    pub fn lost(&mut self, session: &str) -> Vec<Asked> {
+    pub(super) fn lost(&mut self, session: &str) -> Vec<PendingRequest> {
         self.followed.remove(session);
         self.asked.extract_if(.., |asked| *asked.session == *session && asked.prompt.is_some()).collect()
     }
 
     /// The session refused it. Gives whom to tell.
-    pub fn refused(&mut self, id: &str) -> Option<Asked> {
+    pub(super) fn refused(&mut self, id: &str) -> Option<PendingRequest> {
         if let Some(at) = self.deciding.iter().position(|asked| asked.command_id() == id) {
             return Some(self.deciding.remove(at));
         }
@@ -194,18 +204,23 @@ impl Asker {
         Some(self.asked.remove(at))
     }
 
+    /// Whether nothing waits: no REQUEST and no decision.
+    pub(super) fn is_idle(&self) -> bool {
+        self.asked.is_empty() && self.deciding.is_empty()
+    }
+
     /// An INPUT_REQUIRED was said.
-    pub fn waits(&mut self, id: Id, put: Put) {
+    pub(super) fn waits(&mut self, id: Id, put: Put) {
         self.inputs.insert(id.0, put);
     }
 
     /// A RESPONSE to an INPUT_REQUIRED came: what was put.
-    pub fn answered(&self, reply_to: &[u8]) -> Option<&Put> {
+    pub(super) fn answered(&self, reply_to: &[u8]) -> Option<&Put> {
         self.inputs.get(&<[u8; 16]>::try_from(reply_to).ok()?)
     }
 
     /// An event of a session. What is to be told, and about which REQUEST.
-    pub fn event(&mut self, event: &Arc<Event>, tell: &mut dyn FnMut(&Asked, Tell)) {
+    pub(super) fn event(&mut self, event: &Arc<Event>, tell: &mut dyn FnMut(&PendingRequest, Progress)) {
         let offset = event.position.offset;
         if let Some(next) = self.followed.get_mut(&event.session) {
             *next = offset + 1;
@@ -230,28 +245,28 @@ impl Asker {
         self.inputs.retain(|_, put| put.session != *session || put.request != *request);
     }
 
-    fn tell(&mut self, event: &Event, tell: &mut dyn FnMut(&Asked, Tell)) {
+    fn tell(&mut self, event: &Event, tell: &mut dyn FnMut(&PendingRequest, Progress)) {
         let offset = event.position.offset;
-        let mine = |asked: &&mut Asked| asked.session == event.session && offset >= asked.next;
+        let mine = |asked: &&mut PendingRequest| asked.session == event.session && offset >= asked.next;
         match &event.kind {
             Kind::PromptState { prompt, state, why } => {
-                let is_it = |asked: &Asked| asked.prompt.as_ref() == Some(prompt) && offset >= asked.next;
+                let is_it = |asked: &PendingRequest| asked.prompt.as_ref() == Some(prompt) && offset >= asked.next;
                 let found = self.asked.iter().position(is_it);
                 let Some(at) = found else { return };
                 match state {
                     PromptState::Running => {
                         self.asked[at].running = true;
-                        tell(&self.asked[at], Tell::Processing(processing()));
+                        tell(&self.asked[at], Progress::Processing(processing()));
                     }
                     PromptState::Queued => {}
                     PromptState::Done => {
                         let asked = self.end(at);
-                        tell(&asked, Tell::Response(response(true, &asked.answer())));
+                        tell(&asked, Progress::Response(response(true, &asked.answer())));
                     }
                     PromptState::Cancelled | PromptState::Failed => {
                         let asked = self.end(at);
                         let text = why.as_deref().unwrap_or("the prompt was not finished");
-                        tell(&asked, Tell::Response(response(false, text)));
+                        tell(&asked, Progress::Response(response(false, text)));
                     }
                 }
             }
@@ -265,7 +280,7 @@ impl Asker {
             Kind::Permission(open) => {
                 let Some(asked) = self.asked.iter_mut().filter(mine).find(|asked| asked.running) else { return };
                 let (put, body) = input_required(asked.session.clone(), open);
-                tell(asked, Tell::InputRequired { put, body });
+                tell(asked, Progress::InputRequired { put, body });
             }
             Kind::PermissionClosed { request, .. } => self.closed(&event.session, request),
             _ => {}
@@ -273,9 +288,21 @@ impl Asker {
     }
 }
 
-impl Asked {
-    fn new(session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Self {
-        Self { session, did, from, id, thread_id, prompt: None, next: 0, running: false, text: String::new(), bytes: 0 }
+impl PendingRequest {
+    fn new(peer: ConnToken, session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Self {
+        Self {
+            peer,
+            session,
+            did,
+            from,
+            id,
+            thread_id,
+            prompt: None,
+            next: 0,
+            running: false,
+            text: String::new(),
+            bytes: 0,
+        }
     }
 
     fn command_id(&self) -> String {
@@ -301,7 +328,7 @@ impl Asked {
 }
 
 /// The id that the command of a message for a session has towards the core.
-pub fn command_id(session: &str, id: &Id) -> String {
+pub(super) fn command_id(session: &str, id: &Id) -> String {
     let hex: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{hex} {session}")
 }
@@ -314,7 +341,7 @@ fn processing() -> Vec<u8> {
 
 impl Put {
     /// The session that asks.
-    pub fn session(&self) -> &Text {
+    pub(super) fn session(&self) -> &Text {
         &self.session
     }
 
@@ -322,7 +349,12 @@ impl Put {
     ///
     /// # Errors
     /// An allowance of what could only be denied, or answers that do not fit the questions.
-    pub fn decide(&self, decision: Decision, message: Option<Text>, typed: &[String]) -> Result<Command, Refusal> {
+    pub(super) fn decide(
+        &self,
+        decision: Decision,
+        message: Option<Text>,
+        typed: &[String],
+    ) -> Result<Command, Refusal> {
         let bad = |why| Refusal::new(Code::BAD_REQUEST, why);
         let mut answers = None;
         if decision == Decision::Allow {
@@ -427,7 +459,7 @@ static TOO_LARGE: LazyLock<String> =
     LazyLock::new(|| session::too_large(session::Settings::default().prompt_bytes_max));
 
 /// What an agent is told of a session's refusal.
-pub fn refusal(error: &Error) -> Refusal {
+pub(super) fn refusal(error: &Error) -> Refusal {
     let code = match error.code {
         SessionCode::Forbidden => Code::UNAUTHORIZED,
         SessionCode::NotFound => Code::RECIPIENT_NOT_FOUND,
@@ -453,5 +485,5 @@ pub fn refusal(error: &Error) -> Refusal {
 }
 
 #[cfg(test)]
-#[path = "ask_tests.rs"]
+#[path = "requests_tests.rs"]
 mod tests;

@@ -60,7 +60,7 @@ impl Services {
         self.0.insert(action.to_owned(), Arc::new(handler));
     }
 
-    pub(super) fn call(&self, action: &str, call: &Call<'_>) -> Result<Vec<u8>, Refusal> {
+    pub(in crate::relay) fn call(&self, action: &str, call: &Call<'_>) -> Result<Vec<u8>, Refusal> {
         match self.0.get(action) {
             Some(handler) => handler(call),
             None => Err(Refusal::new(

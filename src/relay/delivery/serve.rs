@@ -1,46 +1,41 @@
 //! What the relay itself answers: PING, and the actions of its services.
 
-use super::{id, text_of};
+use super::{Delivery, Net, new_id, services::Call};
 use crate::{
     base::ConnToken,
-    dialect::amp::{Say, repeated},
-    server::{
-        services::Call,
-        worker::{Io, Worker},
-    },
+    relay::message::{self, Reply, ReplyTo, Shared},
     wire::{
         amp::{
             Code, Dialect, EnvelopeView, Type,
             check::{Refusal, unambiguous},
             did_base,
         },
-        cbor,
+        cbor::{self, text_of},
     },
 };
 
-impl Worker {
+impl<S: Shared> Delivery<S> {
     /// A message for the relay itself.
-    pub(super) fn amp_serve(
+    pub(super) fn serve<N: Net<Shared = S>>(
         &mut self,
         peer: ConnToken,
         dialect: Dialect,
-        io: &mut Io<'_>,
+        net: &mut N,
         view: &EnvelopeView<'_>,
     ) -> Result<(), Refusal> {
         if !matches!(view.header.typ, Type::PING | Type::REQUEST) {
             // Nothing of ours waits for these.
             return Ok(());
         }
-        let thread_id = repeated::thread(view)?;
+        let thread_id = message::thread(view)?;
         let (typ, answer) = match view.header.typ {
             Type::PING => (Type::PONG, cbor::NULL.to_vec()),
-            _ => (Type::RESPONSE, self.amp_call(io, view)?),
+            _ => (Type::RESPONSE, self.call(net, view)?),
         };
-        let did = self.agents.greeting.did.clone();
-        let (Some(id), Some(to)) = (id(io), repeated::sender(view.header.from)) else { return Ok(()) };
-        let say = Say {
-            peer,
-            from: did,
+        let (Some(id), Some(to)) = (new_id(net), message::sender(view.header.from)) else { return Ok(()) };
+        let reply = Reply {
+            via: ReplyTo::Connection(peer),
+            from: self.greeting.did.clone(),
             to: to.into(),
             typ,
             id,
@@ -50,27 +45,26 @@ impl Worker {
             dialect,
             close: None,
         };
-        self.say(say, io);
+        self.say(reply, net);
         Ok(())
     }
 
-    fn amp_call(&mut self, io: &Io<'_>, view: &EnvelopeView<'_>) -> Result<Vec<u8>, Refusal> {
+    fn call<N: Net<Shared = S>>(&self, net: &N, view: &EnvelopeView<'_>) -> Result<Vec<u8>, Refusal> {
         let encrypted = Refusal::new(Code::BAD_REQUEST, "the relay cannot read an encrypted REQUEST");
         let body = view.body_or_null().ok_or(encrypted)?;
         unambiguous(body)?;
         let nameless = Refusal::new(Code::BAD_REQUEST, "a REQUEST to the relay is a map with `action`, a text");
         let action = text_of(body, "action").ok_or(nameless)?;
         if action == "agents" {
-            return Ok(self.amp_agents());
+            return Ok(self.agents());
         }
         let from = did_base(view.header.from);
-        self.agents.services.call(action, &Call { from, body, now_ms: io.now().unix_ms })
+        self.services.call(action, &Call { from, body, now_ms: net.now().unix_ms })
     }
 
     /// Who is here.
-    fn amp_agents(&self) -> Vec<u8> {
+    fn agents(&self) -> Vec<u8> {
         let mut agents: Vec<(&str, u32, bool)> = self
-            .agents
             .directory
             .agents()
             .filter(|agent| agent.connections > 0 || agent.service.is_some())

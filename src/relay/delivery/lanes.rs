@@ -1,0 +1,269 @@
+//! What of a worker waits for the crypto thread, and in which order. Connections that have proved nothing wait for one
+//! another alone, those on the Unix socket apart from those that anybody may open, and what is said to those who have
+//! proved a key apart from both, one principal by turns with the next. No answer is dropped: a connection that has asked
+//! for much is not read until it is answered.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::{
+    base::ConnToken,
+    relay::{
+        admission::{HelloJob, SignInJob},
+        api::Text,
+        message::Reply,
+    },
+};
+
+/// Jobs of a lane that are with the crypto thread at a time: in this order, as of [`Lane`].
+const OUT_MAX: [usize; 3] = [8, 8, 64];
+/// The same of all lanes of a worker.
+pub const JOBS_OUT_MAX: usize = OUT_MAX[0] + OUT_MAX[1] + OUT_MAX[2];
+/// Jobs of connections that have proved nothing that may wait in a lane; more are told to try again.
+const WAITING_MAX: usize = 1024;
+/// Answers to a connection that are not signed yet, above which it is not read.
+const ANSWERS_MAX: usize = 64;
+
+/// A queue towards the crypto thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Connections over TCP that have proved nothing.
+    Strangers,
+    /// Connections on the Unix socket that have proved nothing.
+    Local,
+    /// Answers to principals.
+    Admitted,
+}
+
+/// What the crypto thread does for a worker. Its result comes with the lane, which has room for one more then.
+#[derive(Debug)]
+pub enum Job {
+    /// Judges a HELLO and signs the answer.
+    Hello(Box<HelloJob>),
+    /// Signs what the relay or a session says.
+    Reply(Box<Reply>),
+    /// Judges a sign-in.
+    SignIn(SignInJob),
+    /// Reads the keys file again and says what came of it.
+    Reload {
+        /// To whom.
+        peer: ConnToken,
+        /// The command's id.
+        id: Text,
+    },
+}
+
+impl Job {
+    /// The connection without which it need not be done.
+    pub fn peer(&self) -> Option<ConnToken> {
+        match self {
+            Self::Hello(job) => Some(job.peer),
+            Self::SignIn(job) => Some(job.peer),
+            Self::Reload { peer, .. } => Some(*peer),
+            Self::Reply(reply) => reply.via.connection(),
+        }
+    }
+}
+
+/// Jobs by principal: each principal has one of its jobs done, then the next principal.
+#[derive(Debug, Default)]
+struct Fair {
+    by_principal: HashMap<Text, VecDeque<Job>>,
+    turns: VecDeque<Text>,
+}
+
+impl Fair {
+    fn push(&mut self, principal: &Text, job: Job) {
+        if let Some(queue) = self.by_principal.get_mut(principal) {
+            return queue.push_back(job);
+        }
+        self.by_principal.insert(principal.clone(), VecDeque::from([job]));
+        self.turns.push_back(principal.clone());
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        loop {
+            let principal = self.turns.pop_front()?;
+            let Some(queue) = self.by_principal.get_mut(&principal) else { continue };
+            let job = queue.pop_front();
+            if queue.is_empty() {
+                self.by_principal.remove(&principal);
+            } else {
+                self.turns.push_back(principal);
+            }
+            if job.is_some() {
+                return job;
+            }
+        }
+    }
+
+    fn retain(&mut self, mut keeps: impl FnMut(&Job) -> bool) {
+        for queue in self.by_principal.values_mut() {
+            queue.retain(&mut keeps);
+        }
+    }
+}
+
+/// A worker's lanes.
+#[derive(Debug, Default)]
+pub struct Lanes {
+    /// Of [`Lane::Strangers`] and [`Lane::Local`].
+    unproved: [VecDeque<Job>; 2],
+    admitted: Fair,
+    /// Jobs that found no room after all, first in line.
+    returned: [Option<Job>; 3],
+    /// Jobs that are with the crypto thread.
+    out: [usize; 3],
+    /// Answers that are not signed yet, by connection.
+    answers: HashMap<ConnToken, usize>,
+    /// Connections that are not read for that.
+    paused: Vec<ConnToken>,
+}
+
+impl Lanes {
+    /// Takes in a job of a connection that has proved nothing. False: too many wait.
+    pub fn ask(&mut self, lane: Lane, job: Job) -> bool {
+        let Some(queue) = self.unproved.get_mut(lane as usize) else { return false };
+        let has_room = queue.len() < WAITING_MAX;
+        if has_room {
+            queue.push_back(job);
+        }
+        has_room
+    }
+
+    /// Takes in an answer to a principal. True: the connection that it is for is not to be read for now.
+    pub fn answer(&mut self, principal: &Text, job: Job) -> bool {
+        let peer = job.peer();
+        self.admitted.push(principal, job);
+        let Some(peer) = peer else { return false };
+        let answers = self.answers.entry(peer).or_default();
+        *answers += 1;
+        let is_full = *answers == ANSWERS_MAX;
+        if is_full {
+            self.paused.push(peer);
+        }
+        is_full
+    }
+
+    /// The next job for the crypto thread, if it may have one more: those on the Unix socket first, then the admitted.
+    pub fn next_job(&mut self) -> Option<(Lane, Job)> {
+        [Lane::Local, Lane::Admitted, Lane::Strangers].into_iter().find_map(|lane| {
+            let at = lane as usize;
+            if self.out[at] >= OUT_MAX[at] {
+                return None;
+            }
+            let job = self.returned[at].take().or_else(|| match self.unproved.get_mut(at) {
+                Some(queue) => queue.pop_front(),
+                None => self.admitted.pop(),
+            })?;
+            self.out[at] += 1;
+            Some((lane, job))
+        })
+    }
+
+    /// The crypto thread had no room after all.
+    pub fn give_back(&mut self, lane: Lane, job: Job) {
+        self.done(lane);
+        self.returned[lane as usize] = Some(job);
+    }
+
+    /// A job is done.
+    pub fn done(&mut self, lane: Lane) {
+        let out = &mut self.out[lane as usize];
+        *out = out.saturating_sub(1);
+    }
+
+    /// An answer to this connection is signed. True: it may be read again.
+    pub fn answered(&mut self, peer: ConnToken) -> bool {
+        let Some(answers) = self.answers.get_mut(&peer) else { return false };
+        *answers -= 1;
+        let left = *answers;
+        if left == 0 {
+            self.answers.remove(&peer);
+        }
+        let before = self.paused.len();
+        if left <= ANSWERS_MAX / 2 {
+            self.paused.retain(|&paused| paused != peer);
+        }
+        self.paused.len() < before
+    }
+
+    /// Whether a connection is not read for what is to be said to it.
+    pub fn is_paused(&self, peer: ConnToken) -> bool {
+        self.paused.contains(&peer)
+    }
+
+    /// A connection is gone, and with it what it waits for.
+    pub fn gone(&mut self, peer: ConnToken) {
+        let keeps = |job: &Job| job.peer() != Some(peer);
+        self.unproved.iter_mut().for_each(|queue| queue.retain(keeps));
+        self.admitted.retain(keeps);
+        for returned in &mut self.returned {
+            returned.take_if(|job| !keeps(job));
+        }
+        self.answers.remove(&peer);
+        self.paused.retain(|&paused| paused != peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(slot: u32) -> ConnToken {
+        ConnToken::new(0, slot, 1)
+    }
+
+    fn job(slot: u32) -> Job {
+        Job::Reload { peer: peer(slot), id: "1".into() }
+    }
+
+    #[test]
+    fn strangers_fill_their_own_lane_and_no_other() {
+        let mut lanes = Lanes::default();
+        for slot in 0..WAITING_MAX as u32 {
+            assert!(lanes.ask(Lane::Strangers, job(slot)));
+        }
+        assert!(!lanes.ask(Lane::Strangers, job(9_999)), "one too many");
+        assert!(lanes.ask(Lane::Local, job(10_000)));
+        assert!(!lanes.answer(&"a".into(), job(10_001)));
+        let out: Vec<_> = std::iter::from_fn(|| lanes.next_job()).collect();
+        let of = |lane| out.iter().filter(|(of, _)| *of == lane).count();
+        assert_eq!((of(Lane::Local), of(Lane::Admitted), of(Lane::Strangers)), (1, 1, OUT_MAX[0]));
+        assert_eq!(out[0].1.peer(), Some(peer(10_000)), "the Unix socket does not wait for them");
+        lanes.done(Lane::Strangers);
+        assert!(matches!(lanes.next_job(), Some((Lane::Strangers, _))), "one comes back, one goes");
+        assert!(lanes.next_job().is_none());
+    }
+
+    #[test]
+    fn whoever_has_gone_is_not_worked_for() {
+        let mut lanes = Lanes::default();
+        for slot in 0..100 {
+            assert!(lanes.ask(Lane::Strangers, job(slot)));
+        }
+        (0..99).for_each(|slot| lanes.gone(peer(slot)));
+        assert_eq!(lanes.next_job().map(|(_, job)| job.peer()), Some(Some(peer(99))));
+        assert!(lanes.next_job().is_none());
+    }
+
+    #[test]
+    fn a_connection_to_which_much_is_to_be_said_is_not_read_and_nothing_is_dropped() {
+        let mut lanes = Lanes::default();
+        let held: Vec<bool> = (0..ANSWERS_MAX + 10).map(|_| lanes.answer(&"a".into(), job(1))).collect();
+        assert_eq!(held.iter().filter(|held| **held).count(), 1, "told once");
+        assert!(lanes.is_paused(peer(1)) && !lanes.answer(&"b".into(), job(2)));
+        let mut answered = 0;
+        while let Some((lane, job)) = lanes.next_job() {
+            lanes.done(lane);
+            if job.peer() == Some(peer(2)) {
+                assert_eq!(answered, 1, "one principal by turns with the next");
+                continue;
+            }
+            answered += 1;
+            let resumes = lanes.answered(peer(1));
+            assert_eq!(resumes, ANSWERS_MAX + 10 - answered == ANSWERS_MAX / 2, "after {answered}");
+        }
+        assert_eq!(answered, ANSWERS_MAX + 10);
+        assert!(!lanes.answers.contains_key(&peer(1)));
+    }
+}

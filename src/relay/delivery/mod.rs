@@ -1,0 +1,547 @@
+//! The core of one worker: what its agents send, where that goes, and what the relay and its sessions say to them. Drives the
+//! directory, the lanes towards the crypto thread, backpressure and verification over a [`Net`]; knows no socket, no thread
+//! and no clock.
+//!
+//! A shell calls [`message`](Delivery::message), [`timeout`](Delivery::timeout), [`drained`](Delivery::drained) and
+//! [`closed`](Delivery::closed) for connections, hands in what other threads say, and at the end of each turn takes what
+//! they are to get: [`next_job`](Delivery::next_job), [`next_checks`](Delivery::next_checks),
+//! [`commands`](Delivery::commands) and [`poll_peers`](Delivery::poll_peers).
+
+mod agent;
+mod backpressure;
+mod dedup;
+mod flow_cache;
+mod lanes;
+mod net;
+mod recipients;
+mod requests;
+mod rights;
+mod serve;
+mod services;
+mod signatures;
+mod verification;
+
+use std::{collections::HashMap, sync::Arc};
+
+pub use self::{
+    agent::{Agent, Greeting},
+    backpressure::SenderNews,
+    lanes::{JOBS_OUT_MAX, Job, Lane, Lanes},
+    net::Net,
+    rights::{Wish, admit},
+    services::{Call, Services},
+    signatures::{BATCHES_MAX, Check, Checked, Verifier},
+};
+use self::{
+    backpressure::Backpressure,
+    dedup::{Dedup, Told},
+    recipients::{Sender, Source},
+};
+use super::{
+    Principal,
+    admission::{HelloJob, Judged},
+    api::Text,
+    directory::{Courier, Directory, Event, Options, ServiceId, Why},
+    keys::KeySet,
+    message::{self, Message, Refused, Reply, ReplyTo, Shared},
+    sessions::Ask,
+};
+use crate::{
+    base::{CloseCode, ConnToken, Counter},
+    wire::amp::{Dialect, Frame, Id, did_base, parse},
+};
+
+/// How long a connection that is to be closed behind an answer waits for that answer.
+const LAST_ANSWER_MS: u64 = 5_000;
+/// Couriers that travel to another worker in one mail.
+const COURIERS_A_MAIL: usize = 512;
+/// What a peer may make us hold before it has signed in. Above what a sign-in may have, so that one that is only somewhat
+/// too large is still told so.
+pub const UNKNOWN_BYTES_MAX: u32 = 64 * 1024;
+
+/// What a worker counts of its agents. Written by the worker alone.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Messages that came.
+    pub messages_in: Counter,
+    /// Messages that went, a copy to each receiver.
+    pub messages_out: Counter,
+    /// Agents that have proved a key.
+    pub agents: Counter,
+    /// Messages whose signatures are being checked.
+    pub checking: Counter,
+    /// Messages whose signatures were wrong.
+    pub wrong_signatures: Counter,
+    /// Connections that ended without a proved key, by their own fault or in time.
+    pub sign_in_failures: Counter,
+    /// Receivers that take nothing, so that what is for them is refused.
+    pub stuck: Counter,
+}
+
+/// What every worker's core is made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// What connections know of the relay.
+    pub greeting: Greeting,
+    /// What the relay itself serves.
+    pub services: Services,
+    /// Whether every message's signature is checked.
+    pub verifies_all: bool,
+    /// Workers.
+    pub workers: u16,
+    /// Keys the hash of DIDs.
+    pub secret: u64,
+}
+
+/// To another worker's core.
+#[derive(Debug)]
+pub enum PeerMail<S: Shared> {
+    /// Of the directory, in order.
+    Directory(Vec<Courier<Message<S>>>),
+    /// Of a sender of that worker.
+    Sender(SenderNews),
+}
+
+/// To the sessions.
+#[derive(Debug)]
+pub enum Command {
+    /// A message for a session.
+    Ask(Box<Ask>),
+    /// A connection that asked is gone.
+    Gone(ConnToken),
+}
+
+/// The core of one worker.
+pub struct Delivery<S: Shared> {
+    greeting: Greeting,
+    services: Services,
+    directory: Directory<Message<S>>,
+    /// Sessions by the number the directory knows them by: id and DID.
+    sessions: HashMap<u32, (Text, Text)>,
+    /// The number of the next one.
+    next_session: u32,
+    scratch: Vec<u8>,
+    /// Connections that were handed the message that is being routed.
+    dedup: Dedup,
+    backpressure: Backpressure,
+    /// Messages whose senders were told lately that somebody was not handed them.
+    told: Told,
+    /// What waits for the crypto thread, of devices too.
+    pub lanes: Lanes,
+    /// Most messages continue one.
+    flow: flow_cache::FlowCache,
+    /// What is being checked, where every message is.
+    checks: Option<verification::Checks<S>>,
+    commands: Vec<Command>,
+    /// Commands of earlier turns that the sessions have not taken.
+    commands_waiting: usize,
+    counters: Arc<Counters>,
+}
+
+impl<S: Shared> Delivery<S> {
+    /// The core of this worker; `counters` are its own.
+    pub fn new(parts: &Parts, worker: u16, counters: Arc<Counters>) -> Self {
+        Self {
+            greeting: parts.greeting.clone(),
+            services: parts.services.clone(),
+            directory: Directory::new(Options::new(worker, parts.workers, parts.secret)),
+            sessions: HashMap::new(),
+            next_session: 0,
+            scratch: Vec::new(),
+            dedup: Dedup::default(),
+            backpressure: Backpressure::default(),
+            told: Told::default(),
+            lanes: Lanes::default(),
+            flow: flow_cache::FlowCache::default(),
+            checks: parts.verifies_all.then(verification::Checks::default),
+            commands: Vec::new(),
+            commands_waiting: 0,
+            counters,
+        }
+    }
+
+    /// What connections know of the relay.
+    pub fn greeting(&self) -> &Greeting {
+        &self.greeting
+    }
+
+    /// A session's DID can be written to from now on.
+    pub fn session(&mut self, session: Text, did: &Text) {
+        let number = self.next_session;
+        match self.directory.register_service(did, ServiceId(number)) {
+            Ok(()) => {
+                self.sessions.insert(number, (session, did.clone()));
+                self.next_session += 1;
+            }
+            Err(why) => log::error!(did = &**did, why:? = why; "a session's DID cannot be registered"),
+        }
+    }
+
+    /// A session is gone: nobody is behind its DID any more.
+    pub fn session_gone(&mut self, did: &Text) {
+        self.directory.remove_service(did);
+        self.sessions.retain(|_, (_, known)| known != did);
+    }
+
+    /// A connection was upgraded.
+    pub fn opened<N: Net<Shared = S>>(&mut self, agent: &Agent, net: &mut N) {
+        net.limit_messages(net.current(), UNKNOWN_BYTES_MAX);
+        rearm(agent, net);
+    }
+
+    /// The time of the current connection has come.
+    pub fn timeout<N: Net<Shared = S>>(&mut self, agent: &mut Agent, net: &mut N) {
+        if agent.deadline().is_some_and(|at| at > net.now().mono_ms) {
+            match agent.take_early() {
+                Some(job) => self.prove(agent, job, net),
+                None => rearm(agent, net),
+            }
+            return;
+        }
+        if agent.principal().is_some() && !agent.ignores_input() {
+            self.waited_long(net.current(), net);
+            return;
+        }
+        // One whose key is proved has no other time than that of a close that may have been lost.
+        self.counters.sign_in_failures.add(u64::from(agent.principal().is_none()));
+        agent.closing();
+        net.close(net.current(), CloseCode::POLICY, "no key was proved in time");
+    }
+
+    /// The current connection's queue has drained.
+    pub fn drained<N: Net<Shared = S>>(&mut self, net: &mut N) {
+        self.release(net.current(), net);
+    }
+
+    /// A connection is gone.
+    pub fn closed(&mut self, agent: &Agent, token: ConnToken) {
+        self.lanes.gone(token);
+        self.directory.leave(token);
+        // There is no net here: the next turn, which comes at once, reads those again who were blocked.
+        self.backpressure.gone(token);
+        if let Some(checks) = &mut self.checks {
+            checks.gone(token);
+        }
+        if agent.principal().is_some() {
+            self.counters.agents.sub(1);
+        }
+        if agent.is_known {
+            self.commands.push(Command::Gone(token));
+        }
+    }
+
+    /// A message of the current connection, where it was read.
+    pub fn message<N: Net<Shared = S>>(
+        &mut self,
+        agent: &mut Agent,
+        net: &mut N,
+        frame: &[u8],
+        current: N::Current<'_>,
+    ) {
+        self.counters.messages_in.add(1);
+        if agent.ignores_input() || self.continues(agent, net, frame, current) {
+            return;
+        }
+        self.read(agent, net, frame, current);
+    }
+
+    /// The whole way of a message. Apart from the short one, which needs none of this room on the stack.
+    #[inline(never)]
+    fn read<N: Net<Shared = S>>(&mut self, agent: &mut Agent, net: &mut N, frame: &[u8], current: N::Current<'_>) {
+        let peer = net.current();
+        let parsed = parse(frame);
+        match agent.binary(&parsed, &self.greeting, net.now()) {
+            agent::Ingress::Ignored => {}
+            agent::Ingress::Hello(job) => {
+                // Whatever comes behind the HELLO waits until the directory knows the peer.
+                net.pause(peer);
+                self.prove(agent, job, net);
+            }
+            agent::Ingress::Refused(refused) => {
+                if refused.close.is_some() && agent.deadline().is_none() {
+                    net.set_timeout(peer, Some(LAST_ANSWER_MS));
+                }
+                let did = self.greeting.did.clone();
+                match agent.lane() {
+                    Lane::Admitted => self.refuse(&did, agent.dialect(), peer, net, refused),
+                    lane => self.refuse_stranger(lane, &did, agent.dialect(), net, refused),
+                }
+            }
+            agent::Ingress::Unanswerable(code, reason) => net.close(peer, code, reason),
+            agent::Ingress::Message => {
+                if let Ok(Frame::Envelope(view)) = &parsed
+                    && !self.check(net, view)
+                {
+                    let sender = Sender { peer: Some(peer), dialect: agent.dialect() };
+                    self.route(Some(agent), sender, view, Source::<N>::Read(current), net);
+                }
+            }
+        }
+        self.directory_events(Some(agent.dialect()), net);
+    }
+
+    /// Has a HELLO of the current connection checked: not before its time, see `wire::amp::check::HelloFound::from_ms`.
+    fn prove<N: Net<Shared = S>>(&mut self, agent: &mut Agent, job: HelloJob, net: &mut N) {
+        let early_ms = job.from_ms.saturating_sub(net.now().unix_ms);
+        if early_ms > 0 {
+            agent.wait_for_the_clock(job);
+            return net.set_timeout(net.current(), Some(early_ms));
+        }
+        // Its time limit goes on: an answer that is lost on its way must not leave it here for ever.
+        rearm(agent, net);
+        net.spare(net.current());
+        if !self.lanes.ask(agent.lane(), Job::Hello(Box::new(job))) {
+            net.close(net.current(), CloseCode::TRY_AGAIN, "too many sign-ins wait");
+        }
+    }
+
+    /// A HELLO was judged and its answer signed. `None`: no answer can be written, and the connection runs into its time
+    /// limit.
+    pub fn judged<N: Net<Shared = S>>(&mut self, peer: ConnToken, lane: Lane, judged: Option<Judged>, net: &mut N) {
+        self.lanes.done(lane);
+        let (Some(judged), Some(agent)) = (judged, net.agent(peer)) else { return };
+        if let Some((code, reason)) = judged.close {
+            agent.closing();
+            self.counters.sign_in_failures.add(1);
+            self.send(peer, &judged.answer, net);
+            return net.close(peer, code, reason);
+        }
+        let Some(did) = judged.principal.as_ref().map(|principal| principal.did.clone()) else {
+            agent.admitted(None);
+            self.send(peer, &judged.answer, net);
+            return net.resume(peer);
+        };
+        agent.wait_for_the_directory(judged);
+        if let Err(why) = self.directory.join(did, peer) {
+            self.not_joined(peer, why, net);
+        }
+        self.directory_events(None, net);
+    }
+
+    /// The directory does not take the connection.
+    fn not_joined<N: Net<Shared = S>>(&mut self, peer: ConnToken, why: Why, net: &mut N) {
+        log::warn!(conn:% = peer, why:? = why; "an agent cannot join");
+        if let Some(agent) = net.agent(peer) {
+            agent.closing();
+        }
+        net.close(peer, CloseCode::TRY_AGAIN, "there is no room for this agent");
+    }
+
+    fn joined<N: Net<Shared = S>>(&mut self, token: ConnToken, net: &mut N) {
+        let Some(judged) = net.agent(token).and_then(Agent::take_joining) else { return };
+        if !net.confirm(token) {
+            return net.close(token, CloseCode::TRY_AGAIN, "there is no room for this agent");
+        }
+        let Some(agent) = net.agent(token) else { return };
+        agent.admitted(judged.principal);
+        net.set_timeout(token, None);
+        net.limit_messages(token, u32::MAX);
+        self.counters.agents.add(1);
+        self.send(token, &judged.answer, net);
+        net.resume(token);
+    }
+
+    /// What another worker's core says.
+    pub fn peer_mail<N: Net<Shared = S>>(&mut self, mail: PeerMail<S>, net: &mut N) {
+        match mail {
+            PeerMail::Sender(news) => self.sender_news(news, net),
+            PeerMail::Directory(couriers) => {
+                for courier in couriers {
+                    self.directory.receive(courier);
+                    self.directory_events(None, net);
+                }
+            }
+        }
+    }
+
+    /// Does what the directory wants done. To be called after every call of it, before anything is routed. `current`: the keys
+    /// of the connection whose message is being handled, if one is: its state is not to be had otherwise.
+    fn directory_events<N: Net<Shared = S>>(&mut self, current: Option<Dialect>, net: &mut N) {
+        while let Some(event) = self.directory.event() {
+            match event {
+                Event::Joined { token } => self.joined(token, net),
+                Event::Refused { token, why } => self.not_joined(token, why, net),
+                Event::Deliver { token, payload } => self.deliver(token, &payload, current, net),
+                Event::Answer { sender, ticket, why, .. } => {
+                    let known = net.agent(sender).map(|agent| agent.dialect());
+                    let dialect = known.or(current.filter(|_| sender == net.current()));
+                    if let (Some((number, refused)), Some(dialect)) = (ticket.map(|ticket| *ticket), dialect)
+                        && self.told.first(number)
+                    {
+                        let did = self.greeting.did.clone();
+                        let refused = Refused { refusal: message::undelivered(why), ..refused };
+                        self.refuse(&did, dialect, sender, net, refused);
+                    }
+                }
+                // Services are on every worker, so that none is ever sent for; presence is read when it is asked for.
+                Event::Service { .. } | Event::Presence { .. } => {}
+            }
+        }
+    }
+
+    /// Has the relay, or a session of it, say something to an agent that has proved its key.
+    pub fn say<N: Net<Shared = S>>(&mut self, reply: Reply, net: &mut N) {
+        let principal = Text::from(did_base(&reply.to));
+        self.ask(&principal, Job::Reply(Box::new(reply)), net);
+    }
+
+    /// Has something done for a principal. Its connection is not read while too much of that waits.
+    pub fn ask<N: Net<Shared = S>>(&mut self, principal: &Text, job: Job, net: &mut N) {
+        let peer = job.peer();
+        if self.lanes.answer(principal, job)
+            && let Some(peer) = peer
+        {
+            net.pause(peer);
+        }
+    }
+
+    /// What was to be done for this connection is done.
+    pub fn answered<N: Net<Shared = S>>(&mut self, peer: ConnToken, net: &mut N) {
+        self.lanes.done(Lane::Admitted);
+        if self.lanes.answered(peer) {
+            self.resume(peer, net);
+        }
+    }
+
+    /// A reply was signed; `frame` is empty where it cannot be written.
+    pub fn signed<N: Net<Shared = S>>(&mut self, signed: Signed, net: &mut N) {
+        let Signed { via, lane, frame, close } = signed;
+        self.lanes.done(lane);
+        let peer = match via {
+            ReplyTo::Connection(peer) => peer,
+            ReplyTo::Did { .. } => {
+                if let Ok(Frame::Envelope(view)) = parse(&frame) {
+                    let sender = Sender { peer: None, dialect: view.dialect };
+                    let shared = S::of(&frame);
+                    self.route(None, sender, &view, Source::<N>::Owned(&shared), net);
+                    self.directory_events(None, net);
+                }
+                return;
+            }
+        };
+        if self.lanes.answered(peer) {
+            self.resume(peer, net);
+        }
+        if !frame.is_empty() {
+            self.send(peer, &frame, net);
+        }
+        if let Some((code, reason)) = close {
+            net.close(peer, code, reason);
+        }
+    }
+
+    fn refuse<N: Net<Shared = S>>(
+        &mut self,
+        did: &Text,
+        dialect: Dialect,
+        peer: ConnToken,
+        net: &mut N,
+        refused: Refused,
+    ) {
+        if let Some(id) = new_id(net) {
+            self.say(refused.reply(did.clone(), id, ReplyTo::Connection(peer), dialect), net);
+        }
+    }
+
+    /// The same for the current connection, which has proved nothing: where too many wait it is closed.
+    fn refuse_stranger<N: Net<Shared = S>>(
+        &mut self,
+        lane: Lane,
+        did: &Text,
+        dialect: Dialect,
+        net: &mut N,
+        refused: Refused,
+    ) {
+        let Some(id) = new_id(net) else { return };
+        let peer = net.current();
+        let reply = refused.reply(did.clone(), id, ReplyTo::Connection(peer), dialect);
+        let (code, reason) = reply.close.unwrap_or((CloseCode::TRY_AGAIN, "too many answers wait"));
+        if !self.lanes.ask(lane, Job::Reply(Box::new(reply))) {
+            net.close(peer, code, reason);
+        }
+    }
+
+    fn send<N: Net<Shared = S>>(&mut self, peer: ConnToken, frame: &[u8], net: &mut N) {
+        self.counters.messages_out.add(1);
+        // A peer above its maximum is closed by the loop; its end comes through `closed`.
+        let _ = net.send(peer, frame);
+    }
+
+    /// The keys in force have changed: what an agent may no longer do ends its connection.
+    pub fn keys_changed<N: Net<Shared = S>>(&mut self, peer: ConnToken, keys: &KeySet, net: &mut N) {
+        let gone = |principal: &Principal| {
+            keys.principal(&principal.fingerprint).is_none_or(|entry| entry.role < principal.role)
+        };
+        if net.agent(peer).is_some_and(|agent| agent.proved().is_some_and(gone)) {
+            net.close(peer, CloseCode::POLICY, "the key was revoked or may do less");
+        }
+    }
+
+    /// The end of a turn, first part: senders whose receivers have gone or drained are read again.
+    pub fn turn<N: Net<Shared = S>>(&mut self, net: &mut N) {
+        self.tell_senders(net);
+    }
+
+    /// What the sessions are to get, in order. So many commands of earlier turns wait for them.
+    pub fn commands(&mut self, waiting: usize) -> impl Iterator<Item = Command> + '_ {
+        self.commands_waiting = waiting;
+        self.commands.drain(..)
+    }
+
+    /// Hands `take` what other workers are to get, in order for each, until there is no more or it gives something back for
+    /// want of room: that stays first in line.
+    pub fn poll_peers(&mut self, worker: u16, mut take: impl FnMut(u16, PeerMail<S>) -> Result<(), PeerMail<S>>) {
+        while let Some(news) = self.backpressure.poll_elsewhere(worker) {
+            if take(news.sender().worker(), PeerMail::Sender(news)).is_err() {
+                self.backpressure.give_back(news);
+                break;
+            }
+        }
+        let destinations: Vec<u16> = self.directory.destinations().collect();
+        for to in destinations {
+            loop {
+                let batch = self.directory.take(to, COURIERS_A_MAIL);
+                if batch.is_empty() {
+                    break;
+                }
+                if let Err(PeerMail::Directory(batch)) = take(to, PeerMail::Directory(batch)) {
+                    self.directory.give_back(to, batch);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What must hold between any two calls.
+    ///
+    /// # Panics
+    /// It does not.
+    #[cfg(any(test, debug_assertions))]
+    pub fn check_invariants(&self) {
+        self.backpressure.check_invariants();
+    }
+}
+
+/// A reply that was signed.
+#[derive(Debug)]
+pub struct Signed {
+    /// Where it goes.
+    pub via: ReplyTo,
+    /// The lane that has room again.
+    pub lane: Lane,
+    /// The message; empty where it cannot be written.
+    pub frame: Vec<u8>,
+    /// Close the connection behind it.
+    pub close: Option<(CloseCode, &'static str)>,
+}
+
+/// Arms the timeout of a connection whose key is not proved.
+fn rearm<N: Net>(agent: &Agent, net: &mut N) {
+    let now = net.now().mono_ms;
+    net.set_timeout(net.current(), agent.deadline().map(|at| at.saturating_sub(now)));
+}
+
+fn new_id<N: Net>(net: &mut N) -> Option<Id> {
+    let unix_ms = net.now().unix_ms;
+    net.random().map(|random| Id::new(unix_ms, random))
+}

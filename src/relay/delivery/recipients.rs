@@ -1,0 +1,337 @@
+//! Where a message goes: the one loop over its recipients, and what is left when it was handed to all connections that
+//! could be handed it.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+use super::{Agent, Counters, Delivery, Net, backpressure::Backpressure};
+use crate::{
+    base::{ConnToken, Sent},
+    relay::{
+        api::Text,
+        directory::{Route, ServiceId, Why},
+        message::{MESSAGE_MAX, Message, Refused, Shared, undelivered},
+    },
+    wire::amp::{Dialect, EnvelopeView, Frame, NotExpressible, To, check::Refusal, did_base, parse, rekey},
+};
+
+/// Why a receiver that is there is not handed a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotHanded {
+    /// Its kind of keys cannot say it.
+    Unsayable(&'static str),
+    /// It has taken nothing for long.
+    Stuck,
+}
+
+impl NotHanded {
+    fn why(self) -> Why {
+        match self {
+            Self::Unsayable(why) => Why::Unfit(why),
+            Self::Stuck => Why::Unfit(TAKES_NOTHING),
+        }
+    }
+}
+
+/// What a sender is told whose receiver is stuck.
+pub(super) const TAKES_NOTHING: &str = "the receiver takes nothing: its queue is full and does not move; try again";
+
+/// What is left of a message when it was handed to all the connections of this worker that could be handed it.
+#[derive(Debug, Default)]
+struct NonLocal {
+    /// The number of the message.
+    number: u32,
+    /// Some name leads to nobody.
+    absent: bool,
+    /// The relay itself is one.
+    for_us: bool,
+    /// Why a recipient that is there was not handed it, if one was not.
+    not_handed: Option<NotHanded>,
+    /// Sessions, by number.
+    sessions: Vec<u32>,
+}
+
+impl NonLocal {
+    fn is_nothing(&self) -> bool {
+        !self.absent && !self.for_us && self.not_handed.is_none() && self.sessions.is_empty()
+    }
+}
+
+/// Where a message lies.
+pub(super) enum Source<'a, N: Net> {
+    /// In the buffer that it was read into: it is being handled.
+    Read(N::Current<'a>),
+    /// By itself: it was checked first, or it is an answer.
+    Owned(&'a N::Shared),
+}
+
+impl<N: Net> Clone for Source<'_, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<N: Net> Copy for Source<'_, N> {}
+
+/// The origin of a message.
+#[derive(Clone, Copy)]
+pub(super) struct Sender {
+    /// The connection that it came from and that ERRORs go to. `None`: the relay or a session says it.
+    pub(super) peer: Option<ConnToken>,
+    /// How its keys are written.
+    pub(super) dialect: Dialect,
+}
+
+impl<S: Shared> Delivery<S> {
+    /// Hands a message to each of its recipients: the one place where that is decided. `agent` is the sender's state where
+    /// the caller has it at hand.
+    pub(super) fn route<N: Net<Shared = S>>(
+        &mut self,
+        agent: Option<&mut Agent>,
+        sender: Sender,
+        view: &EnvelopeView<'_>,
+        source: Source<'_, N>,
+        net: &mut N,
+    ) {
+        if self.route_again(sender, view, source, net) {
+            return;
+        }
+        let mut message: Option<Message<S>> = None;
+        let mut rest = NonLocal { number: self.told.next(), ..NonLocal::default() };
+        let several = view.header.to.is_array();
+        // A DID that is named twice gets the message once: connections of this worker have marks, names that lead elsewhere
+        // are kept.
+        let mut named = several.then(HashSet::new);
+        if several {
+            self.dedup.next();
+        }
+        let mut high = Vec::new();
+        // Whether what follows can go the same way.
+        let mut flows = false;
+        for to in view.header.to.iter() {
+            let did = did_base(to);
+            match self.directory.route(did) {
+                Route::Local(tokens) => {
+                    let (mut handed, mut not_handed) = (false, None);
+                    for &token in tokens {
+                        if several && !self.dedup.mark(token) {
+                            handed = true;
+                            continue;
+                        }
+                        let (backpressure, scratch) = (&self.backpressure, &mut self.scratch);
+                        match hand(net, token, sender.dialect, view, source, backpressure, scratch, &self.counters) {
+                            Ok(sent) => {
+                                handed |= sent != Sent::Closed;
+                                if sent == Sent::High && net.is_blocked(token) {
+                                    high.push(token);
+                                }
+                            }
+                            Err(why) => not_handed = Some(why),
+                        }
+                    }
+                    rest.absent |= !handed && not_handed.is_none();
+                    rest.not_handed = rest.not_handed.or(not_handed);
+                    flows = handed && tokens.len() == 1;
+                }
+                _ if named.as_mut().is_some_and(|named| !named.insert(did)) => {}
+                // The directory never holds the relay's own names: no peer can prove them.
+                _ if self.greeting.names().named(did).is_some() => rest.for_us = true,
+                Route::Service(ServiceId(number)) => rest.sessions.push(number),
+                Route::Elsewhere(key) => {
+                    let owned = message.get_or_insert_with(|| Message {
+                        shared: match source {
+                            Source::Read(_) => S::of(view.frame),
+                            Source::Owned(shared) => shared.clone(),
+                        },
+                        dialect: view.dialect,
+                        sender: sender.peer,
+                        number: rest.number,
+                    });
+                    self.directory.send(key, did, sender.peer, owned.clone());
+                    flows = true;
+                }
+                Route::Absent => rest.absent = true,
+            }
+        }
+        if let Some(peer) = sender.peer.filter(|_| flows && !several) {
+            self.learn(peer, view);
+        }
+        for receiver in high {
+            self.block(receiver, sender.peer, net);
+        }
+        if !rest.is_nothing() {
+            self.route_rest(agent, sender, rest, view, net);
+        }
+    }
+
+    /// Hands a message to the one connection that is its recipient, if that is where the one before went, as most do.
+    #[inline]
+    fn route_again<N: Net<Shared = S>>(
+        &mut self,
+        sender: Sender,
+        view: &EnvelopeView<'_>,
+        source: Source<'_, N>,
+        net: &mut N,
+    ) -> bool {
+        let To::One(did) = view.header.to else { return false };
+        let Some(&[token]) = self.directory.route_again(did) else { return false };
+        let (backpressure, scratch) = (&self.backpressure, &mut self.scratch);
+        let sent = hand(net, token, sender.dialect, view, source, backpressure, scratch, &self.counters);
+        // Nothing went to a connection that closes or cannot take it: the whole way says what becomes of the message.
+        let Ok(sent @ (Sent::Queued | Sent::High)) = sent else { return false };
+        if sent == Sent::High {
+            self.block(token, sender.peer, net);
+        }
+        if let Some(peer) = sender.peer {
+            self.learn(peer, view);
+        }
+        true
+    }
+
+    /// The part of a message for the relay itself and for its sessions, and a word to the sender where nobody is there.
+    fn route_rest<N: Net<Shared = S>>(
+        &mut self,
+        mut agent: Option<&mut Agent>,
+        sender: Sender,
+        rest: NonLocal,
+        view: &EnvelopeView<'_>,
+        net: &mut N,
+    ) {
+        // What the relay or a session says is answered by nobody.
+        let (Some(peer), dialect) = (sender.peer, sender.dialect) else { return };
+        let did = self.greeting.did.clone();
+        if let Some(why) = rest.not_handed.map(NotHanded::why).or(rest.absent.then_some(Why::Absent))
+            && self.told.first(rest.number)
+        {
+            self.refuse_message(&did, dialect, peer, view, undelivered(why), net);
+        }
+        if rest.for_us
+            && let Err(refusal) = self.serve(peer, dialect, net, view)
+        {
+            self.refuse_message(&did, dialect, peer, view, refusal, net);
+        }
+        for number in rest.sessions {
+            let Some((session, did)) = self.sessions.get(&number).cloned() else { continue };
+            let agent = match (agent.as_deref_mut(), net.agent(peer)) {
+                (Some(agent), _) | (None, Some(agent)) => agent,
+                _ => return,
+            };
+            if let Err(refusal) = self.ask_session(agent, peer, view, &session, &did)
+                && let Some(refused) = Refused::of(view, refusal)
+            {
+                self.refuse(&did, dialect, peer, net, refused);
+            }
+        }
+    }
+
+    /// Refuses a message, if it is one that may be refused aloud.
+    pub(super) fn refuse_message<N: Net<Shared = S>>(
+        &mut self,
+        did: &Text,
+        dialect: Dialect,
+        peer: ConnToken,
+        view: &EnvelopeView<'_>,
+        refusal: Refusal,
+        net: &mut N,
+    ) {
+        if view.header.typ.may_be_refused_aloud()
+            && let Some(refused) = Refused::of(view, refusal)
+        {
+            self.refuse(did, dialect, peer, net, refused);
+        }
+    }
+
+    /// Hands a message that came from elsewhere to a connection of this worker; what was not handed over is told its sender
+    /// where nobody else is under that DID. `current`: the keys of the connection whose message is being handled, if one is.
+    pub(super) fn deliver<N: Net<Shared = S>>(
+        &mut self,
+        token: ConnToken,
+        message: &Message<S>,
+        current: Option<Dialect>,
+        net: &mut N,
+    ) {
+        if self.backpressure.is_stuck(token) {
+            return self.directory.undeliverable(token, message.sender, message.clone(), Why::Unfit(TAKES_NOTHING));
+        }
+        let dialect = dialect_of(net.agent(token).as_deref(), current.unwrap_or(message.dialect));
+        self.counters.messages_out.add(1);
+        let sent = if dialect == message.dialect {
+            net.send_shared(token, &message.shared)
+        } else {
+            if let Err(why) = rekeyed(message.shared.message(), dialect, &mut self.scratch) {
+                return self.directory.undeliverable(token, message.sender, message.clone(), Why::Unfit(why));
+            }
+            net.send(token, &self.scratch)
+        };
+        match sent {
+            Sent::Queued => {}
+            Sent::High => self.block(token, message.sender, net),
+            Sent::Closed => self.directory.gone_before(token, message.sender, message.clone()),
+        }
+    }
+}
+
+/// Hands a message to a connection of this worker. `Closed`, or an error: it was not handed over.
+#[expect(clippy::too_many_arguments, reason = "parts of the core, which is borrowed by the caller")]
+fn hand<N: Net>(
+    net: &mut N,
+    token: ConnToken,
+    sender: Dialect,
+    view: &EnvelopeView<'_>,
+    source: Source<'_, N>,
+    backpressure: &Backpressure,
+    scratch: &mut Vec<u8>,
+    counters: &Counters,
+) -> Result<Sent, NotHanded> {
+    if backpressure.is_stuck(token) {
+        return Err(NotHanded::Stuck);
+    }
+    let mut dialect = view.dialect;
+    let sent = match source {
+        Source::Read(current) => net.forward_if(token, current, |receiver| {
+            dialect = dialect_of(receiver, sender);
+            dialect == view.dialect
+        }),
+        Source::Owned(shared) => {
+            dialect = dialect_of(net.agent(token).as_deref(), sender);
+            (dialect == view.dialect).then(|| net.send_shared(token, shared))
+        }
+    };
+    let sent = match sent {
+        Some(sent) => sent,
+        None => {
+            rekey_within(view, dialect, scratch).map_err(NotHanded::Unsayable)?;
+            net.send(token, scratch)
+        }
+    };
+    counters.messages_out.add(u64::from(sent != Sent::Closed));
+    Ok(sent)
+}
+
+/// How a receiver's keys are written. The current connection's state is not to be had: it is the sender itself.
+pub(super) fn dialect_of(receiver: Option<&Agent>, sender: Dialect) -> Dialect {
+    receiver.map_or(sender, Agent::dialect)
+}
+
+fn rekeyed(frame: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> Result<(), &'static str> {
+    match parse(frame) {
+        Ok(Frame::Envelope(view)) => rekey_within(&view, dialect, out),
+        _ => Err("this cannot be read again, so that its keys cannot be exchanged"),
+    }
+}
+
+static REKEYED_TOO_LARGE: LazyLock<String> = LazyLock::new(|| {
+    format!("in the receiver's kind of keys this is larger than the largest message ({MESSAGE_MAX} bytes)")
+});
+
+/// Writes a message in the other kind of keys, where that is no larger than what any peer has to take.
+fn rekey_within(view: &EnvelopeView<'_>, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), &'static str> {
+    out.clear();
+    rekey(view, dialect, out).map_err(|error| match error {
+        NotExpressible::Unsigned => "text keys, which the receiver writes, cannot say what is not signed",
+        _ => "integer keys, which the receiver writes, cannot say this",
+    })?;
+    match out.len() <= MESSAGE_MAX {
+        true => Ok(()),
+        false => Err(&REKEYED_TOO_LARGE),
+    }
+}

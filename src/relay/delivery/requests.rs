@@ -1,0 +1,107 @@
+//! Messages of agents for sessions: judged and read here, answered by [`sessions`](crate::relay::sessions).
+
+use super::{Agent, Command, Delivery, rights};
+use crate::{
+    base::{ConnToken, text},
+    relay::{
+        api::{Caller, REASON_BYTES_MAX, Text},
+        message::{self, Shared},
+        sessions::{Ask, Wanted},
+    },
+    wire::{
+        amp::{
+            Code, EnvelopeView,
+            check::{Refusal, unambiguous},
+        },
+        cbor::{self, Texts, text_of},
+    },
+};
+
+/// Messages that may wait for busy sessions; more are refused.
+const COMMANDS_MAX: usize = 16 * 1024;
+
+impl<S: Shared> Delivery<S> {
+    /// A message for a session.
+    pub(super) fn ask_session(
+        &mut self,
+        agent: &mut Agent,
+        peer: ConnToken,
+        view: &EnvelopeView<'_>,
+        session: &Text,
+        did: &Text,
+    ) -> Result<(), Refusal> {
+        let Some(caller) = caller(agent, peer) else { return Ok(()) };
+        // The role before anything that has to be read.
+        let Some(wish) = rights::admit(view.header.typ, caller.role)? else { return Ok(()) };
+        let thread_id = message::thread(view)?;
+        let body = view.body_or_null().ok_or(Refusal::new(Code::UNAUTHORIZED, "a session cannot decrypt"))?;
+        unambiguous(body)?;
+        let Some(from) = message::sender(view.header.from).map(Text::from) else { return Ok(()) };
+        let wanted = match wish {
+            rights::Wish::Prompt => Wanted::Prompt(prompt_of(body)?.into()),
+            rights::Wish::Decide => Wanted::Decide {
+                reply_to: view.header.reply_to.map(<[u8]>::to_vec),
+                decision: text_of(body, "decision").map(Text::from),
+                message: reason_of(body)?.map(Text::from),
+                answers: cbor::get(body, "answers")
+                    .and_then(Texts::of)
+                    .into_iter()
+                    .flatten()
+                    .map(str::to_owned)
+                    .collect(),
+            },
+        };
+        if self.commands_waiting + self.commands.len() >= COMMANDS_MAX {
+            return Err(Refusal::new(Code::OVERLOADED, "too many messages wait for the sessions of this relay"));
+        }
+        // The sessions must be told of this connection's end from now on.
+        agent.is_known = true;
+        let (session, did, id) = (session.clone(), did.clone(), view.header.id);
+        self.commands.push(Command::Ask(Box::new(Ask { caller, session, did, from, id, thread_id, wanted })));
+        Ok(())
+    }
+}
+
+/// The prompt that a REQUEST is.
+fn prompt_of(body: &[u8]) -> Result<&str, Refusal> {
+    let wanted = Refusal::new(Code::BAD_REQUEST, "a REQUEST to a session is a map with `prompt`, a text");
+    let prompt = text_of(body, "prompt").ok_or(wanted)?;
+    if prompt.is_empty() {
+        return Err(Refusal::new(Code::BAD_REQUEST, "`prompt` is empty"));
+    }
+    plain(prompt, "`prompt` holds a control character")
+}
+
+/// Why a RESPONSE denies.
+fn reason_of(body: &[u8]) -> Result<Option<&str>, Refusal> {
+    const _: () = assert!(REASON_BYTES_MAX == 16_384, "as it is said");
+    let Some(message) = text_of(body, "message") else { return Ok(None) };
+    if message.len() > REASON_BYTES_MAX {
+        return Err(Refusal::new(Code::BAD_REQUEST, "`message` may have 16384 bytes"));
+    }
+    plain(message, "`message` holds a control character").map(Some)
+}
+
+/// A text that a session is told.
+fn plain<'a>(text: &'a str, unfit: &'static str) -> Result<&'a str, Refusal> {
+    match text::unfit_for_lines(text) {
+        None => Ok(text),
+        Some(_) => Err(Refusal::new(Code::BAD_REQUEST, unfit)),
+    }
+}
+
+/// Who asks, on this connection.
+fn caller(agent: &Agent, peer: ConnToken) -> Option<Caller> {
+    let principal = agent.principal()?;
+    Some(Caller {
+        peer,
+        principal: principal.fingerprint.clone(),
+        // Its name, the DID, is proved by the key already.
+        comment: "".into(),
+        role: principal.role,
+        client: "amp".into(),
+        device: format!("d{peer}").into(),
+        name: principal.did.clone(),
+        kind: "agent".into(),
+    })
+}

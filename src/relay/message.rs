@@ -1,0 +1,219 @@
+//! Messages as the core holds them: those that travel between agents, and those that the relay and its sessions say. Knows
+//! AMP's envelope, which is the core's own language, and no frame of any transport.
+
+use ed25519_dalek::SigningKey;
+
+use super::{
+    api::Text,
+    directory::{Payload, Why},
+};
+use crate::{
+    base::{CloseCode, ConnToken},
+    wire::amp::{
+        BuildError, Builder, Code, Dialect, EnvelopeView, Frame, Header, Id, To, Type, check::Refusal, did_base, parse,
+    },
+};
+
+/// Largest message that any peer has to take, in bytes.
+pub const MESSAGE_MAX: usize = 1 << 20;
+/// Longest name of a sender in bytes; of a longer one its fragment, query and path are left out.
+pub(super) const SENDER_BYTES_MAX: usize = 1024;
+/// Longest `thread_id` in bytes that an answer repeats.
+const THREAD_BYTES_MAX: usize = 1024;
+
+/// An encoded message, written once and shared by all connections that get it. A transport may keep room for its framing.
+pub trait Shared: Clone + Send + 'static {
+    /// Copies a message.
+    fn of(message: &[u8]) -> Self;
+
+    /// The message.
+    fn message(&self) -> &[u8];
+
+    /// Bytes that it holds, for the bounds.
+    fn size(&self) -> usize;
+}
+
+/// A message on its way through the directory.
+#[derive(Clone, Debug)]
+pub struct Message<S> {
+    /// Its bytes.
+    pub shared: S,
+    /// How its keys are written.
+    pub dialect: Dialect,
+    /// The connection that an ERROR about it goes to, on whichever worker. `None`: the relay or a session says it.
+    pub sender: Option<ConnToken>,
+    /// Its number among those of the sender's worker: of a repeated message it is another.
+    pub number: u32,
+}
+
+/// What an ERROR about a message needs: the message's number and the ERROR. `None`: there is to be none.
+pub type ReturnAddress = Option<Box<(u32, Refused)>>;
+
+impl<S: Shared> Payload for Message<S> {
+    type Ticket = ReturnAddress;
+
+    fn size(&self) -> usize {
+        self.shared.size()
+    }
+
+    fn ticket(&self) -> Self::Ticket {
+        // Parsed once more: few messages fail, and every message would pay.
+        let Ok(Frame::Envelope(view)) = parse(self.shared.message()) else { return None };
+        let refused = view.header.typ.may_be_refused_aloud().then(|| Refused::of(&view, undelivered(Why::Lost)));
+        refused.flatten().map(|refused| Box::new((self.number, refused)))
+    }
+}
+
+/// A message that is answered with an ERROR.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The answer.
+    pub refusal: Refusal,
+    /// The id of the message, where it could be read.
+    pub id: Option<Id>,
+    /// Whom to answer: the sender, by its own word.
+    pub to: Text,
+    /// The thread of the message, where it had one that could be read and may be repeated.
+    pub thread_id: Option<Vec<u8>>,
+    /// End the connection behind the answer.
+    pub close: Option<(CloseCode, &'static str)>,
+}
+
+impl Refused {
+    /// A message that could be read. `None`: its sender has no name to send an answer to.
+    pub fn of(view: &EnvelopeView<'_>, refusal: Refusal) -> Option<Self> {
+        let thread_id = thread(view).ok().flatten();
+        let to = sender(view.header.from)?.into();
+        Some(Self { refusal, id: Some(view.header.id), to, thread_id, close: None })
+    }
+
+    /// The ERROR that the relay says, or one of its sessions: whoever `from` is.
+    pub fn reply(self, from: Text, id: Id, to: ReplyTo, dialect: Dialect) -> Reply {
+        let mut body = Vec::new();
+        self.refusal.write_body(&mut body);
+        let Self { id: reply_to, to: did, thread_id, close, .. } = self;
+        Reply { via: to, from, to: did, typ: Type::ERROR, id, reply_to, thread_id, body, dialect, close }
+    }
+}
+
+/// Why a message was not handed over.
+pub fn undelivered(why: Why) -> Refusal {
+    let reason = match why {
+        Why::Absent => "nobody is connected under this DID, and nothing is kept for it yet",
+        Why::Busy => "a queue on the way is full; try again",
+        Why::Lost | Why::Service | Why::Full => "the relay could not hand the message over; try again",
+        Why::Unfit(why) => why,
+    };
+    Refusal::new(Code::RELAY_REJECTED, reason)
+}
+
+/// Where a reply goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyTo {
+    /// To this connection alone: it is about what that connection sent.
+    Connection(ConnToken),
+    /// To the DID it names, by the directory, from this worker on: whatever connections that DID has by then.
+    Did {
+        /// The worker.
+        worker: u16,
+    },
+}
+
+impl ReplyTo {
+    /// The worker that sends it.
+    pub fn worker(self) -> u16 {
+        match self {
+            Self::Connection(peer) => peer.worker(),
+            Self::Did { worker } => worker,
+        }
+    }
+
+    /// The one connection.
+    pub fn connection(self) -> Option<ConnToken> {
+        match self {
+            Self::Connection(peer) => Some(peer),
+            Self::Did { .. } => None,
+        }
+    }
+}
+
+/// One message of the relay, or of one of its sessions, before it is signed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// Where it goes.
+    pub via: ReplyTo,
+    /// Its sender: the relay's DID, or a session's.
+    pub from: Text,
+    /// Its recipient's DID.
+    pub to: Text,
+    /// Which kind of message.
+    pub typ: Type,
+    /// Its id.
+    pub id: Id,
+    /// The id of the message it answers.
+    pub reply_to: Option<Id>,
+    /// The conversation it belongs to.
+    pub thread_id: Option<Vec<u8>>,
+    /// The body: one CBOR item.
+    pub body: Vec<u8>,
+    /// How its keys are written.
+    pub dialect: Dialect,
+    /// Close the connection behind it.
+    pub close: Option<(CloseCode, &'static str)>,
+}
+
+impl Reply {
+    /// Appends the signed message.
+    ///
+    /// # Errors
+    /// It cannot be written; `out` is as it was.
+    pub fn write(&self, key: &SigningKey, scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), BuildError> {
+        let mut header = Header::new(self.id, self.typ, &self.from, To::One(&self.to));
+        header.reply_to = self.reply_to.as_ref().map(|id| &id.0[..]);
+        header.thread_id = self.thread_id.as_deref();
+        Builder::new(header).body(&self.body).write_signed(self.dialect, key, scratch, out)
+    }
+}
+
+/// The name that an answer to this sender goes to, which may be of any length on the wire. `None`: it has none that can be
+/// a DID.
+pub fn sender(from: &str) -> Option<&str> {
+    let name = if from.len() <= SENDER_BYTES_MAX { from } else { did_base(from) };
+    (name.len() <= SENDER_BYTES_MAX).then_some(name)
+}
+
+/// The thread of a message that the relay or a session answers, which may be of any length on the wire.
+///
+/// # Errors
+/// 4001: it is too long. A thread is repeated byte for byte or not at all.
+pub fn thread(view: &EnvelopeView<'_>) -> Result<Option<Vec<u8>>, Refusal> {
+    match view.header.thread_id {
+        Some(thread) if thread.len() > THREAD_BYTES_MAX => {
+            Err(Refusal::new(Code::BAD_REQUEST, "`thread_id` is longer than 1 KiB, and an answer has to repeat it"))
+        }
+        thread => Ok(thread.map(<[u8]>::to_vec)),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::Shared;
+
+    /// Messages of tests, as they are.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct Bytes(std::sync::Arc<[u8]>);
+
+    impl Shared for Bytes {
+        fn of(message: &[u8]) -> Self {
+            Self(message.into())
+        }
+
+        fn message(&self) -> &[u8] {
+            &self.0
+        }
+
+        fn size(&self) -> usize {
+            self.0.len()
+        }
+    }
+}

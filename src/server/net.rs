@@ -1,0 +1,113 @@
+//! The core's view of a worker's connections: WebSockets of the loop.
+
+use super::worker::{Conn, Io};
+use crate::{
+    base::{CloseCode, ConnToken, Now, Sent},
+    reactor::ws::{Data, Framed},
+    relay::{
+        delivery::{Agent, Net},
+        message::Shared,
+    },
+};
+
+impl Shared for Framed {
+    fn of(message: &[u8]) -> Self {
+        Self::binary(message)
+    }
+
+    fn message(&self) -> &[u8] {
+        self.payload()
+    }
+
+    fn size(&self) -> usize {
+        self.wire_len()
+    }
+}
+
+impl Net for Io<'_> {
+    type Shared = Framed;
+    type Current<'a> = Data<'a>;
+
+    fn worker(&self) -> u16 {
+        self.worker()
+    }
+
+    fn now(&self) -> Now {
+        self.now()
+    }
+
+    fn current(&self) -> ConnToken {
+        self.token()
+    }
+
+    fn agent(&mut self, token: ConnToken) -> Option<&mut Agent> {
+        match self.conn(token)? {
+            Conn::Agent(agent) => Some(agent),
+            Conn::Device(_) => None,
+        }
+    }
+
+    fn forward_if(
+        &mut self,
+        token: ConnToken,
+        current: Data<'_>,
+        wanted: impl FnOnce(Option<&Agent>) -> bool,
+    ) -> Option<Sent> {
+        self.forward_if(token, current, |receiver| match receiver {
+            Some(Conn::Agent(agent)) => wanted(Some(agent)),
+            _ => wanted(None),
+        })
+    }
+
+    fn send_shared(&mut self, token: ConnToken, message: &Framed) -> Sent {
+        self.framed_to(token, message)
+    }
+
+    fn send(&mut self, token: ConnToken, message: &[u8]) -> Sent {
+        self.binary_to(token, message)
+    }
+
+    fn is_open(&mut self, token: ConnToken) -> bool {
+        self.is_open(token)
+    }
+
+    fn is_blocked(&self, token: ConnToken) -> bool {
+        self.is_blocked(token)
+    }
+
+    fn queued(&self, token: ConnToken) -> usize {
+        self.queued(token)
+    }
+
+    fn pause(&mut self, token: ConnToken) {
+        self.pause(token);
+    }
+
+    fn resume(&mut self, token: ConnToken) {
+        self.resume(token);
+    }
+
+    fn close(&mut self, token: ConnToken, code: CloseCode, reason: &str) {
+        self.close(token, code, reason);
+    }
+
+    fn confirm(&mut self, token: ConnToken) -> bool {
+        self.confirm(token)
+    }
+
+    fn spare(&mut self, token: ConnToken) {
+        self.spare(token);
+    }
+
+    fn set_timeout(&mut self, token: ConnToken, after_ms: Option<u64>) {
+        self.set_timeout(token, after_ms);
+    }
+
+    fn limit_messages(&mut self, token: ConnToken, bytes_max: u32) {
+        self.limit_messages(token, bytes_max);
+    }
+
+    fn random(&mut self) -> Option<[u8; 8]> {
+        super::random()
+    }
+}
