@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::failure::Failure;
+
 /// Load harness of amp-relay.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "loadtest", version, about, max_term_width = 110, subcommand_value_name = "SCENARIO")]
@@ -344,6 +346,14 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A scenario as it would be typed, and its options.
+pub(crate) fn parse(line: &str) -> Result<(Command, Options), Failure> {
+    let words = std::iter::once("loadtest").chain(line.split_ascii_whitespace());
+    let command = Cli::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?.command;
+    let options = command.options().cloned();
+    options.map(|options| (command, options)).ok_or_else(|| Failure::Usage(format!("`{line}` is no scenario")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,5 +399,11 @@ mod tests {
         assert!(options.json && options.warmup == 0.5);
         assert!(Cli::try_parse_from(["loadtest", "pairs", "--size", "23"]).is_err());
         assert!(Cli::try_parse_from(["loadtest", "pairs", "--seconds", "-1"]).is_err());
+    }
+
+    #[test]
+    fn only_scenarios_are_parsed_as_such() {
+        assert!(parse("pairs --depth 1").is_ok());
+        assert!(parse("floor-server").is_err() && parse("nonsense").is_err());
     }
 }

@@ -13,7 +13,6 @@ use std::{
     io::{self, IoSlice, Read as _, Write as _},
     net::SocketAddr,
     ops::Range,
-    process::{Child, Command, Stdio},
     thread,
 };
 
@@ -59,52 +58,6 @@ pub(crate) fn serve(options: &FloorServer) -> Result<(), String> {
     println!("tcp://{}", forwarder.address().map_err(|error| error.to_string())?);
     loop {
         forwarder.turn().map_err(|error| error.to_string())?;
-    }
-}
-
-/// A forwarder in a process of its own; it ends with this value.
-#[derive(Debug)]
-pub struct Floor {
-    child: Child,
-    url: String,
-}
-
-impl Floor {
-    /// Starts `program floor-server`, `program` being this one as a rule.
-    ///
-    /// # Errors
-    /// It does not start, or does not say where it listens.
-    pub fn start(program: &std::path::Path, cpu: Option<usize>) -> io::Result<Self> {
-        let mut command = Command::new(program);
-        command.args(["floor-server", "--until-eof"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        if let Some(cpu) = cpu {
-            command.args(["--cpu", &cpu.to_string()]);
-        }
-        let mut floor = Self { child: command.spawn()?, url: String::new() };
-        let out = floor.child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        io::BufRead::read_line(&mut io::BufReader::new(out), &mut floor.url)?;
-        floor.url.truncate(floor.url.trim_end().len());
-        if floor.url.is_empty() {
-            return Err(io::Error::other("the forwarder ended at once"));
-        }
-        Ok(floor)
-    }
-
-    /// Where it listens.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

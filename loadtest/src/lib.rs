@@ -11,6 +11,7 @@ mod compare;
 mod connect;
 mod curve;
 mod engine;
+mod failure;
 mod floor;
 mod idle;
 mod ledger;
@@ -21,6 +22,7 @@ mod report;
 mod run;
 mod servers;
 mod session;
+mod spread;
 mod stalled;
 mod stats;
 mod table;
@@ -35,16 +37,17 @@ pub use cli::{
     Cli, Command, CurveOptions, FloorOptions, FloorServer, IdleOptions, Options, PageOptions, Pattern, StalledOptions,
     TableOptions,
 };
-pub use compare::{Comparison, Spread};
+pub use compare::Comparison;
 pub use curve::{Curve, Point};
-pub use floor::Floor;
+pub use failure::Failure;
 pub use idle::{
     IdleStep, IdleSteps,
     forecast::{Cost, Counts, Forecast, Limit, Target},
 };
-pub use report::{Checks, Latency, Report, Shown};
+pub use report::{Checks, Latency, Report, Shown, stalled::Stalled};
 pub use run::run;
-pub use stalled::Stalled;
+pub use servers::Floor;
+pub use spread::Spread;
 pub use table::{Figures, Round, RowResult, Table};
 
 /// Runs a command line, prints what it gives, and says how the process should end: 0 when every delivery was right, 1
@@ -80,8 +83,8 @@ pub fn main(cli: Cli) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(run::Failure::Usage(text)) => fail(&text, 2),
-        Err(run::Failure::Run(text)) => fail(&text, 1),
+        Err(Failure::Usage(text)) => fail(&text, 2),
+        Err(Failure::Run(text)) => fail(&text, 1),
     }
 }
 

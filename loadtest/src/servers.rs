@@ -9,7 +9,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use crate::{floor::Floor, measure};
+use crate::measure;
 
 /// Name of the relay's program.
 const RELAY: &str = "amp-relay";
@@ -83,6 +83,52 @@ impl Relay {
 }
 
 impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A forwarder in a process of its own; it ends with this value.
+#[derive(Debug)]
+pub struct Floor {
+    child: Child,
+    url: String,
+}
+
+impl Floor {
+    /// Starts `program floor-server`, `program` being this one as a rule.
+    ///
+    /// # Errors
+    /// It does not start, or does not say where it listens.
+    pub fn start(program: &Path, cpu: Option<usize>) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command.args(["floor-server", "--until-eof"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(cpu) = cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
+        let mut floor = Self { child: command.spawn()?, url: String::new() };
+        let out = floor.child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        BufReader::new(out).read_line(&mut floor.url)?;
+        floor.url.truncate(floor.url.trim_end().len());
+        if floor.url.is_empty() {
+            return Err(io::Error::other("the forwarder ended at once"));
+        }
+        Ok(floor)
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Floor {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

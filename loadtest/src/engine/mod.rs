@@ -5,6 +5,7 @@
 
 mod conn;
 mod flood;
+mod handshake;
 mod place;
 mod shared;
 
@@ -111,6 +112,16 @@ struct Cursor {
     step: u32,
 }
 
+/// Where the clients are, among the workers of the relay.
+#[derive(Debug, Default)]
+struct Places {
+    /// Worker of each client that is in its place.
+    workers: Vec<usize>,
+    /// Agents of each worker when all of those were in.
+    agents: Vec<u64>,
+    dials: u32,
+}
+
 /// One thread of load.
 pub(crate) struct World {
     job: Job,
@@ -141,7 +152,7 @@ pub(crate) struct World {
     timer: Option<std::os::fd::OwnedFd>,
     /// The readers were asleep at the last turn.
     was_stalling: bool,
-    places: place::Places,
+    places: Places,
 }
 
 impl World {
@@ -176,7 +187,7 @@ impl World {
             tally: Tally::new(),
             timer: None,
             was_stalling: false,
-            places: place::Places::default(),
+            places: Places::default(),
             agents,
             job,
             shared,
@@ -382,7 +393,7 @@ impl World {
         const ACK: u64 = 0x03;
         match amp::read(bytes) {
             Some(error) if error.typ == amp::ERROR => {
-                *self.tally.refused.entry(conn::error_text(error.body)).or_default() += 1;
+                *self.tally.refused.entry(error_text(error.body)).or_default() += 1;
                 self.refused += 1;
                 let of = error.reply_to.and_then(template::read_id);
                 if let Some((sender, sequence)) = of
@@ -562,6 +573,12 @@ impl World {
         }
         self.tally
     }
+}
+
+/// Code and message of an ERROR.
+fn error_text(body: &[u8]) -> String {
+    let code = amp::body_number(body, "code").unwrap_or_default();
+    format!("{code} {}", amp::body_text(body, "message").unwrap_or_default())
 }
 
 /// Each sender's own order of the others: a seeded start and a seeded step that leads to every one of them.
