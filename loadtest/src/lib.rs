@@ -5,7 +5,6 @@
 //! stands in the report. Must not know the relay's insides: it speaks AMP, the session protocol, or the floor's frames.
 
 mod agent;
-mod amp;
 mod cli;
 mod compare;
 mod connect;

@@ -6,9 +6,13 @@ use std::{
     time::Duration,
 };
 
-use amp_relay::wire::ws::{self, Message, OpCode};
+use amp_relay::wire::{
+    amp::{Builder, Dialect, Frame, Header, Id, To, Type, body, parse},
+    cbor,
+    ws::{self, Message, OpCode},
+};
 use mio::{Interest, Token, net::TcpStream};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket};
 
 use super::{
     World,
@@ -16,11 +20,7 @@ use super::{
     error_text,
     shared::histogram,
 };
-use crate::{
-    amp::{self, Fields, To},
-    cli::Pattern,
-    target::Speech,
-};
+use crate::{cli::Pattern, target::Speech};
 
 /// Connections that are on their way in at a time.
 const OPENING_MAX: u32 = 64;
@@ -66,7 +66,8 @@ impl World {
         if source.is_none() && !can_stall {
             return TcpStream::connect(address);
         }
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let socket =
+            Socket::new(Domain::for_address(address), socket2::Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         if can_stall {
             socket.set_recv_buffer_size(STALLING_BYTES)?;
             // As on a network. Loopback's own is so large that the kernel would hold megabytes for such a reader.
@@ -147,15 +148,15 @@ impl World {
     pub(super) fn upgraded(&mut self, at: usize, bytes: &[u8]) -> Result<Option<usize>, String> {
         let Some((consumed, relay)) = self.job.key.answer(bytes)? else { return Ok(None) };
         let (agent, ts) = (&self.agents[at], self.shared.unix_ms(self.now));
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&ts.to_be_bytes());
         // A HELLO's id must never have been seen, by no run before this one either.
-        id[8..].copy_from_slice(&self.random.next().to_be_bytes());
-        let body = amp::hello_body();
-        let fields =
-            Fields { id, typ: amp::HELLO, ts, ttl: HELLO_TTL_MS, from: agent.did(), to: To::One(&relay), body: &body };
-        let signature = agent.sign(&amp::sig_input(&fields));
-        let frame = ws::client_frame(OpCode::Binary, &amp::write(&fields, &signature).bytes, self.job.mask);
+        let id = Id::new(ts, self.random.next().to_be_bytes());
+        let header = Header { ttl: HELLO_TTL_MS, ..Header::new(id, Type::HELLO, agent.did(), To::One(&relay)) };
+        let (mut body, mut hello) = (Vec::new(), Vec::new());
+        body::Hello { versions: &["1.0"], ..body::Hello::default() }.write(&mut body);
+        let builder = Builder::new(header).body(&body);
+        let written = builder.write_signed(Dialect::Text, agent.key(), &mut Vec::new(), &mut hello);
+        written.map_err(|error| error.to_string())?;
+        let frame = ws::client_frame(OpCode::Binary, &hello, self.job.mask);
         self.conns[at].outbox.control(&frame);
         self.conns[at].state = State::Greeting;
         self.touch(at);
@@ -165,22 +166,25 @@ impl World {
     /// The first message of the relay.
     pub(super) fn greeted(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
         let number = self.job.first + at as u64;
-        let answer = amp::read(bytes).ok_or("the relay's first message is no AMP message")?;
-        match answer.typ {
-            amp::HELLO_ACK => {
+        let Ok(Frame::Envelope(answer)) = parse(bytes) else {
+            return Err("the relay's first message is no AMP message".into());
+        };
+        let body = answer.body.unwrap_or_default();
+        match answer.header.typ {
+            Type::HELLO_ACK => {
                 self.ready(at);
                 Ok(())
             }
-            amp::HELLO_REJECT => {
-                let reason = amp::body_text(answer.body, "reason").unwrap_or("no reason given");
+            Type::HELLO_REJECT => {
+                let reason = cbor::get(body, "reason").and_then(cbor::as_text).unwrap_or("no reason given");
                 Err(format!("the relay rejects the HELLO of agent {number}: {reason}"))
             }
-            amp::ERROR => Err(format!(
+            Type::ERROR => Err(format!(
                 "the relay refuses agent {number}: {}. Are the lines that `--keys-out` writes, for the same scenario, size \
                  of run and seed, in its keys file?",
-                error_text(answer.body)
+                error_text(body)
             )),
-            typ => Err(format!("the relay's first message has type {typ:#04x}, not HELLO_ACK")),
+            Type(typ) => Err(format!("the relay's first message has type {typ:#04x}, not HELLO_ACK")),
         }
     }
 

@@ -11,7 +11,10 @@ mod shared;
 
 use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _, sync::Arc, time::Duration};
 
-use amp_relay::wire::ws::{self, Limits, Message, Step};
+use amp_relay::wire::{
+    amp::{BuildError, Frame, To, Type, body::ErrorBody, parse},
+    ws::{self, Limits, Message, Step},
+};
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
@@ -19,7 +22,6 @@ use self::conn::{Conn, Got, State};
 pub(crate) use self::shared::{Counter, Plan, Shared, Tally, histogram};
 use crate::{
     agent::{Agent, Random},
-    amp::{self, To},
     cli::Pattern,
     ledger::{Ledger, Shape, Verdict},
     measure,
@@ -78,10 +80,11 @@ impl Job {
 /// Bytes of one of its messages, without WebSocket's header.
 pub(crate) fn message_bytes(job: &Job, now_ms: u64) -> usize {
     let agents: Vec<_> = (0..job.clients).map(|at| Agent::new(job.seed, job.first + u64::from(at))).collect();
-    make_templates(job, &agents, 1, now_ms).first().map_or(0, |template| template.layout().len)
+    let templates = make_templates(job, &agents, 1, now_ms).unwrap_or_default();
+    templates.first().map_or(0, |template| template.layout().len)
 }
 
-fn make_templates(job: &Job, agents: &[Agent], senders: u32, now_ms: u64) -> Vec<Template> {
+fn make_templates(job: &Job, agents: &[Agent], senders: u32, now_ms: u64) -> Result<Vec<Template>, BuildError> {
     let dids: Vec<_> = agents.iter().map(Agent::did).collect();
     (0..senders as usize)
         .map(|sender| {
@@ -202,7 +205,8 @@ impl World {
         if let Some(cpu) = self.job.cpu {
             measure::pin(cpu)?;
         }
-        self.templates = make_templates(&self.job, &self.agents, self.job.senders, self.shared.unix_ms(0));
+        let templates = make_templates(&self.job, &self.agents, self.job.senders, self.shared.unix_ms(0));
+        self.templates = templates.map_err(|error| error.to_string())?;
         self.layout = self.templates.first().map(Template::layout);
         let mut events = Events::with_capacity(EVENTS);
         self.progress_at = self.shared.now();
@@ -390,12 +394,15 @@ impl World {
 
     /// A message that is none of ours: an error of the relay, an acknowledgement, or something that should not be here.
     fn odd(&mut self, at: usize, bytes: &[u8]) {
-        const ACK: u64 = 0x03;
-        match amp::read(bytes) {
-            Some(error) if error.typ == amp::ERROR => {
-                *self.tally.refused.entry(error_text(error.body)).or_default() += 1;
+        let Ok(Frame::Envelope(message)) = parse(bytes) else {
+            self.tally.foreign += 1;
+            return self.tally.problem(format!("client {at} got {} bytes that are no AMP message", bytes.len()));
+        };
+        match message.header.typ {
+            Type::ERROR => {
+                *self.tally.refused.entry(error_text(message.body.unwrap_or_default())).or_default() += 1;
                 self.refused += 1;
-                let of = error.reply_to.and_then(template::read_id);
+                let of = message.header.reply_to.and_then(template::read_id);
                 if let Some((sender, sequence)) = of
                     && self.ledger.refuse(sender, sequence)
                     && self.refused < REFUSED_MAX
@@ -403,14 +410,11 @@ impl World {
                     self.credit(sender);
                 }
             }
-            Some(ack) if ack.typ == ACK => {}
-            Some(other) => {
+            Type::ACK => {}
+            Type(typ) => {
                 self.tally.foreign += 1;
-                self.tally.problem(format!("client {at} got a message of type {:#04x} from {}", other.typ, other.from));
-            }
-            None => {
-                self.tally.foreign += 1;
-                self.tally.problem(format!("client {at} got {} bytes that are no AMP message", bytes.len()));
+                let from = message.header.from;
+                self.tally.problem(format!("client {at} got a message of type {typ:#04x} from {from}"));
             }
         }
     }
@@ -577,8 +581,10 @@ impl World {
 
 /// Code and message of an ERROR.
 fn error_text(body: &[u8]) -> String {
-    let code = amp::body_number(body, "code").unwrap_or_default();
-    format!("{code} {}", amp::body_text(body, "message").unwrap_or_default())
+    match ErrorBody::read(body) {
+        Ok(error) => format!("{} {}", error.code.0, error.message),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// Each sender's own order of the others: a seeded start and a seeded step that leads to every one of them.
