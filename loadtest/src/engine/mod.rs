@@ -23,7 +23,7 @@ pub(crate) use self::shared::{Counter, Plan, Shared, Tally, histogram};
 use crate::{
     agent::{Agent, Random},
     cli::Pattern,
-    ledger::{Ledger, Shape, Verdict},
+    delivery_check::{DeliveryCheck, Shape, Verdict},
     measure,
     target::{Key, Speech, Target},
     template::{self, Layout, Make, Stamp, Template},
@@ -138,7 +138,7 @@ pub(crate) struct World {
     templates: Vec<Template>,
     layout: Option<Layout>,
     cursors: Vec<Cursor>,
-    ledger: Ledger,
+    deliveries: DeliveryCheck,
     limits: Limits,
     buffer: Vec<u8>,
     /// Connections that have something to send.
@@ -177,7 +177,7 @@ impl World {
             templates: Vec::new(),
             layout: None,
             cursors: cursors(&job),
-            ledger: Ledger::new(job.run, shape, job.senders, job.depth),
+            deliveries: DeliveryCheck::new(job.run, shape, job.senders, job.depth),
             limits: Limits { message_max, frame_max: message_max },
             buffer: vec![0; BUFFER_BYTES],
             touched: Vec::new(),
@@ -371,7 +371,7 @@ impl World {
                 return self.odd(at, bytes);
             }
         }
-        match self.ledger.arrive(at as u32, &stamp) {
+        match self.deliveries.arrive(at as u32, &stamp) {
             Verdict::Right { intended, settled, disordered } => {
                 self.tally.delivered += 1;
                 self.tally.disordered += u64::from(disordered);
@@ -404,7 +404,7 @@ impl World {
                 self.refused += 1;
                 let of = message.header.reply_to.and_then(template::read_id);
                 if let Some((sender, sequence)) = of
-                    && self.ledger.refuse(sender, sequence)
+                    && self.deliveries.refuse(sender, sequence)
                     && self.refused < REFUSED_MAX
                 {
                     self.credit(sender);
@@ -424,7 +424,7 @@ impl World {
     fn credit(&mut self, sender: u32) {
         let Some(plan) = self.plan else { return };
         if self.job.rate.is_some() {
-            if let Some(intended) = self.ledger.put_off_first(sender) {
+            if let Some(intended) = self.deliveries.put_off_first(sender) {
                 self.send(sender, intended);
             }
         } else if self.now < plan.end && !plan.once {
@@ -437,7 +437,7 @@ impl World {
     fn send(&mut self, sender: u32, intended: u64) {
         let at = sender as usize;
         if self.conns[at].state != State::Ready {
-            return self.ledger.put_off(sender, intended);
+            return self.deliveries.put_off(sender, intended);
         }
         let receiver = match self.job.pattern {
             Pattern::Echo => sender,
@@ -448,8 +448,8 @@ impl World {
             }
             Pattern::Fanout | Pattern::Flood => Stamp::ALL,
         };
-        let Some(stamp) = self.ledger.send(sender, receiver, intended) else {
-            return self.ledger.put_off(sender, intended);
+        let Some(stamp) = self.deliveries.send(sender, receiver, intended) else {
+            return self.deliveries.put_off(sender, intended);
         };
         let number = self.job.number(receiver as usize).to_le_bytes();
         let to = match (self.job.pattern, self.job.target.speech) {
@@ -541,7 +541,7 @@ impl World {
         if self.job.is_storm {
             return self.in_count as usize + self.tally.dead as usize >= self.agents.len() || self.now >= plan.drain;
         }
-        self.now >= plan.end && (self.now >= plan.drain || self.ledger.is_settled())
+        self.now >= plan.end && (self.now >= plan.drain || self.deliveries.is_settled())
     }
 
     /// A connection is over: before the start that ends the run, later it is counted.
@@ -561,12 +561,12 @@ impl World {
     }
 
     fn finish(mut self) -> Tally {
-        for intended in self.ledger.never_sent() {
+        for intended in self.deliveries.never_sent() {
             self.tally.unsent += 1;
             self.tally.latency.saturating_record(self.now.saturating_sub(intended));
         }
-        self.tally.lost = self.ledger.missing();
-        self.tally.sent += self.ledger.sent();
+        self.tally.lost = self.deliveries.missing();
+        self.tally.sent += self.deliveries.sent();
         if self.job.target.speech == Speech::Amp {
             let goodbye = ws::client_close_frame(amp_relay::base::CloseCode::NORMAL, "", self.job.mask);
             for (at, conn) in self.conns.iter_mut().enumerate().filter(|(_, conn)| conn.state == State::Ready) {
