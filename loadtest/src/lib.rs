@@ -1,10 +1,13 @@
-//! Load harness of amp-relay: scenarios that drive a relay as real agents do, the floor to compare it with, and a report.
+//! Load harness of amp-relay: scenarios that drive a relay as real agents do, the baseline to compare it with, and a
+//! report.
 //!
 //! Owns how load is made and how it is judged: every delivery is checked for its sender, its slot and its sequence
 //! number, intended send times are kept so that a stalled relay cannot hide its stall, and what the harness itself costs
-//! stands in the report. Must not know the relay's insides: it speaks AMP, the session protocol, or the floor's frames.
+//! stands in the report. Must not know the relay's insides: it speaks AMP, the session protocol, or the baseline's
+//! frames. AMP it writes and reads by the library; the endpoint of its tests does so by other means.
 
 mod agent;
+mod baseline;
 mod cli;
 mod compare;
 mod connect;
@@ -12,7 +15,6 @@ mod curve;
 mod delivery_check;
 mod engine;
 mod failure;
-mod floor;
 mod idle;
 mod measure;
 mod outbox;
@@ -33,8 +35,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 pub use cli::{
-    Cli, Command, CurveOptions, FloorOptions, FloorServer, IdleOptions, Options, PageOptions, Pattern, StalledOptions,
-    TableOptions,
+    BaselineOptions, BaselineServer, Cli, Command, CurveOptions, IdleOptions, Options, PageOptions, Pattern,
+    StalledOptions, TableOptions,
 };
 pub use compare::Comparison;
 pub use curve::{Curve, Point};
@@ -45,7 +47,7 @@ pub use idle::{
 };
 pub use report::{Checks, Latency, Report, Shown, stalled::Stalled};
 pub use run::run;
-pub use servers::Floor;
+pub use servers::Baseline;
 pub use spread::Spread;
 pub use table::{Figures, Round, RowResult, Table};
 
@@ -53,9 +55,9 @@ pub use table::{Figures, Round, RowResult, Table};
 /// when one was not or the run failed, 2 when the command line makes no sense.
 pub fn main(cli: Cli) -> ExitCode {
     let result = match &cli.command {
-        Command::FloorServer(options) => match floor::serve(options) {
+        Command::BaselineServer(options) => match baseline::serve(options) {
             Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => return fail(&format!("floor-server: {error}"), 1),
+            Err(error) => return fail(&format!("baseline-server: {error}"), 1),
         },
         Command::Idle(options) if idle::is_stepped(options) => {
             idle::run(options).map(|steps| print(&steps, options.options.json))

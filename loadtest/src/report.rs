@@ -18,7 +18,7 @@ pub(crate) const DISTURBED_SHARE: f64 = 0.1;
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The scenario's name; of the floor with its pattern.
+    /// The scenario's name; of the baseline with its pattern.
     pub scenario: String,
     /// What was driven.
     pub url: String,

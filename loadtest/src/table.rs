@@ -1,4 +1,4 @@
-//! The table that the relay is judged by: server CPU time a delivery as a ratio to the floor, scenario by scenario.
+//! The table that the relay is judged by: server CPU time a delivery as a ratio to the baseline, scenario by scenario.
 //!
 //! Each round runs the base, the relay, and the base again, each in a fresh process on the same CPU, so that what the
 //! machine does to everybody shows as the ratio of base to base. Owns the rows; how a run is made is [`crate::run`]'s.
@@ -24,7 +24,7 @@ struct Row {
     /// The scenario as one would type it.
     command: &'static str,
     workers: u32,
-    /// The base is a relay of one worker, not the floor.
+    /// The base is a relay of one worker, not the baseline.
     is_against_one_worker: bool,
     target: f64,
     stretch: f64,
@@ -124,7 +124,7 @@ pub struct RowResult {
     pub title: &'static str,
     /// The scenario that is run.
     pub command: &'static str,
-    /// `floor`, the other relay, or `one worker`.
+    /// `baseline`, the other relay, or `one worker`.
     pub base: String,
     /// The ratio to be reached.
     pub target: f64,
@@ -241,7 +241,7 @@ impl Bench<'_> {
         match &self.options.base {
             Some(path) => path.display().to_string(),
             None if row.is_against_one_worker => "one worker".into(),
-            None => "floor".into(),
+            None => "baseline".into(),
         }
     }
 
@@ -259,7 +259,7 @@ impl Bench<'_> {
         options.seed = self.options.seed;
         let cpus = self.places.server.as_deref();
         let server = match (is_base, &self.options.base) {
-            (true, None) if !row.is_against_one_worker => Server::floor(cpus)?,
+            (true, None) if !row.is_against_one_worker => Server::baseline(cpus)?,
             (_, base) => {
                 let one_worker = is_base && base.is_none();
                 let workers = if one_worker { 1 } else { row.workers };

@@ -54,7 +54,7 @@ impl Stamp {
 pub(crate) struct Layout {
     pub(crate) len: usize,
     pub(crate) stamp_at: usize,
-    /// The sender's DID; the floor has none.
+    /// The sender's DID; the baseline has none.
     pub(crate) from_at: Option<usize>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Layout {
 #[derive(Clone, Copy, Debug)]
 struct Places {
     stamp: usize,
-    /// The receiver: its DID, or the floor's number.
+    /// The receiver: its DID, or the baseline's number.
     to: usize,
     envelope: Option<Envelope>,
 }
@@ -169,10 +169,10 @@ impl Make<'_> {
         Ok(Template::new(frame, payload_at, self.key, places, layout, signer))
     }
 
-    /// A frame of the floor: length, receiver, stamp, filling. It is as long as the envelope with the mean of the header
-    /// that a client sends and the one, four bytes shorter, that a server does: in both directions together a forwarder
-    /// of these frames moves as many bytes as one of WebSocket messages.
-    pub(crate) fn floor(&self, receiver: u32) -> Result<Template, BuildError> {
+    /// A frame of the baseline: length, receiver, stamp, filling. It is as long as the envelope with the mean of the
+    /// header that a client sends and the one, four bytes shorter, that a server does: in both directions together a
+    /// forwarder of these frames moves as many bytes as one of WebSocket messages.
+    pub(crate) fn baseline(&self, receiver: u32) -> Result<Template, BuildError> {
         let written = self.written()?;
         let mut header = [0; HEADER_MAX];
         let len = written.bytes.len() as u64;
@@ -354,10 +354,10 @@ mod tests {
         let (from, to) = (Agent::new(1, 0), Agent::new(1, 1));
         let make = make(&from, To::One(to.did()), 128);
         assert_eq!(make.amp().expect("an envelope").layout().len, 375);
-        assert_eq!(make.floor(1).expect("a frame").layout().len, 375 + (8 + 4) / 2);
-        let mut floor = make.floor(0).expect("a frame");
+        assert_eq!(make.baseline(1).expect("a frame").layout().len, 375 + (8 + 4) / 2);
+        let mut baseline = make.baseline(0).expect("a frame");
         let stamp = Stamp { run: 1, sender: 0, slot: 3, receiver: 9, sequence: 4 };
-        let frame = one(&mut floor, &stamp, Some(&9u32.to_le_bytes()));
+        let frame = one(&mut baseline, &stamp, Some(&9u32.to_le_bytes()));
         assert_eq!((frame.len(), &frame[..8]), (381, &[0x7D, 1, 0, 0, 9, 0, 0, 0][..]));
         assert_eq!(Stamp::read(frame[8..].first_chunk().expect("a stamp")), stamp);
     }

@@ -120,7 +120,7 @@ impl World {
                 conn.outbox.control(request.as_bytes());
                 conn.state = State::Upgrading;
             }
-            Speech::Floor => {
+            Speech::Baseline => {
                 self.say_number(at);
                 self.conns[at].state = State::Upgrading;
             }
@@ -134,11 +134,11 @@ impl World {
         self.conns[at].outbox.control(&[8u32.to_le_bytes(), number.to_le_bytes()].concat());
     }
 
-    /// The floor has answered once, as a relay answers the upgrade. It is asked once more, as a relay is by a HELLO: a
-    /// client that has answered what it read no longer acknowledges each segment it reads by a packet of its own (Linux,
-    /// `tcp_pingpong_thresh`). Without this the floor's clients would go on doing so, and work that TCP has to do would
-    /// fall to the harness in the floor's runs and to the server in the relay's.
-    pub(super) fn greet_floor(&mut self, at: usize) {
+    /// The baseline has answered once, as a relay answers the upgrade. It is asked once more, as a relay is by a HELLO:
+    /// a client that has answered what it read no longer acknowledges each segment it reads by a packet of its own
+    /// (Linux, `tcp_pingpong_thresh`). Without this the baseline's clients would go on doing so, and work that TCP has
+    /// to do would fall to the harness in the baseline's runs and to the server in the relay's.
+    pub(super) fn greet_baseline(&mut self, at: usize) {
         self.say_number(at);
         self.conns[at].state = State::Greeting;
         self.touch(at);

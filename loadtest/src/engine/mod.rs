@@ -71,7 +71,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// A client's number at the floor.
+    /// A client's number at the baseline.
     fn number(&self, at: usize) -> u32 {
         (self.first + at as u64) as u32
     }
@@ -102,7 +102,7 @@ fn make_templates(job: &Job, agents: &[Agent], senders: u32, now_ms: u64) -> Res
             let make = Make { from: &agents[sender], to, size, ttl, sign, key, now_ms };
             match job.target.speech {
                 Speech::Amp => make.amp(),
-                Speech::Floor => make.floor(number),
+                Speech::Baseline => make.baseline(number),
             }
         })
         .collect()
@@ -296,8 +296,8 @@ impl World {
 
     /// Takes what is whole off the front, and says how much that was.
     fn take(&mut self, at: usize, bytes: &mut [u8]) -> Result<usize, String> {
-        if self.job.target.speech == Speech::Floor {
-            return self.take_floor(at, bytes);
+        if self.job.target.speech == Speech::Baseline {
+            return self.take_baseline(at, bytes);
         }
         let mut taken = 0;
         if self.conns[at].state == State::Upgrading {
@@ -334,17 +334,17 @@ impl World {
         result
     }
 
-    fn take_floor(&mut self, at: usize, bytes: &[u8]) -> Result<usize, String> {
+    fn take_baseline(&mut self, at: usize, bytes: &[u8]) -> Result<usize, String> {
         let mut taken = 0;
         while let Some((len, _)) = bytes[taken..].split_first_chunk::<4>() {
             let len = u32::from_le_bytes(*len) as usize;
             if !(8..=self.limits.message_max).contains(&len) {
-                return Err("the floor sent nonsense".into());
+                return Err("the baseline sent nonsense".into());
             }
             let Some(frame) = bytes.get(taken..taken + len) else { break };
             match self.conns[at].state {
                 State::Ready => self.message(at, frame),
-                State::Upgrading => self.greet_floor(at),
+                State::Upgrading => self.greet_baseline(at),
                 _ => self.ready(at),
             }
             taken += len;
@@ -454,7 +454,7 @@ impl World {
         let number = self.job.number(receiver as usize).to_le_bytes();
         let to = match (self.job.pattern, self.job.target.speech) {
             (Pattern::Scatter, Speech::Amp) => Some(self.agents[receiver as usize].did().as_bytes()),
-            (Pattern::Scatter, Speech::Floor) => Some(&number[..]),
+            (Pattern::Scatter, Speech::Baseline) => Some(&number[..]),
             _ => None,
         };
         let now_ms = self.shared.unix_ms(self.now);

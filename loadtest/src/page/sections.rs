@@ -16,11 +16,11 @@ use crate::{
 pub(super) fn table_of(out: &mut String, run: &Value) {
     let _ = write!(
         out,
-        "<h2>Server CPU time for each delivery</h2><p>As a ratio to the floor: a TCP forwarder without WebSocket that \
-         gathers for each destination over a turn and moves as many bytes. Median of the rounds, with the least and the \
-         greatest; the bar goes from 1 to the median, the thin line from the least to the greatest, orange marks are the \
-         ratios to be reached. Base to base is the same ratio of the floor to itself: what the machine does to everybody. \
-         Places: {}; windows of {} s.</p>",
+        "<h2>Server CPU time for each delivery</h2><p>As a ratio to the baseline: a TCP forwarder without WebSocket \
+         that gathers for each destination over a turn and moves as many bytes. Median of the rounds, with the least and \
+         the greatest; the bar goes from 1 to the median, the thin line from the least to the greatest, orange marks are \
+         the ratios to be reached. Base to base is the same ratio of the baseline to itself: what the machine does to \
+         everybody. Places: {}; windows of {} s.</p>",
         escape(text(run, "/places")),
         figure(number(run, "/seconds"), 1)
     );
@@ -53,7 +53,7 @@ pub(super) fn table_of(out: &mut String, run: &Value) {
             Spread::of(values).map(|spread| spread.median)
         };
         let against = match text(each, "/base") {
-            "floor" | "" => String::new(),
+            "baseline" | "" => String::new(),
             base => format!(" <span class=\"soft\">by {}</span>", escape(base)),
         };
         let cells = [

@@ -92,9 +92,9 @@ fn prepare<'a>(command: &Command, options: &'a Options) -> Result<(Run<'a>, Opti
     let cpus = (!options.server_cpu.is_empty()).then_some(&options.server_cpu[..]);
     let (url, server, own) = match (command, &options.url, &options.relay) {
         (_, Some(url), _) => (url.clone(), options.server_pid, None),
-        (Command::Floor(_), None, _) => {
-            let floor = servers::Server::floor(cpus)?;
-            (floor.url().to_owned(), Some(floor.pid()), Some(floor))
+        (Command::Baseline(_), None, _) => {
+            let baseline = servers::Server::baseline(cpus)?;
+            (baseline.url().to_owned(), Some(baseline.pid()), Some(baseline))
         }
         (_, None, Some(program)) => {
             let relay = servers::Server::relay(program, &scenario.keys(options)?, options.workers, cpus)?;
@@ -103,8 +103,8 @@ fn prepare<'a>(command: &Command, options: &'a Options) -> Result<(Run<'a>, Opti
         _ => return Err(Failure::Usage(format!("{} needs --url or --relay (or --keys-out)", command.name()))),
     };
     let target = Target::parse(&url).map_err(Failure::Usage)?;
-    if matches!(command, Command::Floor(_)) && target.speech != Speech::Floor {
-        return Err(Failure::Usage("the scenario `floor` drives tcp://, not a relay".into()));
+    if matches!(command, Command::Baseline(_)) && target.speech != Speech::Baseline {
+        return Err(Failure::Usage("the scenario `baseline` drives tcp://, not a relay".into()));
     }
     if options.cross_workers && (scenario.kind != Kind::Pattern(Pattern::Pairs) || target.speech != Speech::Amp) {
         return Err(Failure::Usage("--cross-workers is for pairs through a relay".into()));
@@ -140,9 +140,9 @@ impl Scenario {
     fn of(command: &Command, options: &Options) -> Result<Self, Failure> {
         let mut name = command.name().to_owned();
         let kind = match command {
-            Command::Floor(floor) => {
-                let _ = write!(name, " {:?}", floor.pattern);
-                Kind::Pattern(floor.pattern)
+            Command::Baseline(baseline) => {
+                let _ = write!(name, " {:?}", baseline.pattern);
+                Kind::Pattern(baseline.pattern)
             }
             Command::Echo(_) => Kind::Pattern(Pattern::Echo),
             Command::Pairs(_) => Kind::Pattern(Pattern::Pairs),
@@ -154,7 +154,7 @@ impl Scenario {
             Command::Storm(_) => Kind::Storm,
             Command::Stalled(_) => Kind::Stalled,
             Command::Curve(own) => Kind::Pattern(own.pattern),
-            Command::Table(_) | Command::Report(_) | Command::FloorServer(_) => {
+            Command::Table(_) | Command::Report(_) | Command::BaselineServer(_) => {
                 return Err(Failure::Usage("no scenario".into()));
             }
         };
