@@ -1,7 +1,7 @@
 //! The agents of a run: Ed25519 keys that come from the seed, so that a keys file can be written before the run.
 
 use amp_relay::wire::sign_in::did_of;
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::SigningKey;
 use ssh_key::{
     PrivateKey, PublicKey,
     private::{Ed25519Keypair, KeypairData},
@@ -55,9 +55,9 @@ impl Agent {
         &self.did
     }
 
-    /// An Ed25519 signature.
-    pub(crate) fn sign(&self, bytes: &[u8]) -> [u8; 64] {
-        self.key.sign(bytes).to_bytes()
+    /// The key that it signs with.
+    pub(crate) fn key(&self) -> &SigningKey {
+        &self.key
     }
 
     /// The key in OpenSSH's form, for signing in to sessions.

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::failure::Failure;
+
 /// Load harness of amp-relay.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "loadtest", version, about, max_term_width = 110, subcommand_value_name = "SCENARIO")]
@@ -12,9 +14,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     loadtest pairs --keys-out keys        writes the lines for the relay's keys file (only for a relay under test:\n  \
     \u{20}                                     whoever knows the seed has the keys)\n  \
     loadtest pairs --url ws://127.0.0.1:5711 --server-pid $(pidof amp-relay)\n  \
-    loadtest floor --pattern pairs        the same bytes through a plain TCP forwarder, to compare with\n\n\
+    loadtest baseline --pattern pairs     the same bytes through a plain TCP forwarder, to compare with\n\n\
     Everything at once, with a relay of its own:\n  \
-    loadtest table                        server CPU time for each delivery, as ratios to the floor\n\n\
+    loadtest table                        server CPU time for each delivery, as ratios to the baseline\n\n\
     Exits with 1 when a message was lost, doubled, misdirected, refused or out of order.")]
 pub struct Cli {
     /// What to do.
@@ -26,7 +28,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// A TCP forwarder without WebSocket, run here as a process of its own, driven by a pattern
-    Floor(FloorOptions),
+    Baseline(BaselineOptions),
     /// Every client sends to its own DID
     Echo(Options),
     /// Sender i sends to receiver i
@@ -47,19 +49,19 @@ pub enum Command {
     Curve(CurveOptions),
     /// Prompts to sessions over /session: each connection has a session of its own
     Session(Options),
-    /// The table of ratios to the floor: starts floor and relay itself, in interleaved rounds, on CPUs of their own
+    /// The table of ratios to the baseline: starts baseline and relay itself, in interleaved rounds, on CPUs of their own
     Table(TableOptions),
     /// One HTML page without anything from elsewhere: of the JSON of runs, or of a short set of runs made now
     Report(PageOptions),
     /// The forwarder alone, until it is ended: prints its address
-    FloorServer(FloorServer),
+    BaselineServer(BaselineServer),
 }
 
 impl Command {
     /// The options of a scenario; `None` for what is none.
     pub fn options(&self) -> Option<&Options> {
         match self {
-            Self::Floor(floor) => Some(&floor.options),
+            Self::Baseline(baseline) => Some(&baseline.options),
             Self::Echo(options)
             | Self::Pairs(options)
             | Self::Scatter(options)
@@ -70,14 +72,14 @@ impl Command {
             Self::Idle(idle) => Some(&idle.options),
             Self::Stalled(stalled) => Some(&stalled.options),
             Self::Curve(curve) => Some(&curve.options),
-            Self::Table(_) | Self::Report(_) | Self::FloorServer(_) => None,
+            Self::Table(_) | Self::Report(_) | Self::BaselineServer(_) => None,
         }
     }
 
     /// Its name on the command line.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Floor(_) => "floor",
+            Self::Baseline(_) => "baseline",
             Self::Echo(_) => "echo",
             Self::Pairs(_) => "pairs",
             Self::Scatter(_) => "scatter",
@@ -95,7 +97,7 @@ impl Command {
             },
             Self::Table(_) => "table",
             Self::Report(_) => "report",
-            Self::FloorServer(_) => "floor-server",
+            Self::BaselineServer(_) => "baseline-server",
         }
     }
 }
@@ -119,7 +121,7 @@ pub enum Pattern {
 /// What every scenario takes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Where the server is: ws://HOST:PORT for a relay, tcp://HOST:PORT for a floor
+    /// Where the server is: ws://HOST:PORT for a relay, tcp://HOST:PORT for a baseline
     #[arg(long)]
     pub url: Option<String>,
     /// Clients; in fanout the receivers, in connect how many are being opened at a time, in stalled the readers
@@ -166,7 +168,7 @@ pub struct Options {
     /// Workers of that relay
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: u32,
-    /// CPUs of the server that is started here, floor or relay
+    /// CPUs of the server that is started here, baseline or relay
     #[arg(long, value_name = "CPU", value_delimiter = ',')]
     pub server_cpu: Vec<usize>,
     /// Process of the server, for its CPU time and memory
@@ -204,7 +206,7 @@ pub struct TableOptions {
     /// The relay's program [default: amp-relay beside this program]
     #[arg(long, value_name = "PATH")]
     pub relay: Option<PathBuf>,
-    /// Compare with another relay's program instead of the floor
+    /// Compare with another relay's program instead of the baseline
     #[arg(long, value_name = "PATH")]
     pub base: Option<PathBuf>,
     /// Rounds of each row; a round is base, relay, base
@@ -236,9 +238,9 @@ pub struct TableOptions {
     pub json: bool,
 }
 
-/// What the floor takes.
+/// What the baseline takes.
 #[derive(Args, Clone, Debug)]
-pub struct FloorOptions {
+pub struct BaselineOptions {
     /// Who sends to whom
     #[arg(long, value_enum, default_value_t = Pattern::Pairs)]
     pub pattern: Pattern,
@@ -325,7 +327,7 @@ pub struct PageOptions {
 
 /// What the forwarder takes.
 #[derive(Args, Clone, Debug)]
-pub struct FloorServer {
+pub struct BaselineServer {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
@@ -342,6 +344,14 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
         _ => Err("not a number of seconds up to a day".into()),
     }
+}
+
+/// A scenario as it would be typed, and its options.
+pub(crate) fn parse(line: &str) -> Result<(Command, Options), Failure> {
+    let words = std::iter::once("loadtest").chain(line.split_ascii_whitespace());
+    let command = Cli::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?.command;
+    let options = command.options().cloned();
+    options.map(|options| (command, options)).ok_or_else(|| Failure::Usage(format!("`{line}` is no scenario")))
 }
 
 #[cfg(test)]
@@ -389,5 +399,11 @@ mod tests {
         assert!(options.json && options.warmup == 0.5);
         assert!(Cli::try_parse_from(["loadtest", "pairs", "--size", "23"]).is_err());
         assert!(Cli::try_parse_from(["loadtest", "pairs", "--seconds", "-1"]).is_err());
+    }
+
+    #[test]
+    fn only_scenarios_are_parsed_as_such() {
+        assert!(parse("pairs --depth 1").is_ok());
+        assert!(parse("baseline-server").is_err() && parse("nonsense").is_err());
     }
 }

@@ -6,34 +6,11 @@ use serde::Serialize;
 
 use crate::{
     cli::{Command, Options},
+    failure::Failure,
     report::{Report, Shown},
-    run::{self, Failure},
+    run::once,
+    spread::Spread,
 };
-
-/// Median and bounds of a figure over the rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// The one in the middle; the mean of two where their number is even.
-    pub median: f64,
-    /// The least.
-    pub min: f64,
-    /// The greatest.
-    pub max: f64,
-}
-
-impl Spread {
-    /// Of figures; `None` where there are none, or one is no number.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        if values.is_empty() || values.iter().any(|value| !value.is_finite()) {
-            return None;
-        }
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Some(Self { median, min: values[0], max: values[values.len() - 1] })
-    }
-}
 
 /// What two servers gave.
 #[derive(Clone, Debug, Serialize)]
@@ -62,8 +39,8 @@ pub(crate) fn run(command: &Command, options: &Options, other: &str) -> Result<C
     against.url = Some(other.to_owned());
     against.server_pid = options.compare_pid;
     for _ in 0..options.rounds {
-        first.push(run::once(command, options)?);
-        second.push(run::once(command, &against)?);
+        first.push(once(command, options)?);
+        second.push(once(command, &against)?);
     }
     let ratio = |figure: fn(&Report) -> Option<f64>| {
         let ratios: Option<Vec<f64>> =
@@ -101,18 +78,5 @@ impl Shown for Comparison {
 
     fn is_right(&self) -> bool {
         self.first.iter().chain(&self.second).all(Report::is_right)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians_are_of_the_middle() {
-        assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
-        assert_eq!(Spread::of([4.0, 1.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
-        assert_eq!(Spread::of([]), None);
-        assert_eq!(Spread::of([1.0, f64::NAN]), None);
     }
 }

@@ -133,7 +133,7 @@ impl Dial {
                 return Err(text(error));
             }
             let mut request = job.target.request(&job.key, 1 << 20).into_bytes();
-            if job.target.speech == Speech::Floor {
+            if job.target.speech == Speech::Baseline {
                 // As many bytes, which come back: an answer to an upgrade is about as long as its request.
                 let len = (request.len() as u32).to_le_bytes();
                 request[..8].copy_from_slice(&[len, 1u32.to_le_bytes()].concat());
@@ -158,7 +158,7 @@ impl Dial {
         }
         match job.target.speech {
             Speech::Amp => job.key.answer(&self.answer).map(|answer| answer.is_some()),
-            Speech::Floor => {
+            Speech::Baseline => {
                 let len = self.answer.first_chunk::<4>().map(|len| u32::from_le_bytes(*len) as usize);
                 Ok(len.is_some_and(|len| self.answer.len() >= len))
             }

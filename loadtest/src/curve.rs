@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::{
     cli::{Command, CurveOptions},
+    failure::Failure,
     measure::{self, Machine},
-    report::{Latency, Report, Shown},
-    run::{self, Failure},
+    report::{Latency, Report, Shown, rounded},
+    run::{once, quiet},
     servers,
-    table::rounded,
 };
 
 /// Messages in flight per sender while the most is looked for, unless it is said.
@@ -67,13 +67,13 @@ pub(crate) fn run(own: &CurveOptions) -> Result<Curve, Failure> {
         options.relay = Some(servers::relay_beside_us().map_err(Failure::Usage)?);
     }
     options.depth = Some(options.depth.unwrap_or(DEPTH));
-    let most = run::quiet(own.attempts, || run::once(&command, &options))?;
+    let most = quiet(own.attempts, || once(&command, &options))?;
     options.depth = None;
     let mut points = Vec::new();
     for &percent in &own.steps {
         let rate = (most.per_second * f64::from(percent) / 100.0) as u32;
         options.rate = Some(rate.max(1));
-        let report = run::quiet(own.attempts, || run::once(&command, &options))?;
+        let report = quiet(own.attempts, || once(&command, &options))?;
         points.push(Point {
             percent,
             rate,

@@ -4,63 +4,24 @@
 
 pub(crate) mod forecast;
 
-use std::{fmt::Write as _, path::Path, sync::Arc, thread, time::Duration};
+use std::{fmt::Write as _, path::Path};
 
 use serde::Serialize;
 
 use self::forecast::{Cost, Forecast};
 use crate::{
-    cli::{Command, IdleOptions, Options},
-    engine::{Plan, Shared},
-    measure::{self, Machine, Memory},
+    cli::{self, Command, IdleOptions, Options},
+    failure::Failure,
+    measure::{self, Machine},
     report::{Idle, Shown},
-    run::{self, Failure},
+    run::{keys, once},
     servers::{self, Server},
-    table,
 };
 
-/// How long the messages at the end may take.
-const USE_MAX: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(20);
 /// Descriptors that are no connection of ours, here or in the server: it keeps some hundreds for agents and files.
 const OTHER_FILES: u64 = 1000;
 /// What a server does once, however many connect, is done before memory is read.
 const WARM: &str = "echo --connections 8 --depth 16 --seconds 0.2 --warmup 0";
-
-/// Sends one message on every connection, and reads the server's memory when all have arrived.
-pub(crate) fn finish(
-    shared: &Arc<Shared>,
-    connections: u64,
-    server: Option<u32>,
-    before: Option<Memory>,
-    connected: Option<Memory>,
-) -> Option<Idle> {
-    let now = shared.now();
-    let drain = now + USE_MAX.as_nanos() as u64;
-    // Only this function sets the plan of an idle run.
-    let _ = shared.plan.set(Plan { start: now, count_from: now, end: drain, drain, once: true, ..Plan::default() });
-    while shared.now() < drain && Shared::sum(&shared.delivered) < connections && !shared.is_stopped() {
-        thread::sleep(LOOK);
-    }
-    let used = server.and_then(measure::memory_of);
-    shared.release();
-    let (before, connected, used) = (before?, connected?, used?);
-    let share = |bytes: u64, before: u64| bytes.saturating_sub(before) as f64 / connections.max(1) as f64;
-    let pss = |memory: Memory| Some(share(memory.pss?, before.pss?));
-    let slab = |memory: Memory| Some(memory.slab?.saturating_sub(before.slab?) as f64);
-    Some(Idle {
-        connections,
-        before: before.anonymous,
-        connected: connected.anonymous,
-        used: used.anonymous,
-        bytes_per_connection: share(connected.anonymous, before.anonymous),
-        bytes_per_connection_used: share(used.anonymous, before.anonymous),
-        pss_per_connection: pss(connected),
-        pss_per_connection_used: pss(used),
-        slab_growth: slab(connected),
-        slab_growth_used: slab(used),
-    })
-}
 
 /// One number of connections.
 #[derive(Clone, Debug, Serialize)]
@@ -173,7 +134,7 @@ fn one(own: &IdleOptions, mut options: Options, program: Option<&Path>) -> Resul
         Some(program) => {
             let cpus = (!options.server_cpu.is_empty()).then_some(&options.server_cpu[..]);
             let most = Options { connections: options.connections.max(8), ..options.clone() };
-            let keys = run::keys(&Command::Idle(IdleOptions { options: most.clone(), ..own.clone() }), &most)?;
+            let keys = keys(&Command::Idle(IdleOptions { options: most.clone(), ..own.clone() }), &most)?;
             Some(Server::relay(program, &keys, options.workers, cpus)?)
         }
         None => None,
@@ -181,12 +142,12 @@ fn one(own: &IdleOptions, mut options: Options, program: Option<&Path>) -> Resul
     if let Some(server) = &server {
         options.url = Some(server.url().to_owned());
         options.server_pid = Some(server.pid());
-        let (warm, mut small) = table::parse(WARM)?;
+        let (warm, mut small) = cli::parse(WARM)?;
         small.url.clone_from(&options.url);
         small.seed = options.seed;
-        run::once(&warm, &small)?;
+        once(&warm, &small)?;
     }
-    let report = run::once(&command, &options)?;
+    let report = once(&command, &options)?;
     let idle = report.idle.ok_or_else(|| Failure::Usage("idle steps need --server-pid beside --url".into()))?;
     let cpu_share = report.server.as_ref().map_or(0.0, |server| server.cpu_share);
     Ok(IdleStep { idle, cpu_share, is_right: report.is_right() })

@@ -1,19 +1,21 @@
-//! Load harness of amp-relay: scenarios that drive a relay as real agents do, the floor to compare it with, and a report.
+//! Load harness of amp-relay: scenarios that drive a relay as real agents do, the baseline to compare it with, and a
+//! report.
 //!
 //! Owns how load is made and how it is judged: every delivery is checked for its sender, its slot and its sequence
 //! number, intended send times are kept so that a stalled relay cannot hide its stall, and what the harness itself costs
-//! stands in the report. Must not know the relay's insides: it speaks AMP, the session protocol, or the floor's frames.
+//! stands in the report. Must not know the relay's insides: it speaks AMP, the session protocol, or the baseline's
+//! frames. AMP it writes and reads by the library; the endpoint of its tests does so by other means.
 
 mod agent;
-mod amp;
+mod baseline;
 mod cli;
 mod compare;
 mod connect;
 mod curve;
+mod delivery_check;
 mod engine;
-mod floor;
+mod failure;
 mod idle;
-mod ledger;
 mod measure;
 mod outbox;
 mod page;
@@ -21,6 +23,7 @@ mod report;
 mod run;
 mod servers;
 mod session;
+mod spread;
 mod stalled;
 mod stats;
 mod table;
@@ -32,28 +35,29 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 pub use cli::{
-    Cli, Command, CurveOptions, FloorOptions, FloorServer, IdleOptions, Options, PageOptions, Pattern, StalledOptions,
-    TableOptions,
+    BaselineOptions, BaselineServer, Cli, Command, CurveOptions, IdleOptions, Options, PageOptions, Pattern,
+    StalledOptions, TableOptions,
 };
-pub use compare::{Comparison, Spread};
+pub use compare::Comparison;
 pub use curve::{Curve, Point};
-pub use floor::Floor;
+pub use failure::Failure;
 pub use idle::{
     IdleStep, IdleSteps,
     forecast::{Cost, Counts, Forecast, Limit, Target},
 };
-pub use report::{Checks, Latency, Report, Shown};
+pub use report::{Checks, Latency, Report, Shown, stalled::Stalled};
 pub use run::run;
-pub use stalled::Stalled;
+pub use servers::Baseline;
+pub use spread::Spread;
 pub use table::{Figures, Round, RowResult, Table};
 
 /// Runs a command line, prints what it gives, and says how the process should end: 0 when every delivery was right, 1
 /// when one was not or the run failed, 2 when the command line makes no sense.
 pub fn main(cli: Cli) -> ExitCode {
     let result = match &cli.command {
-        Command::FloorServer(options) => match floor::serve(options) {
+        Command::BaselineServer(options) => match baseline::serve(options) {
             Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => return fail(&format!("floor-server: {error}"), 1),
+            Err(error) => return fail(&format!("baseline-server: {error}"), 1),
         },
         Command::Idle(options) if idle::is_stepped(options) => {
             idle::run(options).map(|steps| print(&steps, options.options.json))
@@ -80,8 +84,8 @@ pub fn main(cli: Cli) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(run::Failure::Usage(text)) => fail(&text, 2),
-        Err(run::Failure::Run(text)) => fail(&text, 1),
+        Err(Failure::Usage(text)) => fail(&text, 2),
+        Err(Failure::Run(text)) => fail(&text, 1),
     }
 }
 

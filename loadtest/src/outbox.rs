@@ -103,10 +103,11 @@ fn written(count: usize) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use amp_relay::wire::amp::To;
+
     use super::*;
     use crate::{
         agent::Agent,
-        amp::To,
         template::{Make, Stamp},
     };
 
@@ -144,7 +145,7 @@ mod tests {
         for (size, step) in [(128, 7), (128, 375), (128, 1000), (5000, 777), (5000, 5255), (30_000, 100_001)] {
             let make =
                 Make { from: &from, to: To::One(to.did()), size, ttl: 0, sign: false, key: [0; 4], now_ms: 1 << 40 };
-            let mut template = make.floor(1);
+            let mut template = make.baseline(1).expect("a frame");
             let len = template.layout().len;
             let mut outbox = Outbox::default();
             let mut slow = Slow { taken: Vec::new(), step, full: false };

@@ -1,5 +1,7 @@
 //! What a run gave, for people and as JSON.
 
+pub(crate) mod stalled;
+
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use hdrhistogram::Histogram;
@@ -16,7 +18,7 @@ pub(crate) const DISTURBED_SHARE: f64 = 0.1;
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The scenario's name; of the floor with its pattern.
+    /// The scenario's name; of the baseline with its pattern.
     pub scenario: String,
     /// What was driven.
     pub url: String,
@@ -390,6 +392,15 @@ impl Checks {
     }
 }
 
+/// `1.23 M`, `45.6 k`, `789`.
+pub(crate) fn rounded(value: f64) -> String {
+    match value {
+        value if value >= 1e6 => format!("{:.2} M", value / 1e6),
+        value if value >= 1e3 => format!("{:.1} k", value / 1e3),
+        value => format!("{value:.0}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,5 +414,10 @@ mod tests {
         );
         assert_eq!(line(&["report", "--title", "it's <1>", ""]), "loadtest report --title 'it'\\''s <1>' ''");
         assert_eq!(line(&[]), "loadtest");
+    }
+
+    #[test]
+    fn rates_are_short() {
+        assert_eq!([0.4, 789.0, 45_600.0, 1_234_567.0].map(rounded), ["0", "789", "45.6 k", "1.23 M"]);
     }
 }

@@ -1,4 +1,5 @@
-//! Servers that the harness starts itself, and ends: a relay in a scratch folder with a clear environment, or the floor.
+//! Servers that the harness starts itself, and ends: a relay in a scratch folder with a clear environment, or the
+//! baseline.
 //!
 //! Must not decide what is measured: it only makes sure that both kinds start alike, on the CPUs they are given.
 
@@ -9,7 +10,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use crate::{floor::Floor, measure};
+use crate::measure;
 
 /// Name of the relay's program.
 const RELAY: &str = "amp-relay";
@@ -89,23 +90,69 @@ impl Drop for Relay {
     }
 }
 
+/// A forwarder in a process of its own; it ends with this value.
+#[derive(Debug)]
+pub struct Baseline {
+    child: Child,
+    url: String,
+}
+
+impl Baseline {
+    /// Starts `program baseline-server`, `program` being this one as a rule.
+    ///
+    /// # Errors
+    /// It does not start, or does not say where it listens.
+    pub fn start(program: &Path, cpu: Option<usize>) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command.args(["baseline-server", "--until-eof"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(cpu) = cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
+        let mut baseline = Self { child: command.spawn()?, url: String::new() };
+        let out = baseline.child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        BufReader::new(out).read_line(&mut baseline.url)?;
+        baseline.url.truncate(baseline.url.trim_end().len());
+        if baseline.url.is_empty() {
+            return Err(io::Error::other("the forwarder ended at once"));
+        }
+        Ok(baseline)
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Baseline {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A server of either kind.
 #[derive(Debug)]
 pub(crate) enum Server {
-    Floor(Floor),
+    Baseline(Baseline),
     Relay(Relay),
 }
 
 impl Server {
-    /// A floor.
-    pub(crate) fn floor(cpus: Option<&[usize]>) -> Result<Self, String> {
+    /// A baseline.
+    pub(crate) fn baseline(cpus: Option<&[usize]>) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         // A test's own program is one folder below the harness's.
         let beside = program.parent().and_then(Path::parent).map(|folder| folder.join("loadtest"));
         let is_own = program.file_stem().is_some_and(|name| name == "loadtest");
         let program = beside.filter(|beside| !is_own && beside.is_file()).unwrap_or(program);
-        let floor = measure::on_cpus(cpus, || Floor::start(&program, None));
-        floor.map(Self::Floor).map_err(|error| format!("the floor: {error}"))
+        let baseline = measure::on_cpus(cpus, || Baseline::start(&program, None));
+        baseline.map(Self::Baseline).map_err(|error| format!("the baseline: {error}"))
     }
 
     /// A relay.
@@ -116,7 +163,7 @@ impl Server {
     /// Where it listens.
     pub(crate) fn url(&self) -> &str {
         match self {
-            Self::Floor(floor) => floor.url(),
+            Self::Baseline(baseline) => baseline.url(),
             Self::Relay(relay) => &relay.url,
         }
     }
@@ -124,7 +171,7 @@ impl Server {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         match self {
-            Self::Floor(floor) => floor.pid(),
+            Self::Baseline(baseline) => baseline.pid(),
             Self::Relay(relay) => relay.child.id(),
         }
     }

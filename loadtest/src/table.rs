@@ -1,20 +1,20 @@
-//! The table that the relay is judged by: server CPU time a delivery as a ratio to the floor, scenario by scenario.
+//! The table that the relay is judged by: server CPU time a delivery as a ratio to the baseline, scenario by scenario.
 //!
 //! Each round runs the base, the relay, and the base again, each in a fresh process on the same CPU, so that what the
 //! machine does to everybody shows as the ratio of base to base. Owns the rows; how a run is made is [`crate::run`]'s.
 
 use std::{fmt::Write as _, path::Path};
 
-use clap::Parser as _;
 use serde::Serialize;
 
 use crate::{
-    cli::{Cli, Command, Options, TableOptions},
-    compare::Spread,
+    cli::{self, TableOptions},
+    failure::Failure,
     measure::{self, Machine},
-    report::{DISTURBED_SHARE, Report, Shown},
-    run::{self, Failure},
+    report::{DISTURBED_SHARE, Report, Shown, rounded},
+    run::{keys, once, quiet},
     servers::{self, Places, Server},
+    spread::Spread,
 };
 
 /// One row: what is run, and how well it should do.
@@ -24,7 +24,7 @@ struct Row {
     /// The scenario as one would type it.
     command: &'static str,
     workers: u32,
-    /// The base is a relay of one worker, not the floor.
+    /// The base is a relay of one worker, not the baseline.
     is_against_one_worker: bool,
     target: f64,
     stretch: f64,
@@ -124,7 +124,7 @@ pub struct RowResult {
     pub title: &'static str,
     /// The scenario that is run.
     pub command: &'static str,
-    /// `floor`, the other relay, or `one worker`.
+    /// `baseline`, the other relay, or `one worker`.
     pub base: String,
     /// The ratio to be reached.
     pub target: f64,
@@ -241,45 +241,37 @@ impl Bench<'_> {
         match &self.options.base {
             Some(path) => path.display().to_string(),
             None if row.is_against_one_worker => "one worker".into(),
-            None => "floor".into(),
+            None => "baseline".into(),
         }
     }
 
     /// A run that nobody disturbed, or the last of several.
     fn quiet(&mut self, row: &Row, is_base: bool) -> Result<Figures, Failure> {
-        Figures::of(&run::quiet(self.options.attempts, || self.once(row, is_base))?)
+        Figures::of(&quiet(self.options.attempts, || self.once(row, is_base))?)
     }
 
     /// One run with a server of its own.
     fn once(&self, row: &Row, is_base: bool) -> Result<Report, Failure> {
-        let (command, mut options) = parse(row.command)?;
+        let (command, mut options) = cli::parse(row.command)?;
         options.seconds = self.options.seconds;
         options.warmup = self.options.warmup;
         options.cpu = self.places.load;
         options.seed = self.options.seed;
         let cpus = self.places.server.as_deref();
         let server = match (is_base, &self.options.base) {
-            (true, None) if !row.is_against_one_worker => Server::floor(cpus)?,
+            (true, None) if !row.is_against_one_worker => Server::baseline(cpus)?,
             (_, base) => {
                 let one_worker = is_base && base.is_none();
                 let workers = if one_worker { 1 } else { row.workers };
                 options.cross_workers &= !one_worker;
                 let program = base.as_deref().filter(|_| is_base).unwrap_or(self.relay);
-                Server::relay(program, &run::keys(&command, &options)?, workers, cpus)?
+                Server::relay(program, &keys(&command, &options)?, workers, cpus)?
             }
         };
         options.url = Some(server.url().to_owned());
         options.server_pid = Some(server.pid());
-        run::once(&command, &options)
+        once(&command, &options)
     }
-}
-
-/// A scenario as it would be typed, and its options.
-pub(crate) fn parse(line: &str) -> Result<(Command, Options), Failure> {
-    let words = std::iter::once("loadtest").chain(line.split_ascii_whitespace());
-    let command = Cli::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?.command;
-    let options = command.options().cloned();
-    options.map(|options| (command, options)).ok_or_else(|| Failure::Usage(format!("`{line}` is no scenario")))
 }
 
 impl Shown for Table {
@@ -371,15 +363,6 @@ impl RowResult {
     }
 }
 
-/// `1.23 M`, `45.6 k`, `789`.
-pub(crate) fn rounded(value: f64) -> String {
-    match value {
-        value if value >= 1e6 => format!("{:.2} M", value / 1e6),
-        value if value >= 1e3 => format!("{:.1} k", value / 1e3),
-        value => format!("{value:.0}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,15 +370,9 @@ mod tests {
     #[test]
     fn every_row_is_a_scenario_that_makes_sense() {
         for row in &ROWS {
-            let (command, options) = parse(row.command).expect(row.command);
-            assert!(run::keys(&command, &options).is_ok(), "{}", row.command);
+            let (command, options) = cli::parse(row.command).expect(row.command);
+            assert!(keys(&command, &options).is_ok(), "{}", row.command);
             assert!(row.stretch <= row.target);
         }
-        assert!(parse("floor-server").is_err() && parse("nonsense").is_err());
-    }
-
-    #[test]
-    fn rates_are_short() {
-        assert_eq!([0.4, 789.0, 45_600.0, 1_234_567.0].map(rounded), ["0", "789", "45.6 k", "1.23 M"]);
     }
 }

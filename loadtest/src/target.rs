@@ -19,8 +19,8 @@ const BODY_BYTES_SHOWN: usize = 300;
 pub(crate) enum Speech {
     /// AMP over WebSocket.
     Amp,
-    /// The floor's frames over TCP.
-    Floor,
+    /// The baseline's frames over TCP.
+    Baseline,
 }
 
 /// A server.
@@ -38,7 +38,7 @@ impl Target {
         let (speech, rest) = if let Some(rest) = url.strip_prefix("ws://") {
             (Speech::Amp, rest)
         } else if let Some(rest) = url.strip_prefix("tcp://") {
-            (Speech::Floor, rest)
+            (Speech::Baseline, rest)
         } else {
             return Err(format!("`{url}` is neither ws://HOST:PORT nor tcp://HOST:PORT"));
         };
@@ -72,7 +72,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.speech {
             Speech::Amp => write!(f, "ws://{}{}", self.authority, self.path),
-            Speech::Floor => write!(f, "tcp://{}", self.authority),
+            Speech::Baseline => write!(f, "tcp://{}", self.authority),
         }
     }
 }

@@ -1,14 +1,13 @@
 //! Frames of one sender, made once: only what differs from message to message is written over a copy, already masked.
 
 use amp_relay::wire::{
+    amp::{BuildError, Builder, Dialect, Header, Id, SIG_BYTES, To, Type, sign},
+    cbor::{self, Reader},
     mask,
     ws::{HEADER_MAX, OpCode, encode_header},
 };
 
-use crate::{
-    agent::Agent,
-    amp::{self, Fields, To},
-};
+use crate::agent::Agent;
 
 /// From this many bytes behind the stamp on they are not copied but sent from the template.
 const TAIL_BYTES_MIN: usize = 2048;
@@ -55,7 +54,7 @@ impl Stamp {
 pub(crate) struct Layout {
     pub(crate) len: usize,
     pub(crate) stamp_at: usize,
-    /// The sender's DID; the floor has none.
+    /// The sender's DID; the baseline has none.
     pub(crate) from_at: Option<usize>,
 }
 
@@ -63,7 +62,7 @@ pub(crate) struct Layout {
 #[derive(Clone, Copy, Debug)]
 struct Places {
     stamp: usize,
-    /// The receiver: its DID, or the floor's number.
+    /// The receiver: its DID, or the baseline's number.
     to: usize,
     envelope: Option<Envelope>,
 }
@@ -84,6 +83,24 @@ struct Signer {
     body: Vec<u8>,
     stamp_at: usize,
     ttl: u64,
+    /// What is signed.
+    input: Vec<u8>,
+}
+
+/// An envelope, and where its parts begin.
+#[derive(Clone, Debug, Default)]
+struct Written {
+    bytes: Vec<u8>,
+    body: Vec<u8>,
+    id_at: usize,
+    /// The eight bytes of the time.
+    ts_at: usize,
+    /// The text of a single receiver.
+    to_at: usize,
+    sig_at: usize,
+    /// The payload begins with the stamp.
+    stamp_at: usize,
+    from_at: usize,
 }
 
 /// The frame of one sender.
@@ -112,36 +129,30 @@ pub(crate) struct Make<'a> {
 }
 
 impl Make<'_> {
-    fn written(&self) -> (amp::Written, usize) {
+    fn written(&self) -> Result<Written, BuildError> {
         // The filling is not all zeroes, so that nothing on the way can save work on it.
         let payload: Vec<u8> = (0..self.size).map(|at| (at.wrapping_mul(131) >> 2) as u8).collect();
-        let mut body = Vec::new();
-        amp::bytes(&mut body, &payload);
-        let fields = Fields {
-            id: [0; 16],
-            typ: amp::MESSAGE,
-            ts: self.now_ms,
-            ttl: self.ttl,
-            from: self.from.did(),
-            to: self.to,
-            body: &body,
-        };
-        let written = amp::write(&fields, &[0xA5; 64]);
-        let stamp_at = written.body_at + body.len() - self.size;
-        (written, stamp_at)
+        let mut written = Written::default();
+        cbor::bytes(&mut written.body, &payload);
+        let (from, to) = (self.from.did(), self.to);
+        let header = Header { ttl: self.ttl, ..Header::new(Id::new(self.now_ms, [0; 8]), Type::MESSAGE, from, to) };
+        let builder = Builder::new(header).body(&written.body);
+        builder.write(Dialect::Text, Some(&[0xA5; SIG_BYTES]), &mut written.bytes)?;
+        written.find(self.size).map_err(BuildError::Body)?;
+        Ok(written)
     }
 
     /// An AMP message in a WebSocket frame.
-    pub(crate) fn amp(&self) -> Template {
-        let (written, stamp_at) = self.written();
+    pub(crate) fn amp(&self) -> Result<Template, BuildError> {
+        let written = self.written()?;
         let mut header = [0; HEADER_MAX];
         let payload_at = encode_header(&mut header, OpCode::Binary, true, written.bytes.len() as u64, Some(self.key));
         let mut frame = header[..payload_at].to_vec();
         frame.extend_from_slice(&written.bytes);
         mask::apply(self.key, &mut frame[payload_at..]);
-        let layout = Layout { len: written.bytes.len(), stamp_at, from_at: Some(written.from_at) };
+        let layout = Layout { len: written.bytes.len(), stamp_at: written.stamp_at, from_at: Some(written.from_at) };
         let places = Places {
-            stamp: payload_at + stamp_at,
+            stamp: payload_at + written.stamp_at,
             to: payload_at + written.to_at,
             envelope: Some(Envelope {
                 id: payload_at + written.id_at,
@@ -150,22 +161,19 @@ impl Make<'_> {
             }),
         };
         let signer = self.sign.then(|| {
-            let (to, is_list) = match self.to {
-                To::One(did) => (vec![did.to_owned()], false),
-                To::Many(dids) => (dids.iter().map(|&did| did.to_owned()).collect(), true),
-            };
-            let body = written.bytes[written.body_at..stamp_at + self.size].to_vec();
-            let stamp_at = stamp_at - written.body_at;
-            Box::new(Signer { agent: self.from.clone(), to, is_list, body, stamp_at, ttl: self.ttl })
+            let to = self.to.iter().map(str::to_owned).collect();
+            let stamp_at = written.body.len() - self.size;
+            let (agent, is_list, body) = (self.from.clone(), self.to.is_array(), written.body);
+            Box::new(Signer { agent, to, is_list, body, stamp_at, ttl: self.ttl, input: Vec::new() })
         });
-        Template::new(frame, payload_at, self.key, places, layout, signer)
+        Ok(Template::new(frame, payload_at, self.key, places, layout, signer))
     }
 
-    /// A frame of the floor: length, receiver, stamp, filling. It is as long as the envelope with the mean of the header
-    /// that a client sends and the one, four bytes shorter, that a server does: in both directions together a forwarder
-    /// of these frames moves as many bytes as one of WebSocket messages.
-    pub(crate) fn floor(&self, receiver: u32) -> Template {
-        let (written, _) = self.written();
+    /// A frame of the baseline: length, receiver, stamp, filling. It is as long as the envelope with the mean of the
+    /// header that a client sends and the one, four bytes shorter, that a server does: in both directions together a
+    /// forwarder of these frames moves as many bytes as one of WebSocket messages.
+    pub(crate) fn baseline(&self, receiver: u32) -> Result<Template, BuildError> {
+        let written = self.written()?;
         let mut header = [0; HEADER_MAX];
         let len = written.bytes.len() as u64;
         let header_len = encode_header(&mut header, OpCode::Binary, true, len, Some(self.key)) - 2;
@@ -175,7 +183,30 @@ impl Make<'_> {
         frame[..4].copy_from_slice(&(len as u32).to_le_bytes());
         frame[4..8].copy_from_slice(&receiver.to_le_bytes());
         let layout = Layout { len, stamp_at: 8, from_at: None };
-        Template::new(frame, 0, [0; 4], Places { stamp: 8, to: 4, envelope: None }, layout, None)
+        Ok(Template::new(frame, 0, [0; 4], Places { stamp: 8, to: 4, envelope: None }, layout, None))
+    }
+}
+
+impl Written {
+    /// Finds the parts: each is the end of its field's value.
+    fn find(&mut self, payload_len: usize) -> Result<(), cbor::Error> {
+        let mut reader = Reader::new(&self.bytes);
+        for _ in 0..reader.expect(cbor::MAP)? {
+            let key = reader.text()?;
+            let value = reader.item(cbor::DEPTH_MAX)?;
+            let end = reader.offset();
+            let text_at = end - cbor::as_text(value).map_or(0, str::len);
+            match key {
+                "id" => self.id_at = end - size_of::<Id>(),
+                "ts" => self.ts_at = end - size_of::<u64>(),
+                "to" => self.to_at = text_at,
+                "sig" => self.sig_at = end - SIG_BYTES,
+                "body" => self.stamp_at = end - payload_len,
+                "from" => self.from_at = text_at,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -228,7 +259,7 @@ impl Template {
         put(envelope.id, &id);
         put(envelope.ts, &now_ms.to_be_bytes());
         if let Some(signer) = &mut self.signer {
-            put(envelope.sig, &signer.sign(id, now_ms, &stamped, to));
+            put(envelope.sig, &signer.sign(id, &stamped, to));
         }
     }
 }
@@ -250,7 +281,7 @@ pub(crate) fn read_id(id: &[u8]) -> Option<(u32, u32)> {
 }
 
 impl Signer {
-    fn sign(&mut self, id: [u8; 16], ts: u64, stamp: &[u8], to: Option<&[u8]>) -> [u8; 64] {
+    fn sign(&mut self, id: [u8; 16], stamp: &[u8], to: Option<&[u8]>) -> [u8; SIG_BYTES] {
         self.body[self.stamp_at..self.stamp_at + stamp.len()].copy_from_slice(stamp);
         let many: Vec<&str> = self.to.iter().map(String::as_str).collect();
         let to = match to.and_then(|did| str::from_utf8(did).ok()) {
@@ -258,9 +289,8 @@ impl Signer {
             None if self.is_list => To::Many(&many),
             None => To::One(many.first().copied().unwrap_or_default()),
         };
-        let (typ, from) = (amp::MESSAGE, self.agent.did());
-        let fields = Fields { id, typ, ts, ttl: self.ttl, from, to, body: &self.body };
-        self.agent.sign(&amp::sig_input(&fields))
+        let header = Header { ttl: self.ttl, ..Header::new(Id(id), Type::MESSAGE, self.agent.did(), to) };
+        sign(self.agent.key(), &header, &self.body, &mut self.input)
     }
 }
 
@@ -291,7 +321,7 @@ mod tests {
         let agents: Vec<_> = (0..3).map(|number| Agent::new(1, number)).collect();
         let stamp = Stamp { run: 1, sender: 0, slot: 3, receiver: 2, sequence: 0x1_0000_0007 };
         for size in [Stamp::BYTES, 128, 300, 5000, 70_000] {
-            let mut template = make(&agents[0], To::One(agents[1].did()), size).amp();
+            let mut template = make(&agents[0], To::One(agents[1].did()), size).amp().expect("an envelope");
             let mut frame = one(&mut template, &stamp, Some(agents[2].did().as_bytes()));
             let total = frame.len();
             let mut decoder = Decoder::new(Role::Server);
@@ -304,24 +334,17 @@ mod tests {
             assert_eq!(Stamp::read(stamped), stamp);
             let from_at = layout.from_at.expect("a sender");
             assert_eq!(&message[from_at..from_at + 56], agents[0].did().as_bytes());
-            // The signature that it carries is the one over its own fields.
-            let body = amp::read(message).expect("an envelope").body;
-            let id = id_of(&stamp, NOW + 5);
-            let fields = Fields {
-                id,
-                typ: amp::MESSAGE,
-                ts: NOW + 5,
-                ttl: 0,
-                from: agents[0].did(),
-                to: To::One(agents[2].did()),
-                body,
-            };
-            let signature = agents[0].sign(&amp::sig_input(&fields));
-            assert_eq!(amp::write(&fields, &signature).bytes, message);
             // The relay's own strict reader takes it, and its signature.
             let Ok(Frame::Envelope(view)) = parse(message) else { panic!("no envelope") };
             let key = verifying_key(agents[0].did()).expect("a did:key");
             assert_eq!(verify(&view, &key, &mut Vec::new()), Ok(()));
+            // Nothing lies elsewhere than in an envelope that is written at once.
+            let (id, to) = (id_of(&stamp, NOW + 5), To::One(agents[2].did()));
+            let header = Header { ttl: 0, ..Header::new(Id(id), Type::MESSAGE, agents[0].did(), to) };
+            let mut whole = Vec::new();
+            let builder = Builder::new(header).body(view.body.expect("a body"));
+            builder.write_signed(Dialect::Text, agents[0].key(), &mut Vec::new(), &mut whole).expect("an envelope");
+            assert_eq!(whole, message);
             assert_eq!(read_id(&id), Some((0, 7)));
         }
     }
@@ -330,11 +353,11 @@ mod tests {
     fn the_size_that_performance_is_compared_at() {
         let (from, to) = (Agent::new(1, 0), Agent::new(1, 1));
         let make = make(&from, To::One(to.did()), 128);
-        assert_eq!(make.amp().layout().len, 375);
-        assert_eq!(make.floor(1).layout().len, 375 + (8 + 4) / 2);
-        let mut floor = make.floor(0);
+        assert_eq!(make.amp().expect("an envelope").layout().len, 375);
+        assert_eq!(make.baseline(1).expect("a frame").layout().len, 375 + (8 + 4) / 2);
+        let mut baseline = make.baseline(0).expect("a frame");
         let stamp = Stamp { run: 1, sender: 0, slot: 3, receiver: 9, sequence: 4 };
-        let frame = one(&mut floor, &stamp, Some(&9u32.to_le_bytes()));
+        let frame = one(&mut baseline, &stamp, Some(&9u32.to_le_bytes()));
         assert_eq!((frame.len(), &frame[..8]), (381, &[0x7D, 1, 0, 0, 9, 0, 0, 0][..]));
         assert_eq!(Stamp::read(frame[8..].first_chunk().expect("a stamp")), stamp);
     }

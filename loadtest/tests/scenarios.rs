@@ -1,4 +1,4 @@
-//! Every scenario against the floor and against an AMP endpoint of the tests, right and wrong.
+//! Every scenario against the baseline and against an AMP endpoint of the tests, right and wrong.
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Parser as _;
-use loadtest::{Checks, Cli, Floor, Report, Shown as _};
+use loadtest::{Baseline, Checks, Cli, Report, Shown as _};
 
 use crate::support::Fault;
 
@@ -32,8 +32,8 @@ fn right(report: &Report) {
     assert!(report.latency.p50_us > 0.0 && report.latency.p50_us <= report.latency.max_us);
 }
 
-fn floor() -> Floor {
-    Floor::start(Path::new(env!("CARGO_BIN_EXE_loadtest")), None).expect("the floor")
+fn baseline() -> Baseline {
+    Baseline::start(Path::new(env!("CARGO_BIN_EXE_loadtest")), None).expect("the baseline")
 }
 
 /// The relay's program: the one that `AMP_RELAY_TEST_PROGRAM` names (`tests/run` has just built it), or one that is built
@@ -66,14 +66,14 @@ fn json(arguments: &str) -> serde_json::Value {
 
 #[test]
 #[ignore = "half a minute: ./tests/run --full"]
-fn the_table_runs_floor_and_relay_by_turns() {
+fn the_table_runs_baseline_and_relay_by_turns() {
     let relay = relay().display();
     let brief = "--rounds 2 --seconds 0.2 --warmup 0.05 --attempts 1";
     let table = json(&format!("table --rows pairs-16,connect,two-workers --relay {relay} {brief}"));
     let rows = table["rows"].as_array().expect("rows");
     assert_eq!(
         rows.iter().map(|row| row["base"].as_str()).collect::<Vec<_>>(),
-        [Some("floor"), Some("floor"), Some("one worker")]
+        [Some("baseline"), Some("baseline"), Some("one worker")]
     );
     for row in rows {
         assert_eq!(row["rounds"].as_array().map(Vec::len), Some(2), "{row}");
@@ -124,11 +124,11 @@ fn readers_that_stall_are_counted_beside_healthy_pairs() {
 
 #[test]
 fn a_curve_goes_through_the_rates_it_is_asked_for() {
-    let floor = floor();
+    let baseline = baseline();
     let curve = json(&format!(
         "curve --pattern echo --connections 4 --steps 5,20 --attempts 1 --seconds 0.3 --warmup 0.05 --url {} --server-pid {}",
-        floor.url(),
-        floor.pid()
+        baseline.url(),
+        baseline.pid()
     ));
     let percents: Vec<_> = curve["points"].as_array().expect("points").iter().map(|point| &point["percent"]).collect();
     assert_eq!((curve["scenario"].as_str(), percents), (Some("echo"), vec![&5.into(), &20.into()]));
@@ -170,10 +170,10 @@ fn a_report_is_one_page_of_runs() {
         assert!(output.status.success(), "{output:?}");
         fs::read_to_string(path("page.html")).expect("a page")
     };
-    let floor = floor();
+    let baseline = baseline();
     let runs = [
-        json(&format!("pairs --pairs 2 --seconds 0.2 --warmup 0 --url {}", floor.url())),
-        json(&format!("curve --pairs 2 --steps 10,30 --attempts 1 --seconds 0.2 --warmup 0 --url {}", floor.url())),
+        json(&format!("pairs --pairs 2 --seconds 0.2 --warmup 0 --url {}", baseline.url())),
+        json(&format!("curve --pairs 2 --steps 10,30 --attempts 1 --seconds 0.2 --warmup 0 --url {}", baseline.url())),
     ];
     fs::write(path("runs.json"), runs.map(|run| run.to_string()).join("\n")).expect("a file");
     let made = page(&[path("runs.json").to_str().expect("a path"), "--date", "some day"]);
@@ -204,7 +204,7 @@ fn a_report_is_one_page_of_runs() {
 
 #[test]
 fn two_servers_are_compared() {
-    let (first, second) = (floor(), floor());
+    let (first, second) = (baseline(), baseline());
     let compared = json(&format!(
         "echo --connections 4 --url {} --server-pid {} --compare {} --compare-pid {} --rounds 2 --seconds 0.2 --warmup 0",
         first.url(),
@@ -222,8 +222,8 @@ fn two_servers_are_compared() {
 }
 
 #[test]
-fn every_pattern_goes_through_the_floor() {
-    let floor = floor();
+fn every_pattern_goes_through_the_baseline() {
+    let baseline = baseline();
     for scenario in [
         "pairs --pairs 5 --depth 16",
         "pairs --pairs 4 --depth 4 --threads 2",
@@ -235,7 +235,7 @@ fn every_pattern_goes_through_the_floor() {
         "fanout --connections 70 --depth 2",
         "pairs --pairs 3 --rate 2000",
     ] {
-        let report = run(&format!("{scenario} --url {} --server-pid {}", floor.url(), floor.pid()));
+        let report = run(&format!("{scenario} --url {} --server-pid {}", baseline.url(), baseline.pid()));
         right(&report);
         assert!(report.server.is_some() && report.own_cpu_share.is_some());
     }
@@ -330,7 +330,7 @@ fn command_lines_without_sense_are_refused() {
     for (arguments, why) in [
         ("pairs", "needs --url"),
         ("pairs --url http://127.0.0.1:1", "neither"),
-        ("floor --url ws://127.0.0.1:1", "not a relay"),
+        ("baseline --url ws://127.0.0.1:1", "not a relay"),
         ("fanout --threads 2 --url tcp://127.0.0.1:1", "one sender"),
         ("scatter --connections 3 --threads 2 --url tcp://127.0.0.1:1", "too few"),
         ("scatter --connections 1 --url tcp://127.0.0.1:1", "too few"),
@@ -348,10 +348,10 @@ fn the_program_reports_in_json_and_by_its_exit_code() {
         process::Command::new(env!("CARGO_BIN_EXE_loadtest")).args(arguments).output().expect("it runs")
     };
     let brief = ["--seconds", "0.3", "--warmup", "0", "--json"];
-    let right = output(&[&["floor", "--pattern", "scatter", "--connections", "4"][..], &brief].concat());
+    let right = output(&[&["baseline", "--pattern", "scatter", "--connections", "4"][..], &brief].concat());
     assert_eq!(right.status.code(), Some(0), "{right:?}");
     let report: serde_json::Value = serde_json::from_slice(&right.stdout).expect("one object");
-    assert_eq!(report["scenario"], "floor scatter");
+    assert_eq!(report["scenario"], "baseline scatter");
     assert!(report["server"]["us_per_message"].is_number() && report["machine"]["cores"].is_number());
     let url = support::start(Fault::Double, false);
     let wrong = output(&[&["echo", "--connections", "1", "--url", &url][..], &brief].concat());

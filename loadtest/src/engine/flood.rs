@@ -1,7 +1,7 @@
 //! Senders that flood readers, and readers that stop reading for a time. Nothing is expected of these messages: a relay
 //! may hold them, refuse them, pause their senders, or close a reader that takes none.
 
-use super::{State, World};
+use super::{World, conn::State};
 use crate::{cli::Pattern, template::Stamp};
 
 impl World {

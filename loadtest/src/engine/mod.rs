@@ -5,12 +5,16 @@
 
 mod conn;
 mod flood;
+mod handshake;
 mod place;
 mod shared;
 
 use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _, sync::Arc, time::Duration};
 
-use amp_relay::wire::ws::{self, Limits, Message, Step};
+use amp_relay::wire::{
+    amp::{BuildError, Frame, To, Type, body::ErrorBody, parse},
+    ws::{self, Limits, Message, Step},
+};
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
@@ -18,9 +22,8 @@ use self::conn::{Conn, Got, State};
 pub(crate) use self::shared::{Counter, Plan, Shared, Tally, histogram};
 use crate::{
     agent::{Agent, Random},
-    amp::{self, To},
     cli::Pattern,
-    ledger::{Ledger, Shape, Verdict},
+    delivery_check::{DeliveryCheck, Shape, Verdict},
     measure,
     target::{Key, Speech, Target},
     template::{self, Layout, Make, Stamp, Template},
@@ -68,7 +71,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// A client's number at the floor.
+    /// A client's number at the baseline.
     fn number(&self, at: usize) -> u32 {
         (self.first + at as u64) as u32
     }
@@ -77,10 +80,11 @@ impl Job {
 /// Bytes of one of its messages, without WebSocket's header.
 pub(crate) fn message_bytes(job: &Job, now_ms: u64) -> usize {
     let agents: Vec<_> = (0..job.clients).map(|at| Agent::new(job.seed, job.first + u64::from(at))).collect();
-    make_templates(job, &agents, 1, now_ms).first().map_or(0, |template| template.layout().len)
+    let templates = make_templates(job, &agents, 1, now_ms).unwrap_or_default();
+    templates.first().map_or(0, |template| template.layout().len)
 }
 
-fn make_templates(job: &Job, agents: &[Agent], senders: u32, now_ms: u64) -> Vec<Template> {
+fn make_templates(job: &Job, agents: &[Agent], senders: u32, now_ms: u64) -> Result<Vec<Template>, BuildError> {
     let dids: Vec<_> = agents.iter().map(Agent::did).collect();
     (0..senders as usize)
         .map(|sender| {
@@ -98,7 +102,7 @@ fn make_templates(job: &Job, agents: &[Agent], senders: u32, now_ms: u64) -> Vec
             let make = Make { from: &agents[sender], to, size, ttl, sign, key, now_ms };
             match job.target.speech {
                 Speech::Amp => make.amp(),
-                Speech::Floor => make.floor(number),
+                Speech::Baseline => make.baseline(number),
             }
         })
         .collect()
@@ -109,6 +113,16 @@ fn make_templates(job: &Job, agents: &[Agent], senders: u32, now_ms: u64) -> Vec
 struct Cursor {
     at: u32,
     step: u32,
+}
+
+/// Where the clients are, among the workers of the relay.
+#[derive(Debug, Default)]
+struct Places {
+    /// Worker of each client that is in its place.
+    workers: Vec<usize>,
+    /// Agents of each worker when all of those were in.
+    agents: Vec<u64>,
+    dials: u32,
 }
 
 /// One thread of load.
@@ -124,7 +138,7 @@ pub(crate) struct World {
     templates: Vec<Template>,
     layout: Option<Layout>,
     cursors: Vec<Cursor>,
-    ledger: Ledger,
+    deliveries: DeliveryCheck,
     limits: Limits,
     buffer: Vec<u8>,
     /// Connections that have something to send.
@@ -141,7 +155,7 @@ pub(crate) struct World {
     timer: Option<std::os::fd::OwnedFd>,
     /// The readers were asleep at the last turn.
     was_stalling: bool,
-    places: place::Places,
+    places: Places,
 }
 
 impl World {
@@ -163,7 +177,7 @@ impl World {
             templates: Vec::new(),
             layout: None,
             cursors: cursors(&job),
-            ledger: Ledger::new(job.run, shape, job.senders, job.depth),
+            deliveries: DeliveryCheck::new(job.run, shape, job.senders, job.depth),
             limits: Limits { message_max, frame_max: message_max },
             buffer: vec![0; BUFFER_BYTES],
             touched: Vec::new(),
@@ -176,7 +190,7 @@ impl World {
             tally: Tally::new(),
             timer: None,
             was_stalling: false,
-            places: place::Places::default(),
+            places: Places::default(),
             agents,
             job,
             shared,
@@ -191,7 +205,8 @@ impl World {
         if let Some(cpu) = self.job.cpu {
             measure::pin(cpu)?;
         }
-        self.templates = make_templates(&self.job, &self.agents, self.job.senders, self.shared.unix_ms(0));
+        let templates = make_templates(&self.job, &self.agents, self.job.senders, self.shared.unix_ms(0));
+        self.templates = templates.map_err(|error| error.to_string())?;
         self.layout = self.templates.first().map(Template::layout);
         let mut events = Events::with_capacity(EVENTS);
         self.progress_at = self.shared.now();
@@ -281,8 +296,8 @@ impl World {
 
     /// Takes what is whole off the front, and says how much that was.
     fn take(&mut self, at: usize, bytes: &mut [u8]) -> Result<usize, String> {
-        if self.job.target.speech == Speech::Floor {
-            return self.take_floor(at, bytes);
+        if self.job.target.speech == Speech::Baseline {
+            return self.take_baseline(at, bytes);
         }
         let mut taken = 0;
         if self.conns[at].state == State::Upgrading {
@@ -319,17 +334,17 @@ impl World {
         result
     }
 
-    fn take_floor(&mut self, at: usize, bytes: &[u8]) -> Result<usize, String> {
+    fn take_baseline(&mut self, at: usize, bytes: &[u8]) -> Result<usize, String> {
         let mut taken = 0;
         while let Some((len, _)) = bytes[taken..].split_first_chunk::<4>() {
             let len = u32::from_le_bytes(*len) as usize;
             if !(8..=self.limits.message_max).contains(&len) {
-                return Err("the floor sent nonsense".into());
+                return Err("the baseline sent nonsense".into());
             }
             let Some(frame) = bytes.get(taken..taken + len) else { break };
             match self.conns[at].state {
                 State::Ready => self.message(at, frame),
-                State::Upgrading => self.greet_floor(at),
+                State::Upgrading => self.greet_baseline(at),
                 _ => self.ready(at),
             }
             taken += len;
@@ -356,7 +371,7 @@ impl World {
                 return self.odd(at, bytes);
             }
         }
-        match self.ledger.arrive(at as u32, &stamp) {
+        match self.deliveries.arrive(at as u32, &stamp) {
             Verdict::Right { intended, settled, disordered } => {
                 self.tally.delivered += 1;
                 self.tally.disordered += u64::from(disordered);
@@ -379,27 +394,27 @@ impl World {
 
     /// A message that is none of ours: an error of the relay, an acknowledgement, or something that should not be here.
     fn odd(&mut self, at: usize, bytes: &[u8]) {
-        const ACK: u64 = 0x03;
-        match amp::read(bytes) {
-            Some(error) if error.typ == amp::ERROR => {
-                *self.tally.refused.entry(conn::error_text(error.body)).or_default() += 1;
+        let Ok(Frame::Envelope(message)) = parse(bytes) else {
+            self.tally.foreign += 1;
+            return self.tally.problem(format!("client {at} got {} bytes that are no AMP message", bytes.len()));
+        };
+        match message.header.typ {
+            Type::ERROR => {
+                *self.tally.refused.entry(error_text(message.body.unwrap_or_default())).or_default() += 1;
                 self.refused += 1;
-                let of = error.reply_to.and_then(template::read_id);
+                let of = message.header.reply_to.and_then(template::read_id);
                 if let Some((sender, sequence)) = of
-                    && self.ledger.refuse(sender, sequence)
+                    && self.deliveries.refuse(sender, sequence)
                     && self.refused < REFUSED_MAX
                 {
                     self.credit(sender);
                 }
             }
-            Some(ack) if ack.typ == ACK => {}
-            Some(other) => {
+            Type::ACK => {}
+            Type(typ) => {
                 self.tally.foreign += 1;
-                self.tally.problem(format!("client {at} got a message of type {:#04x} from {}", other.typ, other.from));
-            }
-            None => {
-                self.tally.foreign += 1;
-                self.tally.problem(format!("client {at} got {} bytes that are no AMP message", bytes.len()));
+                let from = message.header.from;
+                self.tally.problem(format!("client {at} got a message of type {typ:#04x} from {from}"));
             }
         }
     }
@@ -409,7 +424,7 @@ impl World {
     fn credit(&mut self, sender: u32) {
         let Some(plan) = self.plan else { return };
         if self.job.rate.is_some() {
-            if let Some(intended) = self.ledger.put_off_first(sender) {
+            if let Some(intended) = self.deliveries.put_off_first(sender) {
                 self.send(sender, intended);
             }
         } else if self.now < plan.end && !plan.once {
@@ -422,7 +437,7 @@ impl World {
     fn send(&mut self, sender: u32, intended: u64) {
         let at = sender as usize;
         if self.conns[at].state != State::Ready {
-            return self.ledger.put_off(sender, intended);
+            return self.deliveries.put_off(sender, intended);
         }
         let receiver = match self.job.pattern {
             Pattern::Echo => sender,
@@ -433,13 +448,13 @@ impl World {
             }
             Pattern::Fanout | Pattern::Flood => Stamp::ALL,
         };
-        let Some(stamp) = self.ledger.send(sender, receiver, intended) else {
-            return self.ledger.put_off(sender, intended);
+        let Some(stamp) = self.deliveries.send(sender, receiver, intended) else {
+            return self.deliveries.put_off(sender, intended);
         };
         let number = self.job.number(receiver as usize).to_le_bytes();
         let to = match (self.job.pattern, self.job.target.speech) {
             (Pattern::Scatter, Speech::Amp) => Some(self.agents[receiver as usize].did().as_bytes()),
-            (Pattern::Scatter, Speech::Floor) => Some(&number[..]),
+            (Pattern::Scatter, Speech::Baseline) => Some(&number[..]),
             _ => None,
         };
         let now_ms = self.shared.unix_ms(self.now);
@@ -526,7 +541,7 @@ impl World {
         if self.job.is_storm {
             return self.in_count as usize + self.tally.dead as usize >= self.agents.len() || self.now >= plan.drain;
         }
-        self.now >= plan.end && (self.now >= plan.drain || self.ledger.is_settled())
+        self.now >= plan.end && (self.now >= plan.drain || self.deliveries.is_settled())
     }
 
     /// A connection is over: before the start that ends the run, later it is counted.
@@ -546,12 +561,12 @@ impl World {
     }
 
     fn finish(mut self) -> Tally {
-        for intended in self.ledger.never_sent() {
+        for intended in self.deliveries.never_sent() {
             self.tally.unsent += 1;
             self.tally.latency.saturating_record(self.now.saturating_sub(intended));
         }
-        self.tally.lost = self.ledger.missing();
-        self.tally.sent += self.ledger.sent();
+        self.tally.lost = self.deliveries.missing();
+        self.tally.sent += self.deliveries.sent();
         if self.job.target.speech == Speech::Amp {
             let goodbye = ws::client_close_frame(amp_relay::base::CloseCode::NORMAL, "", self.job.mask);
             for (at, conn) in self.conns.iter_mut().enumerate().filter(|(_, conn)| conn.state == State::Ready) {
@@ -561,6 +576,14 @@ impl World {
             }
         }
         self.tally
+    }
+}
+
+/// Code and message of an ERROR.
+fn error_text(body: &[u8]) -> String {
+    match ErrorBody::read(body) {
+        Ok(error) => format!("{} {}", error.code.0, error.message),
+        Err(error) => error.to_string(),
     }
 }
 

@@ -15,16 +15,6 @@ const LOOK: Duration = Duration::from_millis(1);
 /// A receiver that went wrong so often never goes right.
 const DIALS_MAX: u32 = 200;
 
-/// Where the clients are.
-#[derive(Debug, Default)]
-pub(super) struct Places {
-    /// Worker of each client that is in its place.
-    workers: Vec<usize>,
-    /// Agents of each worker when all of those were in.
-    agents: Vec<u64>,
-    dials: u32,
-}
-
 impl World {
     /// Looks where the newest connection went, and dials it again if that is the wrong worker.
     pub(super) fn place(&mut self) -> Result<(), String> {

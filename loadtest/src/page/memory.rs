@@ -6,9 +6,8 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{
-    drawn, escape, figure, list, number, row,
+    html::{drawn, escape, figure, list, number, row, table_end, table_start, text, words},
     svg::{Axis, Scale, Series, chart},
-    table_end, table_start, text, words,
 };
 use crate::idle::forecast::grouped;
 

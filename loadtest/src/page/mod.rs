@@ -3,6 +3,7 @@
 //! Reads what `--json` prints, by the field `kind`; must not measure by itself but for the short set of runs that is made
 //! when no file is given. What a run shows is its section's: [`sections`], [`memory`].
 
+mod html;
 mod memory;
 mod sections;
 mod svg;
@@ -15,11 +16,13 @@ use std::{
 
 use serde_json::Value;
 
+use self::html::{escape, figure, list, number, row, table_end, table_start, text, words};
 use crate::{
     cli::{Cli, Command, PageOptions},
-    curve, idle,
+    curve,
+    failure::Failure,
+    idle,
     report::{Shown, command_line},
-    run::Failure,
     servers::{self, Places},
     stalled, table,
 };
@@ -111,60 +114,6 @@ fn command(line: &str, relay: &Path) -> Result<Command, Failure> {
     let words = words.chain(["--relay".into(), relay.as_os_str().to_owned()]);
     let cli = <Cli as clap::Parser>::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(cli.command)
-}
-
-/// Text that stands between tags or in an attribute.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
-
-fn number(value: &Value, pointer: &str) -> Option<f64> {
-    value.pointer(pointer).and_then(Value::as_f64)
-}
-
-fn list<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
-}
-
-/// A figure with so many digits, or a dash.
-fn figure(value: Option<f64>, digits: usize) -> String {
-    value.map_or("-".into(), |value| format!("{value:.digits$}"))
-}
-
-/// A figure with its chart and what it means; nothing where the chart has no points.
-fn drawn(out: &mut String, chart: &str, caption: &str) {
-    if !chart.is_empty() {
-        let _ = write!(out, "<figure><div class=\"scroll\">{chart}</div><figcaption>{caption}</figcaption></figure>");
-    }
-}
-
-fn row(out: &mut String, tag: &str, cells: &[String]) {
-    out.push_str("<tr>");
-    for cell in cells {
-        let _ = write!(out, "<{tag}>{cell}</{tag}>");
-    }
-    out.push_str("</tr>");
-}
-
-/// A table's heads; one that begins with `<` is of a column of words, which [`words`] makes the cells of.
-fn table_start(out: &mut String, heads: &[&str]) {
-    out.push_str("<div class=\"scroll\"><table><thead>");
-    let head = |head: &&str| head.strip_prefix('<').map_or_else(|| escape(head), |head| words(&escape(head)));
-    row(out, "th", &heads.iter().map(head).collect::<Vec<_>>());
-    out.push_str("</thead><tbody>");
-}
-
-/// A cell of words: they begin at the left and go on in the next line.
-fn words(html: &str) -> String {
-    format!("<span class=\"words\">{html}</span>")
-}
-
-fn table_end(out: &mut String) {
-    out.push_str("</tbody></table></div>");
 }
 
 fn page(title: &str, date: Option<&str>, command: &str, runs: &[Value]) -> String {

@@ -5,20 +5,22 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{
-    drawn, escape, figure, list, number, row,
+    html::{drawn, escape, figure, list, number, row, table_end, table_start, text},
     svg::{self, Axis, Scale, Series, chart},
-    table_end, table_start, text,
 };
-use crate::{compare::Spread, report::DISTURBED_SHARE, table};
+use crate::{
+    report::{DISTURBED_SHARE, rounded},
+    spread::Spread,
+};
 
 pub(super) fn table_of(out: &mut String, run: &Value) {
     let _ = write!(
         out,
-        "<h2>Server CPU time for each delivery</h2><p>As a ratio to the floor: a TCP forwarder without WebSocket that \
-         gathers for each destination over a turn and moves as many bytes. Median of the rounds, with the least and the \
-         greatest; the bar goes from 1 to the median, the thin line from the least to the greatest, orange marks are the \
-         ratios to be reached. Base to base is the same ratio of the floor to itself: what the machine does to everybody. \
-         Places: {}; windows of {} s.</p>",
+        "<h2>Server CPU time for each delivery</h2><p>As a ratio to the baseline: a TCP forwarder without WebSocket \
+         that gathers for each destination over a turn and moves as many bytes. Median of the rounds, with the least and \
+         the greatest; the bar goes from 1 to the median, the thin line from the least to the greatest, orange marks are \
+         the ratios to be reached. Base to base is the same ratio of the baseline to itself: what the machine does to \
+         everybody. Places: {}; windows of {} s.</p>",
         escape(text(run, "/places")),
         figure(number(run, "/seconds"), 1)
     );
@@ -51,7 +53,7 @@ pub(super) fn table_of(out: &mut String, run: &Value) {
             Spread::of(values).map(|spread| spread.median)
         };
         let against = match text(each, "/base") {
-            "floor" | "" => String::new(),
+            "baseline" | "" => String::new(),
             base => format!(" <span class=\"soft\">by {}</span>", escape(base)),
         };
         let cells = [
@@ -63,7 +65,7 @@ pub(super) fn table_of(out: &mut String, run: &Value) {
             svg::ratio(ratio[0], ratio[1], ratio[2], &marks),
             format!("<span class=\"{verdict}\">{verdict}</span>"),
             figure(at("/base_to_base/median"), 2),
-            of_rounds("/relay/per_second").map_or("-".into(), table::rounded),
+            of_rounds("/relay/per_second").map_or("-".into(), rounded),
             figure(of_rounds("/relay/p50_us"), 0),
             figure(of_rounds("/relay/p99_us"), 0),
         ];
@@ -121,7 +123,7 @@ pub(super) fn percentiles(out: &mut String, runs: &[Value]) {
                 let scenario = text(run, "/scenario");
                 let setting = |name: &str| figure(number(run, &format!("/setting/{name}")), 0);
                 let load = match number(run, "/setting/rate") {
-                    Some(rate) => format!("{} messages/s", table::rounded(rate)),
+                    Some(rate) => format!("{} messages/s", rounded(rate)),
                     None => format!("{} in flight", setting("depth")),
                 };
                 add(format!("{scenario}, {load}, {} B", setting("size")), of(""));
@@ -175,7 +177,7 @@ pub(super) fn curve_of(out: &mut String, run: &Value) {
          {} messages in flight for each sender; the rates below are shares of that.</p>",
         figure(number(run, "/most/setting/connections"), 0),
         figure(number(run, "/most/setting/size"), 0),
-        number(run, "/most/per_second").map_or("-".into(), table::rounded),
+        number(run, "/most/per_second").map_or("-".into(), rounded),
         figure(number(run, "/most/setting/depth"), 0),
     );
     drawn(
@@ -200,7 +202,7 @@ pub(super) fn curve_of(out: &mut String, run: &Value) {
     );
     for point in list(run, "/points") {
         let at = |pointer: &str, digits| figure(number(point, pointer), digits);
-        let rate = |pointer: &str| number(point, pointer).map_or("-".into(), table::rounded);
+        let rate = |pointer: &str| number(point, pointer).map_or("-".into(), rounded);
         let cells = [
             at("/percent", 0) + " %",
             rate("/rate"),
@@ -248,7 +250,7 @@ pub(super) fn stalled_of(out: &mut String, run: &Value) {
         let thirds = format!("{} to {}", figure(at("p99_us/min"), 0), figure(at("p99_us/max"), 0));
         let cells = [
             name.to_owned(),
-            at("per_second").map_or("-".into(), table::rounded),
+            at("per_second").map_or("-".into(), rounded),
             figure(at("latency/p50_us"), 0),
             figure(at("latency/p99_us"), 0),
             thirds,
@@ -286,7 +288,7 @@ pub(super) fn plain(out: &mut String, runs: &[&Value]) {
             at("/setting/connections", 0),
             at("/setting/depth", 0),
             at("/setting/size", 0),
-            number(run, "/per_second").map_or("-".into(), table::rounded),
+            number(run, "/per_second").map_or("-".into(), rounded),
             at("/latency/p50_us", 0),
             at("/latency/p99_us", 0),
             at("/latency/p999_us", 0),

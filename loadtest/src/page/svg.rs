@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::escape;
+use super::html::escape;
 
 const WIDTH: f64 = 760.0;
 /// Without the legend, which stands below.

@@ -1,5 +1,6 @@
 //! A run from its beginning to its report: keys, threads, plan, readings of the system, progress.
 
+mod hold;
 mod stall;
 mod storm;
 
@@ -19,11 +20,10 @@ use crate::{
     cli::{Command, Options, Pattern},
     connect,
     engine::{self, Plan, Shared, Tally, World},
-    idle,
+    failure::Failure,
     measure::{self, Machine, Memory, Sample},
-    report::{self, Checks, Idle, Latency, Report, Setting},
+    report::{self, Checks, Idle, Latency, Report, Setting, stalled::Stalled},
     servers, session,
-    stalled::Stalled,
     target::{Key, Speech, Target},
 };
 
@@ -37,21 +37,8 @@ const OPEN_DEPTH: u32 = 1024;
 /// Bytes of payload where nothing is said.
 const SIZE: u32 = 128;
 const SIZE_IDLE: u32 = 4096;
-
-/// Why there is no report.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The command line makes no sense.
-    Usage(String),
-    /// The run did not come about.
-    Run(String),
-}
-
-impl From<String> for Failure {
-    fn from(text: String) -> Self {
-        Self::Run(text)
-    }
-}
+/// Agents that send to the readers which stall.
+const FLOOD_SENDERS: u32 = 8;
 
 /// Runs a scenario; `None` where it only wrote its keys.
 ///
@@ -105,9 +92,9 @@ fn prepare<'a>(command: &Command, options: &'a Options) -> Result<(Run<'a>, Opti
     let cpus = (!options.server_cpu.is_empty()).then_some(&options.server_cpu[..]);
     let (url, server, own) = match (command, &options.url, &options.relay) {
         (_, Some(url), _) => (url.clone(), options.server_pid, None),
-        (Command::Floor(_), None, _) => {
-            let floor = servers::Server::floor(cpus)?;
-            (floor.url().to_owned(), Some(floor.pid()), Some(floor))
+        (Command::Baseline(_), None, _) => {
+            let baseline = servers::Server::baseline(cpus)?;
+            (baseline.url().to_owned(), Some(baseline.pid()), Some(baseline))
         }
         (_, None, Some(program)) => {
             let relay = servers::Server::relay(program, &scenario.keys(options)?, options.workers, cpus)?;
@@ -116,8 +103,8 @@ fn prepare<'a>(command: &Command, options: &'a Options) -> Result<(Run<'a>, Opti
         _ => return Err(Failure::Usage(format!("{} needs --url or --relay (or --keys-out)", command.name()))),
     };
     let target = Target::parse(&url).map_err(Failure::Usage)?;
-    if matches!(command, Command::Floor(_)) && target.speech != Speech::Floor {
-        return Err(Failure::Usage("the scenario `floor` drives tcp://, not a relay".into()));
+    if matches!(command, Command::Baseline(_)) && target.speech != Speech::Baseline {
+        return Err(Failure::Usage("the scenario `baseline` drives tcp://, not a relay".into()));
     }
     if options.cross_workers && (scenario.kind != Kind::Pattern(Pattern::Pairs) || target.speech != Speech::Amp) {
         return Err(Failure::Usage("--cross-workers is for pairs through a relay".into()));
@@ -153,9 +140,9 @@ impl Scenario {
     fn of(command: &Command, options: &Options) -> Result<Self, Failure> {
         let mut name = command.name().to_owned();
         let kind = match command {
-            Command::Floor(floor) => {
-                let _ = write!(name, " {:?}", floor.pattern);
-                Kind::Pattern(floor.pattern)
+            Command::Baseline(baseline) => {
+                let _ = write!(name, " {:?}", baseline.pattern);
+                Kind::Pattern(baseline.pattern)
             }
             Command::Echo(_) => Kind::Pattern(Pattern::Echo),
             Command::Pairs(_) => Kind::Pattern(Pattern::Pairs),
@@ -167,7 +154,7 @@ impl Scenario {
             Command::Storm(_) => Kind::Storm,
             Command::Stalled(_) => Kind::Stalled,
             Command::Curve(own) => Kind::Pattern(own.pattern),
-            Command::Table(_) | Command::Report(_) | Command::FloorServer(_) => {
+            Command::Table(_) | Command::Report(_) | Command::BaselineServer(_) => {
                 return Err(Failure::Usage("no scenario".into()));
             }
         };
@@ -175,7 +162,7 @@ impl Scenario {
         let (clients, senders) = match kind {
             Kind::Pattern(Pattern::Pairs) => (2 * options.pairs, options.pairs),
             Kind::Pattern(Pattern::Fanout) => (connections.saturating_add(1), 1),
-            Kind::Stalled => (2 * options.pairs + stall::SENDERS + connections, options.pairs + stall::SENDERS),
+            Kind::Stalled => (2 * options.pairs + FLOOD_SENDERS + connections, options.pairs + FLOOD_SENDERS),
             _ => (connections, connections),
         };
         let groups = match kind {
@@ -435,21 +422,6 @@ impl<'a> Run<'a> {
         self.wait("measure", count_from, end);
         let after = self.sample();
         Readings { before, after, idle: None }
-    }
-
-    /// Holds the connections, then uses each once.
-    fn hold(&self, memory: Option<Memory>) -> Readings {
-        let nanos = |seconds: f64| Duration::from_secs_f64(seconds).as_nanos() as u64;
-        let start = self.shared.now();
-        let count_from = start + nanos(self.options.warmup);
-        self.wait("settle", start, count_from);
-        let before = self.sample();
-        let end = count_from + nanos(self.options.seconds);
-        self.wait("hold", count_from, end);
-        let after = self.sample();
-        let connected = self.server.and_then(measure::memory_of);
-        let idle = idle::finish(&self.shared, u64::from(self.scenario.clients), self.server, memory, connected);
-        Readings { before, after, idle }
     }
 
     /// Sleeps to a mark and shows how far it is.

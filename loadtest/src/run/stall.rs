@@ -6,17 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{DRAIN, Failure, LOOK, Run, SETTLE, joined};
+use super::{DRAIN, FLOOD_SENDERS, LOOK, Run, SETTLE, checks, joined};
 use crate::{
     cli::Pattern,
     engine::{self, Plan, Shared, Tally, World},
+    failure::Failure,
     measure::{self, Machine, Sample},
-    report,
-    stalled::{Growth, Readers, Setting, Stalled, Window},
+    report::{
+        self,
+        stalled::{Growth, Readers, Setting, Stalled, Window},
+    },
 };
 
-/// Agents that send to the readers.
-pub(super) const SENDERS: u32 = 8;
 /// Healthy messages in flight for each pair, unless it is said.
 const DEPTH: u32 = 16;
 /// The flood's messages a second and their bytes of payload, unless they are said.
@@ -69,7 +70,7 @@ impl Run<'_> {
         machine.load_after = measure::load_average();
         let [healthy, flood] = <[Tally; 2]>::try_from(tallies).map_err(|_| "two threads were started".to_owned())?;
         let memory = second.memory.zip(peak).zip(last.memory);
-        let all = u64::from(SENDERS + setting.readers);
+        let all = u64::from(FLOOD_SENDERS + setting.readers);
         let parts = &healthy.parts;
         Ok(Stalled {
             machine,
@@ -89,7 +90,7 @@ impl Run<'_> {
                 problems: flood.problems,
             },
             setting,
-            checks: super::checks(healthy),
+            checks: checks(healthy),
         })
     }
 
@@ -120,8 +121,8 @@ impl Run<'_> {
             index: 1,
             pattern: Pattern::Flood,
             first: u64::from(2 * setting.pairs),
-            clients: SENDERS + setting.readers,
-            senders: SENDERS,
+            clients: FLOOD_SENDERS + setting.readers,
+            senders: FLOOD_SENDERS,
             depth: 1,
             size: setting.flood_size as usize,
             rate: Some(f64::from(setting.flood_rate)),

@@ -2,10 +2,11 @@
 
 use std::{thread, time::Duration};
 
-use super::{Failure, Readings, Run, SETTLE, joined};
+use super::{Readings, Run, SETTLE, joined};
 use crate::{
     cli::Pattern,
     engine::{Plan, Shared, Tally, World},
+    failure::Failure,
     report::Latency,
 };
 

@@ -44,7 +44,7 @@ struct Slot {
     left: u32,
 }
 
-/// One sender's books.
+/// What one sender has in flight, and what it puts off.
 #[derive(Clone, Debug, Default)]
 struct Sender {
     slots: Vec<Slot>,
@@ -55,9 +55,9 @@ struct Sender {
     late: VecDeque<u64>,
 }
 
-/// The books of all senders.
+/// Judges every delivery by what is in flight.
 #[derive(Clone, Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct DeliveryCheck {
     run: u32,
     shape: Shape,
     senders: Vec<Sender>,
@@ -69,8 +69,8 @@ pub(crate) struct Ledger {
     in_flight: u64,
 }
 
-impl Ledger {
-    /// Empty books.
+impl DeliveryCheck {
+    /// Nothing is in flight yet.
     pub(crate) fn new(run: u32, shape: Shape, senders: u32, depth: u32) -> Self {
         let sender = Sender {
             slots: vec![Slot::default(); depth as usize],
@@ -96,12 +96,12 @@ impl Ledger {
 
     /// Takes a slot for a message; `None` while all are taken.
     pub(crate) fn send(&mut self, sender: u32, receiver: u32, intended: u64) -> Option<Stamp> {
-        let books = &mut self.senders[sender as usize];
-        let slot = books.free.pop()?;
-        books.sent += 1;
+        let of_sender = &mut self.senders[sender as usize];
+        let slot = of_sender.free.pop()?;
+        of_sender.sent += 1;
         let left = if let Shape::All(receivers) = self.shape { receivers } else { 1 };
-        books.slots[slot as usize] = Slot { sequence: books.sent, intended, receiver, left };
-        let sequence = books.sent;
+        of_sender.slots[slot as usize] = Slot { sequence: of_sender.sent, intended, receiver, left };
+        let sequence = of_sender.sent;
         if self.words > 0 {
             self.seen[slot as usize * self.words..][..self.words].fill(0);
         }
@@ -112,11 +112,11 @@ impl Ledger {
     /// Judges what came to a receiver.
     #[inline]
     pub(crate) fn arrive(&mut self, receiver: u32, stamp: &Stamp) -> Verdict {
-        let Some(books) = self.senders.get_mut(stamp.sender as usize).filter(|_| stamp.run == self.run) else {
+        let Some(of_sender) = self.senders.get_mut(stamp.sender as usize).filter(|_| stamp.run == self.run) else {
             return Verdict::Foreign;
         };
-        let sent = books.sent;
-        let Some(slot) = books.slots.get_mut(stamp.slot as usize) else { return Verdict::Foreign };
+        let sent = of_sender.sent;
+        let Some(slot) = of_sender.slots.get_mut(stamp.slot as usize) else { return Verdict::Foreign };
         if slot.sequence != stamp.sequence || slot.left == 0 {
             let is_old = stamp.sequence != 0 && stamp.sequence <= sent;
             return if is_old { Verdict::Doubled } else { Verdict::Foreign };
@@ -143,12 +143,12 @@ impl Ledger {
             *last = stamp.sequence.max(*last);
             disordered
         });
-        let books = &mut self.senders[stamp.sender as usize];
-        let slot = &mut books.slots[stamp.slot as usize];
+        let of_sender = &mut self.senders[stamp.sender as usize];
+        let slot = &mut of_sender.slots[stamp.slot as usize];
         slot.left -= 1;
         let (intended, settled) = (slot.intended, slot.left == 0);
         if settled {
-            books.free.push(stamp.slot);
+            of_sender.free.push(stamp.slot);
             self.in_flight -= 1;
         }
         Verdict::Right { intended, settled, disordered }
@@ -156,11 +156,11 @@ impl Ledger {
 
     /// The relay refused a message: it is in flight no more. Says whether it was.
     pub(crate) fn refuse(&mut self, sender: u32, sequence: u32) -> bool {
-        let Some(books) = self.senders.get_mut(sender as usize) else { return false };
-        let found = books.slots.iter().position(|slot| slot.left > 0 && slot.sequence as u32 == sequence);
+        let Some(of_sender) = self.senders.get_mut(sender as usize) else { return false };
+        let found = of_sender.slots.iter().position(|slot| slot.left > 0 && slot.sequence as u32 == sequence);
         let Some(at) = found else { return false };
-        books.slots[at].left = 0;
-        books.free.push(at as u32);
+        of_sender.slots[at].left = 0;
+        of_sender.free.push(at as u32);
         self.in_flight -= 1;
         true
     }
@@ -177,22 +177,22 @@ impl Ledger {
 
     /// The send times that were never kept.
     pub(crate) fn never_sent(&self) -> impl Iterator<Item = u64> {
-        self.senders.iter().flat_map(|books| books.late.iter().copied())
+        self.senders.iter().flat_map(|of_sender| of_sender.late.iter().copied())
     }
 
     /// Nothing is in flight, and nothing was put off.
     pub(crate) fn is_settled(&self) -> bool {
-        self.in_flight == 0 && self.senders.iter().all(|books| books.late.is_empty())
+        self.in_flight == 0 && self.senders.iter().all(|of_sender| of_sender.late.is_empty())
     }
 
     /// Messages that were sent.
     pub(crate) fn sent(&self) -> u64 {
-        self.senders.iter().map(|books| books.sent).sum()
+        self.senders.iter().map(|of_sender| of_sender.sent).sum()
     }
 
     /// Deliveries that are missing now.
     pub(crate) fn missing(&self) -> u64 {
-        self.senders.iter().flat_map(|books| &books.slots).map(|slot| u64::from(slot.left)).sum()
+        self.senders.iter().flat_map(|of_sender| &of_sender.slots).map(|slot| u64::from(slot.left)).sum()
     }
 }
 
@@ -209,61 +209,61 @@ mod tests {
 
     #[test]
     fn each_message_is_right_once() {
-        let mut ledger = Ledger::new(7, Shape::Single, 2, 2);
-        let first = ledger.send(0, 2, 10).expect("a slot");
-        let second = ledger.send(0, 2, 11).expect("a slot");
-        assert_eq!(ledger.send(0, 2, 12), None);
-        assert_eq!((ledger.missing(), ledger.sent(), ledger.is_settled()), (2, 2, false));
-        assert_eq!(ledger.arrive(3, &first), Verdict::Misdirected);
-        assert_eq!(ledger.arrive(2, &Stamp { run: 8, ..first }), Verdict::Foreign);
-        assert_eq!(ledger.arrive(2, &Stamp { sender: 9, ..first }), Verdict::Foreign);
-        assert_eq!(ledger.arrive(2, &Stamp { slot: 9, ..first }), Verdict::Foreign);
-        assert_eq!(ledger.arrive(2, &Stamp { sequence: 99, ..first }), Verdict::Foreign);
-        assert_eq!(right(ledger.arrive(2, &second)), (11, true, false));
-        assert_eq!(right(ledger.arrive(2, &first)), (10, true, true));
-        assert_eq!(ledger.arrive(2, &first), Verdict::Doubled);
-        let third = ledger.send(0, 2, 13).expect("a slot");
-        assert_eq!(ledger.arrive(2, &first), Verdict::Doubled, "also when its slot is taken again");
-        assert_eq!(right(ledger.arrive(2, &third)), (13, true, false));
-        assert!(ledger.is_settled());
+        let mut check = DeliveryCheck::new(7, Shape::Single, 2, 2);
+        let first = check.send(0, 2, 10).expect("a slot");
+        let second = check.send(0, 2, 11).expect("a slot");
+        assert_eq!(check.send(0, 2, 12), None);
+        assert_eq!((check.missing(), check.sent(), check.is_settled()), (2, 2, false));
+        assert_eq!(check.arrive(3, &first), Verdict::Misdirected);
+        assert_eq!(check.arrive(2, &Stamp { run: 8, ..first }), Verdict::Foreign);
+        assert_eq!(check.arrive(2, &Stamp { sender: 9, ..first }), Verdict::Foreign);
+        assert_eq!(check.arrive(2, &Stamp { slot: 9, ..first }), Verdict::Foreign);
+        assert_eq!(check.arrive(2, &Stamp { sequence: 99, ..first }), Verdict::Foreign);
+        assert_eq!(right(check.arrive(2, &second)), (11, true, false));
+        assert_eq!(right(check.arrive(2, &first)), (10, true, true));
+        assert_eq!(check.arrive(2, &first), Verdict::Doubled);
+        let third = check.send(0, 2, 13).expect("a slot");
+        assert_eq!(check.arrive(2, &first), Verdict::Doubled, "also when its slot is taken again");
+        assert_eq!(right(check.arrive(2, &third)), (13, true, false));
+        assert!(check.is_settled());
     }
 
     #[test]
     fn a_fan_out_settles_with_its_last_receiver() {
-        let mut ledger = Ledger::new(7, Shape::All(70), 1, 1);
-        let stamp = ledger.send(0, Stamp::ALL, 1).expect("a slot");
-        assert_eq!(ledger.arrive(0, &stamp), Verdict::Misdirected);
-        assert_eq!(ledger.arrive(71, &stamp), Verdict::Misdirected);
+        let mut check = DeliveryCheck::new(7, Shape::All(70), 1, 1);
+        let stamp = check.send(0, Stamp::ALL, 1).expect("a slot");
+        assert_eq!(check.arrive(0, &stamp), Verdict::Misdirected);
+        assert_eq!(check.arrive(71, &stamp), Verdict::Misdirected);
         for receiver in 1..=70 {
-            assert_eq!(right(ledger.arrive(receiver, &stamp)), (1, receiver == 70, false));
-            assert_eq!(ledger.arrive(receiver, &stamp), Verdict::Doubled);
+            assert_eq!(right(check.arrive(receiver, &stamp)), (1, receiver == 70, false));
+            assert_eq!(check.arrive(receiver, &stamp), Verdict::Doubled);
         }
-        let next = ledger.send(0, Stamp::ALL, 2).expect("a slot");
-        assert_eq!(right(ledger.arrive(5, &next)), (2, false, false));
-        assert_eq!(ledger.missing(), 69);
+        let next = check.send(0, Stamp::ALL, 2).expect("a slot");
+        assert_eq!(right(check.arrive(5, &next)), (2, false, false));
+        assert_eq!(check.missing(), 69);
     }
 
     #[test]
     fn order_is_of_one_sender_and_one_receiver() {
-        let mut ledger = Ledger::new(7, Shape::Spread(true), 3, 3);
-        let to_1 = ledger.send(0, 1, 0).expect("a slot");
-        let to_2 = ledger.send(0, 2, 0).expect("a slot");
-        let again_to_1 = ledger.send(0, 1, 0).expect("a slot");
-        assert!(!right(ledger.arrive(2, &to_2)).2);
-        assert!(!right(ledger.arrive(1, &again_to_1)).2);
-        assert!(right(ledger.arrive(1, &to_1)).2);
+        let mut check = DeliveryCheck::new(7, Shape::Spread(true), 3, 3);
+        let to_1 = check.send(0, 1, 0).expect("a slot");
+        let to_2 = check.send(0, 2, 0).expect("a slot");
+        let again_to_1 = check.send(0, 1, 0).expect("a slot");
+        assert!(!right(check.arrive(2, &to_2)).2);
+        assert!(!right(check.arrive(1, &again_to_1)).2);
+        assert!(right(check.arrive(1, &to_1)).2);
     }
 
     #[test]
     fn what_is_refused_is_not_missing() {
-        let mut ledger = Ledger::new(7, Shape::Single, 1, 1);
-        let stamp = ledger.send(0, 1, 0).expect("a slot");
-        assert!(ledger.refuse(0, stamp.sequence as u32));
-        assert!(!ledger.refuse(0, stamp.sequence as u32));
-        assert!(ledger.is_settled() && ledger.missing() == 0);
-        ledger.put_off(0, 5);
-        assert!(!ledger.is_settled());
-        assert_eq!(ledger.never_sent().collect::<Vec<_>>(), [5]);
-        assert_eq!((ledger.put_off_first(0), ledger.put_off_first(0)), (Some(5), None));
+        let mut check = DeliveryCheck::new(7, Shape::Single, 1, 1);
+        let stamp = check.send(0, 1, 0).expect("a slot");
+        assert!(check.refuse(0, stamp.sequence as u32));
+        assert!(!check.refuse(0, stamp.sequence as u32));
+        assert!(check.is_settled() && check.missing() == 0);
+        check.put_off(0, 5);
+        assert!(!check.is_settled());
+        assert_eq!(check.never_sent().collect::<Vec<_>>(), [5]);
+        assert_eq!((check.put_off_first(0), check.put_off_first(0)), (Some(5), None));
     }
 }

@@ -1,19 +1,19 @@
-//! The floor: a TCP forwarder without WebSocket that gathers for each destination over a turn. What it costs is what the
-//! kernel costs.
+//! The baseline: a TCP forwarder without WebSocket that gathers for each destination over a turn. What it costs is what
+//! the kernel costs.
 //!
 //! A frame is its length and its receiver (both u32, little endian, the length counts the whole frame) and anything. A
 //! client's first frame has 8 bytes and its own number; it comes back as the answer. [`ALL`] goes to every client but the
 //! sender. Each readable socket is read once a turn into an arena, each destination gets one vectored write at the end of
 //! the turn with the pieces that are for it; only what the kernel does not take is copied.
 //!
-//! Its own part of the work is kept as small as it can be, for a slow floor flatters whoever is compared with it: clients
-//! are found by an index, a run of frames for one receiver is one piece, and nothing is allocated for a message or a turn.
+//! Its own part of the work is kept as small as it can be, for a slow baseline flatters what is compared with it:
+//! clients are found by an index, a run of frames for one receiver is one piece, and nothing is allocated for a message
+//! or a turn.
 
 use std::{
     io::{self, IoSlice, Read as _, Write as _},
     net::SocketAddr,
     ops::Range,
-    process::{Child, Command, Stdio},
     thread,
 };
 
@@ -22,7 +22,7 @@ use mio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{cli::FloorServer, measure};
+use crate::{cli::BaselineServer, measure};
 
 /// The receiver that stands for everybody else.
 const ALL: u32 = u32::MAX;
@@ -43,7 +43,7 @@ const LISTENER: Token = Token(usize::MAX);
 const EVENTS: usize = 4096;
 
 /// Runs the forwarder until it is ended.
-pub(crate) fn serve(options: &FloorServer) -> Result<(), String> {
+pub(crate) fn serve(options: &BaselineServer) -> Result<(), String> {
     if let Some(cpu) = options.cpu {
         measure::pin(cpu)?;
     }
@@ -59,52 +59,6 @@ pub(crate) fn serve(options: &FloorServer) -> Result<(), String> {
     println!("tcp://{}", forwarder.address().map_err(|error| error.to_string())?);
     loop {
         forwarder.turn().map_err(|error| error.to_string())?;
-    }
-}
-
-/// A forwarder in a process of its own; it ends with this value.
-#[derive(Debug)]
-pub struct Floor {
-    child: Child,
-    url: String,
-}
-
-impl Floor {
-    /// Starts `program floor-server`, `program` being this one as a rule.
-    ///
-    /// # Errors
-    /// It does not start, or does not say where it listens.
-    pub fn start(program: &std::path::Path, cpu: Option<usize>) -> io::Result<Self> {
-        let mut command = Command::new(program);
-        command.args(["floor-server", "--until-eof"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        if let Some(cpu) = cpu {
-            command.args(["--cpu", &cpu.to_string()]);
-        }
-        let mut floor = Self { child: command.spawn()?, url: String::new() };
-        let out = floor.child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        io::BufRead::read_line(&mut io::BufReader::new(out), &mut floor.url)?;
-        floor.url.truncate(floor.url.trim_end().len());
-        if floor.url.is_empty() {
-            return Err(io::Error::other("the forwarder ended at once"));
-        }
-        Ok(floor)
-    }
-
-    /// Where it listens.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
