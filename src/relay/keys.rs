@@ -25,6 +25,17 @@ const NO_KEY: &str = "there is no key (expected: [options] type base64 [comment]
 const LEFT_EMPTY: &str = "# No key may sign in; `amp-relay keys add` lets one in.\n";
 const BOM: char = '\u{feff}';
 
+/// What the keys file holds.
+#[derive(Debug)]
+pub struct KeysFound {
+    /// Its path.
+    pub file: Text,
+    /// Keys in force.
+    pub entries: usize,
+    /// Lines that are not.
+    pub refused: usize,
+}
+
 /// A key that may sign in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

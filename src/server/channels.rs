@@ -11,9 +11,9 @@ use crate::{
     relay::{
         SignedIn,
         admission::Judged,
-        api::{Caller, Error, Out, Request, Text},
-        delivery::{Checked, Command, Job, Lane, PeerMail, Signed},
-        keys::KeySet,
+        api::{Error, Out, Text},
+        delivery::{Checked, Job, Lane, PeerMail, Signed},
+        keys::{KeySet, KeysFound},
         signer,
     },
 };
@@ -36,17 +36,6 @@ impl signer::SessionKeys for SessionKeys {
     fn key(&self, did: &str) -> Option<SigningKey> {
         self.0.lock().get(did).cloned()
     }
-}
-
-/// What the keys file holds.
-#[derive(Debug)]
-pub(super) struct KeysFound {
-    /// Its path.
-    pub(super) file: Text,
-    /// Keys in force.
-    pub(super) entries: usize,
-    /// Lines that are not.
-    pub(super) refused: usize,
 }
 
 /// To a worker.
@@ -73,20 +62,6 @@ pub(super) enum Mail {
     Signed(Signed),
     /// Take another turn.
     Again,
-}
-
-/// To the supervisor; a worker sends one batch a turn.
-pub(super) enum ToCore {
-    /// A command.
-    Request(Box<Caller>, Request),
-    /// What agents want of sessions.
-    Agents(Command),
-    /// The peer's send queue is above its high mark.
-    Paused(ConnToken),
-    /// It has drained.
-    Resumed(ConnToken),
-    /// The peer is gone.
-    Gone(ConnToken),
 }
 
 /// The inboxes of all workers, by index.

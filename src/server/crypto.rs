@@ -17,7 +17,7 @@ use ed25519_dalek::SigningKey;
 use ssh_key::PrivateKey;
 
 use super::{
-    channels::{KeysFound, Mail, Mailers, Order, SessionKeys},
+    channels::{Mail, Mailers, Order, SessionKeys},
     drain_guard::DrainGuard,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
         admission::{Admission, HelloJob, Judged},
         api::{Code, Error, Text},
         delivery::{BATCHES_MAX, Check, JOBS_OUT_MAX, Job, Lane, Signed, Verifier},
-        keys::{FILE_BYTES_MAX, KeySet},
+        keys::{FILE_BYTES_MAX, KeySet, KeysFound},
         signer::Signer,
     },
     wire::amp::Id,

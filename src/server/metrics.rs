@@ -9,7 +9,10 @@ use std::{
 };
 
 use crate::{
-    dialect::admin::{Facts, WorkerFacts},
+    dialect::{
+        admin::{Facts, WorkerFacts},
+        session,
+    },
     reactor::{CLOSE_LABELS, TURN_BUCKETS, WorkerCounters},
     relay::{api::State, delivery},
 };
@@ -40,10 +43,7 @@ impl Tally {
 #[derive(Debug, Default)]
 #[repr(align(128))] // Two workers never share a cache line.
 pub(super) struct WorkerTallies {
-    pub(super) session_in: Tally,
-    pub(super) session_out: Tally,
-    pub(super) sign_in_failures: Tally,
-    pub(super) devices: Tally,
+    pub(super) devices: Arc<session::Counters>,
     pub(super) agents: Arc<delivery::Counters>,
     pub(super) inbox_full: Tally,
     /// The worker keeps messages that found the supervisor's inbox full; whoever makes room there wakes it.
@@ -85,7 +85,7 @@ impl Shared {
 }
 
 fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
-    let (counted, agents) = (counters.snapshot(), &tallies.agents);
+    let (counted, agents, devices) = (counters.snapshot(), &tallies.agents, &tallies.devices);
     WorkerFacts {
         accepted: counted.accepted,
         refused: counted.refused,
@@ -107,10 +107,10 @@ fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
         turn_ns: counted.busy_ns,
         turn_ns_p50: quantile(&counted.turn_ns, 50),
         turn_ns_p99: quantile(&counted.turn_ns, 99),
-        session_in: tallies.session_in.get(),
-        session_out: tallies.session_out.get(),
-        sign_in_failures: tallies.sign_in_failures.get() + agents.sign_in_failures.get(),
-        devices: tallies.devices.get(),
+        session_in: devices.messages_in.get(),
+        session_out: devices.messages_out.get(),
+        sign_in_failures: devices.sign_in_failures.get() + agents.sign_in_failures.get(),
+        devices: devices.devices.get(),
         amp_in: agents.messages_in.get(),
         amp_out: agents.messages_out.get(),
         agents: agents.agents.get(),

@@ -5,6 +5,7 @@ mod backlog;
 mod channels;
 mod crypto;
 mod data;
+mod dialects;
 mod drain_guard;
 mod hosted;
 mod launch;
@@ -29,10 +30,11 @@ pub use crate::relay::{
     delivery::{Call, Services},
     message::MESSAGE_MAX,
 };
-use channels::{Mailers, ToCore};
+use channels::Mailers;
 #[cfg(feature = "cli")]
 pub(crate) use data::private;
 pub use data::{DataError, DataFolder};
+use dialects::States;
 use drain_guard::DrainGuard;
 pub use hosted::Hosted;
 use launch::{ConfigProfiles, Launcher, Live, RandomIds};
@@ -45,7 +47,7 @@ use worker::Worker;
 
 use crate::{
     claude::{arguments::MODES, environment::Changes, guard::GuardProgram},
-    dialect::session::{Greeting, TICK_MS},
+    dialect::session::{Devices, Greeting, TICK_MS},
     reactor::{
         self, Bound, BoundAddr, Control, Handle, Listen, Reactor,
         ws::{Ws, WsOptions},
@@ -56,6 +58,7 @@ use crate::{
         hub::{Create, Hub},
         profile::{Profile, SystemFolders},
         session,
+        sessions::ToSessions,
     },
     store::{self, MemoryStore},
     wire::{
@@ -237,7 +240,7 @@ struct Rest {
 struct Handlers {
     greeting: Arc<Greeting>,
     crypto: crypto::Crypto,
-    core: reactor::Sender<Vec<ToCore>>,
+    core: reactor::Sender<Vec<ToSessions>>,
     shared: Arc<Shared>,
     agents: Arc<delivery::Parts>,
     mailers: Mailers,
@@ -248,16 +251,15 @@ struct Handlers {
 impl Handlers {
     fn make(&self, index: u16) -> Ws<Worker> {
         let tallies = self.shared.workers[usize::from(index)].clone();
+        let devices = Devices::new(self.greeting.clone(), tallies.devices.clone());
         let worker = Worker {
-            greeting: self.greeting.clone(),
             crypto: self.crypto.clone(),
+            mailers: self.mailers.clone(),
             core: Outbox::new(self.core.clone(), tallies.clone()),
             shared: self.shared.clone(),
-            tallies,
-            mailers: self.mailers.clone(),
-            delivery: Delivery::new(&self.agents, index, self.shared.workers[usize::from(index)].agents.clone()),
+            delivery: Delivery::new(&self.agents, index, tallies.agents.clone()),
+            states: States { agents: (), devices },
             stopper: self.stopper.clone(),
-            acts: Vec::new(),
         };
         Ws::new(worker, self.ws.clone())
     }
@@ -508,8 +510,8 @@ fn rand_secret() -> Result<u64, StartError> {
 }
 
 /// Bytes that nobody can guess; `None` where the system gives none.
-fn random() -> Option<[u8; 8]> {
-    let mut bytes = [0; 8];
+fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).ok().map(|()| bytes)
 }
 

@@ -1,13 +1,15 @@
 //! The core's view of a worker's connections: WebSockets of the loop.
 
-use super::worker::{Conn, Io};
+use super::{dialects::Conn, worker::Io};
 use crate::{
     base::{CloseCode, ConnToken, Now, Sent},
+    dialect::session::{Device, DeviceNet},
     reactor::ws::{Data, Framed},
     relay::{
         delivery::{Agent, Net},
         message::Shared,
     },
+    wire::sign_in::Nonce,
 };
 
 impl Shared for Framed {
@@ -43,7 +45,7 @@ impl Net for Io<'_> {
     fn agent(&mut self, token: ConnToken) -> Option<&mut Agent> {
         match self.conn(token)? {
             Conn::Agent(agent) => Some(agent),
-            Conn::Device(_) => None,
+            _ => None,
         }
     }
 
@@ -108,6 +110,27 @@ impl Net for Io<'_> {
     }
 
     fn random(&mut self) -> Option<[u8; 8]> {
+        super::random()
+    }
+}
+
+impl DeviceNet for Io<'_> {
+    fn device(&mut self, token: ConnToken) -> Option<&mut Device> {
+        match self.conn(token)? {
+            Conn::Device(device) => Some(device),
+            _ => None,
+        }
+    }
+
+    fn send_text(&mut self, token: ConnToken, text: &str) -> Sent {
+        self.text_to(token, text)
+    }
+
+    fn share_text(text: &str) -> Framed {
+        Framed::text(text)
+    }
+
+    fn nonce() -> Option<[u8; Nonce::BYTES]> {
         super::random()
     }
 }

@@ -5,24 +5,24 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{channels::ToCore, metrics::WorkerTallies};
-use crate::reactor::Sender;
+use super::metrics::WorkerTallies;
+use crate::{reactor::Sender, relay::sessions::ToSessions};
 
 /// A worker's way to the supervisor: a batch a turn, and the batches that found its inbox full, oldest first.
 pub(super) struct Outbox {
-    inbox: Sender<Vec<ToCore>>,
-    batch: Vec<ToCore>,
-    stuck: VecDeque<Vec<ToCore>>,
+    inbox: Sender<Vec<ToSessions>>,
+    batch: Vec<ToSessions>,
+    stuck: VecDeque<Vec<ToSessions>>,
     tallies: Arc<WorkerTallies>,
 }
 
 impl Outbox {
-    pub(super) fn new(inbox: Sender<Vec<ToCore>>, tallies: Arc<WorkerTallies>) -> Self {
+    pub(super) fn new(inbox: Sender<Vec<ToSessions>>, tallies: Arc<WorkerTallies>) -> Self {
         Self { inbox, batch: Vec::new(), stuck: VecDeque::new(), tallies }
     }
 
     /// Takes a message along at the end of this turn.
-    pub(super) fn take(&mut self, message: ToCore) {
+    pub(super) fn take(&mut self, message: ToSessions) {
         self.batch.push(message);
     }
 
@@ -64,14 +64,14 @@ mod tests {
         let mut outbox = Outbox::new(sender, tallies.clone());
         let peer = |slot| ConnToken::new(0, slot, 1);
         for slot in 1..=3 {
-            outbox.take(ToCore::Gone(peer(slot)));
+            outbox.take(ToSessions::Gone(peer(slot)));
             outbox.deliver();
             assert_eq!(tallies.stuck.load(Ordering::SeqCst), slot > 1, "after {slot}");
         }
         assert_eq!(outbox.waiting(), 2);
         for slot in 1..=3 {
             let batch = receiver.try_recv().expect("a batch");
-            assert!(matches!(batch[..], [ToCore::Gone(gone)] if gone == peer(slot)), "in order");
+            assert!(matches!(batch[..], [ToSessions::Gone(gone)] if gone == peer(slot)), "in order");
             outbox.deliver();
         }
         assert_eq!(outbox.waiting(), 0);

@@ -17,7 +17,7 @@ use slab::Slab;
 
 use super::{
     backlog::Backlog,
-    channels::{Mail, Mailers, ToCore},
+    channels::{Mail, Mailers},
     drain_guard::DrainGuard,
     launch::Launcher,
     metrics::Shared,
@@ -32,9 +32,8 @@ use crate::{
     reactor::{self, Control, Receiver, Sender, inbox},
     relay::{
         api::{End, ExitInfo, Launch, Out, Summary, Text},
-        delivery::Command,
         hub::{Create, Hub},
-        sessions::AgentRequests,
+        sessions::{AgentRequests, ToSessions},
     },
 };
 
@@ -57,7 +56,7 @@ const WAKER: Token = Token(usize::MAX);
 /// The way to the supervisor, besides the workers' inbox.
 #[derive(Clone)]
 pub(super) struct Supervisor {
-    pub(super) inbox: Sender<Vec<ToCore>>,
+    pub(super) inbox: Sender<Vec<ToSessions>>,
     drain: Arc<AtomicBool>,
 }
 
@@ -83,7 +82,7 @@ pub(super) struct Parts {
 /// A supervisor whose inbox exists and whose thread does not yet: workers need the inbox first.
 pub(super) struct Prepared {
     poll: Poll,
-    receiver: Receiver<Vec<ToCore>>,
+    receiver: Receiver<Vec<ToSessions>>,
     drain: Arc<AtomicBool>,
 }
 
@@ -162,7 +161,7 @@ struct Running {
 
 struct Desk {
     poll: Poll,
-    receiver: Receiver<Vec<ToCore>>,
+    receiver: Receiver<Vec<ToSessions>>,
     drain: Arc<AtomicBool>,
     hub: Hub,
     agents: AgentRequests,
@@ -248,12 +247,12 @@ impl Desk {
             let Some(batch) = self.receiver.try_recv() else { return };
             for message in batch {
                 match message {
-                    ToCore::Request(caller, request) => self.hub.request(&caller, request, now),
-                    ToCore::Paused(peer) => self.hub.paused(peer),
-                    ToCore::Resumed(peer) => self.hub.resumed(peer, now),
-                    ToCore::Gone(peer) => self.hub.disconnected(peer, now),
-                    ToCore::Agents(Command::Ask(ask)) => self.agents.ask(*ask, &mut self.hub, now),
-                    ToCore::Agents(Command::Gone(peer)) => self.agents.gone(peer, &mut self.hub, now),
+                    ToSessions::Request(caller, request) => self.hub.request(&caller, request, now),
+                    ToSessions::Paused(peer) => self.hub.paused(peer),
+                    ToSessions::Resumed(peer) => self.hub.resumed(peer, now),
+                    ToSessions::Gone(peer) => self.hub.disconnected(peer, now),
+                    ToSessions::Ask(ask) => self.agents.ask(*ask, &mut self.hub, now),
+                    ToSessions::AskerGone(peer) => self.agents.gone(peer, &mut self.hub, now),
                 }
                 self.carry_out(now);
             }

@@ -1,32 +1,79 @@
 //! AMP over WebSocket: agents on `/amp/v1/ws`, one CBOR message a binary frame. The messages are the core's own
 //! ([`delivery`](crate::relay::delivery)); this is how they come and go.
 
+use std::sync::Arc;
+
+use super::{Arrival, Dialect, Incoming, Upgrade};
 use crate::{
-    relay::{api::Text, message::MESSAGE_MAX},
+    base::{CloseCode, ConnToken, Fault},
+    relay::{
+        delivery::{Agent, Delivery, Net},
+        keys::KeySet,
+        message::MESSAGE_MAX,
+    },
     wire::{
-        amp::{PATH, RELAY_DID_HEADER, SIZE_HEADER},
+        amp::{PATH, RELAY_DID_HEADER, SIZE_HEADER, SUBPROTOCOL},
         http::{Head, Response},
     },
 };
 
-pub use crate::wire::amp::SUBPROTOCOL;
+impl<N: Net> Dialect<N> for Agent {
+    type State = ();
 
-/// The headers of the answer to an upgrade.
-///
-/// # Errors
-/// The answer to a request that is no upgrade to AMP.
-pub fn upgrade(head: &Head<'_>, did: &Text) -> Result<Vec<(&'static str, String)>, Response> {
-    if !head.wants_upgrade() {
-        let line = "/amp/v1/ws speaks WebSocket, subprotocol amp.v1";
-        return Err(Response::upgrade_required(line));
-    }
-    if !head.subprotocols().any(|name| name == SUBPROTOCOL) {
-        return Err(Response::text(400, "the upgrade must offer the subprotocol amp.v1"));
-    }
-    Ok(vec![(RELAY_DID_HEADER, did.to_string()), (SIZE_HEADER, MESSAGE_MAX.to_string())])
-}
+    const PATH: &'static str = PATH;
 
-/// Where agents connect.
-pub const fn path() -> &'static str {
-    PATH
+    fn request(
+        head: &Head<'_>,
+        arrival: Arrival,
+        (): &mut (),
+        delivery: &mut Delivery<N::Shared>,
+    ) -> Result<Upgrade<Self>, Response> {
+        if !head.wants_upgrade() {
+            let line = "/amp/v1/ws speaks WebSocket, subprotocol amp.v1";
+            return Err(Response::upgrade_required(line));
+        }
+        if !head.subprotocols().any(|name| name == SUBPROTOCOL) {
+            return Err(Response::text(400, "the upgrade must offer the subprotocol amp.v1"));
+        }
+        let did = delivery.greeting().did.to_string();
+        let headers = vec![(RELAY_DID_HEADER, did), (SIZE_HEADER, MESSAGE_MAX.to_string())];
+        let conn = Self::new(arrival.peer, arrival.is_local, arrival.now);
+        Ok(Upgrade { conn, subprotocol: SUBPROTOCOL, headers })
+    }
+
+    fn opened(&mut self, (): &mut (), delivery: &mut Delivery<N::Shared>, net: &mut N) {
+        delivery.opened(self, net);
+    }
+
+    #[inline]
+    fn message(
+        &mut self,
+        (): &mut (),
+        delivery: &mut Delivery<N::Shared>,
+        net: &mut N,
+        message: Incoming<'_>,
+        current: N::Current<'_>,
+    ) -> Result<(), Fault> {
+        let Incoming::Binary(frame) = message else {
+            return Err(Fault::new(CloseCode::UNSUPPORTED, "AMP is CBOR in binary messages"));
+        };
+        delivery.message(self, net, frame, current);
+        Ok(())
+    }
+
+    fn timeout(&mut self, (): &mut (), delivery: &mut Delivery<N::Shared>, net: &mut N) {
+        delivery.timeout(self, net);
+    }
+
+    fn drained(&mut self, (): &mut (), delivery: &mut Delivery<N::Shared>, net: &mut N) {
+        delivery.drained(net);
+    }
+
+    fn closed(self, (): &mut (), delivery: &mut Delivery<N::Shared>, token: ConnToken) {
+        delivery.closed(&self, token);
+    }
+
+    fn keys_changed((): &mut (), delivery: &mut Delivery<N::Shared>, net: &mut N, peer: ConnToken, keys: &Arc<KeySet>) {
+        delivery.keys_changed(peer, keys, net);
+    }
 }

@@ -1,16 +1,18 @@
 //! The session dialect: what our own clients speak on `/session`, one JSON object a text message.
 //!
-//! Owns a connection's way from challenge to sign-in and the JSON of both directions. It must not decide what a
-//! command does: that is the core's.
+//! Owns a connection's way from challenge to sign-in, what is known of a device, and the JSON of both directions. It must
+//! not decide what a command does: that is the core's.
 
 pub mod bounds;
 mod connection;
 mod decode;
+mod device;
 mod encode;
 mod fields;
 
 pub use connection::{Act, Connection, Greeting, Reached};
 pub use decode::{Incoming, decode};
+pub use device::{Counters, Device, DeviceNet, Devices};
 pub use encode::{
     caught_up, delta, error, event, keys_reply, pong, presence, reply, reset, sign_in_message, summary_changed, tick,
 };

@@ -154,3 +154,19 @@ pub enum Out {
         how: End,
     },
 }
+
+impl Out {
+    /// The connections that it is for.
+    pub fn peers(&self) -> &[ConnToken] {
+        match self {
+            Self::Answer { peer, .. } | Self::CaughtUp { peer, .. } | Self::Reset { peer, .. } => {
+                std::slice::from_ref(peer)
+            }
+            Self::Event { peers, .. }
+            | Self::Delta { peers, .. }
+            | Self::Presence { peers, .. }
+            | Self::Changed { peers, .. } => peers,
+            Self::Said(_) | Self::Launch(_) | Self::Write { .. } | Self::End { .. } => &[],
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! A shell calls [`message`](Delivery::message), [`timeout`](Delivery::timeout), [`drained`](Delivery::drained) and
 //! [`closed`](Delivery::closed) for connections, hands in what other threads say, and at the end of each turn takes what
 //! they are to get: [`next_job`](Delivery::next_job), [`next_checks`](Delivery::next_checks),
-//! [`commands`](Delivery::commands) and [`poll_peers`](Delivery::poll_peers).
+//! [`commands`](Commands::take) and [`poll_peers`](Delivery::poll_peers).
 
 mod agent;
 mod backpressure;
@@ -44,7 +44,7 @@ use super::{
     directory::{Courier, Directory, Event, Options, ServiceId, Why},
     keys::KeySet,
     message::{self, Message, Refused, Reply, ReplyTo, Shared},
-    sessions::Ask,
+    sessions::ToSessions,
 };
 use crate::{
     base::{CloseCode, ConnToken, Counter},
@@ -102,13 +102,34 @@ pub enum PeerMail<S: Shared> {
     Sender(SenderNews),
 }
 
-/// To the sessions.
-#[derive(Debug)]
-pub enum Command {
-    /// A message for a session.
-    Ask(Box<Ask>),
-    /// A connection that asked is gone.
-    Gone(ConnToken),
+/// What the sessions are to be told. Bounded: a dialect asks before it takes a command in; that a peer is gone, or has
+/// drained, is always taken.
+#[derive(Debug, Default)]
+pub struct Commands {
+    queue: Vec<ToSessions>,
+    /// Those of earlier turns that the sessions have not taken.
+    waiting: usize,
+}
+
+impl Commands {
+    /// Commands that may wait for busy sessions; more are refused.
+    const MAX: usize = 16 * 1024;
+
+    /// Whether a command is to be refused.
+    pub fn is_full(&self) -> bool {
+        self.waiting + self.queue.len() >= Self::MAX
+    }
+
+    /// Takes a message along at the end of the turn.
+    pub fn push(&mut self, message: ToSessions) {
+        self.queue.push(message);
+    }
+
+    /// All of them, in order. So many of earlier turns have found no room.
+    pub fn take(&mut self, waiting: usize) -> impl Iterator<Item = ToSessions> + '_ {
+        self.waiting = waiting;
+        self.queue.drain(..)
+    }
 }
 
 /// The core of one worker.
@@ -132,9 +153,8 @@ pub struct Delivery<S: Shared> {
     flow: flow_cache::FlowCache,
     /// What is being checked, where every message is.
     checks: Option<verification::Checks<S>>,
-    commands: Vec<Command>,
-    /// Commands of earlier turns that the sessions have not taken.
-    commands_waiting: usize,
+    /// What the sessions are to be told, by devices too.
+    pub commands: Commands,
     counters: Arc<Counters>,
 }
 
@@ -154,8 +174,7 @@ impl<S: Shared> Delivery<S> {
             lanes: Lanes::default(),
             flow: flow_cache::FlowCache::default(),
             checks: parts.verifies_all.then(verification::Checks::default),
-            commands: Vec::new(),
-            commands_waiting: 0,
+            commands: Commands::default(),
             counters,
         }
     }
@@ -226,7 +245,7 @@ impl<S: Shared> Delivery<S> {
             self.counters.agents.sub(1);
         }
         if agent.is_known {
-            self.commands.push(Command::Gone(token));
+            self.commands.push(ToSessions::AskerGone(token));
         }
     }
 
@@ -480,12 +499,6 @@ impl<S: Shared> Delivery<S> {
     /// The end of a turn, first part: senders whose receivers have gone or drained are read again.
     pub fn turn<N: Net<Shared = S>>(&mut self, net: &mut N) {
         self.tell_senders(net);
-    }
-
-    /// What the sessions are to get, in order. So many commands of earlier turns wait for them.
-    pub fn commands(&mut self, waiting: usize) -> impl Iterator<Item = Command> + '_ {
-        self.commands_waiting = waiting;
-        self.commands.drain(..)
     }
 
     /// Hands `take` what other workers are to get, in order for each, until there is no more or it gives something back for

@@ -1,12 +1,12 @@
 //! Messages of agents for sessions: judged and read here, answered by [`sessions`](crate::relay::sessions).
 
-use super::{Agent, Command, Delivery, rights};
+use super::{Agent, Delivery, rights};
 use crate::{
     base::{ConnToken, text},
     relay::{
         api::{Caller, REASON_BYTES_MAX, Text},
         message::{self, Shared},
-        sessions::{Ask, Wanted},
+        sessions::{Ask, ToSessions, Wanted},
     },
     wire::{
         amp::{
@@ -16,9 +16,6 @@ use crate::{
         cbor::{self, Texts, text_of},
     },
 };
-
-/// Messages that may wait for busy sessions; more are refused.
-const COMMANDS_MAX: usize = 16 * 1024;
 
 impl<S: Shared> Delivery<S> {
     /// A message for a session.
@@ -51,13 +48,13 @@ impl<S: Shared> Delivery<S> {
                     .collect(),
             },
         };
-        if self.commands_waiting + self.commands.len() >= COMMANDS_MAX {
+        if self.commands.is_full() {
             return Err(Refusal::new(Code::OVERLOADED, "too many messages wait for the sessions of this relay"));
         }
         // The sessions must be told of this connection's end from now on.
         agent.is_known = true;
         let (session, did, id) = (session.clone(), did.clone(), view.header.id);
-        self.commands.push(Command::Ask(Box::new(Ask { caller, session, did, from, id, thread_id, wanted })));
+        self.commands.push(ToSessions::Ask(Box::new(Ask { caller, session, did, from, id, thread_id, wanted })));
         Ok(())
     }
 }

@@ -24,6 +24,23 @@ use crate::{
 /// The id of the command that has a session's events come, before the session's.
 const ATTACH: &str = "attach ";
 
+/// What the thread of the sessions is told, by all dialects.
+#[derive(Debug)]
+pub enum ToSessions {
+    /// A command.
+    Request(Box<Caller>, Request),
+    /// The peer's send queue is above its high mark.
+    Paused(ConnToken),
+    /// It has drained.
+    Resumed(ConnToken),
+    /// The peer is gone.
+    Gone(ConnToken),
+    /// A message of an agent.
+    Ask(Box<Ask>),
+    /// A connection of an agent that asked is gone.
+    AskerGone(ConnToken),
+}
+
 /// A message for a session, judged by its type and its sender's role, and read.
 #[derive(Debug)]
 pub struct Ask {
