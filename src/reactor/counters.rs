@@ -15,6 +15,11 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
+    /// Takes away; only the owning thread may.
+    pub fn sub(&self, n: u64) {
+        self.set(self.get().wrapping_sub(n));
+    }
+
     /// Sets a level; only the owning thread may.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
@@ -155,7 +160,7 @@ counters! {
     mail,
     /// Turns of the loop that came to their end.
     turns,
-    /// Wakes that senders of mail paid for.
+    /// Wakes that other threads paid for: those that sent mail, and those that made room in an inbox it had found full.
     wakes,
     /// Nanoseconds spent outside of the poll.
     busy_ns,
