@@ -3,64 +3,40 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
 
 use crate::{
     dialect::admin::{Facts, WorkerFacts},
-    reactor::{CLOSE_LABELS, TURN_BUCKETS, WorkerCounters},
+    reactor::{CLOSE_LABELS, Counter, TURN_BUCKETS, WorkerCounters},
     relay::api::State,
 };
-
-/// A figure with one writer: a load and a store do, and are cheaper than a locked addition for each message.
-#[derive(Debug, Default)]
-pub(super) struct Tally(AtomicU64);
-
-impl Tally {
-    pub(super) fn add(&self, n: u64) {
-        self.set(self.get().wrapping_add(n));
-    }
-
-    pub(super) fn sub(&self, n: u64) {
-        self.set(self.get().wrapping_sub(n));
-    }
-
-    pub(super) fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// What a worker counts besides its loop.
 #[derive(Debug, Default)]
 #[repr(align(128))] // Two workers never share a cache line.
 pub(super) struct WorkerTallies {
-    pub(super) session_in: Tally,
-    pub(super) session_out: Tally,
-    pub(super) sign_in_failures: Tally,
-    pub(super) devices: Tally,
-    pub(super) amp_in: Tally,
-    pub(super) amp_out: Tally,
-    pub(super) agents: Tally,
+    pub(super) session_in: Counter,
+    pub(super) session_out: Counter,
+    pub(super) sign_in_failures: Counter,
+    pub(super) devices: Counter,
+    pub(super) amp_in: Counter,
+    pub(super) amp_out: Counter,
+    pub(super) agents: Counter,
     /// Messages that are with the crypto thread.
-    pub(super) amp_checking: Tally,
-    pub(super) amp_wrong_signatures: Tally,
-    pub(super) inbox_full: Tally,
-    /// The worker keeps messages that found the supervisor's inbox full; whoever makes room there wakes it.
-    pub(super) stuck: AtomicBool,
+    pub(super) amp_checking: Counter,
+    pub(super) amp_wrong_signatures: Counter,
+    pub(super) inbox_full: Counter,
 }
 
 /// What the supervisor counts.
 #[derive(Debug, Default)]
 pub(super) struct CoreTallies {
-    pub(super) sessions: [Tally; State::ALL.len()],
-    pub(super) restarts: Tally,
-    pub(super) unreadable_lines: Tally,
+    pub(super) sessions: [Counter; State::ALL.len()],
+    pub(super) restarts: Counter,
+    pub(super) unreadable_lines: Counter,
 }
 
 /// All figures of a relay.

@@ -11,7 +11,6 @@ mod hosted;
 mod lanes;
 mod launch;
 mod metrics;
-mod outbox;
 mod services;
 mod signatures;
 mod supervisor;
@@ -37,7 +36,6 @@ use drain_guard::DrainGuard;
 pub use hosted::Hosted;
 use launch::{ConfigProfiles, Launcher, Live, RandomIds};
 use metrics::{CoreTallies, Shared, WorkerTallies};
-use outbox::Outbox;
 use parking_lot::RwLock;
 pub use services::{Call, Services};
 use ssh_key::PrivateKey;
@@ -51,7 +49,7 @@ use crate::{
         session::{Greeting, TICK_MS},
     },
     reactor::{
-        self, Bound, BoundAddr, Control, Handle, Listen, Reactor,
+        self, Bound, BoundAddr, Control, Handle, Link, Listen, Reactor,
         ws::{Ws, WsOptions},
     },
     relay::{
@@ -251,13 +249,13 @@ struct Handlers {
 
 impl Handlers {
     fn make(&self, index: u16) -> Ws<Worker> {
-        let tallies = self.shared.workers[usize::from(index)].clone();
+        let waker = self.agents.mailers.waker(index);
         let worker = Worker {
             greeting: self.greeting.clone(),
-            crypto: self.crypto.clone(),
-            core: Outbox::new(self.core.clone(), tallies.clone()),
+            crypto: self.crypto.for_worker(waker.clone()),
+            core: Link::new(self.core.clone(), waker),
             shared: self.shared.clone(),
-            tallies,
+            tallies: self.shared.workers[usize::from(index)].clone(),
             agents: Agents::new(&self.agents, index),
             stopper: self.stopper.clone(),
             acts: Vec::new(),

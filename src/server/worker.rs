@@ -9,7 +9,6 @@ use super::{
     channels::{Job, Lane, Mail, ToCore},
     crypto::Crypto,
     metrics::{Shared, WorkerTallies},
-    outbox::Outbox,
 };
 use crate::{
     base::{Close, CloseCode, ConnToken, Fault, Now},
@@ -18,7 +17,7 @@ use crate::{
         session::{self, Act, Connection, Greeting, Reached},
     },
     reactor::{
-        Peer, PeerAddr, Sent,
+        Link, Peer, PeerAddr, Sender, Sent,
         ws::{Answer, Data, Framed, WsHandler, WsIo},
     },
     relay::{
@@ -43,7 +42,8 @@ pub(super) const UNKNOWN_BYTES_MAX: u32 = 4 * session::SIGN_IN_BYTES_MAX as u32;
 pub(super) struct Worker {
     pub(super) greeting: Arc<Greeting>,
     pub(super) crypto: Crypto,
-    pub(super) core: Outbox,
+    /// To the supervisor.
+    pub(super) core: Link<Sender<Vec<ToCore>>>,
     pub(super) shared: Arc<Shared>,
     pub(super) tallies: Arc<WorkerTallies>,
     pub(super) agents: Agents,
@@ -192,7 +192,6 @@ impl WsHandler for Worker {
             }
             Mail::Hold(sender) => self.agents.held_elsewhere(sender, io),
             Mail::Freed(sender) => self.agents.freed(sender, io),
-            Mail::Again => {}
         }
     }
 
@@ -243,9 +242,9 @@ impl WsHandler for Worker {
     }
 
     fn turn(&mut self, io: &mut Io<'_>) {
-        self.core.deliver();
+        self.tallies.inbox_full.add(u64::from(!self.core.flush()));
         self.agents.hand_jobs(&self.crypto);
-        self.amp_hand_checks(io);
+        self.amp_hand_checks();
         self.agents.carry(io);
     }
 }
@@ -339,7 +338,7 @@ impl Worker {
                 self.stopper.drain();
             }
             Act::Submit(caller, request) => {
-                if self.core.waiting() < TO_CORE_MAX {
+                if self.core.items() < TO_CORE_MAX {
                     self.core.take(ToCore::Request(caller, request));
                 } else {
                     let error = Error::new(Code::RateLimited, "the relay is overloaded; the command was not run");

@@ -108,20 +108,24 @@ impl Agents {
         for sender in std::mem::take(&mut self.holds.free) {
             if sender.worker() == io.worker() {
                 self.freed(sender, io);
-            } else if self.mailers.send(usize::from(sender.worker()), Mail::Freed(sender)).is_err() {
-                self.holds.free.push(sender);
+            } else {
+                self.links.push(usize::from(sender.worker()), Mail::Freed(sender));
             }
-        }
-        if !self.holds.free.is_empty() {
-            // Nobody else would wake this worker when there is room again.
-            let _ = self.mailers.send(usize::from(io.worker()), Mail::Again);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use ssh_key::{Algorithm, PrivateKey, rand_core::OsRng};
+
     use super::*;
+    use crate::{
+        reactor::Listen,
+        server::{self, channels::sink::is_woken},
+    };
 
     #[test]
     fn a_sender_is_free_when_the_last_receiver_lets_it_go() {
@@ -152,5 +156,40 @@ mod tests {
         holds.gone(sender);
         holds.release(slow);
         assert!(!holds.freed(sender));
+    }
+
+    #[test]
+    fn what_another_worker_has_no_room_for_waits_without_a_turn_until_it_has() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = server::Options {
+            workers: 2,
+            listen: vec![Listen::Unix(folder.path().join("relay.sock"))],
+            folders: vec![folder.path().to_owned()],
+            ..server::Options::new(folder.path().join("keys"), server::Agent::Demo)
+        };
+        let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
+        let (bound, handlers, rest) = server::Rest::start(&options, key).expect("started");
+        let mailers = handlers.agents.mailers.clone();
+        let mut workers = bound.into_workers(|index, _| handlers.make(index)).expect("workers");
+        let [here, there] = &mut workers[..] else { panic!("two") };
+        while mailers.send(1, Mail::Core(Vec::new())).is_ok() {}
+
+        let agents = &mut here.protocol().handler().agents;
+        agents.holds.free.push(ConnToken::new(1, 1, 1));
+        let mut slots = 1..;
+        while agents.directory.destinations().next().is_none() {
+            let slot = slots.next().expect("a slot");
+            agents.directory.join(format!("did:key:{slot}"), ConnToken::new(0, slot, 1)).expect("room");
+        }
+        here.turn(Some(Duration::ZERO)).expect("a turn");
+        assert!(!is_woken(here), "it is not its own waker");
+        assert_ne!(here.arm(), Some(Duration::ZERO), "it has nothing to do");
+        there.turn(Some(Duration::ZERO)).expect("a turn");
+        assert!(is_woken(here), "there is room");
+        here.turn(Some(Duration::ZERO)).expect("a turn");
+        let agents = &mut here.protocol().handler().agents;
+        assert!(agents.links.flush() && agents.directory.destinations().next().is_none());
+        drop(workers);
+        rest.join(Ok(())).expect("ended");
     }
 }

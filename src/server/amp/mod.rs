@@ -16,7 +16,7 @@ use self::{
 };
 use super::{
     Verify,
-    channels::{Hello, Job, Lane, Mail, Mailers, Parcel},
+    channels::{Hello, Job, Lane, Links, Mail, Mailers, Parcel},
     crypto::Crypto,
     lanes::Lanes,
     services::Services,
@@ -139,6 +139,7 @@ pub(super) struct Agents {
     /// The number of the next one.
     next_session: u32,
     mailers: Mailers,
+    links: Links,
     scratch: Vec<u8>,
     /// Who was handed the message that is being routed, so that nobody gets it twice.
     marks: Marks,
@@ -227,6 +228,7 @@ impl Agents {
             sessions: HashMap::new(),
             next_session: 0,
             mailers: parts.mailers.clone(),
+            links: parts.mailers.links(&parts.mailers.waker(worker)),
             scratch: Vec::new(),
             marks: Marks::default(),
             holds: Holds::default(),
@@ -277,20 +279,16 @@ impl Agents {
     /// The end of a turn: what other workers' directories are to know.
     pub(super) fn carry(&mut self, io: &mut Io<'_>) {
         self.carry_freed(io);
-        let worker = io.worker();
+        self.links.flush();
         let destinations: Vec<u16> = self.directory.destinations().collect();
         for to in destinations {
-            loop {
-                let batch = self.directory.take(to, COURIERS_A_MAIL);
-                if batch.is_empty() {
-                    break;
-                }
-                if let Err(Mail::Directory(batch)) = self.mailers.send(usize::from(to), Mail::Directory(batch)) {
-                    self.directory.give_back(to, batch);
-                    // Nobody else would wake this worker when there is room again.
-                    let _ = self.mailers.send(usize::from(worker), Mail::Again);
-                    break;
-                }
+            let directory = &mut self.directory;
+            let next = || {
+                let batch = directory.take(to, COURIERS_A_MAIL);
+                (!batch.is_empty()).then_some(Mail::Directory(batch))
+            };
+            if let Some(Mail::Directory(batch)) = self.links.flush_with(usize::from(to), next) {
+                self.directory.give_back(to, batch);
             }
         }
     }

@@ -12,7 +12,6 @@ use crate::{
     base::ConnToken,
     reactor::ws::Framed,
     server::{
-        channels::Mail,
         crypto::Crypto,
         signatures::{BATCH_MAX, Check, Checked},
         worker::{Conn, Io, Worker},
@@ -110,17 +109,15 @@ impl Checks {
         self.paused.retain(|&paused| paused != peer);
     }
 
-    /// Gives the crypto thread what there is. True: it did not take all, and nothing that comes back from it will bring
-    /// about another try. What waits here meanwhile makes fuller batches.
-    fn hand(&mut self, crypto: &Crypto) -> bool {
+    /// Gives the crypto thread what there is. What it has no room for makes fuller batches until it has.
+    fn hand(&mut self, crypto: &Crypto) {
         let mut batches = std::mem::take(&mut self.batches).into_iter();
         while let Some(batch) = batches.next() {
             if let Err(batch) = crypto.check(batch) {
                 self.batches = [batch].into_iter().chain(batches).collect();
-                return self.batches.iter().map(Vec::len).sum::<usize>() >= self.all.messages;
+                return;
             }
         }
-        false
     }
 }
 
@@ -146,12 +143,9 @@ impl Worker {
     }
 
     /// The end of a turn: what came in it goes to the crypto thread.
-    pub(in crate::server) fn amp_hand_checks(&mut self, io: &Io<'_>) {
-        if let Some(checks) = &mut self.agents.checks
-            && checks.hand(&self.crypto)
-        {
-            // Nobody else would wake this worker when there is room again.
-            let _ = self.agents.mailers.send(usize::from(io.worker()), Mail::Again);
+    pub(in crate::server) fn amp_hand_checks(&mut self) {
+        if let Some(checks) = &mut self.agents.checks {
+            checks.hand(&self.crypto);
         }
     }
 
