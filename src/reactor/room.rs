@@ -23,7 +23,7 @@ use std::sync::{
 /// flag and the queue, so at least one of them sees the other. Only a sender that waits pays for more than a load.
 #[derive(Debug, Default)]
 pub struct Room {
-    /// Somebody is in the list.
+    /// The list is not empty.
     awaited: AtomicBool,
     list: Mutex<Vec<Waker>>,
 }

@@ -242,7 +242,9 @@ impl WsHandler for Worker {
     }
 
     fn turn(&mut self, io: &mut Io<'_>) {
-        self.tallies.inbox_full.add(u64::from(!self.core.flush()));
+        if !self.core.flush() {
+            self.tallies.inbox_full.add(1);
+        }
         self.agents.hand_jobs(&self.crypto);
         self.amp_hand_checks();
         self.agents.carry(io);
