@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
     thread::JoinHandle,
 };
 
@@ -16,6 +17,7 @@ use mio::Poll;
 use super::{
     counters::WorkerCounters,
     inbox::{Sender, inbox},
+    link::Inbox,
     listen,
     options::{BoundAddr, Options},
     pin::pin,
@@ -28,6 +30,16 @@ use super::{
 pub(super) enum Envelope<M> {
     Mail(M),
     Stream(Accepted),
+}
+
+impl<M> Envelope<M> {
+    /// The mail that comes back.
+    fn mail(self) -> M {
+        match self {
+            Self::Mail(mail) => mail,
+            Self::Stream(_) => unreachable!("what comes back is what was sent"),
+        }
+    }
 }
 
 /// What all workers are told.
@@ -66,12 +78,15 @@ impl<M: Send> Mailer<M> {
     /// inbox: a worker that ends drops what it has not read.
     ///
     /// # Errors
-    /// The inbox is full or the worker has ended: the mail comes back, and what then is the sender's policy.
+    /// The inbox is full or the worker has ended: the mail comes back, and what then is the sender's policy. A thread that
+    /// sleeps until there is room sends by a [`Link`](super::Link).
     pub fn try_send(&self, mail: M) -> Result<(), M> {
-        self.inbox.try_send(Envelope::Mail(mail)).map_err(|envelope| match envelope {
-            Envelope::Mail(mail) => mail,
-            Envelope::Stream(_) => unreachable!("what comes back is what was sent"),
-        })
+        self.inbox.try_send(Envelope::Mail(mail)).map_err(Envelope::mail)
+    }
+
+    /// What has the worker take a turn: for the links of the worker itself.
+    pub fn waker(&self) -> Waker {
+        self.inbox.waker()
     }
 
     /// Mail that waits (and Unix streams on their way from another worker).
@@ -82,6 +97,18 @@ impl<M: Send> Mailer<M> {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.inbox.is_empty()
+    }
+}
+
+impl<M: Send> Inbox for Mailer<M> {
+    type Message = M;
+
+    fn offer(&self, mail: M, waker: &Waker) -> Result<(), M> {
+        self.inbox.offer(Envelope::Mail(mail), waker).map_err(Envelope::mail)
+    }
+
+    fn announce(&self) {
+        self.inbox.announce();
     }
 }
 

@@ -2,19 +2,45 @@
 //! full inbox means is the sender's policy. Workers have one each ([`Mailer`](super::Mailer) sends to it); a host's other
 //! threads that sleep in a poll of their own may use it too.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Wake, Waker},
 };
 
-use super::gate::Gate;
+use crossbeam_channel::TrySendError;
+
+use super::{gate::Gate, link::Inbox, room::Room};
 
 #[derive(Debug)]
 struct Shared {
     gate: Gate,
+    room: Room,
     waker: Arc<mio::Waker>,
     wakes: AtomicU64,
     full: AtomicU64,
+}
+
+impl Shared {
+    fn wake_now(&self) {
+        self.wakes.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = self.waker.wake() {
+            // The descriptor is ours and stays open as long as this sender; the receiver also wakes by its timers.
+            log::error!(error:%; "cannot wake a thread");
+        }
+    }
+}
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_now();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_now();
+    }
 }
 
 /// Makes the inbox of a thread that polls `waker`'s poll. `capacity` is in messages, at least one; senders are told when it
@@ -33,6 +59,7 @@ struct Shared {
 /// let mut events = mio::Events::with_capacity(8);
 /// let heard = loop {
 ///     if let Some(message) = receiver.try_recv() {
+///         receiver.room_made(); // once a turn, behind the last that it takes
 ///         break message;
 ///     }
 ///     // None sleeps until something comes; zero looks at the other events only.
@@ -46,8 +73,10 @@ struct Shared {
 /// ```
 pub fn inbox<T: Send>(capacity: usize, waker: Arc<mio::Waker>) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity.max(1));
-    let shared = Arc::new(Shared { gate: Gate::new(), waker, wakes: AtomicU64::new(0), full: AtomicU64::new(0) });
-    (Sender { queue: sender, shared: shared.clone() }, Receiver { queue: receiver, shared })
+    let (gate, room) = (Gate::new(), Room::new());
+    let shared = Arc::new(Shared { gate, room, waker, wakes: AtomicU64::new(0), full: AtomicU64::new(0) });
+    let gone = Gone(shared.clone());
+    (Sender { queue: sender, shared: shared.clone() }, Receiver { queue: receiver, shared, _gone: gone })
 }
 
 /// The sending side, for any number of threads. Cloning is cheap.
@@ -67,13 +96,11 @@ impl<T> Sender<T> {
     /// Pushes, and wakes the receiver if it sleeps.
     ///
     /// # Errors
-    /// The inbox is full or its receiver is gone: the message comes back.
+    /// The inbox is full or its receiver is gone: the message comes back. To wait for room: [`Link`](super::Link).
     pub fn try_send(&self, message: T) -> Result<(), T> {
         match self.queue.try_send(message) {
             Ok(()) => {
-                if self.shared.gate.pushed() {
-                    self.wake();
-                }
+                self.announce();
                 Ok(())
             }
             Err(error) => {
@@ -85,11 +112,28 @@ impl<T> Sender<T> {
 
     /// Wakes the receiver whether it sleeps or not: for news that do not travel in the queue.
     pub fn wake(&self) {
-        self.shared.wakes.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.shared.waker.wake() {
-            // The descriptor is ours and stays open as long as this sender; the receiver also wakes by its timers.
-            log::error!(error:%; "cannot wake a thread");
+        self.shared.wake_now();
+    }
+
+    /// What wakes the receiver, whether it sleeps or not: for the links of the receiving thread.
+    pub fn waker(&self) -> Waker {
+        self.shared.clone().into()
+    }
+
+    /// Pushes; a receiver that is gone drops it.
+    fn push(&self, message: T) -> Result<(), T> {
+        match self.queue.try_send(message) {
+            Err(TrySendError::Full(message)) => Err(message),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
+    }
+
+    #[cold]
+    fn offer_again(&self, message: T, waker: &Waker) -> Result<(), T> {
+        self.shared.room.wait(waker);
+        self.push(message).inspect_err(|_| {
+            self.shared.full.fetch_add(1, Ordering::Relaxed);
+        })
     }
 
     /// Messages that wait.
@@ -103,11 +147,37 @@ impl<T> Sender<T> {
     }
 }
 
+impl<T> Inbox for Sender<T> {
+    type Message = T;
+
+    fn offer(&self, message: T, waker: &Waker) -> Result<(), T> {
+        self.push(message).or_else(|message| self.offer_again(message, waker))
+    }
+
+    fn announce(&self) {
+        if self.shared.gate.pushed() {
+            self.wake();
+        }
+    }
+}
+
+/// Wakes those who wait for room once the receiver is gone: they wait for nothing.
+#[derive(Debug)]
+struct Gone(Arc<Shared>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.room.made();
+    }
+}
+
 /// The receiving side, of one thread.
 #[derive(Debug)]
 pub struct Receiver<T> {
     queue: crossbeam_channel::Receiver<T>,
     shared: Arc<Shared>,
+    /// Behind the queue, which is closed when this is dropped.
+    _gone: Gone,
 }
 
 impl<T> Receiver<T> {
@@ -123,7 +193,12 @@ impl<T> Receiver<T> {
         self.shared.gate.open();
     }
 
-    /// The next message, or none now.
+    /// Wakes the senders that found the inbox full and wait for room: once a turn, behind the last message that it takes.
+    pub fn room_made(&self) {
+        self.shared.room.made();
+    }
+
+    /// The next message, or none now. A turn that took some ends with [`room_made`](Self::room_made).
     pub fn try_recv(&self) -> Option<T> {
         self.queue.try_recv().ok()
     }

@@ -69,6 +69,7 @@
 //! it. A token of another worker's connection names nobody here ([`Sent::Closed`], counted in
 //! [`WorkerCounters::stale_mail`]): what is for it goes to that worker ([`ConnToken::worker`](crate::base::ConnToken::worker))
 //! by its [`Mailer`], which any thread may use. Mail of one sender to one worker arrives in the order in which it was sent.
+//! What finds an inbox full comes back, or waits in a [`Link`], which wakes its thread when there is room.
 //!
 //! Callbacks run one at a time and never inside of each other: whatever a callback asks for, another connection's bytes,
 //! a close, a pause, has its effect after it has returned. A callback must not block; all other connections of its worker
@@ -80,7 +81,7 @@
 //!
 //! 1. poll. The time ([`Io::now`]) is read once, here;
 //! 2. if a drain was asked for, its beginning (below);
-//! 3. inbox: [`mail`](Protocol::mail), at most 1,024 of it;
+//! 3. inbox: [`mail`](Protocol::mail), at most 1,024 of it; threads that found it full are woken;
 //! 4. sockets that can be read: one read each, of at most half of [`Options::read_buffer`], and one
 //!    [`input`](Protocol::input) with all that is there, or [`eof`](Protocol::eof);
 //! 5. timers: [`timeout`](Protocol::timeout);
@@ -184,6 +185,7 @@ pub mod gate;
 mod handle;
 mod inbox;
 mod io;
+mod link;
 mod listen;
 mod options;
 mod pace;
@@ -191,6 +193,8 @@ mod pin;
 mod platform;
 mod protocol;
 mod provisional;
+#[doc(hidden)] // for its loom test, and for queues that are no inbox
+pub mod room;
 mod sendq;
 mod slots;
 mod slow;
@@ -205,6 +209,7 @@ pub use counters::{CLOSE_KINDS, CLOSE_LABELS, Snapshot, TURN_BUCKETS, WorkerCoun
 pub use handle::{Bound, Control, Ended, Handle, Mailer, Reactor};
 pub use inbox::{Receiver, Sender, inbox};
 pub use io::Io;
+pub use link::{Inbox, Link};
 pub use options::{BoundAddr, Listen, Options, Peer, PeerAddr};
 pub use protocol::{Protocol, Refuse};
 pub use worker::{Turn, Worker};

@@ -1,19 +1,20 @@
 //! What travels between the threads of a relay. Below all of them: it knows no thread, and every thread knows it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, task::Waker};
 
 use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
 
 use crate::{
     base::ConnToken,
-    reactor::{Mailer, ws::Framed},
+    reactor::{Link, Mailer, ws::Framed},
     relay::{
         SignedIn,
         admission::Judged,
         api::{Error, Out, Text},
         delivery::{Checked, Job, Lane, PeerMail, Signed},
         keys::{KeySet, KeysFound},
+        message::Reply,
         signer,
     },
 };
@@ -60,8 +61,8 @@ pub(super) enum Mail {
     Checked(Vec<Checked<Framed>>),
     /// What the relay or a session says, signed.
     Signed(Signed),
-    /// Take another turn.
-    Again,
+    /// A session says this to an agent.
+    Said(Box<Reply>),
 }
 
 /// The inboxes of all workers, by index.
@@ -73,11 +74,141 @@ impl Mailers {
         self.0.len()
     }
 
-    /// Gives the mail back when that inbox is full or there is no such worker.
-    pub(super) fn send(&self, worker: usize, mail: Mail) -> Result<(), Mail> {
-        match self.0.get(worker) {
-            Some(mailer) => mailer.try_send(mail),
-            None => Err(mail),
+    /// Links to all workers, of the thread that `waker` wakes.
+    pub(super) fn links(&self, waker: &Waker) -> Links {
+        let links = self.0.iter().map(|mailer| Link::new(mailer.clone(), waker.clone())).collect();
+        Links { links, waits: false }
+    }
+
+    /// What has a worker take a turn.
+    pub(super) fn waker(&self, worker: u16) -> Waker {
+        self.0.get(usize::from(worker)).map_or_else(|| Waker::noop().clone(), Mailer::waker)
+    }
+}
+
+/// One thread's links to all workers, by index. Mail for a worker that does not exist goes nowhere.
+pub(super) struct Links {
+    links: Vec<Link<Mailer<Mail>>>,
+    /// Something may wait in one of them.
+    waits: bool,
+}
+
+impl Links {
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Takes mail along, behind what waits for that worker.
+    pub(super) fn push(&mut self, worker: usize, mail: Mail) {
+        if let Some(link) = self.links.get_mut(worker) {
+            link.push(mail);
+            self.waits = true;
         }
+    }
+
+    /// Hands over what waits. False: an inbox is full; it wakes this thread when it has room.
+    pub(super) fn flush(&mut self) -> bool {
+        if self.waits {
+            let blocked = self.links.iter_mut().filter_map(|link| (!link.flush()).then_some(())).count();
+            self.waits = blocked > 0;
+        }
+        !self.waits
+    }
+
+    /// See [`Link::flush_with`].
+    pub(super) fn flush_with(&mut self, worker: usize, next: impl FnMut() -> Option<Mail>) -> Option<Mail> {
+        self.links.get_mut(worker)?.flush_with(next)
+    }
+
+    /// Drops what waits and has become pointless.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Mail) -> bool) {
+        self.links.iter_mut().for_each(|link| link.retain(&mut keep));
+    }
+}
+
+/// Workers that keep their mail and do nothing else.
+#[cfg(test)]
+pub(super) mod sink {
+    use std::{os::fd::AsFd, time::Duration};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::{Mail, Mailers};
+    use crate::{
+        base::Fault,
+        reactor::{Control, Io, Listen, Options, Peer, Protocol, Reactor, Refuse, Worker},
+    };
+
+    /// What came, oldest first.
+    #[derive(Default)]
+    pub(in crate::server) struct Sink(pub(in crate::server) Vec<Mail>);
+
+    impl Protocol for Sink {
+        type Conn = ();
+        type Mail = Mail;
+
+        fn accept(&mut self, _: &mut Io<'_, Self>, _: &Peer) -> Result<(), Refuse> {
+            Ok(())
+        }
+
+        fn input(&mut self, (): &mut (), _: &mut Io<'_, Self>, bytes: &mut [u8]) -> Result<usize, Fault> {
+            Ok(bytes.len())
+        }
+
+        fn mail(&mut self, _: &mut Io<'_, Self>, mail: Mail) {
+            self.0.push(mail);
+        }
+    }
+
+    /// So many, with inboxes of so many places.
+    pub(in crate::server) fn workers(workers: usize, places: usize) -> (Vec<Worker<Sink>>, Mailers, Control) {
+        let listeners = vec![Listen::Tcp(([127, 0, 0, 1], 0).into())];
+        let options = Options { workers, inbox_capacity: places, listeners, ..Options::default() };
+        let bound = Reactor::bind::<Sink>(options).expect("a loop");
+        let (mailers, control) = (Mailers(bound.mailers().into()), bound.control());
+        let mut workers = bound.into_workers(|_, _| Sink::default()).expect("workers");
+        // The first looks for connections; from then on there is nothing to do.
+        workers.iter_mut().for_each(|worker| drop(take(worker)));
+        (workers, mailers, control)
+    }
+
+    /// Takes all that is in a worker's inbox, in one turn.
+    pub(in crate::server) fn take(worker: &mut Worker<Sink>) -> Vec<Mail> {
+        worker.turn(Some(Duration::ZERO)).expect("a turn");
+        std::mem::take(&mut worker.protocol().0)
+    }
+
+    /// Whether a worker that sleeps would be awake by now.
+    pub(in crate::server) fn is_woken(worker: &impl AsFd) -> bool {
+        let mut events = [PollFd::new(worker, PollFlags::IN)];
+        poll(&mut events, Some(&Timespec::default())).expect("polled") > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{sink::*, *};
+
+    fn gone(did: &str) -> Mail {
+        Mail::SessionGone { did: did.into() }
+    }
+
+    #[test]
+    fn a_worker_that_found_another_ones_inbox_full_sleeps_until_there_is_room() {
+        let (mut workers, mailers, _) = workers(2, 1);
+        let [here, there] = &mut workers[..] else { panic!("two") };
+        let mut links = mailers.links(&mailers.waker(0));
+        links.push(1, gone("a"));
+        links.push(1, gone("b"));
+        links.push(7, gone("for a worker that does not exist"));
+        assert!(!links.flush());
+        assert_ne!(here.arm(), Some(Duration::ZERO), "there is nothing to do");
+        assert!(!is_woken(here));
+        assert!(matches!(&take(there)[..], [Mail::SessionGone { did }] if &**did == "a"));
+        assert!(is_woken(here));
+        assert!(links.flush());
+        assert!(matches!(&take(there)[..], [Mail::SessionGone { did }] if &**did == "b"));
     }
 }

@@ -2,12 +2,12 @@
 //! it changes. It must not touch a connection: its answers go to the workers by mail.
 
 use std::{
-    collections::VecDeque,
     fs,
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
+    task::{Wake, Waker},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -17,12 +17,12 @@ use ed25519_dalek::SigningKey;
 use ssh_key::PrivateKey;
 
 use super::{
-    channels::{Mail, Mailers, Order, SessionKeys},
+    channels::{Links, Mail, Mailers, Order, SessionKeys},
     drain_guard::DrainGuard,
 };
 use crate::{
     base::text,
-    reactor::{self, ws::Framed},
+    reactor::{self, room::Room, ws::Framed},
     relay::{
         admission::{Admission, HelloJob, Judged},
         api::{Code, Error, Text},
@@ -42,8 +42,6 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long a keys file may be away, or empty, before that is believed: editors write a file anew or rename one into its
 /// place, and nobody's key is revoked by that.
 const AWAY_MAX: Duration = Duration::from_secs(5);
-/// How soon mail that found an inbox full is tried again.
-const RETRY_AFTER: Duration = Duration::from_millis(5);
 
 /// The way to the crypto thread. Cloning is cheap. Messages to be checked have a queue of their own, so that those who
 /// sign in do not wait behind all of them.
@@ -53,6 +51,35 @@ pub(super) struct Crypto {
     /// Of connections over TCP that have proved nothing.
     strangers: Sender<Order>,
     checks: Sender<Vec<Check<Framed>>>,
+    /// In any of these.
+    room: Arc<Room>,
+    /// Wakes the thread that this is for.
+    waker: Waker,
+}
+
+/// The ends of the queues at the crypto thread.
+struct Queues {
+    jobs: Receiver<Order>,
+    strangers: Receiver<Order>,
+    checks: Receiver<Vec<Check<Framed>>>,
+    /// In any of these.
+    room: Arc<Room>,
+    /// A worker whose inbox was full has room.
+    bell: Receiver<()>,
+}
+
+/// Wakes the crypto thread, which sleeps on its queues.
+struct Bell(Sender<()>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // One that has not been heard yet says as much.
+        let _ = self.0.try_send(());
+    }
 }
 
 impl Crypto {
@@ -65,30 +92,54 @@ impl Crypto {
         session_keys: SessionKeys,
         last: DrainGuard,
     ) -> io::Result<(Self, JoinHandle<()>)> {
-        // What workers have on the way is bounded by them (`lanes`), so that this is never full.
-        let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_OUT_MAX * mailers.len() + JOBS_OF_OTHERS_MAX);
-        let (to_strangers, strangers) = crossbeam_channel::bounded(JOBS_OUT_MAX * mailers.len());
-        let (to_checks, checks) = crossbeam_channel::bounded(BATCHES_MAX);
-        let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers, session_keys)?;
+        let (bell, heard) = bell();
+        let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers.links(&bell), session_keys)?;
         desk.refresh(true);
-        desk.pending.clear();
+        // There is no connection yet that it would matter to.
+        desk.links.retain(|_| false);
+        let (crypto, queues) = Self::queues(mailers.len(), BATCHES_MAX, heard);
         let run = move || {
             // Without this thread nobody can sign in.
             let _last = last;
-            desk.run(&jobs, &strangers, &checks);
+            while desk.turn(&queues, WATCH_EVERY) {}
         };
         let thread = thread::Builder::new().name("crypto".into()).spawn(run)?;
-        Ok((Self { jobs: to_jobs, strangers: to_strangers, checks: to_checks }, thread))
+        Ok((crypto, thread))
+    }
+
+    fn queues(workers: usize, batches_max: usize, bell: Receiver<()>) -> (Self, Queues) {
+        // What workers have on the way is bounded by them (`lanes`), so that the first two are never full.
+        let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_OUT_MAX * workers + JOBS_OF_OTHERS_MAX);
+        let (to_strangers, strangers) = crossbeam_channel::bounded(JOBS_OUT_MAX * workers);
+        let (to_checks, checks) = crossbeam_channel::bounded(batches_max);
+        let (room, waker) = (Arc::<Room>::default(), Waker::noop().clone());
+        let crypto = Self { jobs: to_jobs, strangers: to_strangers, checks: to_checks, room: room.clone(), waker };
+        (crypto, Queues { jobs, strangers, checks, room, bell })
+    }
+
+    /// The way of a thread that is woken when a queue that it found full has room.
+    pub(super) fn for_worker(&self, waker: Waker) -> Self {
+        Self { waker, ..self.clone() }
+    }
+
+    /// Without the thread, which only happens at the relay's end, the message is lost.
+    fn offer<T>(&self, queue: &Sender<T>, message: T) -> Result<(), T> {
+        let Err(TrySendError::Full(message)) = queue.try_send(message) else { return Ok(()) };
+        self.room.wait(&self.waker);
+        match queue.try_send(message) {
+            Err(TrySendError::Full(message)) => Err(message),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
     }
 
     /// Hands a job of a worker over; what comes of it comes by mail.
     ///
     /// # Errors
-    /// There is no room: it is given back. Without the thread, which only happens at the relay's end, it is lost.
+    /// There is no room: it is given back, and the worker has a turn when there is.
     pub(super) fn give(&self, lane: Lane, job: Job) -> Result<(), Job> {
         let queue = if lane == Lane::Strangers { &self.strangers } else { &self.jobs };
-        match queue.try_send(Order::Job(lane, job)) {
-            Err(TrySendError::Full(Order::Job(_, job))) => Err(job),
+        match self.offer(queue, Order::Job(lane, job)) {
+            Err(Order::Job(_, job)) => Err(job),
             _ => Ok(()),
         }
     }
@@ -101,13 +152,9 @@ impl Crypto {
     /// Has messages checked; the verdicts come by mail, in this order for each worker.
     ///
     /// # Errors
-    /// Too many wait: they are given back.
+    /// Too many wait: they are given back, and the worker has a turn when there is room.
     pub(super) fn check(&self, batch: Vec<Check<Framed>>) -> Result<(), Vec<Check<Framed>>> {
-        match self.checks.try_send(batch) {
-            Err(TrySendError::Full(batch)) => Err(batch),
-            // Without the thread the relay ends.
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
-        }
+        self.offer(&self.checks, batch)
     }
 
     /// Ends the thread after what waits.
@@ -117,11 +164,16 @@ impl Crypto {
     }
 }
 
+/// What wakes the crypto thread, and where it hears that.
+fn bell() -> (Waker, Receiver<()>) {
+    let (bell, heard) = crossbeam_channel::bounded(1);
+    (Arc::new(Bell(bell)).into(), heard)
+}
+
 struct Desk {
     admission: Admission,
     keys: KeysFile,
-    mailers: Mailers,
-    pending: VecDeque<(usize, Mail)>,
+    links: Links,
     signer: Signer<SessionKeys>,
     verifier: Verifier,
     /// When the keys file was looked at.
@@ -133,55 +185,56 @@ impl Desk {
         host_key: PrivateKey,
         did: String,
         keys: KeysFile,
-        mailers: Mailers,
+        links: Links,
         session_keys: SessionKeys,
     ) -> io::Result<Self> {
         let pair =
             host_key.key_data().ed25519().ok_or_else(|| io::Error::other("the host key must be an Ed25519 key"))?;
         let signing = SigningKey::from_bytes(&pair.private.to_bytes());
-        let (pending, verifier, looked) = (VecDeque::new(), Verifier::default(), Instant::now());
+        let (verifier, looked) = (Verifier::default(), Instant::now());
         let signer = Signer::new(did.as_str().into(), signing, session_keys);
         let admission = Admission::new(host_key, did);
-        Ok(Self { admission, keys, mailers, pending, signer, verifier, looked })
+        Ok(Self { admission, keys, links, signer, verifier, looked })
     }
 
-    fn run(&mut self, jobs: &Receiver<Order>, strangers: &Receiver<Order>, checks: &Receiver<Vec<Check<Framed>>>) {
-        let nothing = never();
-        loop {
-            // One job of a stranger may take as long as a hundred answers: those go first, as many as are there, up to a bound.
-            for _ in 0..JOBS_BEFORE_A_STRANGER {
-                match jobs.try_recv() {
-                    Ok(Order::End) | Err(TryRecvError::Disconnected) => return,
-                    Ok(order) => self.order(order),
-                    Err(TryRecvError::Empty) => break,
-                }
+    /// Waits at most so long for something to do. False: the thread is to end.
+    fn turn(&mut self, queues: &Queues, wait: Duration) -> bool {
+        let Queues { jobs, strangers, checks, room, bell } = queues;
+        // One job of a stranger may take as long as a hundred answers: those go first, as many as are there, up to a bound.
+        for _ in 0..JOBS_BEFORE_A_STRANGER {
+            match jobs.try_recv() {
+                Ok(Order::End) | Err(TryRecvError::Disconnected) => return false,
+                Ok(order) => self.order(order),
+                Err(TryRecvError::Empty) => break,
             }
-            // What comes of them is not kept back by what follows.
-            self.flush();
-            let wait = if self.pending.is_empty() { WATCH_EVERY } else { RETRY_AFTER };
-            // No more messages are checked while verdicts find an inbox full, so that they need not be dropped. Who
-            // waits in both queues is served in turn: neither keeps the other out.
-            let checks = if self.pending.is_empty() { checks } else { &nothing };
-            select! {
-                recv(jobs) -> order => match order {
-                    Ok(Order::End) | Err(_) => return,
-                    Ok(order) => self.order(order),
-                },
-                recv(strangers) -> order => if let Ok(order) = order {
-                    self.order(order);
-                },
-                recv(checks) -> batch => if let Ok(batch) = batch {
-                    self.check(batch);
-                },
-                default(wait) => {}
-            }
-            if self.looked.elapsed() >= WATCH_EVERY {
-                self.refresh(false);
-            }
-            self.flush();
         }
+        room.made();
+        // What comes of them is not kept back by what follows. No more messages are checked while verdicts find an inbox
+        // full, so that they need not be dropped. What waits in both queues is served in turn: neither keeps the other out.
+        let nothing = never();
+        let checks = if self.links.flush() { checks } else { &nothing };
+        select! {
+            recv(jobs) -> order => match order {
+                Ok(Order::End) | Err(_) => return false,
+                Ok(order) => self.order(order),
+            },
+            recv(strangers) -> order => if let Ok(order) = order {
+                self.order(order);
+            },
+            recv(checks) -> batch => if let Ok(batch) = batch {
+                self.check(batch);
+            },
+            recv(bell) -> _ => {}
+            default(wait) => {}
+        }
+        if self.looked.elapsed() >= WATCH_EVERY {
+            self.refresh(false);
+        }
+        self.links.flush();
+        true
     }
 
+    /// What comes of it is never dropped: it answers what a worker has on the way, which is bounded.
     fn order(&mut self, order: Order) {
         match order {
             Order::End => {}
@@ -195,24 +248,46 @@ impl Desk {
             Job::SignIn(job) => {
                 self.refresh(false);
                 let (peer, result) = (job.peer, self.admission.sign_in(&job.sign_in, &job.server_nonce));
-                self.mail(usize::from(peer.worker()), Mail::SignedIn { peer, lane, result });
+                self.links.push(usize::from(peer.worker()), Mail::SignedIn { peer, lane, result });
             }
             Job::Reload { peer, id } => {
                 self.refresh(true);
                 let result = self.keys.found();
-                self.mail(usize::from(peer.worker()), Mail::KeysRead { peer, id, result: Box::new(result) });
+                self.links.push(usize::from(peer.worker()), Mail::KeysRead { peer, id, result: Box::new(result) });
             }
             Job::Hello(job) => {
                 self.refresh(false);
                 let (peer, judged) = (job.peer, self.hello(&job));
-                self.mail(usize::from(peer.worker()), Mail::Judged { peer, lane, judged });
+                self.links.push(usize::from(peer.worker()), Mail::Judged { peer, lane, judged });
             }
             Job::Reply(reply) => {
                 let (via, close) = (reply.via, reply.close);
                 // What cannot be written is not said, but the worker counts what is on the way, and a close is due.
                 let frame = self.signer.sign(&reply).unwrap_or_default();
-                self.mail(usize::from(via.worker()), Mail::Signed(Signed { via, lane, frame, close }));
+                self.links.push(usize::from(via.worker()), Mail::Signed(Signed { via, lane, frame, close }));
             }
+        }
+    }
+
+    /// Checks a batch of one worker. Its verdicts are never dropped: the worker counts what is on the way, and bounds it.
+    fn check(&mut self, batch: Vec<Check<Framed>>) {
+        let Some(worker) = batch.first().map(|check| usize::from(check.peer.worker())) else { return };
+        let checked = self.verifier.batch(batch);
+        self.links.push(worker, Mail::Checked(checked));
+    }
+
+    /// Tells every worker when the keys have changed: connections of keys that are gone must end. This is never
+    /// dropped; the newest keys take the place of those that wait. Each worker gets its mail in order: a sign-in that was
+    /// admitted by older keys comes before the newer keys, which then end it.
+    fn refresh(&mut self, force: bool) {
+        self.looked = Instant::now();
+        if !self.keys.refresh(force) {
+            return;
+        }
+        self.admission.set_keys(self.keys.set.clone());
+        self.links.retain(|mail| !matches!(mail, Mail::Keys(_)));
+        for worker in 0..self.links.len() {
+            self.links.push(worker, Mail::Keys(self.keys.set.clone()));
         }
     }
 
@@ -223,46 +298,6 @@ impl Desk {
             None => Ok(None),
         };
         self.signer.hello(job, proved, Id::new(now.unix_ms, super::random()?))
-    }
-
-    /// Checks a batch of one worker. Its verdicts are never dropped: the worker counts what is on the way, and bounds it.
-    fn check(&mut self, batch: Vec<Check<Framed>>) {
-        let Some(worker) = batch.first().map(|check| usize::from(check.peer.worker())) else { return };
-        let checked = self.verifier.batch(batch);
-        self.pending.push_back((worker, Mail::Checked(checked)));
-    }
-
-    /// None is ever dropped: each answers what a worker has on the way, which is bounded.
-    fn mail(&mut self, worker: usize, mail: Mail) {
-        self.pending.push_back((worker, mail));
-    }
-
-    /// Sends what waits. Each worker gets its mail in order: a sign-in that was admitted by older keys comes before the
-    /// newer keys, which then end it.
-    fn flush(&mut self) {
-        let mut full: Vec<usize> = Vec::new();
-        for (worker, mail) in std::mem::take(&mut self.pending) {
-            if full.contains(&worker) {
-                self.pending.push_back((worker, mail));
-            } else if let Err(mail) = self.mailers.send(worker, mail) {
-                full.push(worker);
-                self.pending.push_back((worker, mail));
-            }
-        }
-    }
-
-    /// Tells every worker when the keys have changed: connections of keys that are gone must end. This is never
-    /// dropped; the newest keys take the place of those that wait.
-    fn refresh(&mut self, force: bool) {
-        self.looked = Instant::now();
-        if !self.keys.refresh(force) {
-            return;
-        }
-        self.admission.set_keys(self.keys.set.clone());
-        self.pending.retain(|(_, mail)| !matches!(mail, Mail::Keys(_)));
-        for worker in 0..self.mailers.len() {
-            self.pending.push_back((worker, Mail::Keys(self.keys.set.clone())));
-        }
     }
 }
 
@@ -393,21 +428,20 @@ mod tests {
     use super::*;
     use crate::{
         base::ConnToken,
-        reactor::{Listen, Options, Reactor, ws::Ws},
+        reactor::{Worker, ws::Framed},
+        server::channels::sink::{self, Sink},
     };
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
-    /// A desk whose one worker never runs and whose inbox takes one mail.
-    fn desk(path: PathBuf) -> (Desk, impl Sized) {
-        let listeners = vec![Listen::Tcp(([127, 0, 0, 1], 0).into())];
-        let options = Options { workers: 1, inbox_capacity: 1, listeners, ..Options::default() };
-        let bound = Reactor::bind::<Ws<super::super::worker::Worker>>(options).expect("a loop");
-        let mailers = Mailers(bound.mailers().into());
+    /// A desk, what it hears of room, and its two workers, whose inboxes take one mail.
+    fn desk(path: PathBuf) -> (Desk, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
+        let (workers, mailers, _) = sink::workers(2, 1);
         let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
-        let keys = KeysFile::new(path);
-        let desk = Desk::new(host_key, "did:key:z".into(), keys, mailers, SessionKeys::default()).expect("a desk");
-        (desk, bound)
+        let (waker, heard) = bell();
+        let (keys, links) = (KeysFile::new(path), mailers.links(&waker));
+        let desk = Desk::new(host_key, "did:key:z".into(), keys, links, SessionKeys::default()).expect("a desk");
+        (desk, heard, workers, mailers)
     }
 
     #[test]
@@ -468,34 +502,53 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let path = scratch.path().join("keys");
         fs::write(&path, KEY).expect("written");
-        let (mut desk, _bound) = desk(path.clone());
+        let (mut desk, heard, mut workers, _) = desk(path.clone());
         let answer = || Mail::SignedIn {
             peer: ConnToken::new(0, 1, 1),
             lane: Lane::Strangers,
             result: Err(Error::new(Code::Internal, "stands for any answer")),
         };
         for _ in 0..3 {
-            desk.mail(0, answer());
+            desk.links.push(0, answer());
         }
-        desk.flush();
-        assert_eq!(desk.pending.len(), 2, "one fits in the inbox");
+        assert!(!desk.links.flush(), "one fits in the inbox");
         desk.refresh(true);
         fs::write(&path, "# nobody").expect("written");
         desk.refresh(true);
-        desk.flush();
-        assert_eq!(desk.pending.len(), 3, "the answers and the newest keys");
-        let Some((0, Mail::Keys(keys))) = desk.pending.back() else { panic!("keys are the last") };
+        assert!(!desk.links.flush() && heard.is_empty());
+        let mut got = Vec::new();
+        for left in (0..4).rev() {
+            got.extend(sink::take(&mut workers[0]));
+            assert_eq!(heard.try_recv().is_ok(), left > 0, "the thread has its turn, with {left} left");
+            assert_eq!(desk.links.flush(), left < 2);
+        }
+        let [Mail::SignedIn { .. }, Mail::SignedIn { .. }, Mail::SignedIn { .. }, Mail::Keys(keys)] = &got[..] else {
+            panic!("the answers, and then the newest keys")
+        };
         assert_eq!(keys.entries.len(), 0);
+    }
+
+    #[test]
+    fn a_worker_that_found_the_queue_of_messages_full_is_woken_when_there_is_room() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (mut desk, heard, workers, mailers) = desk(scratch.path().join("keys"));
+        let (crypto, queues) = Crypto::queues(2, 1, heard);
+        // It is not the one that gets the verdicts.
+        let (worker, crypto) = (&workers[1], crypto.for_worker(mailers.waker(1)));
+        let batch = || vec![Check { peer: ConnToken::new(0, 1, 1), shared: Framed::binary(b"\xa0") }];
+        assert!(crypto.check(batch()).is_ok());
+        assert!(crypto.check(batch()).is_err(), "there is room for one");
+        assert!(worker.arm().is_none() && !sink::is_woken(worker));
+        // The turn that takes it, and the next, which says so before it sleeps.
+        assert!(desk.turn(&queues, Duration::ZERO) && desk.turn(&queues, Duration::ZERO));
+        assert!(sink::is_woken(worker));
+        assert!(crypto.check(batch()).is_ok());
     }
 
     #[test]
     fn the_thread_ends_though_its_queue_is_full() {
         let (to_jobs, jobs) = crossbeam_channel::bounded(1);
-        let crypto = Crypto {
-            jobs: to_jobs,
-            strangers: crossbeam_channel::bounded(1).0,
-            checks: crossbeam_channel::bounded(1).0,
-        };
+        let crypto = Crypto { jobs: to_jobs, ..Crypto::queues(1, 1, never()).0 };
         let job = Job::Reload { peer: ConnToken::new(0, 1, 1), id: "1".into() };
         assert!(crypto.give(Lane::Admitted, job).is_ok(), "there is room");
         // Somebody else still could send.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
@@ -13,31 +13,9 @@ use crate::{
         admin::{Facts, WorkerFacts},
         session,
     },
-    reactor::{CLOSE_LABELS, TURN_BUCKETS, WorkerCounters},
+    reactor::{CLOSE_LABELS, Counter, TURN_BUCKETS, WorkerCounters},
     relay::{api::State, delivery},
 };
-
-/// A figure with one writer: a load and a store do, and are cheaper than a locked addition for each message.
-#[derive(Debug, Default)]
-pub(super) struct Tally(AtomicU64);
-
-impl Tally {
-    pub(super) fn add(&self, n: u64) {
-        self.set(self.get().wrapping_add(n));
-    }
-
-    pub(super) fn sub(&self, n: u64) {
-        self.set(self.get().wrapping_sub(n));
-    }
-
-    pub(super) fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// What a worker counts besides its loop.
 #[derive(Debug, Default)]
@@ -45,17 +23,15 @@ impl Tally {
 pub(super) struct WorkerTallies {
     pub(super) devices: Arc<session::Counters>,
     pub(super) agents: Arc<delivery::Counters>,
-    pub(super) inbox_full: Tally,
-    /// The worker keeps messages that found the supervisor's inbox full; whoever makes room there wakes it.
-    pub(super) stuck: AtomicBool,
+    pub(super) inbox_full: Counter,
 }
 
 /// What the supervisor counts.
 #[derive(Debug, Default)]
 pub(super) struct CoreTallies {
-    pub(super) sessions: [Tally; State::ALL.len()],
-    pub(super) restarts: Tally,
-    pub(super) unreadable_lines: Tally,
+    pub(super) sessions: [Counter; State::ALL.len()],
+    pub(super) restarts: Counter,
+    pub(super) unreadable_lines: Counter,
 }
 
 /// All figures of a relay.

@@ -11,7 +11,6 @@ mod hosted;
 mod launch;
 mod metrics;
 mod net;
-mod outbox;
 mod supervisor;
 mod worker;
 
@@ -39,7 +38,6 @@ use drain_guard::DrainGuard;
 pub use hosted::Hosted;
 use launch::{ConfigProfiles, Launcher, Live, RandomIds};
 use metrics::{CoreTallies, Shared, WorkerTallies};
-use outbox::Outbox;
 use parking_lot::RwLock;
 use ssh_key::PrivateKey;
 use supervisor::{Parts, Supervisor};
@@ -49,7 +47,7 @@ use crate::{
     claude::{arguments::MODES, environment::Changes, guard::GuardProgram},
     dialect::session::{Devices, Greeting, TICK_MS},
     reactor::{
-        self, Bound, BoundAddr, Control, Handle, Listen, Reactor,
+        self, Bound, BoundAddr, Control, Handle, Link, Listen, Reactor,
         ws::{Ws, WsOptions},
     },
     relay::{
@@ -251,11 +249,12 @@ struct Handlers {
 impl Handlers {
     fn make(&self, index: u16) -> Ws<Worker> {
         let tallies = self.shared.workers[usize::from(index)].clone();
+        let waker = self.mailers.waker(index);
         let devices = Devices::new(self.greeting.clone(), tallies.devices.clone());
         let worker = Worker {
-            crypto: self.crypto.clone(),
-            mailers: self.mailers.clone(),
-            core: Outbox::new(self.core.clone(), tallies.clone()),
+            crypto: self.crypto.for_worker(waker.clone()),
+            links: self.mailers.links(&waker),
+            core: Link::new(self.core.clone(), waker),
             shared: self.shared.clone(),
             delivery: Delivery::new(&self.agents, index, tallies.agents.clone()),
             states: States { agents: (), devices },

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use slab::Slab;
 
 use super::{
     backlog::Backlog,
-    channels::{Mail, Mailers},
+    channels::{Links, Mail, Mailers},
     drain_guard::DrainGuard,
     launch::Launcher,
     metrics::Shared,
@@ -45,8 +46,6 @@ const BATCHES_A_TURN: usize = 256;
 const BACKLOG_MAX: usize = 16 * 1024;
 /// What travels to a worker in one mail: it handles a mail in one turn, and others wait for that.
 const OUTS_A_MAIL: usize = 512;
-/// How soon a full inbox is tried again.
-const RETRY_AFTER: Duration = Duration::from_millis(5);
 /// One buffer for the pipes of all processes.
 const SCRATCH: usize = 256 * 1024;
 /// Poll tokens of a process, counted up from its slot.
@@ -82,6 +81,7 @@ pub(super) struct Parts {
 /// A supervisor whose inbox exists and whose thread does not yet: workers need the inbox first.
 pub(super) struct Prepared {
     poll: Poll,
+    waker: task::Waker,
     receiver: Receiver<Vec<ToSessions>>,
     drain: Arc<AtomicBool>,
 }
@@ -89,11 +89,16 @@ pub(super) struct Prepared {
 impl Supervisor {
     /// Makes the inbox.
     pub(super) fn prepare() -> io::Result<(Self, Prepared)> {
+        Self::prepare_with(INBOX_MAX)
+    }
+
+    fn prepare_with(places: usize) -> io::Result<(Self, Prepared)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (inbox, receiver) = inbox(INBOX_MAX, waker);
+        let (inbox, receiver) = inbox(places, waker);
         let drain = Arc::new(AtomicBool::new(false));
-        Ok((Self { inbox, drain: drain.clone() }, Prepared { poll, receiver, drain }))
+        let prepared = Prepared { poll, waker: inbox.waker(), receiver, drain: drain.clone() };
+        Ok((Self { inbox, drain }, prepared))
     }
 }
 
@@ -107,31 +112,8 @@ impl Prepared {
         parts: Parts,
         first: Option<Create>,
     ) -> Result<(JoinHandle<io::Result<()>>, Option<Summary>), String> {
-        let Self { poll, receiver, drain } = self;
-        let Parts { hub, launcher, mailers, shared, grace_ms, control } = parts;
-        let backlog = (0..mailers.len()).map(|_| Backlog::default()).collect();
-        let (processes, by_session) = (Slab::new(), HashMap::new());
-        let mut desk = Desk {
-            poll,
-            receiver,
-            drain,
-            hub,
-            agents: AgentRequests::new(super::random),
-            launcher,
-            mailers,
-            shared,
-            grace_ms,
-            processes,
-            by_session,
-            ready: Vec::new(),
-            backlog,
-            scratch: vec![0; SCRATCH],
-            events: Vec::new(),
-            line: Vec::new(),
-            drain_ends_ms: None,
-            announced: HashSet::new(),
-            news: Vec::new(),
-        };
+        let control = parts.control.clone();
+        let mut desk = self.desk(parts);
         let created = first.map(|create| desk.first(create)).transpose()?;
         let run = move || {
             let _last = DrainGuard(control, desk.shared.clone());
@@ -141,14 +123,32 @@ impl Prepared {
         let thread = thread.map_err(|error| format!("the supervisor thread cannot be started: {error}"))?;
         Ok((thread, created))
     }
-}
 
-/// What a worker hears of sessions.
-enum News {
-    /// There is one: its id and DID.
-    Here(Text, Text),
-    /// The one with this DID is gone.
-    Gone(Text),
+    fn desk(self, parts: Parts) -> Desk {
+        let Self { poll, waker, receiver, drain } = self;
+        let Parts { hub, launcher, mailers, shared, grace_ms, control: _ } = parts;
+        let backlog = (0..mailers.len()).map(|_| Backlog::default()).collect();
+        Desk {
+            poll,
+            receiver,
+            drain,
+            hub,
+            agents: AgentRequests::new(super::random),
+            launcher,
+            links: mailers.links(&waker),
+            shared,
+            grace_ms,
+            processes: Slab::new(),
+            by_session: HashMap::new(),
+            ready: Vec::new(),
+            backlog,
+            scratch: vec![0; SCRATCH],
+            events: Vec::new(),
+            line: Vec::new(),
+            drain_ends_ms: None,
+            announced: HashSet::new(),
+        }
+    }
 }
 
 /// A CLI that runs.
@@ -166,14 +166,14 @@ struct Desk {
     hub: Hub,
     agents: AgentRequests,
     launcher: Launcher,
-    mailers: Mailers,
+    links: Links,
     shared: Arc<Shared>,
     grace_ms: u64,
     processes: Slab<Running>,
     by_session: HashMap<Text, usize>,
     /// Tokens with more to read than one turn took.
     ready: Vec<Token>,
-    /// What waits for each worker's inbox.
+    /// What is for each worker, until it is handed over.
     backlog: Vec<Backlog>,
     scratch: Vec<u8>,
     events: Vec<claude::Event>,
@@ -182,51 +182,53 @@ struct Desk {
     drain_ends_ms: Option<u64>,
     /// Sessions that the workers know.
     announced: HashSet<Text>,
-    /// What workers are still to hear of sessions, in order for each.
-    news: Vec<(usize, News)>,
 }
 
 impl Desk {
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
-        loop {
-            let now = reactor::now();
-            let wait = self.wait(now);
-            // What stays in the inbox while too much waits for workers is no reason not to wait.
-            let clogged = self.clogged();
-            let sleeps = !clogged && wait.is_none_or(|wait| !wait.is_zero()) && self.receiver.sleep_begin();
-            let polled = self.poll.poll(&mut events, if sleeps || clogged { wait } else { Some(Duration::ZERO) });
-            self.receiver.sleep_end();
-            if let Err(error) = polled
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                log::error!(error:% = error; "the supervisor cannot wait for events");
-                return Err(error);
-            }
-            let now = reactor::now();
-            self.inbox(now);
-            self.call_the_stuck();
-            self.pipes(&events, now);
-            if self.drain.load(Ordering::Acquire) && self.drain_ends_ms.is_none() {
-                self.drain_ends_ms = Some(now.mono_ms.saturating_add(self.grace_ms));
-                self.hub.drain(now, self.grace_ms);
-            }
-            if self.hub.next_timeout().is_some_and(|at| at <= now.mono_ms) {
-                self.hub.timeout(now);
-            }
-            self.carry_out(now);
-            self.flush();
-            self.count();
-            let Some(ends_ms) = self.drain_ends_ms else { continue };
-            if self.processes.is_empty() && self.hub.drained() {
-                return Ok(());
-            }
-            if now.mono_ms >= ends_ms {
-                // Their guards end them as soon as their pipes close with this thread.
-                log::warn!(processes = self.processes.len(); "the grace is over; what still runs is cut off");
-                return Ok(());
-            }
+        while self.turn(&mut events)? {}
+        Ok(())
+    }
+
+    /// False: the thread has done all it had to.
+    fn turn(&mut self, events: &mut Events) -> io::Result<bool> {
+        let wait = self.wait(reactor::now());
+        // What stays in the inbox while too much waits for workers is no reason not to wait.
+        let clogged = self.clogged();
+        let sleeps = !clogged && wait.is_none_or(|wait| !wait.is_zero()) && self.receiver.sleep_begin();
+        let polled = self.poll.poll(events, if sleeps || clogged { wait } else { Some(Duration::ZERO) });
+        self.receiver.sleep_end();
+        if let Err(error) = polled
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            log::error!(error:% = error; "the supervisor cannot wait for events");
+            return Err(error);
         }
+        let now = reactor::now();
+        self.inbox(now);
+        self.receiver.room_made();
+        self.pipes(events, now);
+        if self.drain.load(Ordering::Acquire) && self.drain_ends_ms.is_none() {
+            self.drain_ends_ms = Some(now.mono_ms.saturating_add(self.grace_ms));
+            self.hub.drain(now, self.grace_ms);
+        }
+        if self.hub.next_timeout().is_some_and(|at| at <= now.mono_ms) {
+            self.hub.timeout(now);
+        }
+        self.carry_out(now);
+        self.flush();
+        self.count();
+        let Some(ends_ms) = self.drain_ends_ms else { return Ok(true) };
+        if self.processes.is_empty() && self.hub.drained() {
+            return Ok(false);
+        }
+        if now.mono_ms >= ends_ms {
+            // Their guards end them as soon as their pipes close with this thread.
+            log::warn!(processes = self.processes.len(); "the grace is over; what still runs is cut off");
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     fn wait(&self, now: Now) -> Option<Duration> {
@@ -234,9 +236,8 @@ impl Desk {
             return Some(Duration::ZERO);
         }
         let timer = self.hub.next_timeout().map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
-        let retry = self.backlog.iter().any(|backlog| !backlog.is_empty()).then_some(RETRY_AFTER);
         let drain = self.drain_ends_ms.map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
-        [timer, retry, drain].into_iter().flatten().min()
+        [timer, drain].into_iter().flatten().min()
     }
 
     fn inbox(&mut self, now: Now) {
@@ -255,16 +256,6 @@ impl Desk {
                     ToSessions::AskerGone(peer) => self.agents.gone(peer, &mut self.hub, now),
                 }
                 self.carry_out(now);
-            }
-        }
-    }
-
-    /// Wakes every worker that found the inbox full and may sleep on what it keeps. One whose own inbox is full has a
-    /// turn coming anyway.
-    fn call_the_stuck(&self) {
-        for (worker, tallies) in self.shared.workers.iter().enumerate() {
-            if tallies.stuck.swap(false, Ordering::SeqCst) {
-                let _ = self.mailers.send(worker, Mail::Core(Vec::new()));
             }
         }
     }
@@ -352,11 +343,10 @@ impl Desk {
                         self.post(usize::from(worker), for_worker(&out, worker));
                     }
                 }
-                Out::Said(_) => log::error!("the hub says nothing to agents by itself"),
             }
         }
         while let Some(reply) = self.agents.poll() {
-            self.post(usize::from(reply.via.worker()), Out::Said(Box::new(reply)));
+            self.links.push(usize::from(reply.via.worker()), Mail::Said(Box::new(reply)));
         }
     }
 
@@ -369,8 +359,8 @@ impl Desk {
             return;
         };
         self.announced.insert(session.clone());
-        for worker in 0..self.mailers.len() {
-            self.news.push((worker, News::Here(session.clone(), summary.did.clone())));
+        for worker in 0..self.links.len() {
+            self.links.push(worker, Mail::Session { session: session.clone(), did: summary.did.clone() });
         }
     }
 
@@ -378,8 +368,8 @@ impl Desk {
     fn take_leave(&mut self) {
         for (session, did) in self.hub.take_gone() {
             self.announced.remove(&session);
-            for worker in 0..self.mailers.len() {
-                self.news.push((worker, News::Gone(did.clone())));
+            for worker in 0..self.links.len() {
+                self.links.push(worker, Mail::SessionGone { did: did.clone() });
             }
         }
     }
@@ -390,27 +380,13 @@ impl Desk {
         }
     }
 
+    /// The end of a turn: what workers are to know of sessions, and then what is for their peers.
     fn flush(&mut self) {
-        let mailers = &self.mailers;
-        let mut full: Vec<usize> = Vec::new();
-        self.news.retain(|(worker, news)| {
-            let mail = match news {
-                News::Here(session, did) => Mail::Session { session: session.clone(), did: did.clone() },
-                News::Gone(did) => Mail::SessionGone { did: did.clone() },
-            };
-            let stays = full.contains(worker) || mailers.send(*worker, mail).is_err();
-            if stays {
-                full.push(*worker);
-            }
-            stays
-        });
+        self.links.flush();
         for (worker, backlog) in self.backlog.iter_mut().enumerate() {
-            while !backlog.is_empty() {
-                let outs = backlog.take(OUTS_A_MAIL);
-                if let Err(Mail::Core(back)) = self.mailers.send(worker, Mail::Core(outs)) {
-                    backlog.give_back(back);
-                    break;
-                }
+            let next = || (!backlog.is_empty()).then(|| Mail::Core(backlog.take(OUTS_A_MAIL)));
+            if let Some(Mail::Core(back)) = self.links.flush_with(worker, next) {
+                backlog.give_back(back);
             }
         }
     }
@@ -479,6 +455,7 @@ impl Desk {
         let now = reactor::now();
         let summary = self.hub.create(create, now).map_err(|error| error.message.to_string())?;
         self.carry_out(now);
+        self.flush();
         Ok(summary)
     }
 }
@@ -494,4 +471,90 @@ fn for_worker(out: &Out, worker: u16) -> Out {
         peers.retain(|peer| peer.worker() == worker);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicBool, time::Instant};
+
+    use parking_lot::RwLock;
+
+    use super::*;
+    use crate::{
+        base::ConnToken,
+        claude::{environment::Changes, guard::GuardProgram},
+        reactor::Link,
+        relay::session,
+        server::{
+            Agent, CoreTallies,
+            channels::{SessionKeys, sink},
+            launch::{ConfigProfiles, Live, RandomIds},
+        },
+        store::{self, MemoryStore},
+    };
+
+    /// The thread's desk with an inbox of one place, and a worker with another.
+    fn desk() -> (Supervisor, Desk, reactor::Worker<sink::Sink>, Mailers) {
+        let (mut workers, mailers, control) = sink::workers(1, 1);
+        let (supervisor, prepared) = Supervisor::prepare_with(1).expect("prepared");
+        let store = Box::new(MemoryStore::new(store::Limits::default()));
+        let (profiles, ids) = (Box::new(ConfigProfiles(Vec::new())), Box::new(RandomIds(SessionKeys::default())));
+        let live = Live { agent: Agent::Demo, environment: Changes::default() };
+        let parts = Parts {
+            hub: Hub::new(session::Settings::default(), store, profiles, ids),
+            launcher: Launcher { live: Arc::new(RwLock::new(live)), guard: GuardProgram::this() },
+            mailers: mailers.clone(),
+            shared: Arc::new(Shared {
+                started: Instant::now(),
+                ready: AtomicBool::new(true),
+                draining: AtomicBool::new(false),
+                loops: Vec::new(),
+                workers: Vec::new(),
+                core: CoreTallies::default(),
+            }),
+            grace_ms: 0,
+            control,
+        };
+        (supervisor, prepared.desk(parts), workers.remove(0), mailers)
+    }
+
+    #[test]
+    fn a_worker_that_found_the_inbox_full_is_woken_by_the_turn_that_makes_room() {
+        let (supervisor, mut desk, worker, mailers) = desk();
+        let mut link = Link::new(supervisor.inbox, mailers.waker(0));
+        link.take(ToSessions::Gone(ConnToken::new(0, 1, 1)));
+        assert!(link.flush());
+        link.take(ToSessions::Gone(ConnToken::new(0, 2, 1)));
+        assert!(!link.flush() && link.items() == 1);
+        assert!(worker.arm().is_none() && !sink::is_woken(&worker));
+        desk.turn(&mut Events::with_capacity(8)).expect("a turn");
+        assert!(sink::is_woken(&worker));
+        assert!(link.flush());
+    }
+
+    #[test]
+    fn what_finds_a_workers_inbox_full_goes_when_the_worker_has_made_room() {
+        let (_supervisor, mut desk, mut worker, _) = desk();
+        let re = |number: usize| Text::from(number.to_string());
+        let caught_up = |number| Out::CaughtUp { peer: ConnToken::new(0, 1, 1), session: re(number) };
+        desk.links.push(0, Mail::SessionGone { did: "did:a".into() });
+        (0..2 * OUTS_A_MAIL).for_each(|number| desk.post(0, caught_up(number)));
+        desk.flush();
+        assert!(matches!(sink::take(&mut worker)[..], [Mail::SessionGone { .. }]), "before what is for peers");
+        let (mut got, mut events) = (0, Events::with_capacity(8));
+        while got < 2 * OUTS_A_MAIL {
+            // The desk sleeps without a time limit: it has its turn because the worker has taken something.
+            assert_eq!(desk.wait(reactor::now()), None);
+            desk.poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
+            assert!(events.iter().any(|event| event.token() == WAKER), "after {got}");
+            desk.flush();
+            let mails = sink::take(&mut worker);
+            let [Mail::Core(outs)] = &mails[..] else { panic!("one mail fits") };
+            for out in outs {
+                assert!(matches!(out, Out::CaughtUp { session, .. } if *session == re(got)), "in order");
+                got += 1;
+            }
+        }
+        assert!(desk.backlog[0].is_empty());
+    }
 }

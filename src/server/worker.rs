@@ -5,28 +5,32 @@ use std::sync::Arc;
 
 use super::{
     Stopper,
-    channels::{Mail, Mailers},
+    channels::{Links, Mail},
     crypto::Crypto,
     dialects::{Conn, States},
     metrics::Shared,
-    outbox::Outbox,
 };
 use crate::{
     base::{Close, ConnToken, Fault},
     dialect::{Arrival, admin},
     reactor::{
-        Peer, PeerAddr,
+        Link, Peer, PeerAddr, Sender,
         ws::{Answer, Data, Framed, WsHandler, WsIo},
     },
-    relay::{api::Out, delivery::Delivery},
+    relay::{
+        delivery::{Delivery, PeerMail},
+        sessions::ToSessions,
+    },
     wire::http::{Head, Response, check_origin},
 };
 
 /// The handler of one worker.
 pub(super) struct Worker {
     pub(super) crypto: Crypto,
-    pub(super) mailers: Mailers,
-    pub(super) core: Outbox,
+    /// To other workers.
+    pub(super) links: Links,
+    /// To the supervisor.
+    pub(super) core: Link<Sender<Vec<ToSessions>>>,
     pub(super) shared: Arc<Shared>,
     pub(super) delivery: Delivery<Framed>,
     pub(super) states: States,
@@ -71,21 +75,14 @@ impl WsHandler for Worker {
             Mail::SignedIn { peer, lane, result } => states.devices.signed_in(peer, lane, &result, delivery, io),
             Mail::Keys(keys) => states.keys_changed(&keys, delivery, io),
             Mail::KeysRead { peer, id, result } => states.devices.keys_read(peer, &id, &result, delivery, io),
-            Mail::Core(outs) => {
-                for out in outs {
-                    match out {
-                        Out::Said(reply) => delivery.say(*reply, io),
-                        out => states.out(&out, delivery, io),
-                    }
-                }
-            }
+            Mail::Core(outs) => outs.iter().for_each(|out| states.out(out, delivery, io)),
+            Mail::Said(reply) => delivery.say(*reply, io),
             Mail::Session { session, did } => delivery.session(session, &did),
             Mail::SessionGone { did } => delivery.session_gone(&did),
             Mail::Peer(mail) => delivery.peer_mail(mail, io),
             Mail::Judged { peer, lane, judged } => delivery.judged(peer, lane, judged, io),
             Mail::Checked(checked) => delivery.checked(checked, io),
             Mail::Signed(signed) => delivery.signed(signed, io),
-            Mail::Again => {}
         }
     }
 
@@ -108,9 +105,9 @@ impl WsHandler for Worker {
         if self.states.devices.take_stop() {
             self.stopper.drain();
         }
-        let waiting = self.core.waiting();
+        let waiting = self.core.items();
         self.delivery.commands.take(waiting).for_each(|message| self.core.take(message));
-        self.core.deliver();
+        self.core.flush();
         self.hand_over(io.worker());
     }
 }
@@ -125,25 +122,63 @@ impl Worker {
                 break;
             }
         }
-        let (mailers, mut is_full) = (&self.mailers, false);
         while let Some(batch) = self.delivery.next_checks() {
             if let Err(batch) = self.crypto.check(batch) {
                 self.delivery.give_back_checks(batch);
-                is_full = true;
                 break;
             }
         }
-        self.delivery.poll_peers(worker, |to, mail| {
-            mailers.send(usize::from(to), Mail::Peer(mail)).map_err(|mail| match mail {
-                Mail::Peer(mail) => {
-                    is_full = true;
-                    mail
-                }
-                _ => unreachable!("what comes back is what was sent"),
-            })
-        });
-        if is_full {
-            let _ = self.mailers.send(usize::from(worker), Mail::Again);
+        while let Some(news) = self.delivery.poll_sender_news(worker) {
+            self.links.push(usize::from(news.sender().worker()), Mail::Peer(PeerMail::Sender(news)));
         }
+        self.links.flush();
+        for to in self.delivery.destinations() {
+            let delivery = &mut self.delivery;
+            let next = || delivery.take_for(to).map(|batch| Mail::Peer(PeerMail::Directory(batch)));
+            if let Some(Mail::Peer(PeerMail::Directory(batch))) = self.links.flush_with(usize::from(to), next) {
+                self.delivery.give_back(to, batch);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ssh_key::{Algorithm, PrivateKey, rand_core::OsRng};
+
+    use super::*;
+    use crate::{
+        reactor::Listen,
+        server::{self, channels::sink::is_woken},
+    };
+
+    #[test]
+    fn what_another_worker_has_no_room_for_waits_without_a_turn_until_it_has() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = server::Options {
+            workers: 2,
+            listen: vec![Listen::Unix(folder.path().join("relay.sock"))],
+            folders: vec![folder.path().to_owned()],
+            ..server::Options::new(folder.path().join("keys"), server::Agent::Demo)
+        };
+        let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
+        let (bound, handlers, rest) = server::Rest::start(&options, key).expect("started");
+        let mailers = handlers.mailers.clone();
+        let mut workers = bound.into_workers(|index, _| handlers.make(index)).expect("workers");
+        let [here, there] = &mut workers[..] else { panic!("two") };
+        while mailers.0[1].try_send(Mail::Core(Vec::new())).is_ok() {}
+
+        here.protocol().handler().delivery.have_something_for_another_worker(0);
+        here.turn(Some(Duration::ZERO)).expect("a turn");
+        assert!(!is_woken(here), "it is not its own waker");
+        assert_ne!(here.arm(), Some(Duration::ZERO), "it has nothing to do");
+        there.turn(Some(Duration::ZERO)).expect("a turn");
+        assert!(is_woken(here), "there is room");
+        here.turn(Some(Duration::ZERO)).expect("a turn");
+        assert!(here.protocol().handler().delivery.destinations().is_empty());
+        drop(workers);
+        rest.join(Ok(())).expect("ended");
     }
 }

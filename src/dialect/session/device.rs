@@ -163,7 +163,7 @@ impl<N: DeviceNet> Dialect<N> for Box<Device> {
             Out::Changed { summary, .. } => super::summary_changed(summary),
             Out::CaughtUp { session, .. } => super::caught_up(session),
             Out::Reset { session, why, earliest, .. } => super::reset(session, why, earliest),
-            Out::Said(_) | Out::Launch(_) | Out::Write { .. } | Out::End { .. } => return,
+            Out::Launch(_) | Out::Write { .. } | Out::End { .. } => return,
         };
         devices.share(peers, &text, delivery, net);
     }

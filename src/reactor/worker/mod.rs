@@ -309,8 +309,9 @@ impl<P: Protocol> Worker<P> {
     }
 
     fn take_mail(&mut self) {
-        for _ in 0..MAIL_MAX {
+        for taken in 0..MAIL_MAX {
             match self.inbox.try_recv() {
+                None if taken == 0 => return,
                 None => break,
                 Some(Envelope::Mail(mail)) => {
                     self.core.counters.mail.add(1);
@@ -320,6 +321,7 @@ impl<P: Protocol> Worker<P> {
                 Some(Envelope::Stream(accepted)) => self.adopt(accepted),
             }
         }
+        self.inbox.room_made();
     }
 
     fn run_timers(&mut self) {

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use super::{DeviceInfo, Error, Event, Position, Reply, Summary, Text};
-use crate::{base::ConnToken, claude, relay::message};
+use crate::{base::ConnToken, claude};
 
 /// How a session's process is to be started.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,8 +131,6 @@ pub enum Out {
         /// The oldest position that can be served.
         earliest: Position,
     },
-    /// A session says this to an agent, once it is signed.
-    Said(Box<message::Reply>),
     /// Start a process.
     Launch(Launch),
     /// Tell a process something.
@@ -166,7 +164,7 @@ impl Out {
             | Self::Delta { peers, .. }
             | Self::Presence { peers, .. }
             | Self::Changed { peers, .. } => peers,
-            Self::Said(_) | Self::Launch(_) | Self::Write { .. } | Self::End { .. } => &[],
+            Self::Launch(_) | Self::Write { .. } | Self::End { .. } => &[],
         }
     }
 }

@@ -116,11 +116,6 @@ impl Backpressure {
         self.news.remove(at)
     }
 
-    /// News for another worker found no room: they stay first in line.
-    pub(super) fn give_back(&mut self, news: SenderNews) {
-        self.news.push_front(news);
-    }
-
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check_invariants(&self) {
         assert!(

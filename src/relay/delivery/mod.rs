@@ -5,7 +5,8 @@
 //! A shell calls [`message`](Delivery::message), [`timeout`](Delivery::timeout), [`drained`](Delivery::drained) and
 //! [`closed`](Delivery::closed) for connections, hands in what other threads say, and at the end of each turn takes what
 //! they are to get: [`next_job`](Delivery::next_job), [`next_checks`](Delivery::next_checks),
-//! [`commands`](Commands::take) and [`poll_peers`](Delivery::poll_peers).
+//! [`commands`](Commands::take),
+//! [`poll_sender_news`](Delivery::poll_sender_news) and [`take_for`](Delivery::take_for).
 
 mod agent;
 mod backpressure;
@@ -501,27 +502,34 @@ impl<S: Shared> Delivery<S> {
         self.tell_senders(net);
     }
 
-    /// Hands `take` what other workers are to get, in order for each, until there is no more or it gives something back for
-    /// want of room: that stays first in line.
-    pub fn poll_peers(&mut self, worker: u16, mut take: impl FnMut(u16, PeerMail<S>) -> Result<(), PeerMail<S>>) {
-        while let Some(news) = self.backpressure.poll_elsewhere(worker) {
-            if take(news.sender().worker(), PeerMail::Sender(news)).is_err() {
-                self.backpressure.give_back(news);
-                break;
-            }
-        }
-        let destinations: Vec<u16> = self.directory.destinations().collect();
-        for to in destinations {
-            loop {
-                let batch = self.directory.take(to, COURIERS_A_MAIL);
-                if batch.is_empty() {
-                    break;
-                }
-                if let Err(PeerMail::Directory(batch)) = take(to, PeerMail::Directory(batch)) {
-                    self.directory.give_back(to, batch);
-                    break;
-                }
-            }
+    /// What another worker is to be told of a sender of its own.
+    pub fn poll_sender_news(&mut self, worker: u16) -> Option<SenderNews> {
+        self.backpressure.poll_elsewhere(worker)
+    }
+
+    /// Workers whose cores are to get something of the directory.
+    pub fn destinations(&self) -> Vec<u16> {
+        self.directory.destinations().collect()
+    }
+
+    /// The next batch for this worker.
+    pub fn take_for(&mut self, worker: u16) -> Option<Vec<Courier<Message<S>>>> {
+        Some(self.directory.take(worker, COURIERS_A_MAIL)).filter(|batch| !batch.is_empty())
+    }
+
+    /// A batch that was taken found no room: it stays first in line.
+    pub fn give_back(&mut self, worker: u16, batch: Vec<Courier<Message<S>>>) {
+        self.directory.give_back(worker, batch);
+    }
+
+    /// Has something for another worker.
+    #[cfg(test)]
+    pub(crate) fn have_something_for_another_worker(&mut self, worker: u16) {
+        let mut slots = 1..;
+        while self.directory.destinations().next().is_none() {
+            let slot = slots.next().unwrap_or_default();
+            let joined = self.directory.join(format!("did:key:{slot}"), ConnToken::new(worker, slot, 1));
+            assert_eq!(joined, Ok(()));
         }
     }
 

@@ -110,7 +110,6 @@ impl Simulation {
                 | Out::Delta { peers, .. }
                 | Out::Presence { peers, .. }
                 | Out::Changed { peers, .. } => peers.iter().for_each(|peer| self.deliver(*peer, &out)),
-                Out::Said(_) => unreachable!("of agents alone"),
                 Out::Launch(launch) => {
                     let live = |p: &Process| p.launch.session == launch.session;
                     assert!(!self.processes.iter().any(live), "two processes of one session");
