@@ -13,6 +13,7 @@ pub mod profile;
 mod replays;
 mod role;
 pub mod session;
+mod shares;
 
 pub use principal::{Principal, SignedIn};
 pub use role::Role;
