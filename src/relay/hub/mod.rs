@@ -19,6 +19,7 @@ use crate::{
         api::{By, Caller, Code, Command, Error, Event, ExitInfo, Out, Past, Reply, Request, State, Summary, Text},
         ledger::{Ledger, Seen},
         session::{Cx, Ids, Plan, Session, Settings, Verdict},
+        shares::{Full, Shares},
     },
     store::Store,
 };
@@ -243,9 +244,10 @@ impl Hub {
         let admin = caller.is_some_and(|caller| caller.role.allows(Role::Admin));
         let resolved = self.profiles.resolve(&profile, folder.as_deref(), model, mode, admin)?;
         self.is_free(&past, &resolved.folder)?;
-        self.make_room()?;
+        let principal = caller.map_or_else(|| Text::from(""), |caller| caller.principal.clone());
+        self.make_room(&principal, now)?;
         let Resolved { folder, model, mode } = resolved;
-        let plan = Plan { profile, folder, title, model, mode, past };
+        let plan = Plan { principal, profile, folder, title, model, mode, past };
         let settings = self.settings.clone();
         let session = {
             let mut cx =
@@ -281,19 +283,28 @@ impl Hub {
         self.sessions.iter().find(|session| !session.ended() && fits(session))
     }
 
-    /// At the limit the session that ended longest ago and that nobody watches gives way.
-    fn make_room(&mut self) -> Result<(), Error> {
-        if self.sessions.len() < self.settings.sessions_max {
+    /// At the limit a session that has ended gives way: of the principal that has most of those the oldest, first one that
+    /// nobody watches. A device that watched it is told so: it must not keep the others from making sessions.
+    fn make_room(&mut self, principal: &Text, now: Now) -> Result<(), Error> {
+        let most = self.settings.sessions_max;
+        let (ended, running): (Vec<&Session>, Vec<&Session>) = self.sessions.iter().partition(|s| s.ended());
+        let running = Shares::of(most, running.into_iter().map(|session| (session.principal(), 1)));
+        running.admits(principal, 1).map_err(no_session)?;
+        if self.sessions.len() < most {
             return Ok(());
         }
-        let idle = |session: &Session| session.ended() && session.devices() == 0 && session.settled();
-        let oldest = (0..self.sessions.len())
-            .filter(|index| idle(&self.sessions[*index]))
-            .min_by_key(|index| self.sessions[*index].summary().since);
-        let Some(index) = oldest else {
-            let message = format!("{} sessions run already; stop one", self.settings.sessions_max);
+        let ended = ended.into_iter().filter(|session| session.settled());
+        let largest = Shares::of(most, ended.map(|session| (session.principal(), 1))).largest_with(principal, 0);
+        let fits =
+            |session: &Session| session.ended() && session.settled() && Some(session.principal()) == largest.as_ref();
+        let gives_way = (0..self.sessions.len())
+            .filter(|index| fits(&self.sessions[*index]))
+            .min_by_key(|index| (self.sessions[*index].devices() > 0, self.sessions[*index].summary().since));
+        let Some(index) = gives_way else {
+            let message = format!("{most} sessions are here, and how some have ended is being written: try again");
             return Err(Error::new(Code::Limit, message));
         };
+        self.with(index, now, |session, cx| session.give_way(cx));
         let session = self.sessions.remove(index);
         self.restarts_gone += session.restarts();
         self.store.remove(session.log());
@@ -474,6 +485,12 @@ impl Hub {
                 self.with(index, now, |session, cx| session.committed(cx, news.next));
             }
         }
+        self.tell_followers();
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    fn tell_followers(&mut self) {
         for session in &mut self.sessions {
             if !session.take_changed() || self.followers.is_empty() {
                 continue;
@@ -491,6 +508,18 @@ impl Hub {
             }
         }
     }
+
+    /// Counts keep their bounds.
+    #[cfg(debug_assertions)]
+    fn check_invariants(&self) {
+        assert!(self.sessions.len() <= self.settings.sessions_max);
+        self.sessions.iter().for_each(|session| session.check_invariants());
+        self.ledger.check_invariants();
+    }
+}
+
+fn no_session(full: Full) -> Error {
+    full.error("sessions that may run", "stop one")
 }
 
 fn shutting_down() -> Error {
