@@ -84,6 +84,7 @@ impl Shares {
     }
 
     /// How many are taken.
+    #[cfg(any(test, debug_assertions))]
     pub(super) fn taken(&self) -> usize {
         self.taken
     }

@@ -22,6 +22,7 @@ use super::{
     drain_guard::DrainGuard,
     lanes::JOBS_OUT_MAX,
     signatures::{BATCHES_MAX, Check, Verifier},
+    supervisor::Supervisor,
 };
 use crate::{
     base::{CloseCode, text},
@@ -67,6 +68,7 @@ impl Crypto {
         did: String,
         keys: PathBuf,
         mailers: Mailers,
+        supervisor: Supervisor,
         session_keys: SessionKeys,
         last: DrainGuard,
     ) -> io::Result<(Self, JoinHandle<()>)> {
@@ -74,7 +76,7 @@ impl Crypto {
         let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_OUT_MAX * mailers.len() + JOBS_OF_OTHERS_MAX);
         let (to_strangers, strangers) = crossbeam_channel::bounded(JOBS_OUT_MAX * mailers.len());
         let (to_checks, checks) = crossbeam_channel::bounded(BATCHES_MAX);
-        let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers, session_keys)?;
+        let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers, supervisor, session_keys)?;
         desk.refresh(true);
         desk.pending.clear();
         let run = move || {
@@ -127,6 +129,7 @@ struct Desk {
     did: String,
     keys: KeysFile,
     mailers: Mailers,
+    supervisor: Supervisor,
     pending: VecDeque<(usize, Mail)>,
     signing: SigningKey,
     session_keys: SessionKeys,
@@ -141,6 +144,7 @@ impl Desk {
         did: String,
         keys: KeysFile,
         mailers: Mailers,
+        supervisor: Supervisor,
         session_keys: SessionKeys,
     ) -> io::Result<Self> {
         let pair =
@@ -148,7 +152,7 @@ impl Desk {
         let signing = SigningKey::from_bytes(&pair.private.to_bytes());
         let (pending, verifier, looked) = (VecDeque::new(), Verifier::default(), Instant::now());
         let admission = Admission::new(host_key, did.clone());
-        Ok(Self { admission, did, keys, mailers, pending, signing, session_keys, verifier, looked })
+        Ok(Self { admission, did, keys, mailers, supervisor, pending, signing, session_keys, verifier, looked })
     }
 
     fn run(&mut self, jobs: &Receiver<Job>, strangers: &Receiver<Job>, checks: &Receiver<Vec<Check>>) {
@@ -242,14 +246,15 @@ impl Desk {
         }
     }
 
-    /// Tells every worker when the keys have changed: connections of keys that are gone must end. This is never
-    /// dropped; the newest keys take the place of those that wait.
+    /// Tells the supervisor, then every worker, when the keys have changed: what keys that are gone have waiting, and their
+    /// connections, must end. This is never dropped; the newest keys take the place of those that wait.
     fn refresh(&mut self, force: bool) {
         self.looked = Instant::now();
         if !self.keys.refresh(force) {
             return;
         }
         self.admission.set_keys(self.keys.set.clone());
+        self.supervisor.keys(self.keys.set.clone());
         self.pending.retain(|(_, mail)| !matches!(mail, Mail::Keys(_)));
         for worker in 0..self.mailers.len() {
             self.pending.push_back((worker, Mail::Keys(self.keys.set.clone())));
@@ -464,7 +469,9 @@ mod tests {
         let mailers = Mailers(bound.mailers().into());
         let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
         let keys = KeysFile::new(path);
-        let desk = Desk::new(host_key, "did:key:z".into(), keys, mailers, SessionKeys::default()).expect("a desk");
+        let (supervisor, _) = Supervisor::prepare().expect("a supervisor");
+        let desk = Desk::new(host_key, "did:key:z".into(), keys, mailers, supervisor, SessionKeys::default());
+        let desk = desk.expect("a desk");
         (desk, bound)
     }
 

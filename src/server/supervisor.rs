@@ -13,6 +13,7 @@ use std::{
 };
 
 use mio::{Events, Poll, Token, Waker};
+use parking_lot::Mutex;
 use slab::Slab;
 
 use super::{
@@ -33,6 +34,7 @@ use crate::{
     relay::{
         api::{End, ExitInfo, Launch, Out, Summary, Text},
         hub::{Create, Hub},
+        keys::KeySet,
     },
 };
 
@@ -52,14 +54,25 @@ const SCRATCH: usize = 256 * 1024;
 const TOKENS_EACH: usize = 4;
 const WAKER: Token = Token(usize::MAX);
 
+/// Keys that the core has not taken yet; newer ones take their place.
+type NewKeys = Arc<Mutex<Option<Arc<KeySet>>>>;
+
 /// The way to the supervisor, besides the workers' inbox.
 #[derive(Clone)]
 pub(super) struct Supervisor {
     pub(super) inbox: Sender<Vec<ToCore>>,
+    keys: NewKeys,
     drain: Arc<AtomicBool>,
 }
 
 impl Supervisor {
+    /// These keys are in force: the core has them before any command that is handed over later, and before those that
+    /// wait in the inbox.
+    pub(super) fn keys(&self, keys: Arc<KeySet>) {
+        *self.keys.lock() = Some(keys);
+        self.inbox.wake();
+    }
+
     /// Ends every session within the grace that the thread was started with, then the thread.
     pub(super) fn drain(&self) {
         self.drain.store(true, Ordering::Release);
@@ -82,6 +95,7 @@ pub(super) struct Parts {
 pub(super) struct Prepared {
     poll: Poll,
     receiver: Receiver<Vec<ToCore>>,
+    keys: NewKeys,
     drain: Arc<AtomicBool>,
 }
 
@@ -91,8 +105,9 @@ impl Supervisor {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (inbox, receiver) = inbox(INBOX_MAX, waker);
-        let drain = Arc::new(AtomicBool::new(false));
-        Ok((Self { inbox, drain: drain.clone() }, Prepared { poll, receiver, drain }))
+        let (keys, drain) = (NewKeys::default(), Arc::new(AtomicBool::new(false)));
+        let supervisor = Self { inbox, keys: keys.clone(), drain: drain.clone() };
+        Ok((supervisor, Prepared { poll, receiver, keys, drain }))
     }
 }
 
@@ -106,13 +121,14 @@ impl Prepared {
         parts: Parts,
         first: Option<Create>,
     ) -> Result<(JoinHandle<io::Result<()>>, Option<Summary>), String> {
-        let Self { poll, receiver, drain } = self;
+        let Self { poll, receiver, keys, drain } = self;
         let Parts { hub, launcher, mailers, shared, grace_ms, control } = parts;
         let backlog = (0..mailers.len()).map(|_| Backlog::default()).collect();
         let (processes, by_session) = (Slab::new(), HashMap::new());
         let mut desk = Desk {
             poll,
             receiver,
+            keys,
             drain,
             hub,
             launcher,
@@ -160,6 +176,7 @@ struct Running {
 struct Desk {
     poll: Poll,
     receiver: Receiver<Vec<ToCore>>,
+    keys: NewKeys,
     drain: Arc<AtomicBool>,
     hub: Hub,
     launcher: Launcher,
@@ -237,11 +254,13 @@ impl Desk {
     }
 
     fn inbox(&mut self, now: Now) {
+        self.take_keys(now);
         for _ in 0..BATCHES_A_TURN {
             if self.clogged() {
                 return;
             }
             let Some(batch) = self.receiver.try_recv() else { return };
+            self.take_keys(now);
             for message in batch {
                 match message {
                     ToCore::Request(caller, request) => self.hub.request(&caller, request, now),
@@ -251,6 +270,14 @@ impl Desk {
                 }
                 self.carry_out(now);
             }
+        }
+    }
+
+    fn take_keys(&mut self, now: Now) {
+        let keys = self.keys.lock().take();
+        if let Some(keys) = keys {
+            self.hub.keys(keys, now);
+            self.carry_out(now);
         }
     }
 

@@ -6,6 +6,7 @@
 //! store that commits on another thread wakes the shell, which calls [`Hub::committed`].
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet, VecDeque},
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,7 +17,10 @@ use crate::{
     claude,
     relay::{
         Role,
-        api::{By, Caller, Code, Command, Error, Event, ExitInfo, Out, Past, Reply, Request, State, Summary, Text},
+        api::{
+            By, Caller, Code, Command, Error, Event, ExitInfo, Out, Past, Reply, Request, State, Summary, Text, Verb,
+        },
+        keys::KeySet,
         ledger::{Ledger, Seen},
         session::{Cx, Ids, Plan, Session, Settings, Verdict},
         shares::{Full, Shares},
@@ -84,6 +88,13 @@ pub struct Counts {
     pub remembered: usize,
 }
 
+/// Who follows the list.
+struct Follower {
+    principal: Text,
+    /// It missed a change while it was paused.
+    missed: bool,
+}
+
 /// All sessions. See the module.
 pub struct Hub {
     settings: Arc<Settings>,
@@ -92,9 +103,10 @@ pub struct Hub {
     ids: Box<dyn Ids + Send>,
     sessions: Vec<Session>,
     ledger: Ledger,
+    /// In force; before the first ones a caller may do what its role says.
+    keys: Option<Arc<KeySet>>,
     paused: HashSet<ConnToken>,
-    /// Who follows the list, and whether it missed a change while it was paused.
-    followers: BTreeMap<ConnToken, bool>,
+    followers: BTreeMap<ConnToken, Follower>,
     out: VecDeque<Out>,
     draining: bool,
     /// Restarts of sessions that gave way.
@@ -118,6 +130,7 @@ impl Hub {
             ids,
             sessions: Vec::new(),
             ledger: Ledger::default(),
+            keys: None,
             paused: HashSet::new(),
             followers: BTreeMap::new(),
             out: VecDeque::new(),
@@ -130,10 +143,13 @@ impl Hub {
     /// A peer asks for something. Every request gets one answer, maybe later.
     pub fn request(&mut self, caller: &Caller, request: Request, now: Now) {
         let Request { id, command } = request;
-        let refused = match self.admit(caller, &id, &command, now) {
-            Ok(false) => None,
+        let keys = self.keys.clone();
+        let limited = keys.as_ref().map_or(Ok(Cow::Borrowed(caller)), |keys| keys.limit(caller));
+        let admitted = limited.and_then(|caller| Ok((self.admit(&caller, &id, &command, now)?, caller)));
+        let refused = match admitted {
+            Ok((false, _)) => None,
             Err(error) => Some((caller.peer, error)),
-            Ok(true) => self.run(caller, &id, command, now).err().map(|error| {
+            Ok((true, caller)) => self.run(&caller, &id, command, now).err().map(|error| {
                 let result = Err(error.clone());
                 (self.ledger.answered(caller.peer, &id, &result), error)
             }),
@@ -167,7 +183,10 @@ impl Hub {
         match command {
             Command::List { follow } => {
                 match follow {
-                    Some(true) => drop(self.followers.insert(caller.peer, false)),
+                    Some(true) => {
+                        let follower = Follower { principal: caller.principal.clone(), missed: false };
+                        self.followers.insert(caller.peer, follower);
+                    }
                     Some(false) => drop(self.followers.remove(&caller.peer)),
                     None => {}
                 }
@@ -318,6 +337,14 @@ impl Hub {
         std::mem::take(&mut self.gone)
     }
 
+    /// From now on these keys are in force, also for commands that are on the way here. What a principal has waiting and may
+    /// no longer do ends, and is said.
+    pub fn keys(&mut self, keys: Arc<KeySet>, now: Now) {
+        self.followers.retain(|_, follower| keys.lost(&follower.principal, Verb::List).is_none());
+        self.keys = Some(keys.clone());
+        self.each(now, |session, cx| session.keys(cx, &keys));
+    }
+
     /// A connection is gone.
     pub fn disconnected(&mut self, peer: ConnToken, now: Now) {
         self.paused.remove(&peer);
@@ -336,8 +363,8 @@ impl Hub {
     /// A peer takes more again.
     pub fn resumed(&mut self, peer: ConnToken, now: Now) {
         self.paused.remove(&peer);
-        if let Some(missed) = self.followers.get_mut(&peer).filter(|missed| **missed) {
-            *missed = false;
+        if let Some(follower) = self.followers.get_mut(&peer).filter(|follower| follower.missed) {
+            follower.missed = false;
             for summary in self.summaries() {
                 self.out.push_back(Out::Changed { peers: vec![peer], summary });
             }
@@ -496,9 +523,9 @@ impl Hub {
                 continue;
             }
             let mut peers = Vec::new();
-            for (peer, missed) in &mut self.followers {
+            for (peer, follower) in &mut self.followers {
                 if self.paused.contains(peer) {
-                    *missed = true;
+                    follower.missed = true;
                 } else {
                     peers.push(*peer);
                 }
@@ -509,12 +536,19 @@ impl Hub {
         }
     }
 
-    /// Counts keep their bounds.
+    /// Counts keep their bounds, and nothing is left of what the keys in force do not permit.
     #[cfg(debug_assertions)]
     fn check_invariants(&self) {
+        let keys = self.keys.as_deref();
         assert!(self.sessions.len() <= self.settings.sessions_max);
-        self.sessions.iter().for_each(|session| session.check_invariants());
+        self.sessions.iter().for_each(|session| session.check_invariants(keys));
         self.ledger.check_invariants();
+        let is_lost =
+            |follower: &&Follower| keys.is_some_and(|keys| keys.lost(&follower.principal, Verb::List).is_some());
+        assert!(
+            !self.followers.values().any(|follower| is_lost(&follower)),
+            "the list is followed without a right to it"
+        );
     }
 }
 

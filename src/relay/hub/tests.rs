@@ -2,6 +2,7 @@
 //! and every output looked at.
 
 mod bounds;
+mod keys;
 mod permissions;
 mod stop;
 

@@ -10,8 +10,9 @@ use crate::{
     relay::{
         api::{
             By, Caller, Code, Details, DeviceInfo, Error, Event, Kind, Out, Position, Reply, RunningTurn, Snapshot,
-            Text, TurnBlock, bulk,
+            Text, TurnBlock, Verb, bulk,
         },
+        keys::KeySet,
         shares::Shares,
     },
     store::{LogId, Range},
@@ -311,6 +312,33 @@ impl Feed {
         Shares::of(self.watchers_max, watching.chain(pending))
     }
 
+    /// Other keys are in force: who may no longer watch does not, and who may do less is shown so.
+    pub(super) fn keys(&mut self, keys: &KeySet) {
+        for (_, held) in &mut self.held {
+            let Held::Attach(attach) = held else { continue };
+            let Attach { caller, re, .. } = &mut **attach;
+            let permitted = keys.limit(caller).and_then(|limited| {
+                limited.may(Verb::Attach)?;
+                Ok(limited.into_owned())
+            });
+            match permitted {
+                Ok(limited) => *caller = limited,
+                Err(error) => {
+                    *held = Held::Out(Out::Answer { peer: caller.peer, re: re.clone(), result: Err(error) });
+                }
+            }
+        }
+        let before = self.watchers.len();
+        self.watchers.retain(|watcher| keys.lost(&watcher.info.principal, Verb::Attach).is_none());
+        self.presence_due |= self.watchers.len() != before;
+        for DeviceInfo { principal, role, .. } in self.watchers.iter_mut().map(|watcher| &mut watcher.info) {
+            if let Some(entry) = keys.principal(principal).filter(|entry| entry.role < *role) {
+                *role = entry.role;
+                self.presence_due = true;
+            }
+        }
+    }
+
     /// The log is about to go. Even one that takes nothing is told so: it is the last there is.
     pub(super) fn give_way(&mut self, cx: &mut Cx<'_>) {
         for watcher in std::mem::take(&mut self.watchers) {
@@ -320,9 +348,12 @@ impl Feed {
     }
 
     #[cfg(debug_assertions)]
-    pub(super) fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self, keys: Option<&KeySet>) {
         // A device that watches already may attach once more, and counts twice as long as that waits.
         assert!(self.watchers.len() <= self.watchers_max);
+        let is_lost = |principal: &&Text| keys.is_some_and(|keys| keys.lost(principal, Verb::Attach).is_some());
+        let lost = self.watchers.iter().map(|watcher| &watcher.info.principal).find(is_lost);
+        assert_eq!(lost, None, "a device watches that its key does not permit to");
     }
 
     fn forget(&mut self, peer: ConnToken) {

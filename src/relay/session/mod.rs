@@ -36,9 +36,12 @@ use turn::Activity;
 use crate::{
     base::{ConnToken, Now, text::line},
     claude,
-    relay::api::{
-        By, Caller, Code, Error, Event, Kind, Out, Past, Position, Reply, Snapshot, State, Summary, TITLE_BYTES_MAX,
-        Text,
+    relay::{
+        api::{
+            By, Caller, Code, Error, Event, Kind, Out, Past, Position, Reply, Snapshot, State, Summary,
+            TITLE_BYTES_MAX, Text,
+        },
+        keys::KeySet,
     },
     store::{LogId, Store},
 };
@@ -324,16 +327,24 @@ impl Session {
         self.refresh(cx);
     }
 
+    /// Other keys are in force. Prompts that wait and devices that watch end with the right to them; what runs was permitted
+    /// when it began.
+    pub fn keys(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
+        self.feed.keys(keys);
+        self.drop_unpermitted(cx, keys);
+        self.refresh(cx);
+    }
+
     /// The session gives way to a new one: devices that watch are told so.
     pub fn give_way(&mut self, cx: &mut Cx<'_>) {
         self.feed.give_way(cx);
     }
 
-    /// Its counts keep their bounds.
+    /// Its counts keep their bounds, and with these keys in force nothing is left of what they do not permit.
     #[cfg(debug_assertions)]
-    pub fn check_invariants(&self) {
-        self.feed.check_invariants();
-        self.check_prompts();
+    pub fn check_invariants(&self, keys: Option<&KeySet>) {
+        self.feed.check_invariants(keys);
+        self.check_prompts(keys);
     }
 
     /// A connection is gone.

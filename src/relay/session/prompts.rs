@@ -6,7 +6,8 @@ use super::{Cx, Session, turn::LOGIN};
 use crate::{
     claude,
     relay::{
-        api::{By, Caller, Code, Error, Kind, Out, Position, PromptState, QueuedPrompt, Reply, Text, When, bulk},
+        api::{By, Caller, Code, Error, Kind, Out, Position, PromptState, QueuedPrompt, Reply, Text, Verb, When, bulk},
+        keys::KeySet,
         shares::{Full, Shares},
     },
 };
@@ -18,6 +19,13 @@ pub(super) struct Prompt {
     /// What its text takes in a message.
     bytes: usize,
     by: Option<By>,
+}
+
+impl Prompt {
+    /// Why it may no longer be said, if so. The relay's own always may.
+    fn lost(&self, keys: &KeySet) -> Option<&'static str> {
+        keys.lost(&self.by.as_ref()?.principal, Verb::Prompt)
+    }
 }
 
 /// What the present process made of the running prompt.
@@ -234,11 +242,23 @@ impl Session {
         }
     }
 
+    /// Ends every prompt that waits and may no longer be said with these keys.
+    pub(super) fn drop_unpermitted(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
+        for prompt in std::mem::take(&mut self.prompts.queue) {
+            match prompt.lost(keys) {
+                None => self.prompts.queue.push_back(prompt),
+                Some(why) => self.prompt_state(cx, None, prompt.id, PromptState::Cancelled, Some(why.into())),
+            }
+        }
+    }
+
     #[cfg(debug_assertions)]
-    pub(super) fn check_prompts(&self) {
+    pub(super) fn check_prompts(&self, keys: Option<&KeySet>) {
         let (prompts, settings) = (&self.prompts, &self.settings);
         assert!(prompts.shares(0, |_| 1).taken() <= settings.prompts_max);
         assert!(prompts.shares(0, |prompt| prompt.bytes).taken() <= 2 * settings.prompt_bytes_max);
+        let is_lost = |prompt: &Prompt| keys.is_some_and(|keys| prompt.lost(keys).is_some());
+        assert!(!prompts.queue.iter().any(is_lost), "a prompt waits that its key does not permit");
     }
 
     fn prompt_state(&mut self, cx: &mut Cx<'_>, by: Option<&By>, prompt: Text, state: PromptState, why: Option<Text>) {
