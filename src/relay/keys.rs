@@ -1,7 +1,7 @@
 //! The keys file: OpenSSH's `authorized_keys` form, with a role for each key. Pure text: the shell reads, watches and
 //! writes the file. A line that is refused is reported with its number and never keeps the others from working.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::{borrow::Cow, collections::HashMap, fmt::Write as _};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ssh_key::{
@@ -11,7 +11,10 @@ use ssh_key::{
 
 use crate::{
     base::glyph::is_hidden,
-    relay::{Role, api::Text},
+    relay::{
+        Role,
+        api::{Caller, Code, Error, Text, Verb},
+    },
     wire::sign_in::{did_of, fingerprint, usable},
 };
 
@@ -23,6 +26,8 @@ const COMMENT_CHARS_MAX: usize = 256;
 const NO_KEY: &str = "there is no key (expected: [options] type base64 [comment])";
 /// What a file says in which no key is left: one of no bytes may be one that is being written.
 const LEFT_EMPTY: &str = "# No key may sign in; `amp-relay keys add` lets one in.\n";
+/// Why what a principal had under way is ended.
+const REVOKED: &str = "the key was revoked";
 const BOM: char = '\u{feff}';
 
 /// What the keys file holds.
@@ -68,6 +73,7 @@ pub struct KeySet {
     /// The lines that are not.
     pub refused: Vec<Refused>,
     by_key: HashMap<KeyData, usize>,
+    by_principal: HashMap<Text, usize>,
 }
 
 impl KeySet {
@@ -98,6 +104,7 @@ impl KeySet {
             return Err(format!("the same key stands in line {} already, which is the one in force", first.line));
         }
         self.by_key.insert(entry.key.key_data().clone(), self.entries.len());
+        self.by_principal.insert(entry.fingerprint.clone(), self.entries.len());
         self.entries.push(entry);
         Ok(())
     }
@@ -109,7 +116,28 @@ impl KeySet {
 
     /// The entry of a principal (`SHA256:...`).
     pub fn principal(&self, fingerprint: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| &*entry.fingerprint == fingerprint)
+        self.by_principal.get(fingerprint).and_then(|at| self.entries.get(*at))
+    }
+
+    /// The caller with what is left to it of its role.
+    ///
+    /// # Errors
+    /// `KEY_NOT_AUTHORIZED`, for good: its key is gone.
+    pub fn limit<'a>(&self, caller: &'a Caller) -> Result<Cow<'a, Caller>, Error> {
+        match self.principal(&caller.principal) {
+            None => Err(Error { recoverable: false, ..Error::new(Code::KeyNotAuthorized, REVOKED) }),
+            Some(entry) if entry.role < caller.role => Ok(Cow::Owned(Caller { role: entry.role, ..caller.clone() })),
+            Some(_) => Ok(Cow::Borrowed(caller)),
+        }
+    }
+
+    /// Why a principal may not do this, if so: what it did is no longer there to be carried out then.
+    pub fn lost(&self, principal: &str, verb: Verb) -> Option<&'static str> {
+        match self.principal(principal) {
+            None => Some(REVOKED),
+            Some(entry) if verb.is_open_to(entry.role) => None,
+            Some(_) => Some("the key may do less now"),
+        }
     }
 }
 

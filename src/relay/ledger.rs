@@ -1,27 +1,30 @@
 //! Commands that had an effect, and their answers: the same command sent again gets the same answer and is not run
 //! again. Owns who waits for which answer. Must not know what a command does.
 //!
-//! Remembered for a day and bounded: the oldest go first. An error is forgotten as soon as it is given, because
-//! nothing happened and the same command may go well later; `ALREADY_DECIDED` is kept, because it tells how a race
-//! ended.
+//! Remembered for a day and bounded: at the bound the oldest of the principal that has the most goes, so that no flood of
+//! one makes another's command run twice. An error is forgotten as soon as it is given, because nothing happened and the
+//! same command may go well later; `ALREADY_DECIDED` is kept, because it tells how a race ended.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
 use crate::{
     base::{ConnToken, Now},
-    relay::api::{Caller, Code, Command, Error, Reply, Text},
+    relay::{
+        api::{Caller, Code, Command, Error, Reply, Text},
+        shares::Shares,
+    },
 };
 
 /// How long an answer is remembered, in milliseconds.
 const REMEMBERED_MS: u64 = 24 * 60 * 60 * 1000;
 /// Commands remembered at one time.
 const ENTRIES_MAX: usize = 1 << 16;
-/// Bytes of what is remembered.
+/// Bytes of what is remembered: places that principals share.
 const BYTES_MAX: usize = 16 << 20;
-/// What an entry counts for beside its ids: three maps' shares and an answer.
+/// What an entry counts for beside its ids: its parts of the maps, and an answer.
 const ENTRY_BYTES: usize = 512;
 
 type Answer = Result<Reply, Error>;
@@ -63,13 +66,28 @@ pub(super) enum Seen {
 }
 
 /// The memory of commands.
-#[derive(Default)]
 pub(super) struct Ledger {
     entries: HashMap<Key, Entry>,
-    order: VecDeque<(u64, u64, Key)>,
+    /// By number, so the oldest first: until when each is remembered.
+    order: BTreeMap<u64, (u64, Key)>,
+    /// The numbers of each principal's.
+    of: HashMap<Text, BTreeSet<u64>>,
     waiting: HashMap<(ConnToken, Text), Key>,
-    bytes: usize,
+    shares: Shares,
     last: u64,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            of: HashMap::new(),
+            waiting: HashMap::new(),
+            shares: Shares::new(BYTES_MAX),
+            last: 0,
+        }
+    }
 }
 
 impl Ledger {
@@ -85,16 +103,15 @@ impl Ledger {
             entry.newest = caller.peer;
             return entry.answer.clone().map_or(Seen::InFlight, Seen::Answered);
         }
+        self.make_room(&key);
         self.last += 1;
-        let peer = caller.peer;
-        let entry = Entry { number: self.last, content, first: peer, newest: peer, answer: None };
-        self.bytes += key.bytes();
+        let (number, peer) = (self.last, caller.peer);
+        let entry = Entry { number, content, first: peer, newest: peer, answer: None };
+        self.shares.take(&key.principal, key.bytes());
+        self.of.entry(key.principal.clone()).or_default().insert(number);
         self.waiting.insert((peer, id.clone()), key.clone());
-        self.order.push_back((now.mono_ms + REMEMBERED_MS, self.last, key.clone()));
+        self.order.insert(number, (now.mono_ms + REMEMBERED_MS, key.clone()));
         self.entries.insert(key, entry);
-        while self.entries.len() > ENTRIES_MAX || self.bytes > BYTES_MAX {
-            self.drop_oldest();
-        }
         Seen::New
     }
 
@@ -122,35 +139,45 @@ impl Ledger {
         self.entries.len()
     }
 
-    fn forget(&mut self, key: &Key) {
-        if let Some(entry) = self.entries.remove(key) {
-            self.bytes -= key.bytes();
-            self.waiting.remove(&(entry.first, key.id.clone()));
+    /// Forgets what has to give way to this one.
+    fn make_room(&mut self, key: &Key) {
+        while self.entries.len() >= ENTRIES_MAX || self.shares.overflows(key.bytes()) {
+            let Some(principal) = self.shares.largest_with(&key.principal, key.bytes()) else { return };
+            let oldest = self.of.get(&principal).and_then(BTreeSet::first).and_then(|number| self.order.get(number));
+            let Some((_, oldest)) = oldest.cloned() else { return };
+            self.forget(&oldest);
         }
     }
 
-    fn drop_oldest(&mut self) {
-        // The order still names commands that were forgotten; their numbers are gone with them.
-        while let Some((_, number, key)) = self.order.pop_front() {
-            if self.entries.get(&key).is_some_and(|entry| entry.number == number) {
-                self.forget(&key);
-                return;
+    fn forget(&mut self, key: &Key) {
+        let Some(entry) = self.entries.remove(key) else { return };
+        self.order.remove(&entry.number);
+        if let Some(of) = self.of.get_mut(&key.principal) {
+            of.remove(&entry.number);
+            if of.is_empty() {
+                self.of.remove(&key.principal);
             }
         }
+        self.shares.give_back(&key.principal, key.bytes());
+        self.waiting.remove(&(entry.first, key.id.clone()));
     }
 
     fn expire(&mut self, now: Now) {
-        while let Some((until, number, key)) = self.order.front() {
-            let known = self.entries.get(key).is_some_and(|entry| entry.number == *number);
-            if known && *until > now.mono_ms {
-                return;
-            }
-            if known {
-                self.drop_oldest();
-            } else {
-                self.order.pop_front();
-            }
+        while let Some((_, (until, key))) = self.order.first_key_value()
+            && *until <= now.mono_ms
+        {
+            let key = key.clone();
+            self.forget(&key);
         }
+    }
+
+    /// The counts agree with each other.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn check_invariants(&self) {
+        let (entries, taken) = (self.entries.len(), self.shares.taken());
+        assert_eq!(entries, self.order.len(), "each has its place in the order");
+        assert!(self.waiting.len() <= entries && entries <= ENTRIES_MAX, "{} of {entries}", self.waiting.len());
+        assert!((entries * ENTRY_BYTES..=BYTES_MAX).contains(&taken), "{taken} bytes of {entries}");
     }
 }
 
@@ -210,14 +237,64 @@ mod tests {
         assert_eq!(ledger.begin(&caller, &id, &prompt("x"), now), Seen::Answered(decided));
     }
 
+    /// What is summed up is what is there.
+    fn check(ledger: &Ledger) {
+        ledger.check_invariants();
+        ledger.shares.check_invariants();
+        assert_eq!(ledger.of.values().map(BTreeSet::len).sum::<usize>(), ledger.len());
+        assert_eq!(ledger.entries.keys().map(Key::bytes).sum::<usize>(), ledger.shares.taken());
+        assert!(ledger.of.keys().all(|principal| ledger.shares.held(principal) > 0));
+    }
+
     #[test]
     fn it_stays_within_its_bounds() {
         let (mut ledger, now, caller) = (Ledger::default(), Now::default(), caller(1));
         for n in 0..ENTRIES_MAX + 10 {
             assert_eq!(ledger.begin(&caller, &n.to_string().into(), &prompt("x"), now), Seen::New);
         }
-        assert!(ledger.len() <= ENTRIES_MAX && ledger.bytes <= BYTES_MAX);
         assert_eq!(ledger.waiting.len(), ledger.len());
+        check(&ledger);
         assert_eq!(ledger.begin(&caller, &"0".into(), &prompt("x"), now), Seen::New);
+        ledger.expire(now.plus_ms(REMEMBERED_MS));
+        check(&ledger);
+        assert_eq!((ledger.len(), ledger.shares.taken(), ledger.waiting.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn d2_a_flood_of_one_principal_pushes_out_nothing_of_another() {
+        let (mut ledger, now) = (Ledger::default(), Now::default());
+        let of = |principal: &str| Caller { principal: principal.into(), ..caller(1) };
+        let (few, flood, late) = (of("SHA256:few"), of("SHA256:flood"), of("SHA256:late"));
+        for n in 0..100 {
+            ledger.begin(&few, &format!("few{n}").into(), &prompt("x"), now);
+            ledger.answered(few.peer, &format!("few{n}").into(), &Ok(Reply::Done));
+        }
+        for n in 0..34_000 {
+            assert_eq!(ledger.begin(&flood, &n.to_string().into(), &prompt("x"), now), Seen::New);
+        }
+        for n in 0..100 {
+            let seen = ledger.begin(&few, &format!("few{n}").into(), &prompt("x"), now);
+            assert_eq!(seen, Seen::Answered(Ok(Reply::Done)), "few{n}");
+        }
+        // One that comes late finds room, and gets an equal share however much it says.
+        for n in 0..34_000 {
+            ledger.begin(&late, &format!("late{n}").into(), &prompt("x"), now);
+        }
+        let held = |caller: &Caller| ledger.shares.held(&caller.principal);
+        assert!(held(&flood).abs_diff(held(&late)) <= 2 * ENTRY_BYTES, "{} {}", held(&flood), held(&late));
+        assert_eq!(ledger.of[&few.principal].len(), 100);
+        check(&ledger);
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_nothing_behind() {
+        let (mut ledger, now, caller) = (Ledger::default(), Now::default(), caller(1));
+        for n in 0..1000 {
+            let id = n.to_string().into();
+            ledger.begin(&caller, &id, &prompt("x"), now);
+            ledger.answered(caller.peer, &id, &Err(Error::new(Code::NotFound, "")));
+        }
+        check(&ledger);
+        assert_eq!((ledger.len(), ledger.order.len(), ledger.of.len()), (0, 0, 0));
     }
 }

@@ -16,6 +16,7 @@ mod replays;
 mod role;
 pub mod session;
 pub mod sessions;
+mod shares;
 pub mod signer;
 
 pub use principal::{Principal, SignedIn};

@@ -19,6 +19,7 @@ use ssh_key::PrivateKey;
 use super::{
     channels::{Links, Mail, Mailers, Order, SessionKeys},
     drain_guard::DrainGuard,
+    supervisor::Supervisor,
 };
 use crate::{
     base::text,
@@ -89,11 +90,12 @@ impl Crypto {
         did: String,
         keys: PathBuf,
         mailers: Mailers,
+        supervisor: Supervisor,
         session_keys: SessionKeys,
         last: DrainGuard,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (bell, heard) = bell();
-        let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers.links(&bell), session_keys)?;
+        let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers.links(&bell), supervisor, session_keys)?;
         desk.refresh(true);
         // There is no connection yet that it would matter to.
         desk.links.retain(|_| false);
@@ -174,6 +176,7 @@ struct Desk {
     admission: Admission,
     keys: KeysFile,
     links: Links,
+    supervisor: Supervisor,
     signer: Signer<SessionKeys>,
     verifier: Verifier,
     /// When the keys file was looked at.
@@ -186,6 +189,7 @@ impl Desk {
         did: String,
         keys: KeysFile,
         links: Links,
+        supervisor: Supervisor,
         session_keys: SessionKeys,
     ) -> io::Result<Self> {
         let pair =
@@ -194,7 +198,7 @@ impl Desk {
         let (verifier, looked) = (Verifier::default(), Instant::now());
         let signer = Signer::new(did.as_str().into(), signing, session_keys);
         let admission = Admission::new(host_key, did);
-        Ok(Self { admission, keys, links, signer, verifier, looked })
+        Ok(Self { admission, keys, links, supervisor, signer, verifier, looked })
     }
 
     /// Waits at most so long for something to do. False: the thread is to end.
@@ -276,8 +280,8 @@ impl Desk {
         self.links.push(worker, Mail::Checked(checked));
     }
 
-    /// Tells every worker when the keys have changed: connections of keys that are gone must end. This is never
-    /// dropped; the newest keys take the place of those that wait. Each worker gets its mail in order: a sign-in that was
+    /// Tells the supervisor, then every worker, when the keys have changed: what keys that are gone have waiting, and their
+    /// connections, must end. This is never dropped; the newest keys take the place of those that wait. Each worker gets its mail in order: a sign-in that was
     /// admitted by older keys comes before the newer keys, which then end it.
     fn refresh(&mut self, force: bool) {
         self.looked = Instant::now();
@@ -285,6 +289,7 @@ impl Desk {
             return;
         }
         self.admission.set_keys(self.keys.set.clone());
+        self.supervisor.keys(self.keys.set.clone());
         self.links.retain(|mail| !matches!(mail, Mail::Keys(_)));
         for worker in 0..self.links.len() {
             self.links.push(worker, Mail::Keys(self.keys.set.clone()));
@@ -440,7 +445,9 @@ mod tests {
         let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
         let (waker, heard) = bell();
         let (keys, links) = (KeysFile::new(path), mailers.links(&waker));
-        let desk = Desk::new(host_key, "did:key:z".into(), keys, links, SessionKeys::default()).expect("a desk");
+        let (supervisor, _) = Supervisor::prepare().expect("a supervisor");
+        let desk = Desk::new(host_key, "did:key:z".into(), keys, links, supervisor, SessionKeys::default());
+        let desk = desk.expect("a desk");
         (desk, heard, workers, mailers)
     }
 

@@ -296,15 +296,16 @@ impl Rest {
         let keys_of = channels::SessionKeys::default();
         let control = bound.control();
         let last = DrainGuard(control.clone(), shared.clone());
+        let (supervisor, prepared) = Supervisor::prepare()?;
         let (crypto, crypto_thread) = crypto::Crypto::start(
             host_key.clone(),
             did.clone(),
             options.keys.clone(),
             mailers.clone(),
+            supervisor.clone(),
             keys_of.clone(),
             last,
         )?;
-        let (supervisor, prepared) = Supervisor::prepare()?;
         let store = Box::new(MemoryStore::new(store::Limits::default()));
         let profiles = Box::new(ConfigProfiles(vec![profile]));
         let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds(keys_of)));

@@ -14,6 +14,7 @@ use std::{
 };
 
 use mio::{Events, Poll, Token, Waker};
+use parking_lot::Mutex;
 use slab::Slab;
 
 use super::{
@@ -34,6 +35,7 @@ use crate::{
     relay::{
         api::{End, ExitInfo, Launch, Out, Summary, Text},
         hub::{Create, Hub},
+        keys::KeySet,
         sessions::{AgentRequests, ToSessions},
     },
 };
@@ -52,14 +54,25 @@ const SCRATCH: usize = 256 * 1024;
 const TOKENS_EACH: usize = 4;
 const WAKER: Token = Token(usize::MAX);
 
+/// Keys that the core has not taken yet; newer ones take their place.
+type NewKeys = Arc<Mutex<Option<Arc<KeySet>>>>;
+
 /// The way to the supervisor, besides the workers' inbox.
 #[derive(Clone)]
 pub(super) struct Supervisor {
     pub(super) inbox: Sender<Vec<ToSessions>>,
+    keys: NewKeys,
     drain: Arc<AtomicBool>,
 }
 
 impl Supervisor {
+    /// These keys are in force: the core has them before any command that is handed over later, and before those that
+    /// wait in the inbox.
+    pub(super) fn keys(&self, keys: Arc<KeySet>) {
+        *self.keys.lock() = Some(keys);
+        self.inbox.wake();
+    }
+
     /// Ends every session within the grace that the thread was started with, then the thread.
     pub(super) fn drain(&self) {
         self.drain.store(true, Ordering::Release);
@@ -83,6 +96,7 @@ pub(super) struct Prepared {
     poll: Poll,
     waker: task::Waker,
     receiver: Receiver<Vec<ToSessions>>,
+    keys: NewKeys,
     drain: Arc<AtomicBool>,
 }
 
@@ -96,9 +110,9 @@ impl Supervisor {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (inbox, receiver) = inbox(places, waker);
-        let drain = Arc::new(AtomicBool::new(false));
-        let prepared = Prepared { poll, waker: inbox.waker(), receiver, drain: drain.clone() };
-        Ok((Self { inbox, drain }, prepared))
+        let (keys, drain) = (NewKeys::default(), Arc::new(AtomicBool::new(false)));
+        let prepared = Prepared { poll, waker: inbox.waker(), receiver, keys: keys.clone(), drain: drain.clone() };
+        Ok((Self { inbox, keys, drain }, prepared))
     }
 }
 
@@ -125,12 +139,13 @@ impl Prepared {
     }
 
     fn desk(self, parts: Parts) -> Desk {
-        let Self { poll, waker, receiver, drain } = self;
+        let Self { poll, waker, receiver, keys, drain } = self;
         let Parts { hub, launcher, mailers, shared, grace_ms, control: _ } = parts;
         let backlog = (0..mailers.len()).map(|_| Backlog::default()).collect();
         Desk {
             poll,
             receiver,
+            keys,
             drain,
             hub,
             agents: AgentRequests::new(super::random),
@@ -162,6 +177,7 @@ struct Running {
 struct Desk {
     poll: Poll,
     receiver: Receiver<Vec<ToSessions>>,
+    keys: NewKeys,
     drain: Arc<AtomicBool>,
     hub: Hub,
     agents: AgentRequests,
@@ -241,11 +257,13 @@ impl Desk {
     }
 
     fn inbox(&mut self, now: Now) {
+        self.take_keys(now);
         for _ in 0..BATCHES_A_TURN {
             if self.clogged() {
                 return;
             }
             let Some(batch) = self.receiver.try_recv() else { return };
+            self.take_keys(now);
             for message in batch {
                 match message {
                     ToSessions::Request(caller, request) => self.hub.request(&caller, request, now),
@@ -257,6 +275,14 @@ impl Desk {
                 }
                 self.carry_out(now);
             }
+        }
+    }
+
+    fn take_keys(&mut self, now: Now) {
+        let keys = self.keys.lock().take();
+        if let Some(keys) = keys {
+            self.hub.keys(keys, now);
+            self.carry_out(now);
         }
     }
 

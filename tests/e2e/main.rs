@@ -35,6 +35,7 @@ mod relay_demo;
 mod relay_late_devices;
 mod relay_operator;
 mod relay_restart;
+mod relay_revoked;
 mod relay_sign_in;
 mod relay_strangers;
 mod relay_terminal;

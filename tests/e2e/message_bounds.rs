@@ -197,7 +197,10 @@ impl Stage {
             Step::Raw(text) => self.says(claude::Event::Raw(text.json())),
             Step::Prompt(text) => {
                 let text = text.text();
-                self.ask(&caller(0, &Filler("\"", 300)), Command::Prompt { session, text, when: When::Next });
+                self.ask(
+                    &caller(number as u32, &Filler("\"", 300)),
+                    Command::Prompt { session, text, when: When::Next },
+                );
             }
             Step::Attach(name, bytes) => {
                 let device = caller(number as u32, &name);
@@ -240,7 +243,8 @@ fn caller(slot: u32, name: &Filler) -> Caller {
     let id: Text = format!("d{slot}").into();
     Caller {
         peer: ConnToken::new(0, slot, 1),
-        principal: format!("SHA256:{}", "p".repeat(43)).into(),
+        // A key for each: all of them together have more places than one.
+        principal: format!("SHA256:{slot:p>43}").into(),
         comment,
         role: Role::Admin,
         client: id.clone(),
@@ -273,7 +277,7 @@ fn c5_the_largest_snapshot_fits() {
         stage.step(2_000 + number, Step::Attach(Filler("\"", 9), 0));
     }
     for number in 0..70 {
-        stage.step(number, Step::Prompt(quotes(6_000)));
+        stage.step(number, Step::Prompt(quotes(12_000)));
     }
     for block in 0..500 {
         stage.step(1, Step::Streams(quotes(2_000), block));

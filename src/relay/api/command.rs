@@ -98,6 +98,11 @@ impl Verb {
         }
     }
 
+    /// Whether a principal of this role may.
+    pub fn is_open_to(self, role: Role) -> bool {
+        role.allows(self.needs())
+    }
+
     /// Whether it has an effect, which must not come twice.
     pub fn has_effect(self) -> bool {
         !matches!(self, Self::List | Self::Attach | Self::Detach | Self::History | Self::Fetch)

@@ -6,6 +6,7 @@
 //! store that commits on another thread wakes the shell, which calls [`Hub::committed`].
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet, VecDeque},
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,9 +17,13 @@ use crate::{
     claude,
     relay::{
         Role,
-        api::{By, Caller, Code, Command, Error, Event, ExitInfo, Out, Past, Reply, Request, State, Summary, Text},
+        api::{
+            By, Caller, Code, Command, Error, Event, ExitInfo, Out, Past, Reply, Request, State, Summary, Text, Verb,
+        },
+        keys::KeySet,
         ledger::{Ledger, Seen},
         session::{Cx, Ids, Plan, Session, Settings, Verdict},
+        shares::{Full, Shares},
     },
     store::Store,
 };
@@ -83,6 +88,13 @@ pub struct Counts {
     pub remembered: usize,
 }
 
+/// Who follows the list.
+struct Follower {
+    principal: Text,
+    /// It missed a change while it was paused.
+    missed: bool,
+}
+
 /// All sessions. See the module.
 pub struct Hub {
     settings: Arc<Settings>,
@@ -91,9 +103,10 @@ pub struct Hub {
     ids: Box<dyn Ids + Send>,
     sessions: Vec<Session>,
     ledger: Ledger,
+    /// In force; before the first ones a caller may do what its role says.
+    keys: Option<Arc<KeySet>>,
     paused: HashSet<ConnToken>,
-    /// Who follows the list, and whether it missed a change while it was paused.
-    followers: BTreeMap<ConnToken, bool>,
+    followers: BTreeMap<ConnToken, Follower>,
     out: VecDeque<Out>,
     draining: bool,
     /// Restarts of sessions that gave way.
@@ -117,6 +130,7 @@ impl Hub {
             ids,
             sessions: Vec::new(),
             ledger: Ledger::default(),
+            keys: None,
             paused: HashSet::new(),
             followers: BTreeMap::new(),
             out: VecDeque::new(),
@@ -129,10 +143,13 @@ impl Hub {
     /// A peer asks for something. Every request gets one answer, maybe later.
     pub fn request(&mut self, caller: &Caller, request: Request, now: Now) {
         let Request { id, command } = request;
-        let refused = match self.admit(caller, &id, &command, now) {
-            Ok(false) => None,
+        let keys = self.keys.clone();
+        let limited = keys.as_ref().map_or(Ok(Cow::Borrowed(caller)), |keys| keys.limit(caller));
+        let admitted = limited.and_then(|caller| Ok((self.admit(&caller, &id, &command, now)?, caller)));
+        let refused = match admitted {
+            Ok((false, _)) => None,
             Err(error) => Some((caller.peer, error)),
-            Ok(true) => self.run(caller, &id, command, now).err().map(|error| {
+            Ok((true, caller)) => self.run(&caller, &id, command, now).err().map(|error| {
                 let result = Err(error.clone());
                 (self.ledger.answered(caller.peer, &id, &result), error)
             }),
@@ -166,7 +183,10 @@ impl Hub {
         match command {
             Command::List { follow } => {
                 match follow {
-                    Some(true) => drop(self.followers.insert(caller.peer, false)),
+                    Some(true) => {
+                        let follower = Follower { principal: caller.principal.clone(), missed: false };
+                        self.followers.insert(caller.peer, follower);
+                    }
                     Some(false) => drop(self.followers.remove(&caller.peer)),
                     None => {}
                 }
@@ -243,9 +263,10 @@ impl Hub {
         let admin = caller.is_some_and(|caller| caller.role.allows(Role::Admin));
         let resolved = self.profiles.resolve(&profile, folder.as_deref(), model, mode, admin)?;
         self.is_free(&past, &resolved.folder)?;
-        self.make_room()?;
+        let principal = caller.map_or_else(|| Text::from(""), |caller| caller.principal.clone());
+        self.make_room(&principal, now)?;
         let Resolved { folder, model, mode } = resolved;
-        let plan = Plan { profile, folder, title, model, mode, past };
+        let plan = Plan { principal, profile, folder, title, model, mode, past };
         let settings = self.settings.clone();
         let session = {
             let mut cx =
@@ -281,19 +302,28 @@ impl Hub {
         self.sessions.iter().find(|session| !session.ended() && fits(session))
     }
 
-    /// At the limit the session that ended longest ago and that nobody watches gives way.
-    fn make_room(&mut self) -> Result<(), Error> {
-        if self.sessions.len() < self.settings.sessions_max {
+    /// At the limit a session that has ended gives way: of the principal that has most of those the oldest, first one that
+    /// nobody watches. A device that watched it is told so: it must not keep the others from making sessions.
+    fn make_room(&mut self, principal: &Text, now: Now) -> Result<(), Error> {
+        let most = self.settings.sessions_max;
+        let (ended, running): (Vec<&Session>, Vec<&Session>) = self.sessions.iter().partition(|s| s.ended());
+        let running = Shares::of(most, running.into_iter().map(|session| (session.principal(), 1)));
+        running.admits(principal, 1).map_err(no_session)?;
+        if self.sessions.len() < most {
             return Ok(());
         }
-        let idle = |session: &Session| session.ended() && session.devices() == 0 && session.settled();
-        let oldest = (0..self.sessions.len())
-            .filter(|index| idle(&self.sessions[*index]))
-            .min_by_key(|index| self.sessions[*index].summary().since);
-        let Some(index) = oldest else {
-            let message = format!("{} sessions run already; stop one", self.settings.sessions_max);
+        let ended = ended.into_iter().filter(|session| session.settled());
+        let largest = Shares::of(most, ended.map(|session| (session.principal(), 1))).largest_with(principal, 0);
+        let fits =
+            |session: &Session| session.ended() && session.settled() && Some(session.principal()) == largest.as_ref();
+        let gives_way = (0..self.sessions.len())
+            .filter(|index| fits(&self.sessions[*index]))
+            .min_by_key(|index| (self.sessions[*index].devices() > 0, self.sessions[*index].summary().since));
+        let Some(index) = gives_way else {
+            let message = format!("{most} sessions are here, and how some have ended is being written: try again");
             return Err(Error::new(Code::Limit, message));
         };
+        self.with(index, now, |session, cx| session.give_way(cx));
         let session = self.sessions.remove(index);
         self.restarts_gone += session.restarts();
         self.store.remove(session.log());
@@ -305,6 +335,14 @@ impl Hub {
     /// The sessions that gave way since the last call, each with its DID.
     pub fn take_gone(&mut self) -> Vec<(Text, Text)> {
         std::mem::take(&mut self.gone)
+    }
+
+    /// From now on these keys are in force, also for commands that are on the way here. What a principal has waiting and may
+    /// no longer do ends, and is said.
+    pub fn keys(&mut self, keys: Arc<KeySet>, now: Now) {
+        self.followers.retain(|_, follower| keys.lost(&follower.principal, Verb::List).is_none());
+        self.keys = Some(keys.clone());
+        self.each(now, |session, cx| session.keys(cx, &keys));
     }
 
     /// A connection is gone.
@@ -325,8 +363,8 @@ impl Hub {
     /// A peer takes more again.
     pub fn resumed(&mut self, peer: ConnToken, now: Now) {
         self.paused.remove(&peer);
-        if let Some(missed) = self.followers.get_mut(&peer).filter(|missed| **missed) {
-            *missed = false;
+        if let Some(follower) = self.followers.get_mut(&peer).filter(|follower| follower.missed) {
+            follower.missed = false;
             for summary in self.summaries() {
                 self.out.push_back(Out::Changed { peers: vec![peer], summary });
             }
@@ -474,14 +512,20 @@ impl Hub {
                 self.with(index, now, |session, cx| session.committed(cx, news.next));
             }
         }
+        self.tell_followers();
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    fn tell_followers(&mut self) {
         for session in &mut self.sessions {
             if !session.take_changed() || self.followers.is_empty() {
                 continue;
             }
             let mut peers = Vec::new();
-            for (peer, missed) in &mut self.followers {
+            for (peer, follower) in &mut self.followers {
                 if self.paused.contains(peer) {
-                    *missed = true;
+                    follower.missed = true;
                 } else {
                     peers.push(*peer);
                 }
@@ -491,6 +535,25 @@ impl Hub {
             }
         }
     }
+
+    /// Counts keep their bounds, and nothing is left of what the keys in force do not permit.
+    #[cfg(debug_assertions)]
+    fn check_invariants(&self) {
+        let keys = self.keys.as_deref();
+        assert!(self.sessions.len() <= self.settings.sessions_max);
+        self.sessions.iter().for_each(|session| session.check_invariants(keys));
+        self.ledger.check_invariants();
+        let is_lost =
+            |follower: &&Follower| keys.is_some_and(|keys| keys.lost(&follower.principal, Verb::List).is_some());
+        assert!(
+            !self.followers.values().any(|follower| is_lost(&follower)),
+            "the list is followed without a right to it"
+        );
+    }
+}
+
+fn no_session(full: Full) -> Error {
+    full.error("sessions that may run", "stop one")
 }
 
 fn shutting_down() -> Error {

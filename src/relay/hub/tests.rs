@@ -1,6 +1,8 @@
 //! Goal: each promise of the hub that a simulation does not single out. Method: one hub, a fake profile, counted ids,
 //! and every output looked at.
 
+mod bounds;
+mod keys;
 mod permissions;
 mod stop;
 
@@ -189,7 +191,7 @@ fn the_role_is_checked_before_anything_that_is_named() {
 
 #[test]
 fn a_prompt_needs_a_text_a_place_and_an_account() {
-    let mut bench = Bench::ready(Settings { prompts_max: 2, prompt_bytes_max: 10, ..Settings::default() });
+    let mut bench = Bench::ready(Settings { prompts_max: 4, prompt_bytes_max: 10, ..Settings::default() });
     let drive = caller(1, Role::Drive);
     let code = |bench: &mut Bench, text| bench.answer(&drive, prompt(text)).map_err(|error| error.code);
     assert_eq!(code(&mut bench, " \n"), Err(Code::BadRequest));

@@ -7,8 +7,14 @@ use super::{Cx, fit};
 use crate::{
     base::ConnToken,
     claude,
-    relay::api::{By, Caller, Code, Details, DeviceInfo, Error, Event, Kind, Out, Position, Reply, Snapshot, Text},
-    relay::api::{RunningTurn, TurnBlock, bulk},
+    relay::{
+        api::{
+            By, Caller, Code, Details, DeviceInfo, Error, Event, Kind, Out, Position, Reply, RunningTurn, Snapshot,
+            Text, TurnBlock, Verb, bulk,
+        },
+        keys::KeySet,
+        shares::Shares,
+    },
     store::{LogId, Range},
 };
 
@@ -22,6 +28,9 @@ const ANSWER_BYTES: usize = 1 << 10;
 const STREAMED_BYTES_MAX: usize = 256 << 10;
 /// Live text goes out in pieces of this length; those that wait to be taken grow together up to twice of it.
 const DELTA_BYTES: usize = 16 << 10;
+
+/// Why a device that watched a session hears no more of it.
+const GAVE_WAY: &str = "the session had ended and has given way to a new one";
 
 struct Watcher {
     peer: ConnToken,
@@ -197,10 +206,9 @@ impl Feed {
         snapshot: Snapshot,
         wanted: Wanted<'_>,
     ) -> Result<(), Error> {
-        let watchers_max = self.watchers_max;
-        let pending = self.held.iter().filter(|(_, held)| matches!(held, Held::Attach(_))).count();
-        if self.watchers.len() + pending >= watchers_max && !self.watches(caller.peer) {
-            return Err(Error::new(Code::Limit, format!("{watchers_max} devices watch this session; no more can")));
+        if !self.watches(caller.peer) {
+            let places = self.shares().admits(&caller.principal, 1);
+            places.map_err(|full| full.error("devices that may watch this session", "detach one"))?;
         }
         let from = match wanted.from {
             Some(from) => Some(self.check(cx.store.range(self.log), from)?),
@@ -292,6 +300,60 @@ impl Feed {
     pub(super) fn disconnected(&mut self, peer: ConnToken) {
         self.held.retain(|(_, held)| !matches!(held, Held::Attach(attach) if attach.caller.peer == peer));
         self.forget(peer);
+    }
+
+    /// Who watches, and who is about to.
+    fn shares(&self) -> Shares {
+        let watching = self.watchers.iter().map(|watcher| (&watcher.info.principal, 1));
+        let pending = self.held.iter().filter_map(|(_, held)| match held {
+            Held::Attach(attach) => Some((&attach.caller.principal, 1)),
+            _ => None,
+        });
+        Shares::of(self.watchers_max, watching.chain(pending))
+    }
+
+    /// Other keys are in force: who may no longer watch does not, and who may do less is shown so.
+    pub(super) fn keys(&mut self, keys: &KeySet) {
+        for (_, held) in &mut self.held {
+            let Held::Attach(attach) = held else { continue };
+            let Attach { caller, re, .. } = &mut **attach;
+            let permitted = keys.limit(caller).and_then(|limited| {
+                limited.may(Verb::Attach)?;
+                Ok(limited.into_owned())
+            });
+            match permitted {
+                Ok(limited) => *caller = limited,
+                Err(error) => {
+                    *held = Held::Out(Out::Answer { peer: caller.peer, re: re.clone(), result: Err(error) });
+                }
+            }
+        }
+        let before = self.watchers.len();
+        self.watchers.retain(|watcher| keys.lost(&watcher.info.principal, Verb::Attach).is_none());
+        self.presence_due |= self.watchers.len() != before;
+        for DeviceInfo { principal, role, .. } in self.watchers.iter_mut().map(|watcher| &mut watcher.info) {
+            if let Some(entry) = keys.principal(principal).filter(|entry| entry.role < *role) {
+                *role = entry.role;
+                self.presence_due = true;
+            }
+        }
+    }
+
+    /// The log is about to go. Even one that takes nothing is told so: it is the last there is.
+    pub(super) fn give_way(&mut self, cx: &mut Cx<'_>) {
+        for watcher in std::mem::take(&mut self.watchers) {
+            let (session, earliest) = (self.session.clone(), self.next());
+            cx.out.push_back(Out::Reset { peer: watcher.peer, session, why: GAVE_WAY, earliest });
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn check_invariants(&self, keys: Option<&KeySet>) {
+        // A device that watches already may attach once more, and counts twice as long as that waits.
+        assert!(self.watchers.len() <= self.watchers_max);
+        let is_lost = |principal: &&Text| keys.is_some_and(|keys| keys.lost(principal, Verb::Attach).is_some());
+        let lost = self.watchers.iter().map(|watcher| &watcher.info.principal).find(is_lost);
+        assert_eq!(lost, None, "a device watches that its key does not permit to");
     }
 
     fn forget(&mut self, peer: ConnToken) {

@@ -28,7 +28,7 @@ use std::{
 use feed::{Feed, Wanted};
 use permissions::Permissions;
 pub use permissions::Verdict;
-use process::Process;
+use process::{Process, Waiter};
 use prompts::Prompts;
 pub use prompts::too_large;
 use turn::Activity;
@@ -36,9 +36,12 @@ use turn::Activity;
 use crate::{
     base::{ConnToken, Now, text::line},
     claude,
-    relay::api::{
-        By, Caller, Code, Error, Event, Kind, Out, Past, Position, Reply, Snapshot, State, Summary, TITLE_BYTES_MAX,
-        Text,
+    relay::{
+        api::{
+            By, Caller, Code, Error, Event, Kind, Out, Past, Position, Reply, Snapshot, State, Summary,
+            TITLE_BYTES_MAX, Text,
+        },
+        keys::KeySet,
     },
     store::{LogId, Store},
 };
@@ -74,13 +77,14 @@ pub struct Settings {
     pub stop_step_ms: u64,
     /// One step of the stop ladder when the turn is not waited for.
     pub stop_now_step_ms: u64,
-    /// Prompts that wait or run in a session.
+    /// Prompts that wait or run in a session: places that principals share.
     pub prompts_max: usize,
-    /// Bytes of their texts as JSON writes them. The event of a prompt holds all of it.
+    /// Bytes of one's text as JSON writes it. The event of a prompt holds all of it. Those that wait or run have twice as
+    /// many together, which principals share.
     pub prompt_bytes_max: usize,
-    /// Devices that watch one session.
+    /// Devices that watch one session: places that principals share.
     pub watchers_max: usize,
-    /// Sessions of a relay; at the limit the oldest that has ended and that nobody watches gives way.
+    /// Sessions of a relay: places that principals share as long as they run; at the limit one that has ended gives way.
     pub sessions_max: usize,
 }
 
@@ -120,6 +124,8 @@ pub struct Cx<'a> {
 /// What a session is made of.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// The principal that asked for it; empty where the relay made it itself.
+    pub principal: Text,
     /// The profile's name.
     pub profile: Text,
     /// Where it runs.
@@ -206,6 +212,11 @@ impl Session {
     /// Its log in the store.
     pub fn log(&self) -> LogId {
         self.feed.log()
+    }
+
+    /// The principal that asked for it; empty where the relay made it itself.
+    pub fn principal(&self) -> &Text {
+        &self.plan.principal
     }
 
     /// The CLI's id of its conversation, as far as it is known.
@@ -316,6 +327,26 @@ impl Session {
         self.refresh(cx);
     }
 
+    /// Other keys are in force. Prompts that wait and devices that watch end with the right to them; what runs was permitted
+    /// when it began.
+    pub fn keys(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
+        self.feed.keys(keys);
+        self.drop_unpermitted(cx, keys);
+        self.refresh(cx);
+    }
+
+    /// The session gives way to a new one: devices that watch are told so.
+    pub fn give_way(&mut self, cx: &mut Cx<'_>) {
+        self.feed.give_way(cx);
+    }
+
+    /// Its counts keep their bounds, and with these keys in force nothing is left of what they do not permit.
+    #[cfg(debug_assertions)]
+    pub fn check_invariants(&self, keys: Option<&KeySet>) {
+        self.feed.check_invariants(keys);
+        self.check_prompts(keys);
+    }
+
     /// A connection is gone.
     pub fn disconnected(&mut self, cx: &mut Cx<'_>, peer: ConnToken) {
         self.feed.disconnected(peer);
@@ -383,7 +414,7 @@ impl Session {
             self.feed.append(cx, by, Kind::State { state, why });
         }
         if self.ended() {
-            for (peer, re) in self.process.take_waiters() {
+            for Waiter { peer, re, .. } in self.process.take_waiters() {
                 self.answer(cx, peer, &re, Reply::State(state));
             }
         }

@@ -4,7 +4,10 @@ use super::{Cx, Session};
 use crate::{
     base::{ConnToken, Now, text},
     claude,
-    relay::api::{By, Caller, Code, End, Error, ExitInfo, Kind, Launch, Out, Past, PromptState, Reply, State, Text},
+    relay::{
+        api::{By, Caller, End, Error, ExitInfo, Kind, Launch, Out, Past, PromptState, Reply, State, Text},
+        shares::Shares,
+    },
 };
 
 /// How long the CLI may be silent after it said it knows a prompt from before, until that prompt counts as ended: a
@@ -17,7 +20,7 @@ const STEADY_MS: u64 = 600_000;
 
 /// The longest reason of a death in bytes, before what is done about it; mostly it is the last line of stderr.
 const WHY_BYTES_MAX: usize = 640;
-/// Commands that may wait for the end of a session, as long as they wait for its turn too.
+/// Commands that may wait for the end of a session, as long as they wait for its turn too: places that principals share.
 const WAITERS_MAX: usize = 256;
 /// The same with those that wait no longer than the process takes to end.
 const WAITERS_NOW_MAX: usize = 2 * WAITERS_MAX;
@@ -65,6 +68,13 @@ struct Ladder {
     step_ms: u64,
 }
 
+/// A command that is answered when the session has ended.
+pub(super) struct Waiter {
+    pub(super) peer: ConnToken,
+    pub(super) re: Text,
+    principal: Text,
+}
+
 /// The process of a session.
 pub(super) struct Process {
     number: u64,
@@ -92,7 +102,7 @@ pub(super) struct Process {
     stuck: bool,
     probe: Option<(u64, Text)>,
     stop: Option<Stopping>,
-    waiters: Vec<(ConnToken, Text)>,
+    waiters: Vec<Waiter>,
     controls: u64,
 }
 
@@ -176,7 +186,7 @@ impl Process {
     }
 
     /// Who waits for the end of the session.
-    pub(super) fn take_waiters(&mut self) -> Vec<(ConnToken, Text)> {
+    pub(super) fn take_waiters(&mut self) -> Vec<Waiter> {
         std::mem::take(&mut self.waiters)
     }
 
@@ -407,10 +417,10 @@ impl Session {
             return Ok(());
         }
         let most = if now { WAITERS_NOW_MAX } else { WAITERS_MAX };
-        if self.process.waiters.len() >= most {
-            return Err(Error::new(Code::Limit, "too many commands wait for the end of this session already"));
-        }
-        self.process.waiters.push((caller.peer, re.clone()));
+        let shares = Shares::of(most, self.process.waiters.iter().map(|waiter| (&waiter.principal, 1)));
+        let places = shares.admits(&caller.principal, 1);
+        places.map_err(|full| full.error("commands that may wait for the end of this session", "wait for it"))?;
+        self.process.waiters.push(Waiter { peer: caller.peer, re: re.clone(), principal: caller.principal.clone() });
         let by = By::from(caller);
         if now {
             self.stop_now(cx, Some(by), self.settings.stop_now_step_ms);

@@ -5,14 +5,27 @@ use std::collections::VecDeque;
 use super::{Cx, Session, turn::LOGIN};
 use crate::{
     claude,
-    relay::api::{By, Caller, Code, Error, Kind, Out, Position, PromptState, QueuedPrompt, Reply, Text, When, bulk},
+    relay::{
+        api::{By, Caller, Code, Error, Kind, Out, Position, PromptState, QueuedPrompt, Reply, Text, Verb, When, bulk},
+        keys::KeySet,
+        shares::{Full, Shares},
+    },
 };
 
 /// A prompt that has not ended.
 pub(super) struct Prompt {
     pub(super) id: Text,
     text: Text,
+    /// What its text takes in a message.
+    bytes: usize,
     by: Option<By>,
+}
+
+impl Prompt {
+    /// Why it may no longer be said, if so. The relay's own always may.
+    fn lost(&self, keys: &KeySet) -> Option<&'static str> {
+        keys.lost(&self.by.as_ref()?.principal, Verb::Prompt)
+    }
 }
 
 /// What the present process made of the running prompt.
@@ -37,8 +50,6 @@ pub(super) struct Prompts {
     pub(super) run: Run,
     /// Some process gave a sign that the running prompt's turn had begun, so the transcript ends with it.
     pub(super) begun: bool,
-    /// What their texts take in a message.
-    bytes: usize,
 }
 
 impl Prompts {
@@ -63,16 +74,18 @@ impl Prompts {
 
     fn take_running(&mut self) -> Option<Prompt> {
         let prompt = self.running.take()?;
-        self.bytes -= bulk::text(&prompt.text);
         self.run = Run::default();
         self.begun = false;
         Some(prompt)
     }
 
-    fn take_queue(&mut self) -> VecDeque<Prompt> {
-        let queue = std::mem::take(&mut self.queue);
-        self.bytes -= queue.iter().map(|prompt| bulk::text(&prompt.text)).sum::<usize>();
-        queue
+    /// All that wait or run, each as so many places of its principal. The relay's own are those of no key.
+    fn shares(&self, places: usize, weight: impl Fn(&Prompt) -> usize) -> Shares {
+        let none = Text::from("");
+        let all = self.running.iter().chain(&self.queue);
+        let holder = |prompt: &'_ Prompt| prompt.by.as_ref().map_or(none.clone(), |by| by.principal.clone());
+        let holders: Vec<(Text, usize)> = all.map(|prompt| (holder(prompt), weight(prompt))).collect();
+        Shares::of(places, holders.iter().map(|(holder, weight)| (holder, *weight)))
     }
 }
 
@@ -97,7 +110,7 @@ impl Session {
         text: &Text,
         when: When,
     ) -> Result<(), Error> {
-        self.admit(text)?;
+        self.admit(&caller.principal, text)?;
         let (prompt, position) = self.enqueue(cx, Some(By::from(caller)), text.clone(), when);
         let answer =
             Out::Answer { peer: caller.peer, re: re.clone(), result: Ok(Reply::Prompted { prompt, position }) };
@@ -123,7 +136,7 @@ impl Session {
         self.refresh(cx);
     }
 
-    fn admit(&self, text: &str) -> Result<(), Error> {
+    fn admit(&self, principal: &str, text: &str) -> Result<(), Error> {
         let settings = &self.settings;
         Self::check_text(text, settings.prompt_bytes_max)?;
         self.refuse_if_ended()?;
@@ -135,21 +148,18 @@ impl Session {
         if self.login_missing {
             return Err(Error::new(Code::AgentLoginNeeded, LOGIN));
         }
-        let count = self.prompts.queue.len() + usize::from(self.prompts.running.is_some());
-        if count >= settings.prompts_max || self.prompts.bytes + bulk::text(text) > settings.prompt_bytes_max {
-            let (prompts, bytes) = (settings.prompts_max, settings.prompt_bytes_max);
-            let message = format!("{prompts} prompts or {bytes} bytes of prompts wait already; send it later");
-            return Err(Error::new(Code::Limit, message));
-        }
-        Ok(())
+        let full = |what| move |full: Full| full.error(what, "send it later");
+        let counts = self.prompts.shares(settings.prompts_max, |_| 1);
+        counts.admits(principal, 1).map_err(full("prompts that may wait in this session"))?;
+        let bytes = self.prompts.shares(2 * settings.prompt_bytes_max, |prompt| prompt.bytes);
+        bytes.admits(principal, bulk::text(text)).map_err(full("bytes of prompts that may wait in this session"))
     }
 
     fn enqueue(&mut self, cx: &mut Cx<'_>, by: Option<By>, text: Text, when: When) -> (Text, Position) {
         let id = cx.ids.uuid();
         let position = self.feed.append(cx, by.clone(), Kind::Prompt { prompt: id.clone(), text: text.clone() });
         self.prompt_state(cx, None, id.clone(), PromptState::Queued, None);
-        self.prompts.bytes += bulk::text(&text);
-        let prompt = Prompt { id: id.clone(), text, by: by.clone() };
+        let prompt = Prompt { id: id.clone(), bytes: bulk::text(&text), text, by: by.clone() };
         match when {
             When::Next => self.prompts.queue.push_back(prompt),
             When::Now => {
@@ -227,9 +237,28 @@ impl Session {
 
     /// Ends every prompt that waits.
     pub(super) fn drop_queue(&mut self, cx: &mut Cx<'_>, by: Option<&By>, state: PromptState, why: &str) {
-        for prompt in self.prompts.take_queue() {
+        for prompt in std::mem::take(&mut self.prompts.queue) {
             self.prompt_state(cx, by, prompt.id, state, Some(why.into()));
         }
+    }
+
+    /// Ends every prompt that waits and may no longer be said with these keys.
+    pub(super) fn drop_unpermitted(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
+        for prompt in std::mem::take(&mut self.prompts.queue) {
+            match prompt.lost(keys) {
+                None => self.prompts.queue.push_back(prompt),
+                Some(why) => self.prompt_state(cx, None, prompt.id, PromptState::Cancelled, Some(why.into())),
+            }
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn check_prompts(&self, keys: Option<&KeySet>) {
+        let (prompts, settings) = (&self.prompts, &self.settings);
+        assert!(prompts.shares(0, |_| 1).taken() <= settings.prompts_max);
+        assert!(prompts.shares(0, |prompt| prompt.bytes).taken() <= 2 * settings.prompt_bytes_max);
+        let is_lost = |prompt: &Prompt| keys.is_some_and(|keys| prompt.lost(keys).is_some());
+        assert!(!prompts.queue.iter().any(is_lost), "a prompt waits that its key does not permit");
     }
 
     fn prompt_state(&mut self, cx: &mut Cx<'_>, by: Option<&By>, prompt: Text, state: PromptState, why: Option<Text>) {

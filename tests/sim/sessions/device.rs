@@ -17,6 +17,13 @@ use amp_relay::{
     wire::shown,
 };
 
+const GAVE_WAY: &str = "the session had ended and has given way to a new one";
+
+/// Whether it is the key's role, or that the key is gone.
+fn is_lost(error: &Error) -> bool {
+    matches!(error.code, Code::Forbidden | Code::KeyNotAuthorized)
+}
+
 /// What one device knows of one session.
 #[derive(Default)]
 pub(crate) struct View {
@@ -43,6 +50,8 @@ struct Sent {
 
 pub(crate) struct Device {
     pub(crate) name: Text,
+    principal: Text,
+    /// What its connections were granted.
     pub(crate) role: Role,
     pub(crate) peer: Option<ConnToken>,
     pub(crate) paused: bool,
@@ -59,9 +68,10 @@ pub(crate) struct Truth {
 }
 
 impl Device {
-    pub(crate) fn new(name: &str, role: Role) -> Self {
+    pub(crate) fn new(name: &str, principal: &Text, role: Role) -> Self {
         Self {
             name: name.into(),
+            principal: principal.clone(),
             role,
             peer: None,
             paused: false,
@@ -74,7 +84,7 @@ impl Device {
     pub(crate) fn caller(&self) -> Option<Caller> {
         Some(Caller {
             peer: self.peer?,
-            principal: "SHA256:one".into(),
+            principal: self.principal.clone(),
             comment: "one".into(),
             role: self.role,
             client: self.name.clone(),
@@ -97,6 +107,13 @@ impl Device {
             sent.open = 0;
         }
         self.peer.take()
+    }
+
+    /// Its key may no longer watch: from now on it is sent nothing of sessions.
+    pub(crate) fn loses_sight(&mut self) {
+        for view in self.views.values_mut() {
+            (view.attached, view.catching_up) = (false, false);
+        }
     }
 
     pub(crate) fn pauses(&mut self) {
@@ -143,7 +160,7 @@ impl Device {
     }
 
     pub(crate) fn takes(&mut self, out: &Out, truths: &BTreeMap<Text, Truth>) {
-        let live = !matches!(out, Out::Answer { .. });
+        let live = !matches!(out, Out::Answer { .. } | Out::Reset { why: GAVE_WAY, .. });
         assert!(!(live && self.paused), "{} is paused and was sent {out:?}", self.name);
         match out {
             Out::Answer { re, result, .. } => self.answered(re, result, truths),
@@ -163,9 +180,9 @@ impl Device {
                 view.catching_up = false;
                 assert!(view.expected <= truths[session].safe);
             }
-            Out::Reset { session, earliest, .. } => {
+            Out::Reset { session, earliest, why, .. } => {
                 let view = self.views.get_mut(session).filter(|view| view.attached).expect("was not attached");
-                assert!(earliest.offset > view.expected, "what it wants is still there");
+                assert!(*why == GAVE_WAY || earliest.offset > view.expected, "what it wants is still there");
                 (view.attached, view.catching_up) = (false, false);
             }
             Out::Presence { session, devices, .. } => {
@@ -201,17 +218,18 @@ impl Device {
         let sent = self.sent.get_mut(re).expect("an answer to nothing");
         assert!(sent.open > 0, "{re} {:?} was answered twice", sent.request.command);
         assert_eq!(Some(sent.newest), peer, "the answer went to an old connection");
-        // A repeat that came while the first was in flight shares its answer.
-        sent.open = 0;
+        // A repeat that came while the first was in flight shares its answer, unless its key had lost the right by then.
+        sent.open = if result.as_ref().is_err_and(is_lost) { sent.open - 1 } else { 0 };
         sent.answers += 1;
         let kept = |answer: &Result<Reply, Error>| {
             answer.as_ref().map_or_else(|error| error.code == Code::AlreadyDecided, |_| true)
         };
         let attach = matches!(sent.request.command, Command::Attach { .. } | Command::List { .. });
         if let Some(first) = sent.first.as_ref().filter(|first| kept(first) && !attach) {
-            assert_eq!(first, result, "a repeat got another answer");
+            assert!(first == result || result.as_ref().is_err_and(is_lost), "a repeat got another answer: {result:?}");
+        } else {
+            sent.first = Some(result.clone());
         }
-        sent.first = Some(result.clone());
         let Command::Attach { session, from, .. } = sent.request.command.clone() else {
             if let (Command::Detach { session }, Ok(_)) = (&sent.request.command, result) {
                 self.views.entry(session.clone()).or_default().attached = false;
@@ -226,7 +244,7 @@ impl Device {
             }
             Ok(other) => panic!("{other:?} to attach"),
             Err(error) => assert!(
-                matches!(error.code, Code::CannotResume | Code::NotFound | Code::Limit | Code::Forbidden),
+                matches!(error.code, Code::CannotResume | Code::NotFound | Code::Limit) || is_lost(error),
                 "{error:?}"
             ),
         }

@@ -11,12 +11,16 @@ use std::{
 
 use amp_relay::{
     relay::{
+        Role,
         api::{Code, Error, Event, Text},
         hub::{Profiles, Resolved},
+        keys::KeySet,
         session::Ids,
     },
     store::{Committed, LogId, MemoryStore, OutOfRange, Range, Record, Store},
 };
+
+use ssh_key::{PublicKey, public::Ed25519PublicKey};
 
 use super::device::Truth;
 
@@ -72,6 +76,15 @@ impl Store<Arc<Event>> for LateStore {
     fn remove(&mut self, log: LogId) {
         self.inner.remove(log);
     }
+}
+
+/// A keys file: the key of each number with its role.
+pub(crate) fn keys(lines: impl IntoIterator<Item = (usize, Role)>) -> KeySet {
+    let line = |(number, role): (usize, Role)| {
+        let key = PublicKey::from(Ed25519PublicKey([number as u8 + 1; 32]));
+        format!("amp-role=\"{role}\" {}\n", key.to_openssh().unwrap())
+    };
+    KeySet::parse(&lines.into_iter().map(line).collect::<String>())
 }
 
 pub(crate) struct Counted(pub(crate) u64);

@@ -29,13 +29,14 @@ use amp_relay::{
             PromptState, Reply, Request, State, Summary, Text, When,
         },
         hub::Hub,
+        keys::Entry,
         session::Settings,
     },
     store::{Limits, MemoryStore},
     wire::shown,
 };
 use device::{Device, Truth};
-use givens::{Anything, Counted, LateStore};
+use givens::{Anything, Counted, LateStore, keys};
 
 struct Simulation {
     rng: Rng,
@@ -47,6 +48,8 @@ struct Simulation {
     world: World,
     processes: Vec<Process>,
     devices: Vec<Device>,
+    /// What the keys file says of each device's key.
+    roles: Vec<Option<Role>>,
     connections: u32,
     texts: u64,
     spawn_failures: VecDeque<(Text, u64)>,
@@ -71,14 +74,19 @@ impl Simulation {
         };
         let late = rng.chance(60);
         store_open.store(!late, Ordering::Relaxed);
-        let settings = Settings { sessions_max: 3, prompts_max: 6, ..Settings::default() };
-        let hub = Hub::new(settings, Box::new(store), Box::new(Anything), Box::new(Counted(0)));
+        let sessions_max = 1 + rng.below(3) as usize;
+        let settings = Settings { sessions_max, prompts_max: 6, watchers_max: 4, ..Settings::default() };
+        let mut hub = Hub::new(settings, Box::new(store), Box::new(Anything), Box::new(Counted(0)));
         let world = World { old: rng.chance(30), ..World::default() };
         let roles = [Role::Admin, Role::Spawn, Role::Approve, Role::Drive, Role::Watch, Role::Agent];
-        let devices = roles.iter().enumerate().map(|(n, role)| Device::new(&format!("device{n}"), *role)).collect();
+        let now = Now { mono_ms: 1000, unix_ms: 1_700_000_000_000 };
+        let set = keys(roles.iter().copied().enumerate());
+        let device = |(n, entry): (usize, &Entry)| Device::new(&format!("device{n}"), &entry.fingerprint, entry.role);
+        let devices = set.entries.iter().enumerate().map(device).collect();
+        hub.keys(Arc::new(set), now);
         Self {
             rng,
-            now: Now { mono_ms: 1000, unix_ms: 1_700_000_000_000 },
+            now,
             hub,
             store_open,
             late,
@@ -86,6 +94,7 @@ impl Simulation {
             world,
             processes: Vec::new(),
             devices,
+            roles: roles.into_iter().map(Some).collect(),
             connections: 0,
             texts: 0,
             spawn_failures: VecDeque::new(),
@@ -144,6 +153,7 @@ impl Simulation {
     fn note_out(&mut self, out: &Out) {
         match out {
             Out::Answer { result: Err(error), .. } => self.note(error.code.name()),
+            Out::Reset { why, .. } if why.contains("given way") => self.note("gave way"),
             Out::Reset { .. } => self.note("reset"),
             Out::CaughtUp { .. } => self.note("caught up"),
             Out::End { how: End::Kill, .. } => self.note("kill"),
@@ -151,6 +161,11 @@ impl Simulation {
                 Kind::State { state, .. } => self.note(state.name()),
                 Kind::PromptState { state: PromptState::Done, why: Some(_), .. } => self.note("done before"),
                 Kind::PromptState { state: PromptState::Failed, .. } => self.note("prompt failed"),
+                Kind::PromptState { state: PromptState::Cancelled, why: Some(why), .. }
+                    if why.starts_with("the key") =>
+                {
+                    self.note("cancelled with its key");
+                }
                 Kind::PermissionClosed { how: Closed::Void, .. } => self.note("void"),
                 Kind::PermissionClosed { how: Closed::Withdrawn, .. } => self.note("withdrawn"),
                 Kind::ToolResult { outcome: Outcome::Unknown, .. } => self.note("unknown outcome"),
@@ -253,9 +268,48 @@ impl Simulation {
                     process.dies(&mut self.world, &mut self.rng);
                 }
             }
+            82 if self.rng.chance(50) => self.keys(),
             _ => self.pass(1),
         }
         self.drain();
+    }
+
+    /// Some key is removed, may do less, or is as it was. Connections are not closed by that: what they say comes all the
+    /// same, as it does from those that have not heard of it yet.
+    fn keys(&mut self) {
+        let changed = 1 + self.rng.below(self.devices.len() as u64 - 1) as usize;
+        self.roles[changed] = match self.rng.below(4) {
+            0 => None,
+            1 => Some(Role::Agent),
+            2 => Some(Role::Watch),
+            _ => Some(self.devices[changed].role),
+        };
+        let lines = self.roles.iter().enumerate().filter_map(|(n, role)| Some((n, (*role)?)));
+        self.hub.keys(Arc::new(keys(lines)), self.now);
+        let role = self.roles[changed];
+        if role.is_none_or(|role| !role.allows(Role::Watch)) {
+            self.devices[changed].loses_sight();
+        }
+        if role.is_none_or(|role| !role.allows(Role::Drive)) {
+            self.check_nothing_waits_of(changed);
+        }
+    }
+
+    /// Each prompt of this device's key runs already or has ended.
+    fn check_nothing_waits_of(&mut self, device: usize) {
+        let name = self.devices[device].name.clone();
+        let mut waiting = BTreeSet::new();
+        for event in self.truths.lock().unwrap().values().flat_map(|truth| &truth.events) {
+            match &event.kind {
+                Kind::Prompt { prompt, .. } if event.by.as_ref().is_some_and(|by| by.device == name) => {
+                    waiting.insert(prompt.clone());
+                }
+                Kind::PromptState { state: PromptState::Queued, .. } => {}
+                Kind::PromptState { prompt, .. } => drop(waiting.remove(prompt)),
+                _ => {}
+            }
+        }
+        assert!(waiting.is_empty(), "{waiting:?} of {name} wait without a right to run");
     }
 
     fn device(&mut self) {
@@ -500,7 +554,7 @@ impl Simulation {
                     assert_eq!(winner.and_then(|winner| winner.1.clone()), *by);
                     assert!(winner.is_none_or(|winner| winner.2 == *at));
                 }
-                Err(Error { code: Code::Forbidden | Code::NotFound, .. }) => {}
+                Err(Error { code: Code::Forbidden | Code::KeyNotAuthorized | Code::NotFound, .. }) => {}
                 Err(Error { code: Code::BadRequest, .. }) => {
                     let hash = shown::hash::<serde_json::Value>(&input_of(request).read().unwrap());
                     assert_ne!(shown.as_deref(), hash.as_deref(), "what was shown is what was asked");
@@ -517,16 +571,19 @@ fn create(prompt: Option<Text>) -> Command {
 }
 
 /// What a sweep of seeds must have met.
-const MET: [&str; 23] = [
+const MET: [&str; 26] = [
     "ALREADY_DECIDED",
     "AGENT_UNAVAILABLE",
     "CANNOT_RESUME",
     "FORBIDDEN",
+    "KEY_NOT_AUTHORIZED",
     "LIMIT",
     "busy",
+    "cancelled with its key",
     "caught up",
     "done before",
     "failed",
+    "gave way",
     "kill",
     "launch",
     "plain start",

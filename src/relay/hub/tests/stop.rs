@@ -7,7 +7,7 @@ use crate::{claude::Turn, relay::api::By};
 const HOUR_MS: u64 = 3_600_000;
 
 /// A session with a watcher, in a turn that runs a tool: it is silent without being stuck.
-fn in_turn() -> Bench {
+pub(super) fn in_turn() -> Bench {
     let mut bench = Bench::ready(Settings::default());
     bench.answer(&caller(9, Role::Watch), attach()).unwrap();
     bench.answer(&caller(8, Role::Drive), prompt("x")).unwrap();
@@ -22,7 +22,7 @@ fn begins(bench: &mut Bench, process: u64) {
     bench.says(process, claude::Event::ToolCall { call, tool, input, parent: None });
 }
 
-fn turn_ends(bench: &mut Bench, process: u64, ok: bool, stop: &str) -> Vec<Out> {
+pub(super) fn turn_ends(bench: &mut Bench, process: u64, ok: bool, stop: &str) -> Vec<Out> {
     let turn = Turn {
         prompts: Vec::new(),
         ok,

@@ -1,0 +1,162 @@
+//! Goal: what a key has under way ends with the right to it, and is said. Method: as in the module above, with keys that
+//! change in between.
+
+use ssh_key::{PublicKey, public::Ed25519PublicKey};
+
+use super::*;
+use crate::relay::keys::KeySet;
+
+/// Keys of these roles, each named by a number, and the callers that sign in with them.
+fn keys(lines: &[(u8, Role)]) -> Arc<KeySet> {
+    let line = |(seed, role): &(u8, Role)| {
+        let key = PublicKey::from(Ed25519PublicKey([*seed; 32])).to_openssh().unwrap();
+        format!("amp-role=\"{role}\" {key}\n")
+    };
+    Arc::new(KeySet::parse(&lines.iter().map(line).collect::<String>()))
+}
+
+fn of(slot: u8, role: Role) -> Caller {
+    let principal = keys(&[(slot, role)]).entries[0].fingerprint.clone();
+    Caller { principal, ..caller(slot.into(), role) }
+}
+
+const ALL: [(u8, Role); 2] = [(1, Role::Admin), (2, Role::Drive)];
+
+/// The owner watches; his prompt runs, and behind it one of the guest's, his own, and one more of the guest's wait.
+fn busy() -> (Bench, Caller, Caller) {
+    let mut bench = Bench::ready(Settings::default());
+    let (owner, guest) = (of(1, Role::Admin), of(2, Role::Drive));
+    bench.hub.keys(keys(&ALL), bench.now);
+    bench.answer(&owner, attach()).unwrap();
+    for (who, text) in [(&owner, "runs"), (&guest, "one"), (&owner, "mine"), (&guest, "two")] {
+        bench.answer(who, prompt(text)).unwrap();
+    }
+    bench.outs();
+    (bench, owner, guest)
+}
+
+/// Why prompts were cancelled, and that nobody did it.
+fn cancelled(outs: &[Out]) -> Vec<Text> {
+    let why = |out: &Out| match out {
+        Out::Event { event, .. } => match &event.kind {
+            Kind::PromptState { state: PromptState::Cancelled, why, .. } => {
+                assert_eq!(event.by, None);
+                why.clone()
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    outs.iter().filter_map(why).collect()
+}
+
+fn prompts(outs: &[Out]) -> Vec<Text> {
+    let text = |say: &&Say| match say {
+        Say::Prompt { content, .. } => match &content[..] {
+            [claude::ContentPart::Text(text)] => Some(text.clone()),
+            other => panic!("{other:?}"),
+        },
+        _ => None,
+    };
+    writes(outs).iter().filter_map(text).collect()
+}
+
+/// Lets every turn end, one after the other; gives what the process was told meanwhile.
+fn run_on(bench: &mut Bench) -> Vec<Text> {
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.extend(prompts(&stop::turn_ends(bench, 1, true, "completed")));
+    }
+    told
+}
+
+#[test]
+fn d1_what_a_revoked_key_has_waiting_is_cancelled_and_said() {
+    let (mut bench, owner, _) = busy();
+    bench.hub.keys(keys(&[(1, Role::Admin)]), bench.now);
+    assert_eq!(cancelled(&bench.outs()), ["the key was revoked".into(), "the key was revoked".into()]);
+    let Reply::Attached { snapshot, .. } = bench.answer(&owner, attach()).unwrap() else { panic!() };
+    let queue: Vec<&str> = snapshot.queue.iter().map(|prompt| &*prompt.text).collect();
+    assert_eq!(queue, ["runs", "mine"]);
+    assert_eq!(run_on(&mut bench), ["mine".into()]);
+}
+
+#[test]
+fn d1_a_key_that_may_no_longer_prompt_keeps_nothing_that_waits() {
+    let (mut bench, owner, guest) = busy();
+    bench.answer(&guest, attach()).unwrap();
+    bench.outs();
+    bench.hub.keys(keys(&[(1, Role::Admin), (2, Role::Watch)]), bench.now);
+    let outs = bench.outs();
+    assert_eq!(cancelled(&outs), ["the key may do less now".into(), "the key may do less now".into()]);
+    let roles = outs.iter().rev().find_map(|out| match out {
+        Out::Presence { devices, .. } => Some(devices.iter().map(|device| device.role).collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(roles, Some(vec![Role::Admin, Role::Watch]), "it watches on, and is shown as what it is");
+    assert_eq!(bench.answer(&guest, prompt("more")).unwrap_err().code, Code::Forbidden);
+    assert!(bench.answer(&guest, Command::List { follow: None }).is_ok());
+    assert_eq!(run_on(&mut bench), ["mine".into()]);
+    // A role that suffices changes nothing.
+    bench.answer(&owner, prompt("runs")).unwrap();
+    bench.answer(&owner, prompt("waits")).unwrap();
+    bench.hub.keys(keys(&[(1, Role::Drive)]), bench.now);
+    assert_eq!(cancelled(&bench.outs()), [] as [Text; 0]);
+}
+
+#[test]
+fn d1_a_prompt_that_runs_was_permitted_and_stays() {
+    let mut bench = Bench::ready(Settings::default());
+    let (owner, guest) = (of(1, Role::Admin), of(2, Role::Drive));
+    bench.hub.keys(keys(&ALL), bench.now);
+    bench.answer(&owner, attach()).unwrap();
+    assert_eq!(prompts(&bench.ask(&guest, prompt("runs"))), ["runs".into()]);
+    bench.hub.keys(keys(&[(1, Role::Admin)]), bench.now);
+    assert_eq!((cancelled(&bench.outs()), bench.state()), (vec![], State::Busy));
+    let outs = stop::turn_ends(&mut bench, 1, true, "completed");
+    assert!(kinds(&outs).iter().any(|kind| matches!(kind, Kind::PromptState { state: PromptState::Done, .. })));
+}
+
+#[test]
+fn d1_who_may_no_longer_see_sessions_watches_none_and_follows_no_list() {
+    for left in [vec![(1, Role::Admin)], vec![(1, Role::Admin), (2, Role::Agent)]] {
+        let (mut bench, _, guest) = busy();
+        bench.answer(&guest, attach()).unwrap();
+        bench.answer(&guest, Command::List { follow: Some(true) }).unwrap();
+        bench.outs();
+        bench.hub.keys(keys(&left), bench.now);
+        bench.says(1, asks("r", None));
+        let outs = bench.outs();
+        assert!(!format!("{outs:?}").contains(&format!("{:?}", guest.peer)), "{outs:?}");
+        let shown = outs
+            .iter()
+            .find_map(|out| if let Out::Presence { devices, .. } = out { Some(devices.len()) } else { None });
+        assert_eq!(shown, Some(1), "the others see that it is gone");
+        assert_eq!(bench.hub.counts().watchers, 1);
+    }
+}
+
+#[test]
+fn d1_a_command_that_was_on_its_way_is_judged_by_the_keys_in_force() {
+    let mut bench = Bench::ready(Settings::default());
+    let owner = of(1, Role::Admin);
+    bench.hub.keys(keys(&[]), bench.now);
+    for command in [prompt("x"), attach(), stop(true), Command::List { follow: None }] {
+        let error = bench.answer(&owner, command).unwrap_err();
+        assert_eq!((error.code, error.recoverable), (Code::KeyNotAuthorized, false));
+    }
+    assert_eq!((bench.state(), bench.hub.counts().remembered), (State::Ready, 0));
+    bench.hub.keys(keys(&[(1, Role::Approve)]), bench.now);
+    assert_eq!(bench.answer(&owner, stop(true)).unwrap_err().code, Code::Forbidden);
+    let create = Command::Create {
+        profile: "default".into(),
+        folder: None,
+        title: None,
+        model: None,
+        mode: None,
+        prompt: None,
+        past: Past::None,
+    };
+    assert_eq!(bench.answer(&owner, create).unwrap_err().code, Code::Forbidden);
+    assert!(bench.answer(&owner, prompt("x")).is_ok());
+}
