@@ -30,18 +30,22 @@ impl Net for Io<'_> {
     type Shared = Framed;
     type Current<'a> = Data<'a>;
 
+    #[inline]
     fn worker(&self) -> u16 {
         self.worker()
     }
 
+    #[inline]
     fn now(&self) -> Now {
         self.now()
     }
 
+    #[inline]
     fn current(&self) -> ConnToken {
         self.token()
     }
 
+    #[inline]
     fn agent(&mut self, token: ConnToken) -> Option<&mut Agent> {
         match self.conn(token)? {
             Conn::Agent(agent) => Some(agent),
@@ -49,6 +53,7 @@ impl Net for Io<'_> {
         }
     }
 
+    #[inline]
     fn forward_if(
         &mut self,
         token: ConnToken,
@@ -61,10 +66,12 @@ impl Net for Io<'_> {
         })
     }
 
+    #[inline]
     fn send_shared(&mut self, token: ConnToken, message: &Framed) -> Sent {
         self.framed_to(token, message)
     }
 
+    #[inline]
     fn send(&mut self, token: ConnToken, message: &[u8]) -> Sent {
         self.binary_to(token, message)
     }
@@ -73,6 +80,7 @@ impl Net for Io<'_> {
         self.is_open(token)
     }
 
+    #[inline]
     fn is_blocked(&self, token: ConnToken) -> bool {
         self.is_blocked(token)
     }

@@ -65,6 +65,7 @@ impl WsHandler for Worker {
         Ok(())
     }
 
+    #[inline]
     fn message(&mut self, conn: &mut Conn, io: &mut Io<'_>, message: Data<'_>) -> Result<(), Fault> {
         self.states.message(conn, &mut self.delivery, io, message)
     }

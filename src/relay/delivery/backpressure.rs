@@ -80,12 +80,19 @@ impl Backpressure {
         self.blocked.contains_key(&sender)
     }
 
+    /// How many receivers are stuck.
+    pub(super) fn stuck(&self) -> u64 {
+        self.stuck.len() as u64
+    }
+
     /// Whether any receiver is stuck.
+    #[inline]
     pub(super) fn has_stuck(&self) -> bool {
         !self.stuck.is_empty()
     }
 
     /// Whether what is for this receiver is refused.
+    #[inline]
     pub(super) fn is_stuck(&self, receiver: ConnToken) -> bool {
         self.has_stuck() && self.stuck.contains(&receiver)
     }
@@ -153,7 +160,7 @@ impl<S: Shared> Delivery<S> {
         } else {
             self.backpressure.release(receiver);
             self.backpressure.stuck.insert(receiver);
-            self.counters.stuck.set(self.backpressure.stuck.len() as u64);
+            self.counters.stuck.set(self.backpressure.stuck());
             self.tell_senders(net);
         }
         true
@@ -162,12 +169,15 @@ impl<S: Shared> Delivery<S> {
     /// A receiver's queue has drained: its senders are read again.
     pub(super) fn release<N: Net<Shared = S>>(&mut self, receiver: ConnToken, net: &mut N) {
         self.backpressure.release(receiver);
-        self.counters.stuck.set(self.backpressure.stuck.len() as u64);
+        self.counters.stuck.set(self.backpressure.stuck());
         self.tell_senders(net);
     }
 
     /// Tells the senders of this worker.
     pub(super) fn tell_senders<N: Net<Shared = S>>(&mut self, net: &mut N) {
+        if self.backpressure.news.is_empty() {
+            return;
+        }
         let worker = net.worker();
         let (here, elsewhere): (VecDeque<_>, _) =
             std::mem::take(&mut self.backpressure.news).into_iter().partition(|news| news.sender().worker() == worker);

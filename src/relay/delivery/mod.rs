@@ -154,6 +154,8 @@ pub struct Delivery<S: Shared> {
     flow: flow_cache::FlowCache,
     /// What is being checked, where every message is.
     checks: Option<verification::Checks<S>>,
+    /// Connections that were closed and are still in the directory.
+    leaving: Vec<ConnToken>,
     /// What the sessions are to be told, by devices too.
     pub commands: Commands,
     counters: Arc<Counters>,
@@ -175,6 +177,7 @@ impl<S: Shared> Delivery<S> {
             lanes: Lanes::default(),
             flow: flow_cache::FlowCache::default(),
             checks: parts.verifies_all.then(verification::Checks::default),
+            leaving: Vec::new(),
             commands: Commands::default(),
             counters,
         }
@@ -225,7 +228,8 @@ impl<S: Shared> Delivery<S> {
         // One whose key is proved has no other time than that of a close that may have been lost.
         self.counters.sign_in_failures.add(u64::from(agent.principal().is_none()));
         agent.closing();
-        net.close(net.current(), CloseCode::POLICY, "no key was proved in time");
+        self.close(net.current(), CloseCode::POLICY, "no key was proved in time", net);
+        self.directory_events(Some(agent.dialect()), net);
     }
 
     /// The current connection's queue has drained.
@@ -239,6 +243,7 @@ impl<S: Shared> Delivery<S> {
         self.directory.leave(token);
         // There is no net here: the next turn, which comes at once, reads those again who were blocked.
         self.backpressure.gone(token);
+        self.counters.stuck.set(self.backpressure.stuck());
         if let Some(checks) = &mut self.checks {
             checks.gone(token);
         }
@@ -251,6 +256,7 @@ impl<S: Shared> Delivery<S> {
     }
 
     /// A message of the current connection, where it was read.
+    #[inline]
     pub fn message<N: Net<Shared = S>>(
         &mut self,
         agent: &mut Agent,
@@ -287,7 +293,7 @@ impl<S: Shared> Delivery<S> {
                     lane => self.refuse_stranger(lane, &did, agent.dialect(), net, refused),
                 }
             }
-            agent::Ingress::Unanswerable(code, reason) => net.close(peer, code, reason),
+            agent::Ingress::Unanswerable(code, reason) => self.close(peer, code, reason, net),
             agent::Ingress::Message => {
                 if let Ok(Frame::Envelope(view)) = &parsed
                     && !self.check(net, view)
@@ -350,7 +356,7 @@ impl<S: Shared> Delivery<S> {
     fn joined<N: Net<Shared = S>>(&mut self, token: ConnToken, net: &mut N) {
         let Some(judged) = net.agent(token).and_then(Agent::take_joining) else { return };
         if !net.confirm(token) {
-            return net.close(token, CloseCode::TRY_AGAIN, "there is no room for this agent");
+            return self.close(token, CloseCode::TRY_AGAIN, "there is no room for this agent", net);
         }
         let Some(agent) = net.agent(token) else { return };
         agent.admitted(judged.principal);
@@ -377,7 +383,12 @@ impl<S: Shared> Delivery<S> {
     /// Does what the directory wants done. To be called after every call of it, before anything is routed. `current`: the keys
     /// of the connection whose message is being handled, if one is: its state is not to be had otherwise.
     fn directory_events<N: Net<Shared = S>>(&mut self, current: Option<Dialect>, net: &mut N) {
-        while let Some(event) = self.directory.event() {
+        loop {
+            let Some(event) = self.directory.event() else {
+                let Some(token) = self.leaving.pop() else { return };
+                self.directory.leave(token);
+                continue;
+            };
             match event {
                 Event::Joined { token } => self.joined(token, net),
                 Event::Refused { token, why } => self.not_joined(token, why, net),
@@ -446,8 +457,16 @@ impl<S: Shared> Delivery<S> {
             self.send(peer, &frame, net);
         }
         if let Some((code, reason)) = close {
-            net.close(peer, code, reason);
+            self.close(peer, code, reason, net);
+            self.directory_events(None, net);
         }
+    }
+
+    /// Closes a connection. It takes nothing from now on, so that the directory must not count on it, however long its end
+    /// takes: it leaves behind the [events](Self::directory_events) that there are, whose senders are told.
+    fn close<N: Net<Shared = S>>(&mut self, peer: ConnToken, code: CloseCode, reason: &str, net: &mut N) {
+        net.close(peer, code, reason);
+        self.leaving.push(peer);
     }
 
     fn refuse<N: Net<Shared = S>>(
@@ -493,7 +512,8 @@ impl<S: Shared> Delivery<S> {
             keys.principal(&principal.fingerprint).is_none_or(|entry| entry.role < principal.role)
         };
         if net.agent(peer).is_some_and(|agent| agent.proved().is_some_and(gone)) {
-            net.close(peer, CloseCode::POLICY, "the key was revoked or may do less");
+            self.close(peer, CloseCode::POLICY, "the key was revoked or may do less", net);
+            self.directory_events(None, net);
         }
     }
 

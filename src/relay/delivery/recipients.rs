@@ -118,7 +118,7 @@ impl<S: Shared> Delivery<S> {
                             continue;
                         }
                         let (backpressure, scratch) = (&self.backpressure, &mut self.scratch);
-                        match hand(net, token, sender.dialect, view, source, backpressure, scratch, &self.counters) {
+                        match hand(net, token, sender, view, source, backpressure, scratch, &self.counters) {
                             Ok(sent) => {
                                 handed |= sent != Sent::Closed;
                                 if sent == Sent::High && net.is_blocked(token) {
@@ -175,7 +175,7 @@ impl<S: Shared> Delivery<S> {
         let To::One(did) = view.header.to else { return false };
         let Some(&[token]) = self.directory.route_again(did) else { return false };
         let (backpressure, scratch) = (&self.backpressure, &mut self.scratch);
-        let sent = hand(net, token, sender.dialect, view, source, backpressure, scratch, &self.counters);
+        let sent = hand(net, token, sender, view, source, backpressure, scratch, &self.counters);
         // Nothing went to a connection that closes or cannot take it: the whole way says what becomes of the message.
         let Ok(sent @ (Sent::Queued | Sent::High)) = sent else { return false };
         if sent == Sent::High {
@@ -249,7 +249,8 @@ impl<S: Shared> Delivery<S> {
         current: Option<Dialect>,
         net: &mut N,
     ) {
-        if self.backpressure.is_stuck(token) {
+        // What a session answers is bounded by what it was asked.
+        if message.sender.is_some() && self.backpressure.is_stuck(token) {
             return self.directory.undeliverable(token, message.sender, message.clone(), Why::Unfit(TAKES_NOTHING));
         }
         let dialect = dialect_of(net.agent(token).as_deref(), current.unwrap_or(message.dialect));
@@ -275,16 +276,17 @@ impl<S: Shared> Delivery<S> {
 fn hand<N: Net>(
     net: &mut N,
     token: ConnToken,
-    sender: Dialect,
+    sender: Sender,
     view: &EnvelopeView<'_>,
     source: Source<'_, N>,
     backpressure: &Backpressure,
     scratch: &mut Vec<u8>,
     counters: &Counters,
 ) -> Result<Sent, NotHanded> {
-    if backpressure.is_stuck(token) {
+    if sender.peer.is_some() && backpressure.is_stuck(token) {
         return Err(NotHanded::Stuck);
     }
+    let sender = sender.dialect;
     let mut dialect = view.dialect;
     let sent = match source {
         Source::Read(current) => net.forward_if(token, current, |receiver| {

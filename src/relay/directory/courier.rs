@@ -51,8 +51,8 @@ pub(super) enum Word<M: Payload> {
     Members { did: Did, members: Tokens },
     /// From the owner, to a connection's worker: it gets everything from now on.
     Confirm { did: Did, token: ConnToken },
-    /// From the home, to everybody: how many connections there are.
-    Count { did: Did, connections: u32 },
+    /// From the home, to everybody: how many connections there are, without the one that has left.
+    Count { did: Did, connections: u32, left: Option<ConnToken> },
 }
 
 impl<M: Payload> Word<M> {

@@ -47,22 +47,29 @@ impl<M: Payload> Directory<M> {
         }
         let fresh = || Home { members: Tokens::new(), owner: worker, next: worker, moving: false };
         entry.home.get_or_insert_with(fresh).members.push(token);
-        self.settle(id);
+        self.settle(id, None);
         Ok(())
     }
 
     pub(super) fn on_leave(&mut self, did: &Did, token: ConnToken) {
-        let Some(id) = self.find(did) else { return };
-        let Some(home) = &mut self.table[id].home else { return self.forget(id) };
+        let (connections, left) = (0, Some(token));
+        let unknown = Word::Count { did: did.clone(), connections, left };
+        let Some(id) = self.find(did) else { return self.post(token.worker(), unknown) };
+        let Some(home) = &mut self.table[id].home else {
+            self.post(token.worker(), unknown);
+            return self.forget(id);
+        };
         let before = home.members.len();
         home.members.retain(|&mut member| member != token);
-        if home.members.len() < before {
-            // A crowd that is gone takes its memory with it.
-            if home.members.len() == 1 {
-                home.members.shrink_to_fit();
-            }
-            self.settle(id);
+        if home.members.len() == before {
+            let (did, connections) = (did.clone(), before as u32);
+            return self.post(token.worker(), Word::Count { did, connections, left });
         }
+        // Shrinks back to in-line storage.
+        if home.members.len() == 1 {
+            home.members.shrink_to_fit();
+        }
+        self.settle(id, left);
     }
 
     pub(super) fn on_done(&mut self, did: &Did) {
@@ -76,11 +83,11 @@ impl<M: Payload> Directory<M> {
     }
 
     /// The members have changed: tells everybody how many there are, and moves ownership if it must.
-    fn settle(&mut self, id: u32) {
+    fn settle(&mut self, id: u32, left: Option<ConnToken>) {
         let entry = &self.table[id];
         if let Some(home) = &entry.home {
             let (did, connections) = (entry.did.clone(), home.members.len() as u32);
-            self.tell_all(|| Word::Count { did: did.clone(), connections });
+            self.tell_all(|| Word::Count { did: did.clone(), connections, left });
         }
         self.resettle(id);
     }

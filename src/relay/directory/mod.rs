@@ -239,8 +239,10 @@ struct Entry<M: Payload> {
     home: Option<Home>,
     /// What waits at this worker, as the owner, or is taken over.
     work: Option<Box<Work<M>>>,
-    /// Connections on all workers.
+    /// Connections on all workers, as the home has said.
     connections: u32,
+    /// Those of this worker among them that have left since.
+    leaving: u32,
     /// How many of those that are here get messages.
     joined: u32,
     service: Option<ServiceId>,
@@ -419,6 +421,7 @@ impl<M: Payload> Directory<M> {
         self.seats[token.slot() as usize] = EMPTY;
         let entry = &mut self.table[id];
         entry.unseat(token);
+        entry.leaving += 1;
         let did = entry.did.clone();
         self.refresh(id);
         self.forget(id);
@@ -538,6 +541,7 @@ impl<M: Payload> Directory<M> {
             home: None,
             work: None,
             connections: 0,
+            leaving: 0,
             joined: 0,
             service: None,
             owner,
@@ -605,7 +609,7 @@ impl<M: Payload> Directory<M> {
             Word::Done { did } => self.on_done(&did),
             Word::Members { did, members } => self.on_members(&did, &members),
             Word::Confirm { did, token } => self.on_confirm(&did, token),
-            Word::Count { did, connections } => self.on_count(&did, connections),
+            Word::Count { did, connections, left } => self.on_count(&did, connections, left),
         }
     }
 
@@ -616,11 +620,14 @@ impl<M: Payload> Directory<M> {
         self.answer(did, Parcel { sender, payload }, why);
     }
 
-    /// A connection of this worker takes nothing any more, and so not this message: it has left. Where it was the only one
+    /// A connection of this worker takes nothing any more, and so not this message: it has left. Where it was the last one
     /// under its DID, the message's sender hears that nobody is there.
     pub fn gone_before(&mut self, to: ConnToken, sender: Option<ConnToken>, payload: M) {
-        let is_alone = self.seat(to).is_some_and(|id| self.table[id].connections <= 1);
-        if is_alone {
+        let is_last = self.seat(to).is_some_and(|id| {
+            let entry = &self.table[id];
+            entry.here.len() == 1 && entry.connections <= entry.leaving + 1
+        });
+        if is_last {
             self.undeliverable(to, sender, payload, Why::Absent);
         }
         self.leave(to);
@@ -655,9 +662,13 @@ impl<M: Payload> Directory<M> {
         }
     }
 
-    fn on_count(&mut self, did: &Did, connections: u32) {
+    fn on_count(&mut self, did: &Did, connections: u32, left: Option<ConnToken>) {
         let id = self.interned(did);
-        self.table[id].connections = connections;
+        let entry = &mut self.table[id];
+        entry.connections = connections;
+        if left.is_some_and(|token| token.worker() == self.options.worker) {
+            entry.leaving = entry.leaving.saturating_sub(1);
+        }
         self.events.push_back(Event::Presence { did: did.clone(), connections });
         self.forget(id);
     }

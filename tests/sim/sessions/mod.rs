@@ -4,9 +4,9 @@
 //!
 //! `AMP_SIM_SEED=n` plays one seed again and tells what happens; `AMP_SIM_SEEDS=n` plays n of them instead of 256.
 
-mod agent;
+pub(crate) mod agent;
 mod device;
-mod givens;
+pub(crate) mod givens;
 
 use std::{
     cell::Cell,
