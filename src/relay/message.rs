@@ -9,8 +9,12 @@ use super::{
 };
 use crate::{
     base::{CloseCode, ConnToken},
-    wire::amp::{
-        BuildError, Builder, Code, Dialect, EnvelopeView, Frame, Header, Id, To, Type, check::Refusal, did_base, parse,
+    wire::{
+        amp::{
+            BuildError, Builder, Code, Dialect, EnvelopeView, Frame, Header, Id, To, Type, body::ErrorBody,
+            check::Refusal, did_base, parse,
+        },
+        cbor,
     },
 };
 
@@ -46,8 +50,19 @@ pub struct Message<S> {
     pub number: u32,
 }
 
-/// What an ERROR about a message needs: the message's number and the ERROR. `None`: there is to be none.
-pub type ReturnAddress = Option<Box<(u32, Refused)>>;
+/// What an ERROR about a message needs. `None`: there is to be none.
+pub type ReturnAddress = Option<Box<Bounce>>;
+
+/// A message that was not handed over, for its sender's worker.
+#[derive(Clone, Debug)]
+pub struct Bounce {
+    /// Its number.
+    pub number: u32,
+    /// Whether it is for several.
+    pub several: bool,
+    /// The ERROR.
+    pub refused: Refused,
+}
 
 impl<S: Shared> Payload for Message<S> {
     type Ticket = ReturnAddress;
@@ -60,7 +75,8 @@ impl<S: Shared> Payload for Message<S> {
         // Parsed once more: few messages fail, and every message would pay.
         let Ok(Frame::Envelope(view)) = parse(self.shared.message()) else { return None };
         let refused = view.header.typ.may_be_refused_aloud().then(|| Refused::of(&view, undelivered(Why::Lost)));
-        refused.flatten().map(|refused| Box::new((self.number, refused)))
+        let (number, several) = (self.number, view.header.to.is_array());
+        refused.flatten().map(|refused| Box::new(Bounce { number, several, refused }))
     }
 }
 
@@ -75,8 +91,51 @@ pub struct Refused {
     pub to: Text,
     /// The thread of the message, where it had one that could be read and may be repeated.
     pub thread_id: Option<Vec<u8>>,
+    /// Recipients of a message to several that were not handed it, if that is why it is refused.
+    pub not_handed: NotHanded,
     /// End the connection behind the answer.
     pub close: Option<(CloseCode, &'static str)>,
+}
+
+/// Recipients that were not handed a message to several, each with the reason. Bounded: an ERROR names so many.
+#[derive(Clone, Debug, Default)]
+pub struct NotHanded {
+    named: Vec<(Text, &'static str)>,
+    others: u64,
+}
+
+impl NotHanded {
+    /// Recipients that are named.
+    const MAX: usize = 64;
+
+    /// Adds one; of a name of any length what answers repeat.
+    pub fn add(&mut self, did: &str, reason: &'static str) {
+        match sender(did) {
+            Some(did) if self.named.len() < Self::MAX => self.named.push((did.into(), reason)),
+            _ => self.others += 1,
+        }
+    }
+
+    /// The ERROR's details: one deterministic item. `None`: there is nothing to say.
+    fn details(&self) -> Option<Vec<u8>> {
+        if self.named.is_empty() && self.others == 0 {
+            return None;
+        }
+        let mut out = Vec::new();
+        cbor::map(&mut out, 2);
+        cbor::text(&mut out, "others");
+        cbor::uint(&mut out, self.others);
+        cbor::text(&mut out, "recipients");
+        cbor::array(&mut out, self.named.len());
+        for (did, reason) in &self.named {
+            cbor::map(&mut out, 2);
+            cbor::text(&mut out, "did");
+            cbor::text(&mut out, did);
+            cbor::text(&mut out, "reason");
+            cbor::text(&mut out, reason);
+        }
+        Some(out)
+    }
 }
 
 impl Refused {
@@ -84,13 +143,20 @@ impl Refused {
     pub fn of(view: &EnvelopeView<'_>, refusal: Refusal) -> Option<Self> {
         let thread_id = thread(view).ok().flatten();
         let to = sender(view.header.from)?.into();
-        Some(Self { refusal, id: Some(view.header.id), to, thread_id, close: None })
+        let not_handed = NotHanded::default();
+        Some(Self { refusal, id: Some(view.header.id), to, thread_id, not_handed, close: None })
     }
 
     /// The ERROR that the relay says, or one of its sessions: whoever `from` is.
     pub fn reply(self, from: Text, id: Id, to: ReplyTo, dialect: Dialect) -> Reply {
         let mut body = Vec::new();
-        self.refusal.write_body(&mut body);
+        match self.not_handed.details() {
+            Some(details) => {
+                let details = Some(&details[..]);
+                ErrorBody { details, ..ErrorBody::new(self.refusal.code, self.refusal.reason) }.write(&mut body);
+            }
+            None => self.refusal.write_body(&mut body),
+        }
         let Self { id: reply_to, to: did, thread_id, close, .. } = self;
         Reply { via: to, from, to: did, typ: Type::ERROR, id, reply_to, thread_id, body, dialect, close }
     }

@@ -281,7 +281,8 @@ impl Desk {
     fn take_keys(&mut self, now: Now) {
         let keys = self.keys.lock().take();
         if let Some(keys) = keys {
-            self.hub.keys(keys, now);
+            self.hub.keys(keys.clone(), now);
+            self.agents.keys_changed(&keys, &mut self.hub, now);
             self.carry_out(now);
         }
     }

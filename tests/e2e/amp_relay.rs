@@ -158,8 +158,19 @@ fn who_is_not_here_is_named() {
     one.refused(&loud, 2003);
     // Of several the ones who are here get it.
     let some = one.draft(typ::MESSAGE, To::many(&[&absent, &two.key]), &json!("whoever is here"));
-    one.refused(&some, 2003);
+    let error = one.refused(&some, 2003);
     assert_eq!(two.next("the message").body, "whoever is here");
+    // Who did not is named, up to a bound.
+    let named = error.body["details"]["recipients"].as_array().unwrap_or_else(|| panic!("names: {error:?}")).clone();
+    assert_eq!((named.len(), &named[0]["did"], &error.body["details"]["others"]), (1, &json!(absent.did), &json!(0)));
+    assert_eq!(named[0]["reason"], error.body["message"]);
+    let crowd: Vec<_> = std::iter::repeat_with(AgentKey::new).take(70).collect();
+    let draft = one.draft(typ::MESSAGE, To::many(&crowd.iter().collect::<Vec<_>>()), &Value::Null);
+    let error = one.refused(&draft, 2003);
+    assert_eq!(
+        (error.body["details"]["recipients"].as_array().map(Vec::len), &error.body["details"]["others"]),
+        (Some(64), &json!(6))
+    );
     assert!(!one.seen.iter().any(|message| message.answers(&silent.id)), "{:?}", one.seen);
 }
 

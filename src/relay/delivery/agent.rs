@@ -8,7 +8,7 @@ use crate::{
         Principal,
         admission::{HelloJob, Judged},
         api::Text,
-        message::{self, Refused},
+        message::{self, NotHanded, Refused},
     },
     wire::amp::{
         Code, Dialect, EnvelopeView, Frame, Id, Malformed, RELAY_SERVER, Recognized, Type,
@@ -243,7 +243,14 @@ impl Agent {
             return self.unanswerable(reason);
         };
         let close = self.strike_of_a_stranger();
-        Ingress::Refused(Refused { refusal: Refusal::new(Malformed::CODE, reason), id, to, thread_id: None, close })
+        Ingress::Refused(Refused {
+            refusal: Refusal::new(Malformed::CODE, reason),
+            id,
+            to,
+            thread_id: None,
+            not_handed: NotHanded::default(),
+            close,
+        })
     }
 
     fn unanswerable(&mut self, reason: &'static str) -> Ingress {
@@ -251,7 +258,7 @@ impl Agent {
         Ingress::Unanswerable(code, reason)
     }
 
-    /// Whether a message is taken that differs from one of this connection that was ([`Ingress::Message`]) in id, time,
+    /// Whether a message is taken that differs from one of this connection that was (`Ingress::Message`) in id, time,
     /// signature and body alone. False: [`binary`](Self::binary) says what becomes of it.
     #[inline]
     pub fn takes_again(&self, next: &Recognized, ttl: u64, now: Now) -> bool {

@@ -38,6 +38,8 @@ struct Blocking {
     senders: Vec<ConnToken>,
     /// What waited for it when that was looked at last.
     queued: usize,
+    /// When it is looked at next.
+    due_ms: u64,
 }
 
 /// Which receiver blocks which senders.
@@ -141,29 +143,39 @@ impl<S: Shared> Delivery<S> {
         if self.backpressure.stuck.contains(&receiver) {
             return;
         }
-        if !self.backpressure.by_receiver.contains_key(&receiver) {
-            net.set_timeout(receiver, Some(WAIT_MS));
-        }
         self.backpressure.block(receiver, sender);
+        let mut due_ms = None;
         if let Some(blocking) = self.backpressure.by_receiver.get_mut(&receiver) {
             blocking.queued = net.queued(receiver);
+            if blocking.due_ms == 0 {
+                blocking.due_ms = net.now().mono_ms + WAIT_MS;
+                due_ms = Some(blocking.due_ms);
+            }
+        }
+        if let Some(due_ms) = due_ms {
+            self.wake_at(receiver, due_ms, net);
         }
         self.tell_senders(net);
     }
 
-    /// A receiver that blocks senders has had its time. True: it was such a receiver.
-    pub(super) fn waited_long<N: Net<Shared = S>>(&mut self, receiver: ConnToken, net: &mut N) -> bool {
-        let Some(blocking) = self.backpressure.by_receiver.get_mut(&receiver) else { return false };
+    /// A receiver that may block senders has a look at its time: one that has taken nothing is stuck.
+    pub(super) fn waited_long<N: Net<Shared = S>>(&mut self, receiver: ConnToken, net: &mut N) {
+        let now = net.now().mono_ms;
+        let Some(blocking) = self.backpressure.by_receiver.get_mut(&receiver) else { return };
+        if blocking.due_ms > now {
+            let due_ms = blocking.due_ms;
+            return self.wake_at(receiver, due_ms, net);
+        }
         let before = std::mem::replace(&mut blocking.queued, net.queued(receiver));
         if blocking.queued < before {
-            net.set_timeout(receiver, Some(WAIT_MS));
+            blocking.due_ms = now + WAIT_MS;
+            self.wake_at(receiver, now + WAIT_MS, net);
         } else {
             self.backpressure.release(receiver);
             self.backpressure.stuck.insert(receiver);
             self.counters.stuck.set(self.backpressure.stuck());
             self.tell_senders(net);
         }
-        true
     }
 
     /// A receiver's queue has drained: its senders are read again.

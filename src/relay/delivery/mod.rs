@@ -4,13 +4,14 @@
 //!
 //! A shell calls [`message`](Delivery::message), [`timeout`](Delivery::timeout), [`drained`](Delivery::drained) and
 //! [`closed`](Delivery::closed) for connections, hands in what other threads say, and at the end of each turn takes what
-//! they are to get: [`next_job`](Delivery::next_job), [`next_checks`](Delivery::next_checks),
+//! they are to get: [`next_job`](Lanes::next_job), [`next_checks`](Delivery::next_checks),
 //! [`commands`](Commands::take),
 //! [`poll_sender_news`](Delivery::poll_sender_news) and [`take_for`](Delivery::take_for).
 
 mod agent;
 mod backpressure;
 mod dedup;
+mod failures;
 mod flow_cache;
 mod lanes;
 mod net;
@@ -36,6 +37,7 @@ pub use self::{
 use self::{
     backpressure::Backpressure,
     dedup::{Dedup, Told},
+    failures::{About, Failures},
     recipients::{Sender, Source},
 };
 use super::{
@@ -148,6 +150,10 @@ pub struct Delivery<S: Shared> {
     backpressure: Backpressure,
     /// Messages whose senders were told lately that somebody was not handed them.
     told: Told,
+    /// Those whose senders are told soon.
+    failures: Failures,
+    /// When the timeouts of agents that have proved a key come.
+    wakes: HashMap<ConnToken, u64>,
     /// What waits for the crypto thread, of devices too.
     pub lanes: Lanes,
     /// Most messages continue one.
@@ -174,6 +180,8 @@ impl<S: Shared> Delivery<S> {
             dedup: Dedup::default(),
             backpressure: Backpressure::default(),
             told: Told::default(),
+            failures: Failures::default(),
+            wakes: HashMap::new(),
             lanes: Lanes::default(),
             flow: flow_cache::FlowCache::default(),
             checks: parts.verifies_all.then(verification::Checks::default),
@@ -222,8 +230,9 @@ impl<S: Shared> Delivery<S> {
             return;
         }
         if agent.principal().is_some() && !agent.ignores_input() {
+            self.wakes.remove(&net.current());
             self.waited_long(net.current(), net);
-            return;
+            return self.tell_failures(net);
         }
         // One whose key is proved has no other time than that of a close that may have been lost.
         self.counters.sign_in_failures.add(u64::from(agent.principal().is_none()));
@@ -244,6 +253,8 @@ impl<S: Shared> Delivery<S> {
         // There is no net here: the next turn, which comes at once, reads those again who were blocked.
         self.backpressure.gone(token);
         self.counters.stuck.set(self.backpressure.stuck());
+        self.failures.gone(token);
+        self.wakes.remove(&token);
         if let Some(checks) = &mut self.checks {
             checks.gone(token);
         }
@@ -393,15 +404,13 @@ impl<S: Shared> Delivery<S> {
                 Event::Joined { token } => self.joined(token, net),
                 Event::Refused { token, why } => self.not_joined(token, why, net),
                 Event::Deliver { token, payload } => self.deliver(token, &payload, current, net),
-                Event::Answer { sender, ticket, why, .. } => {
+                Event::Answer { sender, did, ticket, why } => {
                     let known = net.agent(sender).map(|agent| agent.dialect());
                     let dialect = known.or(current.filter(|_| sender == net.current()));
-                    if let (Some((number, refused)), Some(dialect)) = (ticket.map(|ticket| *ticket), dialect)
-                        && self.told.first(number)
-                    {
-                        let did = self.greeting.did.clone();
-                        let refused = Refused { refusal: message::undelivered(why), ..refused };
-                        self.refuse(&did, dialect, sender, net, refused);
+                    if let (Some(bounce), Some(dialect)) = (ticket, dialect) {
+                        let message::Bounce { number, several, refused } = *bounce;
+                        let about = About { number, several, sender, dialect };
+                        self.not_handed(&about, did.as_str(), why, || Some(refused), net);
                     }
                 }
                 // Services are on every worker, so that none is ever sent for; presence is read when it is asked for.

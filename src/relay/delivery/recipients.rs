@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::LazyLock};
 
-use super::{Agent, Counters, Delivery, Net, backpressure::Backpressure};
+use super::{Agent, Counters, Delivery, Net, backpressure::Backpressure, failures::About};
 use crate::{
     base::{ConnToken, Sent},
     relay::{
@@ -15,22 +15,7 @@ use crate::{
 };
 
 /// Why a receiver that is there is not handed a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NotHanded {
-    /// Its kind of keys cannot say it.
-    Unsayable(&'static str),
-    /// It has taken nothing for long.
-    Stuck,
-}
-
-impl NotHanded {
-    fn why(self) -> Why {
-        match self {
-            Self::Unsayable(why) => Why::Unfit(why),
-            Self::Stuck => Why::Unfit(TAKES_NOTHING),
-        }
-    }
-}
+type Unfit = &'static str;
 
 /// What a sender is told whose receiver is stuck.
 pub(super) const TAKES_NOTHING: &str = "the receiver takes nothing: its queue is full and does not move; try again";
@@ -40,19 +25,19 @@ pub(super) const TAKES_NOTHING: &str = "the receiver takes nothing: its queue is
 struct NonLocal {
     /// The number of the message.
     number: u32,
-    /// Some name leads to nobody.
-    absent: bool,
+    /// Whether it is for several.
+    several: bool,
+    /// Recipients that were not handed it, each with the reason.
+    not_handed: Vec<(Text, Why)>,
     /// The relay itself is one.
     for_us: bool,
-    /// Why a recipient that is there was not handed it, if one was not.
-    not_handed: Option<NotHanded>,
     /// Sessions, by number.
     sessions: Vec<u32>,
 }
 
 impl NonLocal {
     fn is_nothing(&self) -> bool {
-        !self.absent && !self.for_us && self.not_handed.is_none() && self.sessions.is_empty()
+        self.not_handed.is_empty() && !self.for_us && self.sessions.is_empty()
     }
 }
 
@@ -98,6 +83,7 @@ impl<S: Shared> Delivery<S> {
         let mut message: Option<Message<S>> = None;
         let mut rest = NonLocal { number: self.told.next(), ..NonLocal::default() };
         let several = view.header.to.is_array();
+        rest.several = several;
         // A DID that is named twice gets the message once: connections of this worker have marks, names that lead elsewhere
         // are kept.
         let mut named = several.then(HashSet::new);
@@ -111,7 +97,7 @@ impl<S: Shared> Delivery<S> {
             let did = did_base(to);
             match self.directory.route(did) {
                 Route::Local(tokens) => {
-                    let (mut handed, mut not_handed) = (false, None);
+                    let (mut handed, mut unfit) = (false, None);
                     for &token in tokens {
                         if several && !self.dedup.mark(token) {
                             handed = true;
@@ -125,12 +111,13 @@ impl<S: Shared> Delivery<S> {
                                     high.push(token);
                                 }
                             }
-                            Err(why) => not_handed = Some(why),
+                            Err(why) => unfit = Some(why),
                         }
                     }
-                    rest.absent |= !handed && not_handed.is_none();
-                    rest.not_handed = rest.not_handed.or(not_handed);
                     flows = handed && tokens.len() == 1;
+                    if let Some(why) = unfit.map(Why::Unfit).or((!handed).then_some(Why::Absent)) {
+                        rest.not_handed.push((did.into(), why));
+                    }
                 }
                 _ if named.as_mut().is_some_and(|named| !named.insert(did)) => {}
                 // The directory never holds the relay's own names: no peer can prove them.
@@ -149,7 +136,7 @@ impl<S: Shared> Delivery<S> {
                     self.directory.send(key, did, sender.peer, owned.clone());
                     flows = true;
                 }
-                Route::Absent => rest.absent = true,
+                Route::Absent => rest.not_handed.push((did.into(), Why::Absent)),
             }
         }
         if let Some(peer) = sender.peer.filter(|_| flows && !several) {
@@ -199,10 +186,11 @@ impl<S: Shared> Delivery<S> {
         // What the relay or a session says is answered by nobody.
         let (Some(peer), dialect) = (sender.peer, sender.dialect) else { return };
         let did = self.greeting.did.clone();
-        if let Some(why) = rest.not_handed.map(NotHanded::why).or(rest.absent.then_some(Why::Absent))
-            && self.told.first(rest.number)
-        {
-            self.refuse_message(&did, dialect, peer, view, undelivered(why), net);
+        let about = About { number: rest.number, several: rest.several, sender: peer, dialect };
+        for (to, why) in rest.not_handed {
+            let is_told = view.header.typ.may_be_refused_aloud();
+            let refused = || is_told.then(|| Refused::of(view, undelivered(why))).flatten();
+            self.not_handed(&about, &to, why, refused, net);
         }
         if rest.for_us
             && let Err(refusal) = self.serve(peer, dialect, net, view)
@@ -282,9 +270,9 @@ fn hand<N: Net>(
     backpressure: &Backpressure,
     scratch: &mut Vec<u8>,
     counters: &Counters,
-) -> Result<Sent, NotHanded> {
+) -> Result<Sent, Unfit> {
     if sender.peer.is_some() && backpressure.is_stuck(token) {
-        return Err(NotHanded::Stuck);
+        return Err(TAKES_NOTHING);
     }
     let sender = sender.dialect;
     let mut dialect = view.dialect;
@@ -301,7 +289,7 @@ fn hand<N: Net>(
     let sent = match sent {
         Some(sent) => sent,
         None => {
-            rekey_within(view, dialect, scratch).map_err(NotHanded::Unsayable)?;
+            rekey_within(view, dialect, scratch)?;
             net.send(token, scratch)
         }
     };
@@ -314,7 +302,7 @@ pub(super) fn dialect_of(receiver: Option<&Agent>, sender: Dialect) -> Dialect {
     receiver.map_or(sender, Agent::dialect)
 }
 
-fn rekeyed(frame: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> Result<(), &'static str> {
+fn rekeyed(frame: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> Result<(), Unfit> {
     match parse(frame) {
         Ok(Frame::Envelope(view)) => rekey_within(&view, dialect, out),
         _ => Err("this cannot be read again, so that its keys cannot be exchanged"),
@@ -326,7 +314,7 @@ static REKEYED_TOO_LARGE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Writes a message in the other kind of keys, where that is no larger than what any peer has to take.
-fn rekey_within(view: &EnvelopeView<'_>, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), &'static str> {
+fn rekey_within(view: &EnvelopeView<'_>, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), Unfit> {
     out.clear();
     rekey(view, dialect, out).map_err(|error| match error {
         NotExpressible::Unsigned => "text keys, which the receiver writes, cannot say what is not signed",

@@ -12,9 +12,10 @@ use slab::Slab;
 
 use self::requests::{Begin, PendingRequest, Progress, SessionRequests, command_id, refusal};
 use super::{
-    api::{self, Caller, Command, Decision, Out, Request, Text, When},
+    api::{self, Caller, Command, Decision, Out, Request, Text, Verb, When},
     hub::Hub,
-    message::{Refused, Reply, ReplyTo},
+    keys::KeySet,
+    message::{NotHanded, Refused, Reply, ReplyTo},
 };
 use crate::{
     base::{ConnToken, Now},
@@ -135,7 +136,14 @@ impl AgentRequests {
             Ok(Some((id, command))) => hub.request(&agent.caller, Request { id, command }, now),
             Err(refusal) => {
                 let Ask { did, id, from, thread_id, .. } = ask;
-                let refused = Refused { refusal, id: Some(id), to: from, thread_id, close: None };
+                let refused = Refused {
+                    refusal,
+                    id: Some(id),
+                    to: from,
+                    thread_id,
+                    not_handed: NotHanded::default(),
+                    close: None,
+                };
                 self.refuse(slot, did, refused, now);
             }
         }
@@ -177,13 +185,30 @@ impl AgentRequests {
         }
     }
 
+    /// The keys in force have changed, which the hub knows. What an agent has asked that may ask no more is over: the hub
+    /// has cancelled it, and shows the agent no session any longer.
+    pub fn keys_changed(&mut self, keys: &KeySet, hub: &mut Hub, now: Now) {
+        let may_ask = |agent: &Agent| {
+            let entry = keys.principal(&agent.caller.principal);
+            entry.is_some_and(|entry| entry.role.allows(Verb::Prompt.needs()))
+        };
+        let gone: Vec<usize> = self.agents.iter().filter(|(_, agent)| !may_ask(agent)).map(|(slot, _)| slot).collect();
+        for slot in gone {
+            self.remove(slot, hub, now);
+        }
+    }
+
+    fn remove(&mut self, slot: usize, hub: &mut Hub, now: Now) {
+        let agent = self.agents.remove(slot);
+        self.by_did.remove(&agent.caller.name);
+        hub.disconnected(agent.caller.peer, now);
+    }
+
     /// Forgets an agent that is not here and waits for nothing.
     fn forget(&mut self, slot: usize, hub: &mut Hub, now: Now) {
         let is_over = |agent: &Agent| agent.connections.is_empty() && agent.requests.is_idle();
         if self.agents.get(slot).is_some_and(is_over) {
-            let agent = self.agents.remove(slot);
-            self.by_did.remove(&agent.caller.name);
-            hub.disconnected(agent.caller.peer, now);
+            self.remove(slot, hub, now);
         }
     }
 
@@ -263,7 +288,8 @@ impl AgentRequests {
     /// These REQUESTs get no answer.
     fn disappoint(&mut self, slot: usize, asked: Vec<PendingRequest>, refusal: Refusal, now: Now) {
         for PendingRequest { did, id, from, thread_id, .. } in asked {
-            let refused = Refused { refusal, id: Some(id), to: from, thread_id, close: None };
+            let refused =
+                Refused { refusal, id: Some(id), to: from, thread_id, not_handed: NotHanded::default(), close: None };
             self.refuse(slot, did, refused, now);
         }
     }

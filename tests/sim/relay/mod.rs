@@ -74,6 +74,8 @@ struct Play {
     last: BTreeMap<(ConnToken, ConnToken), u64>,
     /// Connections that are over.
     over: BTreeSet<ConnToken>,
+    /// Agents one of whose connections found no room when it had joined: what came to it meanwhile went with it.
+    turned_away: BTreeSet<usize>,
     ids: u64,
     /// Since when a connection that reads is not read.
     paused: BTreeMap<ConnToken, u64>,
@@ -91,7 +93,19 @@ impl Play {
         let world = World::new(seed, variable("AMP_SIM_SEED").is_some());
         let (clients, sent, asked) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (last, over, paused) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { world, clients, sent, asked, last, over, ids: 0, paused, idle: 0, idle_since: 0 }
+        Self {
+            world,
+            clients,
+            sent,
+            asked,
+            last,
+            over,
+            ids: 0,
+            turned_away: BTreeSet::new(),
+            paused,
+            idle: 0,
+            idle_since: 0,
+        }
     }
 
     fn id(&mut self) -> Id {
@@ -272,9 +286,14 @@ impl Play {
             let why = self.world.conn(token).and_then(|conn| conn.closed.clone());
             eprintln!("{} {token} is gone: {why:?}", self.world.now.mono_ms);
         }
+        let is_turned_away = self
+            .world
+            .conn(token)
+            .is_some_and(|conn| conn.closed.as_ref().is_some_and(|(_, why)| why.contains("no room")));
         self.world.gone(token);
         self.over.insert(token);
-        self.clients.remove(&token);
+        let client = self.clients.remove(&token);
+        self.turned_away.extend(client.filter(|_| is_turned_away).map(|client| client.agent));
         self.paused.remove(&token);
     }
 
@@ -441,7 +460,8 @@ impl Play {
             let (to, handed, errors) = (&sent.to, &sent.handed, sent.errors);
             let told = (sent.from, sent.number);
             // What is on its way to a connection that goes is taken for handed over.
-            let was_going = sent.there.iter().any(|token| self.over.contains(token));
+            let was_going = sent.there.iter().any(|token| self.over.contains(token))
+                || to.iter().any(|agent| self.turned_away.contains(agent));
             assert!(
                 !handed.is_empty() || errors == 1 || was_going,
                 "{told:?} to {to:?}, owed to {:?}: not handed over, not refused",

@@ -228,6 +228,9 @@ impl World {
         let create = Create { profile: "default".into(), ..Create::default() };
         let summary = world.supervisor.hub.create(create, now).expect("a session");
         world.session = summary.did;
+        let (caller, id) = (world.person(), "attach".into());
+        let command = Command::Attach { session: summary.session, from: None, tail_bytes: None };
+        world.supervisor.hub.request(&caller, Request { id, command }, now);
         world.supervise(0);
         if verifies_all {
             world.note("every signature is checked");
@@ -470,7 +473,8 @@ impl World {
         let now = self.now;
         let mut moved = false;
         if let Some(keys) = self.supervisor.keys.take() {
-            self.supervisor.hub.keys(keys, now);
+            self.supervisor.hub.keys(keys.clone(), now);
+            self.supervisor.agents.keys_changed(&keys, &mut self.supervisor.hub, now);
             self.carry_out();
         }
         for _ in 0..most {
@@ -575,10 +579,9 @@ impl World {
         moved
     }
 
-    /// A person allows what is asked.
-    pub(super) fn decide(&mut self) -> bool {
-        let Some((request, session)) = self.supervisor.open.pop_first() else { return false };
-        let caller = Caller {
+    /// A person who watches the session and decides.
+    fn person(&self) -> Caller {
+        Caller {
             peer: ConnToken::new(ConnToken::NO_WORKER - 1, 0, 0),
             principal: self.person.fingerprint.clone(),
             comment: "".into(),
@@ -587,7 +590,13 @@ impl World {
             device: "person".into(),
             name: "person".into(),
             kind: "terminal".into(),
-        };
+        }
+    }
+
+    /// The person allows what is asked.
+    pub(super) fn decide(&mut self) -> bool {
+        let Some((request, session)) = self.supervisor.open.pop_first() else { return false };
+        let caller = self.person();
         let shown = shown::hash::<serde_json::Value>(&input_of(&request).read().expect("JSON")).map(Text::from);
         let id = format!("decide {request}").into();
         let (decision, message, input, answers) = (Decision::Allow, None, None, None);

@@ -1,0 +1,117 @@
+//! Messages that were not handed to a recipient, until their senders are told: once for a message. One to several
+//! recipients is told of a little later, since each worker that is home of a recipient says for itself what became of it.
+
+use super::{Delivery, Net};
+use crate::{
+    base::ConnToken,
+    relay::{
+        directory::Why,
+        message::{NotHanded, Refused, Shared, undelivered},
+    },
+    wire::amp::Dialect,
+};
+
+/// How long the failures of a message to several recipients are gathered.
+const GATHER_MS: u64 = 50;
+/// Messages whose failures are gathered; one more has the first of them told at once.
+const GATHERED_MAX: usize = 256;
+
+/// A message to several recipients some of whom were not handed it.
+#[derive(Debug)]
+struct Failed {
+    number: u32,
+    /// The connection it came from.
+    sender: ConnToken,
+    dialect: Dialect,
+    refused: Refused,
+    why: Why,
+    due_ms: u64,
+}
+
+/// Failures that are gathered, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Vec<Failed>);
+
+impl Failures {
+    /// A connection is gone: there is nobody to tell.
+    pub(super) fn gone(&mut self, token: ConnToken) {
+        self.0.retain(|failed| failed.sender != token);
+    }
+}
+
+/// What the sender of a message needs to be told.
+pub(super) struct About {
+    /// The number of the message.
+    pub(super) number: u32,
+    /// Whether it is for several.
+    pub(super) several: bool,
+    /// The connection it came from.
+    pub(super) sender: ConnToken,
+    /// How that writes its keys.
+    pub(super) dialect: Dialect,
+}
+
+impl<S: Shared> Delivery<S> {
+    /// A message was not handed to this recipient. `refused` makes the ERROR, where there is to be one.
+    pub(super) fn not_handed<N: Net<Shared = S>>(
+        &mut self,
+        about: &About,
+        did: &str,
+        why: Why,
+        refused: impl FnOnce() -> Option<Refused>,
+        net: &mut N,
+    ) {
+        let &About { number, several, sender, dialect } = about;
+        let reason = undelivered(why);
+        if let Some(failed) = self.failures.0.iter_mut().find(|failed| failed.number == number) {
+            failed.refused.not_handed.add(did, reason.reason);
+            // That somebody is there and cannot take it says more than that somebody is not.
+            if failed.why == Why::Absent {
+                failed.why = why;
+            }
+            return;
+        }
+        if !self.told.first(number) {
+            return;
+        }
+        let Some(refused) = refused() else { return };
+        if !several {
+            let relay = self.greeting.did.clone();
+            return self.refuse(&relay, dialect, sender, net, Refused { refusal: reason, ..refused });
+        }
+        let mut not_handed = NotHanded::default();
+        not_handed.add(did, reason.reason);
+        let due_ms = net.now().mono_ms + GATHER_MS;
+        let refused = Refused { not_handed, ..refused };
+        self.failures.0.push(Failed { number, sender, dialect, refused, why, due_ms });
+        self.wake_at(sender, due_ms, net);
+        if self.failures.0.len() > GATHERED_MAX {
+            let oldest = self.failures.0.remove(0);
+            self.tell(oldest, net);
+        }
+    }
+
+    /// Tells what has been gathered for long enough.
+    pub(super) fn tell_failures<N: Net<Shared = S>>(&mut self, net: &mut N) {
+        let now = net.now().mono_ms;
+        let due: Vec<Failed> = self.failures.0.extract_if(.., |failed| failed.due_ms <= now).collect();
+        for failed in due {
+            self.tell(failed, net);
+        }
+    }
+
+    fn tell<N: Net<Shared = S>>(&mut self, failed: Failed, net: &mut N) {
+        let Failed { sender, dialect, refused, why, .. } = failed;
+        let relay = self.greeting.did.clone();
+        self.refuse(&relay, dialect, sender, net, Refused { refusal: undelivered(why), ..refused });
+    }
+
+    /// Has the timeout of an agent that has proved its key come at this time, or before.
+    pub(super) fn wake_at<N: Net<Shared = S>>(&mut self, token: ConnToken, at_ms: u64, net: &mut N) {
+        let at = self.wakes.entry(token).or_insert(u64::MAX);
+        if at_ms < *at {
+            *at = at_ms;
+            net.set_timeout(token, Some(at_ms.saturating_sub(net.now().mono_ms)));
+        }
+    }
+}
