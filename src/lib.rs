@@ -113,8 +113,8 @@
 //!
 //! # Layers
 //!
-//! They point one way, `base <- wire <- reactor <- store, claude <- relay <- dialect <- server <- cli`; `client` stands
-//! beside `reactor`. The feature `relay` builds all but the program, `cli` the program too.
+//! They point one way, `base <- wire <- store, claude <- relay <- dialect <- server <- cli`; `reactor` and `client` stand
+//! beside `store`. The feature `relay` builds all but the program, `cli` the program too.
 
 pub mod base;
 pub mod reactor;

@@ -22,10 +22,10 @@ use super::{
     reach::{
         ReachArgs, Reached, VERSION, ask, command, listens, opened, other_version, out_of_reach, reach, reach_any,
     },
-    run::{self, shell_quoted},
+    run::{self, LOG},
     sessions,
     settings::{self, Origin, RelayArgs, Settings, Variables, World, given, variable},
-    text::clean,
+    text::{clean, shell_quoted},
 };
 use crate::{
     reactor::Listen,
@@ -33,8 +33,6 @@ use crate::{
     server::{Agent, DataFolder, private},
 };
 
-/// The log of a relay in the background, in its data folder.
-pub(super) const LOG: &str = "relay.log";
 /// How much of a log is shown where a start failed.
 const TAIL_BYTES: u64 = 4 << 10;
 /// How long another process that holds the data folder may take to listen, or to let go.

@@ -13,10 +13,9 @@ use serde_json::{Value, json};
 use super::{
     out,
     reach::{ReachArgs, ask, data_flag, default_data, listens, reach},
-    run::shell_quoted,
     sessions::columns,
     settings::configured_path,
-    text::{self as cli_text, clean_line},
+    text::{self as cli_text, clean_line, shell_quoted},
 };
 use crate::{
     base::{glyph::is_hidden, text},

@@ -14,9 +14,8 @@ use serde_json::Value;
 
 use super::{
     out,
-    run::shell_quoted,
     settings::{World, configured_path},
-    text::clean_line,
+    text::{clean_line, shell_quoted},
     tty,
 };
 use crate::base::text;

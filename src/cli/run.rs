@@ -29,6 +29,9 @@ use crate::{
     server::{Agent, DataFolder, Options, Reloader, Server, Stopper},
 };
 
+/// The log of a relay in the background, in its data folder.
+pub(super) const LOG: &str = "relay.log";
+
 /// A relay for services.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ServeArgs {
@@ -83,7 +86,7 @@ fn run(args: &RelayArgs, matches: &ArgMatches, purpose: Purpose) -> ExitCode {
         close_inherited();
     }
     let kept = Kept::of_process(&sources.matches, &sources.world, is_background);
-    let file = is_background.then(|| settings.data.value.join(super::background::LOG));
+    let file = is_background.then(|| settings.data.value.join(LOG));
     if file.is_some() {
         // A session of its own has no terminal, so that closing one ends nothing here. It fails where it is one already.
         let _ = setsid();
@@ -263,12 +266,6 @@ fn explain(server: &Server, settings: &Settings) {
     );
 }
 
-/// As a shell takes it.
-pub(super) fn shell_quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:=".contains(c);
-    if text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
-}
-
 /// Where a tunnel ends: the first TCP listener.
 fn tunnel(server: &Server) -> String {
     let tcp = server.addresses().iter().find_map(|address| match address {
@@ -354,17 +351,5 @@ impl Reload {
         log::info!("the settings and the keys were read again");
         let Settings { claude, env, log, .. } = fresh;
         self.settings = Settings { claude, env, log, ..self.settings.clone() };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_printed_can_be_pasted() {
-        assert_eq!(shell_quoted("/home/you/target/release/amp-relay"), "/home/you/target/release/amp-relay");
-        assert_eq!(shell_quoted("/my work/it's"), "'/my work/it'\\''s'");
-        assert!(!program().is_empty());
     }
 }

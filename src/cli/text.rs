@@ -124,6 +124,12 @@ pub(super) fn json_for_terminal(json: &str) -> String {
     shown
 }
 
+/// As a shell takes it.
+pub(super) fn shell_quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:=".contains(c);
+    if text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// Characters of a name that are drawn.
 pub(super) const NAME_CHARS: usize = 40;
 
@@ -153,6 +159,13 @@ fn stands_in_a_name(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_pasted() {
+        assert_eq!(shell_quoted("/home/you/target/release/amp-relay"), "/home/you/target/release/amp-relay");
+        assert_eq!(shell_quoted("/my work/it's"), "'/my work/it'\\''s'");
+        assert!(!crate::cli::reach::program().is_empty());
+    }
 
     #[test]
     fn nothing_steers_the_terminal() {

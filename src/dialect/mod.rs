@@ -1,8 +1,8 @@
 //! How clients speak: their paths, frames to commands of the core, what the core says to frames. Keeps no state that the
 //! core should own.
 //!
-//! A [`Dialect`] is the state of one connection. Those that a relay serves stand in one table (`server/dialects.rs`), a line
-//! for each.
+//! A [`Dialect`] is the state of one connection. Those that a relay serves stand in one table
+//! (`server/worker/dialects.rs`), a line for each.
 
 pub mod admin;
 pub mod amp;

@@ -1,7 +1,7 @@
 //! What is known of a connection, bit by bit.
 
 /// Facts about a connection, as bits. All sixteen are taken: the next fact needs a `u32`, or a place in
-/// [`Rare`](super::io::Rare) if few connections have it.
+/// [`Rare`](super::connections::Rare) if few connections have it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flags(u16);
 
@@ -36,7 +36,7 @@ impl Flags {
     pub(super) const PROVISIONAL: u16 = 1 << 13;
     /// It does not give way when its turn comes the next time.
     pub(super) const SPARED: u16 = 1 << 14;
-    /// Its peer is slow: [`Rare::pace`](super::io::Rare::pace) says how much the kernel is given.
+    /// Its peer is slow: [`Rare::pace`](super::connections::Rare::pace) says how much the kernel is given.
     pub(super) const PACED: u16 = 1 << 15;
 
     pub(super) fn has(self, bits: u16) -> bool {

@@ -1,13 +1,9 @@
-//! From options to running workers: binding, mailers, threads, and their end. Owns the threads and the two words
-//! everybody is told, drain and stop.
+//! From options to running workers: binding, mailers, threads, and their end. Owns the threads.
 
 use std::{
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::Waker,
     thread::JoinHandle,
 };
@@ -22,45 +18,9 @@ use super::{
     options::{BoundAddr, Options},
     pin::pin,
     protocol::Protocol,
-    stream::Accepted,
+    shared::{Envelope, Shared},
     worker::{Parts, Turn, WAKER, Worker},
 };
-
-/// What lies in a worker's inbox.
-pub(super) enum Envelope<M> {
-    Mail(M),
-    Stream(Accepted),
-}
-
-impl<M> Envelope<M> {
-    /// The mail that comes back.
-    fn mail(self) -> M {
-        match self {
-            Self::Mail(mail) => mail,
-            Self::Stream(_) => unreachable!("what comes back is what was sent"),
-        }
-    }
-}
-
-/// What all workers are told.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    pub(super) drain: AtomicBool,
-    pub(super) stop: AtomicBool,
-    wakers: Vec<Arc<mio::Waker>>,
-}
-
-impl Shared {
-    fn tell(&self, word: &AtomicBool) {
-        if !word.swap(true, Ordering::AcqRel) {
-            for waker in &self.wakers {
-                if let Err(error) = waker.wake() {
-                    log::error!(error:%; "cannot wake a worker");
-                }
-            }
-        }
-    }
-}
 
 /// Sends mail to one worker from any thread, also from a worker's own callbacks. It does not keep the worker running.
 pub struct Mailer<M> {

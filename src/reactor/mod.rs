@@ -178,13 +178,13 @@
 //! and counted ([`WorkerCounters`]).
 
 mod clock;
+mod connections;
 mod counters;
 mod flags;
 #[doc(hidden)] // for its loom test; an inbox has one inside
 pub mod gate;
 mod handle;
 mod inbox;
-mod io;
 mod link;
 mod listen;
 mod options;
@@ -192,10 +192,10 @@ mod pace;
 mod pin;
 mod platform;
 mod protocol;
-mod provisional;
 #[doc(hidden)] // for its loom test, and for queues that are no inbox
 pub mod room;
 mod sendq;
+mod shared;
 mod slots;
 mod slow;
 mod stream;
@@ -208,8 +208,7 @@ pub use clock::now;
 pub use counters::{CLOSE_KINDS, CLOSE_LABELS, Snapshot, TURN_BUCKETS, WorkerCounters, close_kind};
 pub use handle::{Bound, Control, Ended, Handle, Mailer, Reactor};
 pub use inbox::{Receiver, Sender, inbox};
-pub use io::Io;
 pub use link::{Inbox, Link};
 pub use options::{BoundAddr, Listen, Options, Peer, PeerAddr};
-pub use protocol::{Protocol, Refuse};
+pub use protocol::{Io, Protocol, Refuse};
 pub use worker::{Turn, Worker};

@@ -1,22 +1,23 @@
 //! Which peers are slow ([`Pace`]), and which of these are left alone again: a part of [`Core`]. Makes no system call.
 
+use bytes::Bytes;
+
 use super::{
+    connections::Core,
     flags::Flags,
-    io::Core,
     pace::{Pace, is_slow},
-    protocol::Protocol,
 };
 use crate::base::ConnToken;
 
-impl<P: Protocol> Core<P> {
+impl<C> Core<C> {
     /// The kernel takes more of a connection again. A peer that was long in reading what that took is slow.
-    pub(super) fn moves(&mut self, token: ConnToken) {
+    pub(super) fn moves(&mut self, token: ConnToken, probe: fn() -> Bytes) {
         let now_ms = self.now.mono_ms;
         if let Some(slot) = self.slots.get_mut(token)
             && !slot.flags.has(Flags::PACED | Flags::CLOSED)
             && slot.rare().pace.is_none()
             && is_slow(now_ms.saturating_sub(slot.rare().blocked_ms), self.pace_ms)
-            && !P::probe().is_empty()
+            && !probe().is_empty()
         {
             slot.rare().pace = Some(Pace::new(self.pace_ms));
             self.pace(token);

@@ -5,7 +5,6 @@ mod backlog;
 mod channels;
 mod crypto;
 mod data;
-mod dialects;
 mod drain_guard;
 mod hosted;
 mod launch;
@@ -33,7 +32,6 @@ use channels::Mailers;
 #[cfg(feature = "cli")]
 pub(crate) use data::private;
 pub use data::{DataError, DataFolder};
-use dialects::States;
 use drain_guard::DrainGuard;
 pub use hosted::Hosted;
 use launch::{ConfigProfiles, Launcher, Live, RandomIds};
@@ -41,7 +39,7 @@ use metrics::{CoreTallies, Shared, WorkerTallies};
 use parking_lot::RwLock;
 use ssh_key::PrivateKey;
 use supervisor::{Parts, Supervisor};
-use worker::Worker;
+use worker::{Worker, dialects::States};
 
 use crate::{
     claude::{arguments::MODES, environment::Changes, guard::GuardProgram},

@@ -1,6 +1,6 @@
 //! The core's view of a worker's connections: WebSockets of the loop.
 
-use super::{dialects::Conn, worker::Io};
+use super::worker::{Io, dialects::Conn};
 use crate::{
     base::{CloseCode, ConnToken, Now, Sent},
     dialect::session::{Device, DeviceNet},

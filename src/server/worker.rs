@@ -1,13 +1,14 @@
 //! A worker of the relay: the core and the dialects over the loop's connections. Moves what they say to other threads and
 //! what those say to them; decides nothing.
 
+pub(super) mod dialects;
+
 use std::sync::Arc;
 
 use super::{
     Stopper,
     channels::{Links, Mail},
     crypto::Crypto,
-    dialects::{Conn, States},
     metrics::Shared,
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     },
     wire::http::{Head, Response, check_origin},
 };
+use dialects::{Conn, States};
 
 /// The handler of one worker.
 pub(super) struct Worker {

@@ -7,43 +7,24 @@ use std::{
 };
 
 use super::{
+    action::Action,
     cards::{Body, Cards},
     editor::Key,
     entry::Change,
     model::Model,
     plain::{Printer, To},
     script::{self, Doing, Script},
-    shell::json_line,
     window::Window,
 };
 use crate::{
     base::{Now, glyph::visible},
-    cli::{out, tty},
+    cli::{out, text::json_for_terminal, tty},
     relay::card::Said,
 };
 
 /// Where a request can be answered.
 pub(super) const ELSEWHERE: &str =
     "it is answered with `amp-relay attach` on a terminal whose output goes nowhere else";
-
-/// What input leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
-    /// A line, and when its first key was pressed.
-    Line { text: String, began_ms: u64 },
-    /// Stop the running turn.
-    Interrupt,
-    /// Leave; the session goes on.
-    Leave,
-    /// The pipe has ended, and something waits for an answer that it does not hold.
-    Unanswered,
-    /// Show what came before.
-    Earlier,
-    /// A paste of so many bytes finds no room.
-    NoRoom(usize),
-    /// The terminal failed.
-    Failed(String),
-}
 
 /// Nobody reads any more (`None`), or the output cannot be written, and why.
 pub(super) type Shown = Result<(), Option<String>>;
@@ -346,6 +327,11 @@ impl Lines {
         let text = format!("? {place} of {all}: {text}\n  {answers}\n");
         write(to, &if self.is_terminal { out::folded(&text, io::stdout()) } else { out::folded(&text, io::stderr()) })
     }
+}
+
+/// JSON for this program's output.
+fn json_line(text: &str, is_terminal: bool) -> String {
+    if is_terminal { json_for_terminal(text) } else { text.to_owned() }
 }
 
 /// Writes at once.

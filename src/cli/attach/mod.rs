@@ -2,12 +2,12 @@
 //! entries), `ours` (whose turn runs), `cards` (what a line answers), `editor` (keys to lines), `script` (lines of a pipe).
 //! `window` and `face` show it, `shell` runs it.
 
+mod action;
 mod cards;
 mod editor;
 mod entry;
 mod face;
 mod input;
-mod keys;
 mod model;
 mod ours;
 mod people;

@@ -1,6 +1,7 @@
 //! Runs an attached session: one thread for the relay's messages, one for keys or lines, and this one, which owns all
 //! state and does what the state machines say.
 
+mod keys;
 mod readers;
 mod typed;
 
@@ -30,11 +31,7 @@ use super::{
 };
 use crate::{
     base::Now,
-    cli::{
-        reach::Reached,
-        text::{clean_line, json_for_terminal},
-        tty,
-    },
+    cli::{reach::Reached, text::clean_line, tty},
     client::{Attachment, Connection, Do, Ended, Identity, Incoming, Link, Options, Received, Target, Writer},
 };
 use readers::{connect_again, read_lines, read_messages, watch_stops};
@@ -89,7 +86,7 @@ pub(super) fn run(reached: Reached, wanted: &Wanted) -> Result<ExitCode, String>
     let face = if interactive {
         let color = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let window = Window::open(Theme { color }).map_err(|error| format!("the terminal cannot be used: {error}"))?;
-        super::keys::read_keys(to.clone()).map_err(|error| error.to_string())?;
+        keys::read_keys(to.clone()).map_err(|error| error.to_string())?;
         watch_stops(to.clone(), window.hidden()).map_err(|error| format!("signals cannot be handled: {error}"))?;
         Face::Window(Box::new(window))
     } else {
@@ -602,9 +599,4 @@ impl Shell {
     fn note(&mut self, kind: Kind, text: &str) {
         self.apply(vec![Change::Add(Entry::new(kind, text))]);
     }
-}
-
-/// JSON for this program's output.
-pub(super) fn json_line(text: &str, is_terminal: bool) -> String {
-    if is_terminal { json_for_terminal(text) } else { text.to_owned() }
 }

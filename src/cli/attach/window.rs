@@ -14,9 +14,9 @@ use ratatui::{
 };
 
 use super::{
+    action::Action,
     editor::{self, Editor, Key, View},
     entry::Change,
-    face::Action,
     model::Model,
     screen::{DrawnCard, Screen, Status},
     theme::Theme,

@@ -11,12 +11,12 @@ use super::Worker;
 use crate::{
     base::{Close, CloseCode, ConnToken},
     reactor::{
-        handle::Envelope,
-        io::{Flags, Io, Lent, Slot},
+        connections::{Flags, Slot},
         listen::is_exhausted,
         options::{Peer, PeerAddr},
-        protocol::Protocol,
+        protocol::{Io, Lent, Protocol},
         sendq::SendQueue,
+        shared::Envelope,
         stream::Accepted,
     },
 };

@@ -9,9 +9,9 @@ use super::{Memory, Turn, Worker, call};
 use crate::{
     base::{Close, ConnToken},
     reactor::{
+        connections::{Flags, Slot},
         counters::close_kind,
-        io::{Flags, Lent, Slot},
-        protocol::Protocol,
+        protocol::{Lent, Protocol},
         sendq::TurnBuffers,
     },
 };

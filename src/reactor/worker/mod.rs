@@ -21,15 +21,14 @@ use mio::{Events, Poll, Token};
 
 use super::{
     clock::TurnClock,
+    connections::{Core, Flags, Slot},
     counters::{TURN_BUCKETS, WorkerCounters},
-    handle::{Envelope, Shared},
     inbox::{Receiver, Sender},
-    io::{Core, Flags, Io, Lent, NOBODY, Slot},
     listen::Listener,
     options::Options,
-    protocol::Protocol,
-    provisional::Provisional,
+    protocol::{Io, Lent, NOBODY, Protocol},
     sendq::{Scratch, TurnBuffers},
+    shared::{Envelope, Shared},
     stream::Accepted,
 };
 use crate::base::{Close, ConnToken};
@@ -68,7 +67,7 @@ struct Memory {
 /// ([`arm`](Self::arm)). Dropping a worker closes its connections without a callback.
 pub struct Worker<P: Protocol> {
     protocol: P,
-    core: Core<P>,
+    core: Core<P::Conn>,
     poll: Poll,
     events: Events,
     listeners: Vec<Listener>,
@@ -123,10 +122,9 @@ impl<P: Protocol> Worker<P> {
         }
         let mut clock = TurnClock::default();
         let now = clock.at(Instant::now());
-        let provisional = Provisional::new(options, inboxes.len());
         Ok(Self {
             protocol,
-            core: Core::new(worker, now, options, provisional, counters),
+            core: Core::new(worker, now, options, inboxes.len(), counters),
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             listeners,
@@ -297,7 +295,7 @@ impl<P: Protocol> Worker<P> {
             if event.is_writable() && slot.flags.has(Flags::BLOCKED) {
                 slot.flags.clear(Flags::BLOCKED);
                 slot.flags.set(Flags::MOVED);
-                self.core.moves(token);
+                self.core.moves(token, P::probe);
             } else if gone && slot.flags.has(Flags::PAUSED | Flags::EOF) {
                 // Nobody reads a paused connection, or one that was read to its end, so nobody would find out.
                 self.core.break_off(token, Close::Broken);
@@ -479,7 +477,7 @@ fn paced<C>(slot: &mut Slot<C>, probe: impl Fn() -> Bytes, now_ms: u64, queue_by
 /// Runs a callback of an open connection. A panic closes that connection and nothing else.
 fn call<P: Protocol, R>(
     protocol: &mut P,
-    core: &mut Core<P>,
+    core: &mut Core<P::Conn>,
     token: ConnToken,
     lent: Lent,
     callback: impl FnOnce(&mut P, &mut P::Conn, &mut Io<'_, P>) -> R,

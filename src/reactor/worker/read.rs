@@ -6,9 +6,9 @@ use super::{Memory, Worker, call};
 use crate::{
     base::{Close, CloseCode, ConnToken, Fault},
     reactor::{
-        io::{Flags, LENT_ARENA, Lent},
-        protocol::Protocol,
-        sendq::LARGE,
+        connections::Flags,
+        protocol::{Lent, Protocol},
+        sendq::{ARENA, LARGE},
     },
     wire::copy,
 };
@@ -165,7 +165,7 @@ impl<P: Protocol> Worker<P> {
         self.kept_bytes -= kept.len();
         let bytes = &mut self.memory.arena[start..start + front + read];
         bytes[..front].copy_from_slice(&kept);
-        let lent = Lent { buffer: LENT_ARENA, start: start as u32, len: bytes.len() as u32 };
+        let lent = Lent { buffer: ARENA, start: start as u32, len: bytes.len() as u32 };
         let forwards = self.core.forwards;
         let called = call(&mut self.protocol, &mut self.core, token, lent, |p, conn, io| p.input(conn, io, bytes));
         if self.core.forwards != forwards {

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{Ws, WsHandler, WsOptions, deflate::Own, io::Asked, no_room};
+use super::{Ws, WsHandler, WsOptions, deflate::Own, no_room};
 use crate::{
     base::{Close, CloseCode, Now},
-    reactor::{self, io::Io, options::Peer},
+    reactor::{self, options::Peer, protocol::Io},
     wire::{
         http::Response,
         ws::{Decoder, OpCode, Role, close_frame, frame},
@@ -45,6 +45,14 @@ pub struct WsConn<C> {
     pub(super) heard: bool,
     /// Pings since something came.
     missed: u8,
+}
+
+/// What a callback asked for its own connection, whose state is in its hands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked {
+    pub(super) close: Option<CloseCode>,
+    pub(super) timeout: Option<Option<u64>>,
+    pub(super) message_max: Option<u32>,
 }
 
 /// What a connection has at its beginning or at its end.
@@ -217,7 +225,7 @@ impl<C> WsConn<C> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::reactor::io::Slot;
+    use crate::reactor::connections::Slot;
 
     #[test]
     fn an_idle_websocket_is_small() {

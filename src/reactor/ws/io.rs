@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::{
     Data, Ws, WsConn, WsHandler, WsOptions,
-    conn::Phase,
+    conn::{Asked, Phase},
     deflate::{Deflating, Own},
 };
 use crate::{
     base::{Close, CloseCode, ConnToken, Now, Sent},
-    reactor::{WorkerCounters, io::Io},
+    reactor::{WorkerCounters, protocol::Io},
     wire::ws::{HEADER_MAX, OpCode, RSV1, close_frame, encode_header, frame},
 };
 
@@ -45,14 +45,6 @@ impl Framed {
     pub fn wire_len(&self) -> usize {
         self.0.len()
     }
-}
-
-/// What a callback asked for its own connection, whose state is in its hands.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asked {
-    pub(super) close: Option<CloseCode>,
-    pub(super) timeout: Option<Option<u64>>,
-    pub(super) message_max: Option<u32>,
 }
 
 /// A callback's hands, as [`Io`] is for bytes. Tokens name open WebSockets of this worker: for all others (stale, another

@@ -109,9 +109,8 @@ pub use self::{
     options::WsOptions,
 };
 use super::{
-    io::Io,
     options::{Peer, PeerAddr},
-    protocol::{Protocol, Refuse},
+    protocol::{Io, Protocol, Refuse},
 };
 use crate::{
     base::{Close, CloseCode, ConnToken, Fault},

@@ -4,7 +4,7 @@ use crate::wire::http::HostPolicy;
 #[cfg(doc)]
 use crate::{
     base::Close,
-    reactor::{Io, Protocol, ws::Framed},
+    reactor::{Io, Protocol},
     wire::http,
 };
 
@@ -34,7 +34,7 @@ pub struct WsOptions {
     /// How long the peer's answer to our close frame may take; then TCP is closed without.
     pub close_ms: u64,
     /// permessage-deflate (RFC 7692) where a client offers it; None, the default, declines. Messages that are framed
-    /// once for many ([`Framed`]) go uncompressed to all.
+    /// once for many ([`Framed`](super::Framed)) go uncompressed to all.
     #[cfg(feature = "deflate")]
     pub deflate: Option<crate::wire::ws::deflate::DeflateOptions>,
     /// Most connections of a worker that keep windows of their own, up to 420 KiB each; the next ones are agreed to

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Cx, Session, turn::LOGIN};
+use super::{Cx, Session};
 use crate::{
     claude,
     relay::{
@@ -11,6 +11,10 @@ use crate::{
         shares::{Full, Shares},
     },
 };
+
+/// What to do where Claude Code has no account.
+pub(super) const LOGIN: &str =
+    "Claude Code is not logged in on the relay's host: run `claude` there and log in, then start a new session";
 
 /// A prompt that has not ended.
 pub(super) struct Prompt {

@@ -1,6 +1,9 @@
 //! What the process says, made into events; what runs in it now.
 
-use super::{Cx, Session, clip};
+use super::{
+    Cx, Session, clip,
+    prompts::{LOGIN, Run},
+};
 use crate::{
     base::{
         Now,
@@ -14,9 +17,6 @@ use crate::{
 const TOOLS_MAX: usize = 1024;
 /// The longest reason of a state or a failed prompt, in bytes.
 const WHY_BYTES_MAX: usize = 1 << 10;
-/// What to do where Claude Code has no account.
-pub(super) const LOGIN: &str =
-    "Claude Code is not logged in on the relay's host: run `claude` there and log in, then start a new session";
 const LOGIN_REFUSED: &str = "the API refuses Claude Code's login: check the key or log in on the relay's host";
 
 /// What runs in the process.
@@ -201,7 +201,7 @@ impl Session {
         }
         self.settings_are(cx, None, mode);
         if self.prompts.running().is_some() {
-            self.prompts.run = super::prompts::Run { resent: true, ..Default::default() };
+            self.prompts.run = Run { resent: true, ..Default::default() };
             self.send_running(cx);
         }
     }

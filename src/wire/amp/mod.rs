@@ -18,9 +18,10 @@ mod view;
 pub use build::{BuildError, Builder, NotExpressible, Payload, rekey};
 pub use header::{Header, Id, Recipients, To, did_base, is_base};
 pub use predict::{Prediction, Recognized};
+pub use quick::parse;
 pub use sign::{VerifyError, sig_input, sign, verify, verify_over, verifying_key};
 pub use types::{Code, Retry, Type};
-pub use view::{EnvelopeView, Field, Frame, KEYS_MAX, Malformed, Reason, parse};
+pub use view::{EnvelopeView, Field, Frame, KEYS_MAX, Malformed, Reason};
 
 /// The protocol version we speak, the value of `v`.
 pub const VERSION: u64 = 1;

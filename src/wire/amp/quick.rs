@@ -2,22 +2,34 @@
 //!
 //! In that order each key is compared with one constant and no key can come twice, so that the pass is a straight line
 //! and takes a quarter of the time of the one that takes any order. It says nothing about frames it does not take: the
-//! pass of [`view`](super::view) reads those, and is the only one that names faults.
+//! pass of [`view`](super::view) reads those, and is the only one that names faults. [`parse`] tries one after the other.
 
 use crate::wire::cbor::{self, Reader};
 
 use super::{
-    Dialect, EnvelopeView, Header, Id, SIG_BYTES, To, Type, VERSION,
-    view::{map, several},
+    Dialect, EnvelopeView, Frame, Header, Id, Malformed, SIG_BYTES, To, Type, VERSION,
+    view::{map, parse_any, several},
 };
 
 /// A map of so many pairs, where the first byte holds the count.
 const MAP_OF_FEW: u8 = 0xa0;
 const FEW_MAX: u8 = 0xb7;
 
+/// Reads a frame.
+///
+/// # Errors
+/// It is no message; the answer is an ERROR with [`Malformed::CODE`].
+#[inline]
+pub fn parse(frame: &[u8]) -> Result<Frame<'_>, Malformed<'_>> {
+    match read(frame) {
+        Some(view) => Ok(Frame::Envelope(view)),
+        None => parse_any(frame),
+    }
+}
+
 /// Reads a frame with keys in order. `None`: read it another way.
 #[inline(always)]
-pub(super) fn read(frame: &[u8]) -> Option<EnvelopeView<'_>> {
+fn read(frame: &[u8]) -> Option<EnvelopeView<'_>> {
     let (&first, rest) = frame.split_first()?;
     if !(MAP_OF_FEW..=FEW_MAX).contains(&first) {
         return None;
@@ -179,8 +191,7 @@ fn int<'a>(frame: &'a [u8], line: Line<'a>, pairs: u8) -> Option<EnvelopeView<'a
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Builder, Frame, view::parse_any};
-    use super::*;
+    use super::{super::Builder, *};
 
     fn frame(dialect: Dialect, to: To<'_>, extras: u8, ttl: u64, body: &[u8]) -> Vec<u8> {
         let header = Header {

@@ -5,7 +5,7 @@
 
 use crate::wire::cbor::{self, Reader, Texts};
 
-use super::{Code, Dialect, Header, Id, SIG_BYTES, To, Type, quick};
+use super::{Code, Dialect, Header, Id, SIG_BYTES, To, Type};
 
 /// Keys an envelope may have; 13 are known.
 pub const KEYS_MAX: u64 = 32;
@@ -211,18 +211,6 @@ pub struct Malformed<'a> {
 impl Malformed<'_> {
     /// The code of the answer.
     pub const CODE: Code = Code::INVALID_MESSAGE;
-}
-
-/// Reads a frame.
-///
-/// # Errors
-/// It is no message; the answer is an ERROR with [`Malformed::CODE`].
-#[inline]
-pub fn parse(frame: &[u8]) -> Result<Frame<'_>, Malformed<'_>> {
-    match quick::read(frame) {
-        Some(view) => Ok(Frame::Envelope(view)),
-        None => parse_any(frame),
-    }
 }
 
 /// Reads a frame with keys in any order.

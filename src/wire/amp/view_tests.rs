@@ -4,7 +4,7 @@ use ed25519_dalek::SigningKey;
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::wire::amp::{BuildError, Builder, NotExpressible, VerifyError, rekey, verify};
+use crate::wire::amp::{BuildError, Builder, NotExpressible, VerifyError, parse, rekey, verify};
 
 const TS: u64 = 1_707_055_200_000;
 

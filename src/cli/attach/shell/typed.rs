@@ -7,10 +7,11 @@ use serde_json::json;
 use super::{HISTORY_BYTES, Pending, Shell};
 use crate::cli::attach::{
     HELP,
+    action::Action,
     cards::Meaning,
     editor::TEXT_BYTES_MAX,
     entry::Kind,
-    face::{Action, ELSEWHERE},
+    face::ELSEWHERE,
     ours::Asks,
     script::{self, Doing},
 };

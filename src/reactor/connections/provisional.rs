@@ -8,13 +8,11 @@
 
 use std::collections::VecDeque;
 
-use super::{
-    io::{Core, Flags, Slot},
-    options::Options,
-    protocol::Protocol,
-    slots::Slots,
+use super::{Core, Flags, Slot};
+use crate::{
+    base::{Close, CloseCode, ConnToken},
+    reactor::{options::Options, slots::Slots},
 };
-use crate::base::{Close, CloseCode, ConnToken};
 
 /// Most places that those who may stay leave to those who have yet to show it.
 const LOBBY_MAX: usize = 64;
@@ -42,7 +40,7 @@ impl Line {
 
 /// The limits of a worker's connections, and its provisional ones.
 #[derive(Debug)]
-pub(super) struct Provisional {
+pub(in crate::reactor) struct Provisional {
     /// Most connections.
     max: usize,
     /// Most of them before only Unix listeners are accepted from.
@@ -59,7 +57,7 @@ pub(super) struct Provisional {
 }
 
 impl Provisional {
-    pub(super) fn new(options: &Options, workers: usize) -> Self {
+    pub(in crate::reactor) fn new(options: &Options, workers: usize) -> Self {
         let share = |all: usize| all.div_ceil(workers.max(1));
         let max = share(options.connections_max).clamp(1, ConnToken::SLOTS_MAX);
         let reserve = share(options.unix_reserve).min(max / 4);
@@ -80,12 +78,12 @@ impl Provisional {
     }
 
     /// Most connections, from a Unix listener or another.
-    pub(super) fn most(&self, is_unix: bool) -> usize {
+    pub(in crate::reactor) fn most(&self, is_unix: bool) -> usize {
         if is_unix { self.max } else { self.tcp_max }
     }
 
     /// Connections that are provisional, those that leave included.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::reactor) fn len(&self) -> usize {
         self.waiting.len + self.leaving.len
     }
 
@@ -99,7 +97,7 @@ impl Provisional {
     }
 
     /// Whether a new connection finds no place among so many.
-    pub(super) fn is_full(&self, open: usize, is_unix: bool) -> bool {
+    pub(in crate::reactor) fn is_full(&self, open: usize, is_unix: bool) -> bool {
         open >= self.most(is_unix) || (!is_unix && self.len() >= self.provisional_max)
     }
 }
@@ -118,9 +116,9 @@ fn is_leaving<C>(slots: &Slots<Slot<C>>, token: ConnToken) -> bool {
     flags.has(Flags::PROVISIONAL) && flags.has(Flags::CLOSED)
 }
 
-impl<P: Protocol> Core<P> {
+impl<C> Core<C> {
     /// A connection was accepted, and has to show that it may stay.
-    pub(super) fn begin_provisional(&mut self, token: ConnToken) {
+    pub(in crate::reactor) fn begin_provisional(&mut self, token: ConnToken) {
         if let Some(slot) = self.slots.get_mut(token) {
             slot.flags.set(Flags::PROVISIONAL);
             let slots = &self.slots;
@@ -134,12 +132,12 @@ impl<P: Protocol> Core<P> {
     }
 
     /// Whether the connection is not provisional, or could be confirmed now.
-    pub(super) fn has_room(&self, token: ConnToken) -> bool {
+    pub(in crate::reactor) fn has_room(&self, token: ConnToken) -> bool {
         !flags(&self.slots, token).has(Flags::PROVISIONAL) || self.confirmed() < self.provisional.confirmed_max
     }
 
     /// The connection may stay, if there is room for it.
-    pub(super) fn confirm(&mut self, token: ConnToken) -> bool {
+    pub(in crate::reactor) fn confirm(&mut self, token: ConnToken) -> bool {
         if !self.has_room(token) {
             self.no_room();
             return false;
@@ -159,13 +157,13 @@ impl<P: Protocol> Core<P> {
     }
 
     /// The connection is refused for want of room.
-    pub(super) fn no_room(&mut self) {
+    pub(in crate::reactor) fn no_room(&mut self) {
         self.counters.refused.add(1);
         self.warn("the limit of connections is reached: more are refused");
     }
 
     /// The connection got a step further: it is spared the next time that it would have to give way.
-    pub(super) fn spare(&mut self, token: ConnToken) {
+    pub(in crate::reactor) fn spare(&mut self, token: ConnToken) {
         if let Some(slot) = self.slots.get_mut(token)
             && slot.flags.has(Flags::PROVISIONAL)
         {
@@ -174,7 +172,7 @@ impl<P: Protocol> Core<P> {
     }
 
     /// The protocol was told of the end of a connection that may be provisional.
-    pub(super) fn leave(&mut self, token: ConnToken) {
+    pub(in crate::reactor) fn leave(&mut self, token: ConnToken) {
         if flags(&self.slots, token).has(Flags::PROVISIONAL) {
             let slots = &self.slots;
             self.provisional.waiting.len -= 1;
@@ -183,7 +181,7 @@ impl<P: Protocol> Core<P> {
     }
 
     /// A slot is taken out: the last thing that happens to a connection.
-    pub(super) fn remove(&mut self, token: ConnToken) -> Option<Slot<P::Conn>> {
+    pub(in crate::reactor) fn remove(&mut self, token: ConnToken) -> Option<Slot<C>> {
         self.wheel.cancel(token.slot());
         let slot = self.slots.remove(token)?;
         self.queue_bytes -= slot.queue.len();
@@ -194,7 +192,7 @@ impl<P: Protocol> Core<P> {
     }
 
     /// The connection that has been leaving for the longest time.
-    pub(super) fn first_leaving(&mut self) -> Option<ConnToken> {
+    pub(in crate::reactor) fn first_leaving(&mut self) -> Option<ConnToken> {
         loop {
             let token = self.provisional.leaving.tokens.pop_front()?;
             if is_leaving(&self.slots, token) {
@@ -205,7 +203,7 @@ impl<P: Protocol> Core<P> {
 
     /// Has the oldest connections that wait give way: two at a time, so that some leave while others come, unless enough
     /// leave already. False: nobody leaves.
-    pub(super) fn displace(&mut self) -> bool {
+    pub(in crate::reactor) fn displace(&mut self) -> bool {
         let enough = self.provisional.leaving.len > self.provisional.provisional_max / 8;
         enough || (self.displace_one() | self.displace_one())
     }
@@ -230,7 +228,7 @@ impl<P: Protocol> Core<P> {
     }
 
     /// Logs a limit that is reached, once in a while.
-    pub(super) fn warn(&mut self, what: &str) {
+    pub(in crate::reactor) fn warn(&mut self, what: &str) {
         if !self.provisional.may_warn(self.now.mono_ms) {
             return;
         }

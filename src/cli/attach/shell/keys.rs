@@ -13,12 +13,14 @@ use rustix::{
     io::Errno,
 };
 
-use super::{
-    editor::{Edit, Key, View},
-    input::{Input, Parser},
-    shell::Wake,
+use super::Wake;
+use crate::cli::{
+    attach::{
+        editor::{Edit, Key, View},
+        input::{Input, Parser},
+    },
+    tty::is_in_front,
 };
-use crate::cli::tty::is_in_front;
 
 /// How soon a job in the background looks whether it is in front.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::worker::Io;
+use super::Io;
 use crate::{
     base::{ConnToken, Fault},
     dialect::{Arrival, Dialect, Incoming, session},
@@ -18,7 +18,7 @@ use crate::{
 macro_rules! dialects {
     ($($(#[$doc:meta])* $name:ident($conn:ty) $state:ident,)*) => {
         /// A connection, by its dialect.
-        pub(super) enum Conn {
+        pub(in crate::server) enum Conn {
             $($(#[$doc])* $name($conn),)*
         }
 
@@ -32,8 +32,8 @@ macro_rules! dialects {
         }
 
         /// What the connections of one worker share, by their dialect.
-        pub(super) struct States {
-            $(pub(super) $state: <$conn as Dialect<Io<'static>>>::State,)*
+        pub(in crate::server) struct States {
+            $(pub(in crate::server) $state: <$conn as Dialect<Io<'static>>>::State,)*
         }
 
         impl States {
