@@ -91,6 +91,8 @@ fn worker(counters: &WorkerCounters, tallies: &WorkerTallies) -> WorkerFacts {
         amp_out: agents.messages_out.get(),
         agents: agents.agents.get(),
         amp_checking: agents.checking.get(),
+        amp_gathering: agents.gathering.get(),
+        amp_stuck: agents.stuck.get(),
         amp_wrong_signatures: agents.wrong_signatures.get(),
         inbox_full: tallies.inbox_full.get() + counted.inbox_full,
     }

@@ -296,10 +296,6 @@ impl Talk<'_> {
         let names: Vec<String> = self.stage.names.iter().map(|(did, _)| did.clone()).collect();
         let relay = self.stage.did("relay");
         for speaker in 0..CAST.len() {
-            let id = self.stage.agents[speaker].say(typ::PING, relay.as_str(), &Value::Null);
-            self.stage.agents[speaker].wait("its PONG", |message| message.answers(&id));
-        }
-        for speaker in 0..CAST.len() {
             let mut ids = Vec::new();
             for name in names.iter().filter(|name| **name != relay) {
                 let agent = &mut self.stage.agents[speaker];
@@ -322,6 +318,12 @@ impl Talk<'_> {
                 }
                 self.labels.insert(id.to_vec(), "settled".into());
             }
+        }
+        let gathering = "amp_relay_amp_gathering";
+        until("nothing is gathered", || (self.stage.relay.metric(gathering) == 0.0).then_some(()));
+        for speaker in 0..CAST.len() {
+            let id = self.stage.agents[speaker].say(typ::PING, relay.as_str(), &Value::Null);
+            self.stage.agents[speaker].wait("its PONG", |message| message.answers(&id));
         }
     }
 
@@ -361,6 +363,10 @@ impl Talk<'_> {
             && let Some(fields) = body.as_object_mut()
         {
             fields.remove("message");
+            // Which of several were not there is for `amp_relay`: how many workers know of it in time is up to the system.
+            if fields.get("details").is_some_and(|details| details.get("recipients").is_some()) {
+                fields.remove("details");
+            }
         }
         let thread = message.thread_id.as_deref().map(hex);
         let verified = message.verify().is_ok();

@@ -37,6 +37,12 @@ const LEVELS: &[Figure] = &[
     Figure::new("devices", "Devices signed in", |w| w.devices),
     Figure::new("agents", "Agents connected", |w| w.agents),
     Figure::new("amp_checking", "AMP messages whose signature is being checked", |w| w.amp_checking),
+    Figure::new("amp_gathering", "AMP messages to several recipients whose sender is told soon which failed", |w| {
+        w.amp_gathering
+    }),
+    Figure::new("amp_stuck", "agents whose connection takes nothing, so that what is for them is refused", |w| {
+        w.amp_stuck
+    }),
     Figure::bytes("queue", "Bytes waiting in send queues", |w| w.queue_bytes),
     Figure::bytes("kept", "Bytes of incomplete messages", |w| w.kept_bytes),
 ];

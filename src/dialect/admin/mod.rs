@@ -74,6 +74,10 @@ pub struct WorkerFacts {
     pub agents: u64,
     /// AMP messages whose signature is being checked now.
     pub amp_checking: u64,
+    /// Messages to several recipients whose sender is told soon which failed.
+    pub amp_gathering: u64,
+    /// Agents whose connection takes nothing, so that what is for them is refused.
+    pub amp_stuck: u64,
     /// AMP messages whose signature was wrong.
     pub amp_wrong_signatures: u64,
     /// Messages to the supervisor that found its inbox full.

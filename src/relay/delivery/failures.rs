@@ -33,6 +33,11 @@ struct Failed {
 pub(super) struct Failures(Vec<Failed>);
 
 impl Failures {
+    /// How many messages there are.
+    pub(super) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     /// A connection is gone: there is nobody to tell.
     pub(super) fn gone(&mut self, token: ConnToken) {
         self.0.retain(|failed| failed.sender != token);
@@ -89,14 +94,20 @@ impl<S: Shared> Delivery<S> {
             let oldest = self.failures.0.remove(0);
             self.tell(oldest, net);
         }
+        self.counters.gathering.set(self.failures.len());
     }
 
-    /// Tells what has been gathered for long enough.
+    /// Tells what has been gathered for long enough, whosever timeout comes, and comes back for the rest.
     pub(super) fn tell_failures<N: Net<Shared = S>>(&mut self, net: &mut N) {
         let now = net.now().mono_ms;
         let due: Vec<Failed> = self.failures.0.extract_if(.., |failed| failed.due_ms <= now).collect();
         for failed in due {
             self.tell(failed, net);
+        }
+        self.counters.gathering.set(self.failures.len());
+        let left: Vec<_> = self.failures.0.iter().map(|failed| (failed.sender, failed.due_ms)).collect();
+        for (sender, due_ms) in left {
+            self.wake_at(sender, due_ms, net);
         }
     }
 

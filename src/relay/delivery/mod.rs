@@ -73,6 +73,8 @@ pub struct Counters {
     pub agents: Counter,
     /// Messages whose signatures are being checked.
     pub checking: Counter,
+    /// Messages to several recipients whose sender is told soon which failed.
+    pub gathering: Counter,
     /// Messages whose signatures were wrong.
     pub wrong_signatures: Counter,
     /// Connections that ended without a proved key, by their own fault or in time.
@@ -254,6 +256,7 @@ impl<S: Shared> Delivery<S> {
         self.backpressure.gone(token);
         self.counters.stuck.set(self.backpressure.stuck());
         self.failures.gone(token);
+        self.counters.gathering.set(self.failures.len());
         self.wakes.remove(&token);
         if let Some(checks) = &mut self.checks {
             checks.gone(token);

@@ -483,7 +483,7 @@ impl Play {
             assert!(!client.is_joined || self.world.keys[client.agent].role.is_some(), "{token} has no key any more");
         }
         for worker in &self.world.workers {
-            assert_eq!(worker.counters.checking.get(), 0);
+            assert_eq!((worker.counters.checking.get(), worker.counters.gathering.get()), (0, 0));
             assert_eq!(worker.counters.stuck.get(), 0, "everybody takes everything");
             let joined =
                 self.clients.iter().filter(|(token, client)| client.is_joined && token.worker() == worker.net.worker);
