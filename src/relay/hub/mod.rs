@@ -123,8 +123,8 @@ impl Hub {
         ids: Box<dyn Ids + Send>,
     ) -> Self {
         Self {
+            store: store::Client::new(settings.store),
             settings: Arc::new(settings),
-            store: store::Client::default(),
             engine,
             profiles,
             ids,

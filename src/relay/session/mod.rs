@@ -87,6 +87,8 @@ pub struct Settings {
     /// Bytes of the newest events that each session has at hand as its log has them: a device that is not far behind costs
     /// no read.
     pub recent_bytes_max: usize,
+    /// What all sessions together may have under way at the store.
+    pub store: store::Bounds,
     /// Sessions of a relay: places that principals share as long as they run; at the limit one that has ended gives way.
     pub sessions_max: usize,
 }
@@ -106,6 +108,7 @@ impl Default for Settings {
             prompt_bytes_max: clip::TEXT_BYTES_MAX,
             watchers_max: 256,
             recent_bytes_max: 64 << 10,
+            store: store::Bounds::default(),
             sessions_max: 64,
         }
     }

@@ -29,7 +29,7 @@ use amp_relay::{
         keys::Entry,
         session::Settings,
     },
-    store::{Limits, MemoryStore},
+    store::{Bounds, Limits, MemoryStore},
     wire::shown,
 };
 use device::{Device, Truth};
@@ -66,15 +66,25 @@ impl Simulation {
         let mut orders = Orders::new(Rng(rng.next()));
         let late = rng.chance(60);
         orders.lets = if late { 0 } else { u64::MAX };
-        orders.read_fails = if rng.chance(30) { 50 } else { 0 };
+        orders.read_fails = if rng.chance(30) { 250 } else { 0 };
         orders.append_fails = if rng.chance(15) { 5 } else { 0 };
         let store = Arc::new(Mutex::new(orders));
         let inner = MemoryStore::new(Limits { log_bytes, total_bytes: 64 << 20 });
         let engine = LateStore::new(inner, Arc::clone(&store), Arc::clone(&truths));
         let sessions_max = 1 + rng.below(3) as usize;
-        let recent_bytes_max = if rng.chance(60) { rng.below(4_000) as usize } else { 64 << 10 };
-        let settings =
-            Settings { sessions_max, prompts_max: 6, watchers_max: 4, recent_bytes_max, ..Settings::default() };
+        let recent_bytes_max = if rng.chance(70) { rng.below(2_000) as usize } else { 64 << 10 };
+        let mut store_bounds = Bounds::default();
+        if rng.chance(50) {
+            store_bounds = Bounds { read_bytes: 1 + rng.below(500) as usize, append_bytes: 3_000 };
+        }
+        let settings = Settings {
+            sessions_max,
+            prompts_max: 6,
+            watchers_max: 4,
+            recent_bytes_max,
+            store: store_bounds,
+            ..Settings::default()
+        };
         let mut hub = Hub::new(settings, Box::new(engine), Box::new(Anything), Box::new(Counted(0)));
         let world = World { old: rng.chance(30), ..World::default() };
         let roles = [Role::Admin, Role::Spawn, Role::Approve, Role::Drive, Role::Watch, Role::Agent];
@@ -151,6 +161,7 @@ impl Simulation {
 
     fn note_out(&mut self, out: &Out) {
         match out {
+            Out::Answer { result: Err(error), .. } if error.message.contains("being read") => self.note("reads full"),
             Out::Answer { result: Err(error), .. } => self.note(error.code.name()),
             Out::Reset { why, .. } if why.contains("given way") => self.note("gave way"),
             Out::Reset { why, .. } if why.contains("be read") => self.note("reset unread"),
@@ -255,6 +266,8 @@ impl Simulation {
 
     fn step(&mut self) {
         match self.rng.below(100) {
+            // As the shell does: pipes and devices are not read.
+            0..=59 if self.hub.is_clogged() => self.note("clogged"),
             0..=44 => drop(self.process()),
             45..=59 => self.device(),
             60..=69 => self.commit(),
@@ -353,8 +366,7 @@ impl Simulation {
             }
             89..=90 => self.command(device, create(Some("hello".into()))),
             91 => self.command(device, Command::List { follow: Some(true) }),
-            92..=95 => self.history(device, session),
-            _ => {}
+            _ => self.history(device, session),
         }
     }
 
@@ -586,7 +598,7 @@ fn create(prompt: Option<Text>) -> Command {
 }
 
 /// What a sweep of seeds must have met.
-const MET: [&str; 35] = [
+const MET: [&str; 37] = [
     "ALREADY_DECIDED",
     "AGENT_UNAVAILABLE",
     "CANNOT_RESUME",
@@ -597,6 +609,7 @@ const MET: [&str; 35] = [
     "busy",
     "cancelled with its key",
     "caught up",
+    "clogged",
     "done before",
     "failed",
     "failed append",
@@ -610,6 +623,7 @@ const MET: [&str; 35] = [
     "plain start",
     "prompt failed",
     "read out of order",
+    "reads full",
     "ready",
     "rerun",
     "reset",
