@@ -250,12 +250,10 @@ impl Feed {
         self.next = self.safe;
         self.fresh.clear();
         for (_, held) in std::mem::take(&mut self.held) {
-            let (Held::Out(Out::Answer { peer, re, .. }) | Held::Detach { peer, re }) = held else {
-                if let Held::Attach(attach) = held {
-                    let result = Err(lost(why));
-                    cx.out.push_back(Out::Answer { peer: attach.caller.peer, re: attach.re, result });
-                }
-                continue;
+            let (peer, re) = match held {
+                Held::Out(Out::Answer { peer, re, .. }) | Held::Detach { peer, re } => (peer, re),
+                Held::Attach(attach) => (attach.caller.peer, attach.re),
+                Held::Out(_) => continue,
             };
             cx.out.push_back(Out::Answer { peer, re, result: Err(lost(why)) });
         }

@@ -41,6 +41,9 @@ impl Orders {
     }
 }
 
+/// Operations in their order, each with how many came before it.
+type Queue = VecDeque<(u64, OpId, Op)>;
+
 /// A store that does what it is asked only when it is let, one log before another as it likes, and fails at times. It lets
 /// the test see all.
 pub(crate) struct LateStore {
@@ -48,8 +51,8 @@ pub(crate) struct LateStore {
     orders: Arc<Mutex<Orders>>,
     truths: Arc<Mutex<BTreeMap<Text, Truth>>>,
     names: BTreeMap<LogId, Text>,
-    /// Of each log what changes it, in order, and apart from that what reads it; each with how many came before it.
-    waiting: BTreeMap<(LogId, bool), VecDeque<(u64, OpId, Op)>>,
+    /// Of each log what changes it, and apart from that what reads it.
+    waiting: BTreeMap<(LogId, bool), Queue>,
     broken: BTreeSet<LogId>,
     ops: u64,
 }
