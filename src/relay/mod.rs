@@ -12,6 +12,7 @@ mod ledger;
 pub mod message;
 mod principal;
 pub mod profile;
+pub mod record;
 mod replays;
 mod role;
 pub mod session;

@@ -287,9 +287,9 @@ impl Desk {
         }
     }
 
-    /// Whether so much waits for workers that reading more would only grow it.
+    /// Whether so much waits for workers, or for the store, that reading more would only grow it.
     fn clogged(&self) -> bool {
-        self.backlog.iter().any(|backlog| backlog.len() >= BACKLOG_MAX)
+        self.hub.is_clogged() || self.backlog.iter().any(|backlog| backlog.len() >= BACKLOG_MAX)
     }
 
     fn pipes(&mut self, events: &Events, now: Now) {

@@ -1,80 +1,150 @@
-//! Logs: ordered records, numbered without a gap, safe before they are shown. Owns the one [`Store`] trait and its
-//! engines. Must not know what a record means, do I/O on a caller's thread beyond what an engine's document says, or
-//! be called from a worker.
+//! Logs: ordered records of bytes, numbered without a gap, safe before they are shown. Owns the operations, the
+//! [`Client`] that submits them, the [`Engine`] trait and its engines. Must not know what a record means.
+//!
+//! Every operation has one completion, reads too: the verbs of [`Client`] submit it, then [`Client::poll`] goes to
+//! [`Engine::submit`] and [`Engine::poll`] to [`Client::handle`]. All four move values only. An engine in place
+//! (the memory engine) and one behind a pair of links to another thread look the same to the core.
 
+mod client;
 mod memory;
 
+use bytes::Bytes;
+
+pub use client::{Bounds, Client, Full, News};
 pub use memory::{Limits, MemoryStore};
 
-/// What a log holds.
-pub trait Record {
-    /// How many bytes it counts for in limits and batches: its payload and a fair share of its bookkeeping. It may take
-    /// as long as reading the record does, so an engine asks once, where the record is appended, and keeps the answer.
-    fn size(&self) -> usize;
-}
-
-impl<T: Record + ?Sized> Record for std::sync::Arc<T> {
-    fn size(&self) -> usize {
-        T::size(self)
-    }
-}
-
-/// Names an open log. Never used again after [`Store::remove`].
+/// Names a log as long as the process lives: its client chooses it and never uses it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(pub u64);
 
-/// Word from the engine: everything of `log` below `next` is safe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// Which log.
-    pub log: LogId,
-    /// The first offset that is not safe yet.
-    pub next: u64,
+/// Names an operation of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpId(pub u64);
+
+/// What is to be done with a log. An engine keeps the order of what changes one log. Logs overtake each other, and a read
+/// may overtake and be overtaken: it finds at least what was safe when it was submitted and is still held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Makes a new, empty log.
+    Create {
+        /// Its id from now on.
+        log: LogId,
+        /// What a durable engine finds it by later.
+        name: Box<str>,
+    },
+    /// Adds records to the end. They become safe together, in their order.
+    Append {
+        /// Which log.
+        log: LogId,
+        /// The offset of the first one: 0 in a new log, else what follows the last record. Any other is refused, so that
+        /// a log takes nothing more once an append to it has failed.
+        first: u64,
+        /// At least one.
+        records: Vec<Bytes>,
+    },
+    /// Reads safe records.
+    Read {
+        /// Which log.
+        log: LogId,
+        /// Which of them.
+        at: At,
+        /// As many as fit into so many bytes, but always one if there is one.
+        bytes: usize,
+    },
+    /// Drops the log and all its records.
+    Remove {
+        /// Which log.
+        log: LogId,
+    },
 }
 
-/// What of a log can be served: offsets from `earliest` up to, not including, `next`. Committed records only.
+impl Op {
+    /// The log that it is about.
+    pub fn log(&self) -> LogId {
+        match self {
+            Self::Create { log, .. } | Self::Append { log, .. } | Self::Read { log, .. } | Self::Remove { log } => *log,
+        }
+    }
+}
+
+/// Where a read begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The oldest records from this offset on.
+    From(u64),
+    /// The newest records before this offset.
+    Before(u64),
+}
+
+/// The completion of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Which operation.
+    pub op: OpId,
+    /// Which log.
+    pub log: LogId,
+    /// What came of it.
+    pub result: Result<Outcome, Failed>,
+}
+
+/// What an operation brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The log is there.
+    Created,
+    /// The records are safe, and with them everything below `next`.
+    Committed(Range),
+    /// What was read.
+    Read(Read),
+    /// The log is gone.
+    Removed,
+}
+
+/// Records in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The offset of the first one, or of the place where none was.
+    pub first: u64,
+    /// What they hold.
+    pub records: Vec<Bytes>,
+    /// What could be read at that time.
+    pub range: Range,
+}
+
+/// Why an operation came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failed {
+    /// A read of an offset that is not held any more, or not safe yet.
+    #[error("offsets {} up to {} can be read", .0.earliest, .0.next)]
+    OutOfRange(Range),
+    /// An append that does not continue the log.
+    #[error("the log goes on at offset {next}")]
+    Gap {
+        /// Where it goes on.
+        next: u64,
+    },
+    /// The log was removed, or never made.
+    #[error("there is no such log")]
+    NoLog,
+    /// The engine cannot do it.
+    #[error("{0}")]
+    Engine(Box<str>),
+}
+
+/// What of a log can be served: offsets from `earliest` up to, not including, `next`. Safe records only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
     /// The oldest offset that is still held.
     pub earliest: u64,
-    /// The offset that follows the newest committed record.
+    /// The offset that follows the newest safe record.
     pub next: u64,
 }
 
-/// The offset asked for is not held, or not committed yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("offsets {} up to {} can be read", .0.earliest, .0.next)]
-pub struct OutOfRange(pub Range);
+/// What does the operations: in place, or at the other end of a pair of links.
+pub trait Engine {
+    /// Hands an operation over.
+    fn submit(&mut self, id: OpId, op: Op);
 
-/// A store of logs. Mailboxes will stand beside the logs in this trait; engines with a writer thread keep the form:
-/// [`append`](Self::append) only hands over, [`poll`](Self::poll) says what has become safe, reads see nothing else.
-///
-/// An id that was removed, or never given, is an empty log that swallows what is appended: a late record of a removed
-/// session must not bring a caller down.
-pub trait Store<R: Record> {
-    /// Opens a new, empty log. `name` is what a durable engine finds it by later.
-    fn create(&mut self, name: &str) -> LogId;
-
-    /// Hands over the next record and returns its offset: 0 for the first of a log, then one more each time.
-    fn append(&mut self, log: LogId, record: R) -> u64;
-
-    /// The next word on what is safe; `None` when there is no news. Offsets of one log never go down.
-    fn poll(&mut self) -> Option<Committed>;
-
-    /// What can be read now.
-    fn range(&self, log: LogId) -> Range;
-
-    /// Committed records from `from` on, in order: as many as fit into `bytes`, but always one if there is one.
-    /// Empty when `from` is `next`.
-    ///
-    /// # Errors
-    /// `from` is below `earliest` or above `next`.
-    fn read(&self, log: LogId, from: u64, bytes: usize) -> Result<Vec<R>, OutOfRange>;
-
-    /// The newest committed records before `before` that fit into `bytes`, in order, and the offset of the first of
-    /// them (`before`, or `next` if that is lower, when there is none).
-    fn tail(&self, log: LogId, before: u64, bytes: usize) -> (u64, Vec<R>);
-
-    /// Forgets a log.
-    fn remove(&mut self, log: LogId);
+    /// The next completion; `None` when there is none now. Every operation has one.
+    fn poll(&mut self) -> Option<Done>;
 }

@@ -4,7 +4,7 @@
 use super::{
     By, DeviceInfo, Event, Input, Kind, OpenPermission, QueuedPrompt, Ran, Snapshot, Summary, Text, TurnBlock,
 };
-use crate::{base::Json, store::Record};
+use crate::base::Json;
 
 /// The longest message that a device is sent. Clients at their defaults take 1 MiB; a frame adds ten bytes at the most.
 pub const MESSAGE_BYTES_MAX: usize = 1_000_000;
@@ -158,17 +158,10 @@ impl Kind {
 }
 
 impl Event {
-    /// See the module.
+    /// See the module. Reads all its texts: what needs it again keeps it. The event's record is not longer.
     pub fn bulk(&self) -> usize {
         let by = self.by.as_ref().map_or(0, By::bulk);
         OBJECT_BYTES + text(&self.session) + text(&self.position.epoch) + by + self.kind.bulk()
-    }
-}
-
-impl Record for Event {
-    /// What it takes in a message: batches of a log are made to fit into one. Reads all its texts.
-    fn size(&self) -> usize {
-        self.bulk()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Position, Text};
 use crate::{base::Json, relay::Role};
 
@@ -16,7 +18,8 @@ pub enum When {
 }
 
 /// The answer to a permission request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// Let it run.
     Allow,

@@ -1,10 +1,13 @@
 //! Facts about a session, as its log holds them.
 
+use serde::{Deserialize, Serialize};
+
 use super::{By, Decision, Position, Text};
-use crate::{base::Json, claude};
+use crate::{base::Json, claude, relay::record};
 
 /// What a session is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// The process starts.
     Starting,
@@ -53,7 +56,8 @@ impl State {
 }
 
 /// How far a prompt has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PromptState {
     /// It waits.
     Queued,
@@ -68,7 +72,8 @@ pub enum PromptState {
 }
 
 /// How a decision came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum How {
     /// A person decided.
     Person,
@@ -79,7 +84,8 @@ pub enum How {
 }
 
 /// How a permission request was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Closed {
     /// The decision reached the CLI.
     Applied,
@@ -90,7 +96,8 @@ pub enum Closed {
 }
 
 /// How a tool ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Well.
     Ok,
@@ -101,7 +108,7 @@ pub enum Outcome {
 }
 
 /// One fact about a session, with its position: session-protocol section 4.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Whose fact it is.
     pub session: Text,
@@ -115,8 +122,12 @@ pub struct Event {
     pub kind: Kind,
 }
 
+/// How grave a notice is: `info`, `warning` or `error`.
+pub type Level = &'static str;
+
 /// Kinds of facts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A prompt was accepted.
     Prompt {
@@ -209,6 +220,7 @@ pub enum Kind {
         /// Running total of the conversation in USD.
         cost_usd: f64,
         /// Token usage, as the CLI gave it.
+        #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
         usage: Option<Json>,
         /// How long it took.
         duration_ms: u64,
@@ -236,7 +248,8 @@ pub enum Kind {
     /// Something people may want to read.
     Notice {
         /// `info`, `warning` or `error`.
-        level: &'static str,
+        #[serde(deserialize_with = "record::level")]
+        level: Level,
         /// The text.
         text: Text,
     },
@@ -248,7 +261,7 @@ pub enum Kind {
 }
 
 /// A permission request that waits: everything that a person must see before a decision.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenPermission {
     /// Its id.
     pub request: Text,
@@ -264,8 +277,10 @@ pub struct OpenPermission {
     /// What the CLI says about it: a line or a few.
     pub about: Text,
     /// Rules the CLI suggests; `None` too where it forbids to offer any.
+    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
     pub suggestions: Option<Json>,
     /// Questions with options, where it is one.
+    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
     pub questions: Option<Json>,
     /// Approval must not be preselected.
     pub default_to_no: bool,
@@ -276,7 +291,8 @@ pub struct OpenPermission {
 }
 
 /// The input of a tool that asks for permission, as clients get it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Input {
     /// All of it.
     Whole(Json),
@@ -291,16 +307,19 @@ pub enum Input {
 }
 
 /// What an allowance lets run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ran {
     /// The hash of the input that runs.
     pub hash: Text,
     /// That input, where the approver replaced it.
+    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
     pub input: Option<Json>,
     /// The hash of the input that was asked about, where another one runs.
     pub replaced_hash: Option<Text>,
     /// The input that was asked about, where another one runs and it is not too large for a message.
+    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Json>,
     /// The answers to questions, which were added to the input.
+    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
     pub answers: Option<Json>,
 }

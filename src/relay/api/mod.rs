@@ -9,11 +9,13 @@ mod out;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{base::ConnToken, relay::Role};
 
 pub use answer::{Code, Details, DeviceInfo, Error, QueuedPrompt, Reply, RunningTurn, Snapshot, Summary, TurnBlock};
 pub use command::{Command, Decision, Past, Request, Verb, When};
-pub use event::{Closed, Event, How, Input, Kind, OpenPermission, Outcome, PromptState, Ran, State};
+pub use event::{Closed, Event, How, Input, Kind, Level, OpenPermission, Outcome, PromptState, Ran, State};
 pub use out::{End, ExitInfo, Launch, Out};
 
 /// Longest title of a session, in bytes: one that a device gives is refused, one that a folder's name makes is cut.
@@ -70,7 +72,7 @@ impl Caller {
 }
 
 /// A place in a session's log: the next or the named event.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// A random id of the log's life.
     pub epoch: Text,
@@ -79,7 +81,7 @@ pub struct Position {
 }
 
 /// Who did something: a key. The device's name is what it gave itself, and proves nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct By {
     /// The device's name for people.
     pub device: Text,

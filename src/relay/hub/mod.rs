@@ -3,7 +3,7 @@
 //!
 //! The shell on the supervisor thread calls the verbs and after each takes [`Hub::poll`] until it is empty.
 //! [`Hub::next_timeout`] may lie in the past: then a watcher is behind and [`Hub::timeout`] sends its next batch. A
-//! store that commits on another thread wakes the shell, which calls [`Hub::committed`].
+//! store that commits on another thread wakes the shell, which calls [`Hub::stored`].
 
 use std::{
     borrow::Cow,
@@ -17,15 +17,13 @@ use crate::{
     claude,
     relay::{
         Role,
-        api::{
-            By, Caller, Code, Command, Error, Event, ExitInfo, Out, Past, Reply, Request, State, Summary, Text, Verb,
-        },
+        api::{By, Caller, Code, Command, Error, ExitInfo, Out, Past, Reply, Request, State, Summary, Text, Verb},
         keys::KeySet,
         ledger::{Ledger, Seen},
         session::{Cx, Ids, Plan, Session, Settings, Verdict},
         shares::{Full, Shares},
     },
-    store::Store,
+    store::{self, Engine},
 };
 
 /// What the configuration allows to be started.
@@ -98,7 +96,8 @@ struct Follower {
 /// All sessions. See the module.
 pub struct Hub {
     settings: Arc<Settings>,
-    store: Box<dyn Store<Arc<Event>> + Send>,
+    store: store::Client,
+    engine: Box<dyn Engine + Send>,
     profiles: Box<dyn Profiles + Send>,
     ids: Box<dyn Ids + Send>,
     sessions: Vec<Session>,
@@ -119,13 +118,14 @@ impl Hub {
     /// A relay without sessions.
     pub fn new(
         settings: Settings,
-        store: Box<dyn Store<Arc<Event>> + Send>,
+        engine: Box<dyn Engine + Send>,
         profiles: Box<dyn Profiles + Send>,
         ids: Box<dyn Ids + Send>,
     ) -> Self {
         Self {
+            store: store::Client::new(settings.store),
             settings: Arc::new(settings),
-            store,
+            engine,
             profiles,
             ids,
             sessions: Vec::new(),
@@ -206,9 +206,7 @@ impl Hub {
             }
             Command::Detach { session } => self.at(&session, now, |session, cx| session.detach(cx, caller.peer, re)),
             Command::History { session, before, bytes } => {
-                let reply = self.at(&session, now, |session, cx| session.history(cx, &before, bytes))??;
-                self.out.push_back(Out::Answer { peer: caller.peer, re: re.clone(), result: Ok(reply) });
-                Ok(())
+                self.at(&session, now, |session, cx| session.history(cx, caller, re, &before, bytes))?
             }
             Command::Fetch { session, blob, from, bytes } => {
                 let reply = self.at(&session, now, |session, _| session.fetch(&blob, from, bytes))??;
@@ -270,7 +268,7 @@ impl Hub {
         let settings = self.settings.clone();
         let session = {
             let mut cx =
-                Cx { now, store: &mut *self.store, ids: &mut *self.ids, paused: &self.paused, out: &mut self.out };
+                Cx { now, store: &mut self.store, ids: &mut *self.ids, paused: &self.paused, out: &mut self.out };
             let mut session = Session::new(settings, plan, &mut cx);
             if let Some(prompt) = prompt {
                 session.first_prompt(&mut cx, caller.map(By::from), prompt);
@@ -407,8 +405,14 @@ impl Hub {
         }
     }
 
-    /// The store may have news.
-    pub fn committed(&mut self, now: Now) {
+    /// Whether so much waits for the store that nothing should be taken in that leads to more of it, until the next call of
+    /// [`Self::stored`].
+    pub fn is_clogged(&self) -> bool {
+        self.store.is_clogged()
+    }
+
+    /// The store may have done something.
+    pub fn stored(&mut self, now: Now) {
         self.settle(now);
     }
 
@@ -426,7 +430,8 @@ impl Hub {
 
     /// When [`Self::timeout`] is to be called next, on the monotonic clock in milliseconds; 0 when at once.
     pub fn next_timeout(&self) -> Option<u64> {
-        let due = |session: &Session| if session.lagging() { Some(0) } else { session.next_timeout() };
+        let room = self.store.has_room();
+        let due = |session: &Session| if room && session.lagging() { Some(0) } else { session.next_timeout() };
         self.sessions.iter().filter_map(due).min()
     }
 
@@ -479,7 +484,7 @@ impl Hub {
     }
 
     fn with<T>(&mut self, index: usize, now: Now, verb: impl FnOnce(&mut Session, &mut Cx<'_>) -> T) -> T {
-        let mut cx = Cx { now, store: &mut *self.store, ids: &mut *self.ids, paused: &self.paused, out: &mut self.out };
+        let mut cx = Cx { now, store: &mut self.store, ids: &mut *self.ids, paused: &self.paused, out: &mut self.out };
         let said = cx.out.len();
         let result = verb(&mut self.sessions[index], &mut cx);
         self.note_answers(said);
@@ -505,11 +510,16 @@ impl Hub {
         self.settle(now);
     }
 
-    /// Takes in what the store has safe, and tells those who follow the list what has changed.
+    /// Hands over what is for the store, takes in what it has done, and tells those who follow the list what has changed.
     fn settle(&mut self, now: Now) {
-        while let Some(news) = self.store.poll() {
-            if let Some(index) = self.sessions.iter().position(|session| session.log() == news.log) {
-                self.with(index, now, |session, cx| session.committed(cx, news.next));
+        loop {
+            while let Some((id, op)) = self.store.poll() {
+                self.engine.submit(id, op);
+            }
+            let Some(done) = self.engine.poll() else { break };
+            let Some((log, news)) = self.store.handle(done) else { continue };
+            if let Some(index) = self.sessions.iter().position(|session| session.log() == log) {
+                self.with(index, now, |session, cx| session.stored(cx, news));
             }
         }
         self.tell_followers();

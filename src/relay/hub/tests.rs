@@ -5,6 +5,7 @@ mod bounds;
 mod keys;
 mod permissions;
 mod stop;
+mod store;
 
 use super::*;
 use crate::{

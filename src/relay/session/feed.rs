@@ -3,27 +3,25 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Cx, fit};
+use super::{
+    Cx, Settings, fit,
+    past::{ANSWER_BYTES, Asked, Fact, Past, Recent, bytes_of, newest},
+};
 use crate::{
     base::ConnToken,
     claude,
     relay::{
         api::{
-            By, Caller, Code, Details, DeviceInfo, Error, Event, Kind, Out, Position, Reply, RunningTurn, Snapshot,
-            Text, TurnBlock, Verb, bulk,
+            By, Caller, Code, DeviceInfo, Error, Event, Kind, Out, Position, Reply, RunningTurn, Snapshot, Text,
+            TurnBlock, Verb, bulk,
         },
         keys::KeySet,
+        record,
         shares::Shares,
     },
-    store::{LogId, Range},
+    store::{LogId, News, OpId, Range},
 };
 
-/// Bytes of the log sent to one watcher in one call while it catches up.
-const BATCH_BYTES: usize = 64 << 10;
-/// Bytes of the newest events in the answer to `attach`, unless the client says another figure.
-const TAIL_BYTES: u64 = 32 << 10;
-/// What an answer with events takes beside them, positions of two logs at the most.
-const ANSWER_BYTES: usize = 1 << 10;
 /// What is kept of streamed text for snapshots, in bytes of a message, its bookkeeping included.
 const STREAMED_BYTES_MAX: usize = 256 << 10;
 /// Live text goes out in pieces of this length; those that wait to be taken grow together up to twice of it.
@@ -32,23 +30,51 @@ const DELTA_BYTES: usize = 16 << 10;
 /// Why a device that watched a session hears no more of it.
 const GAVE_WAY: &str = "the session had ended and has given way to a new one";
 
-struct Watcher {
-    peer: ConnToken,
+/// The same where the log came to a bad end.
+const LOG_LOST: &str = "the session's log cannot be written any more";
+
+pub(super) struct Watcher {
+    pub(super) peer: ConnToken,
     info: DeviceInfo,
     /// The offset of the next event it gets.
-    cursor: u64,
-    paused: bool,
+    pub(super) cursor: u64,
+    pub(super) paused: bool,
+    /// What it gets next is being read.
+    pub(super) reading: Option<OpId>,
     /// It asked for the past and is to be told when it has it all.
-    announce: bool,
+    pub(super) announce: bool,
     /// It missed a change of who watches.
     missed_presence: bool,
 }
 
+impl Watcher {
+    /// Whether it may be sent to and lacks something that is not on its way.
+    pub(super) fn is_behind(&self, safe: u64) -> bool {
+        !self.paused && self.reading.is_none() && self.cursor < safe
+    }
+}
+
 /// Something that may be said only when everything before it is safe.
-enum Held {
+pub(super) enum Held {
     Out(Out),
     Attach(Box<Attach>),
     Detach { peer: ConnToken, re: Text },
+}
+
+impl Held {
+    /// The connection that it answers.
+    fn answers(&self) -> Option<ConnToken> {
+        match self {
+            Self::Out(Out::Answer { peer, .. }) | Self::Detach { peer, .. } => Some(*peer),
+            Self::Attach(attach) => Some(attach.caller.peer),
+            Self::Out(_) => None,
+        }
+    }
+
+    /// Whether it waits for this read.
+    pub(super) fn reads(&self, op: OpId) -> bool {
+        matches!(self, Self::Attach(attach) if matches!(attach.past, Past::Reading(reading) if reading == op))
+    }
 }
 
 /// Where a device that attaches wants to begin.
@@ -57,13 +83,14 @@ pub(super) struct Wanted<'a> {
     pub(super) tail_bytes: Option<u64>,
 }
 
-struct Attach {
+pub(super) struct Attach {
     caller: Caller,
     re: Text,
     snapshot: Snapshot,
-    from: Option<u64>,
-    tail_bytes: usize,
-    next: u64,
+    pub(super) from: Option<u64>,
+    pub(super) tail_bytes: usize,
+    pub(super) next: u64,
+    pub(super) past: Past,
 }
 
 struct Streamed {
@@ -73,24 +100,27 @@ struct Streamed {
     bulk: usize,
 }
 
-/// How much an answer may take in events: what the client wants, as far as a message holds it.
-fn bytes_of(wanted: Option<u64>) -> usize {
-    wanted.unwrap_or(TAIL_BYTES).min((bulk::MESSAGE_BYTES_MAX - ANSWER_BYTES) as u64) as usize
-}
-
 /// The log of one session and those who follow it.
 pub(super) struct Feed {
-    session: Text,
-    epoch: Text,
-    log: LogId,
+    pub(super) session: Text,
+    pub(super) epoch: Text,
+    pub(super) log: LogId,
+    /// The log takes nothing more, for this.
+    lost: Option<Text>,
+    /// The oldest event that the log is known to have.
+    pub(super) earliest: u64,
     /// The offset of the next event.
     next: u64,
     /// Everything below is committed and was shown.
-    safe: u64,
+    pub(super) safe: u64,
     /// Appended and not safe yet.
-    fresh: VecDeque<Arc<Event>>,
-    held: VecDeque<(u64, Held)>,
-    watchers: Vec<Watcher>,
+    fresh: VecDeque<Fact>,
+    pub(super) recent: Recent,
+    /// In the order in which it is said, but for what waits for a read: that holds up only what answers the same
+    /// connection.
+    pub(super) held: VecDeque<(u64, Held)>,
+    pub(super) asked: Vec<Asked>,
+    pub(super) watchers: Vec<Watcher>,
     streamed: Vec<Streamed>,
     streamed_bytes: usize,
     presence_due: bool,
@@ -99,22 +129,26 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(session: Text, epoch: Text, watchers_max: usize, cx: &mut Cx<'_>) -> Self {
+    pub(super) fn new(session: Text, epoch: Text, settings: &Settings, cx: &mut Cx<'_>) -> Self {
         let log = cx.store.create(&session);
         Self {
             session,
             epoch,
             log,
+            lost: None,
+            earliest: 0,
             next: 0,
             safe: 0,
             fresh: VecDeque::new(),
+            recent: Recent::new(settings.recent_bytes_max),
             held: VecDeque::new(),
+            asked: Vec::new(),
             watchers: Vec::new(),
             streamed: Vec::new(),
             streamed_bytes: 0,
             presence_due: false,
             active_at: cx.now.unix_ms,
-            watchers_max,
+            watchers_max: settings.watchers_max,
         }
     }
 
@@ -141,17 +175,23 @@ impl Feed {
 
     /// Whether everything said so far is safe and shown.
     pub(super) fn settled(&self) -> bool {
-        self.safe == self.next && self.held.is_empty()
+        self.safe == self.next && self.held.is_empty() && self.asked.is_empty()
     }
 
-    /// Makes a fact an event and hands it to the store.
+    /// Refuses what would have to be written to a log that takes nothing more.
+    pub(super) fn refuse_if_lost(&self) -> Result<(), Error> {
+        self.lost.as_ref().map_or(Ok(()), |why| Err(lost(why)))
+    }
+
+    /// Makes a fact an event and hands it to the store. A log that is lost takes no more of them.
     pub(super) fn append(&mut self, cx: &mut Cx<'_>, by: Option<By>, kind: Kind) -> Position {
         let position = self.next();
+        if self.lost.is_some() {
+            return position;
+        }
         let event = Event { session: self.session.clone(), position: position.clone(), at: cx.now.unix_ms, by, kind };
-        let event = Arc::new(event);
-        let offset = cx.store.append(self.log, event.clone());
-        debug_assert_eq!(offset, self.next, "the store and the session count alike");
-        self.fresh.push_back(event);
+        cx.store.append(self.log, self.next, record::encode(&event));
+        self.fresh.push_back(Fact { bulk: event.bulk(), event: Arc::new(event) });
         self.next += 1;
         self.active_at = cx.now.unix_ms;
         position
@@ -159,14 +199,33 @@ impl Feed {
 
     /// Says something as soon as every event so far is safe, in the order of these calls.
     pub(super) fn hold(&mut self, cx: &mut Cx<'_>, out: Out) {
+        if self.lost.is_some() && matches!(out, Out::Write { .. }) {
+            return;
+        }
         self.held.push_back((self.next, Held::Out(out)));
         self.release(cx);
     }
 
-    /// Everything below `next` is safe now.
-    pub(super) fn committed(&mut self, cx: &mut Cx<'_>, next: u64) {
-        while self.safe < next {
-            let Some(event) = self.fresh.pop_front() else { break };
+    /// Word from the store. Returns why, if the log takes nothing more from now on.
+    pub(super) fn stored(&mut self, cx: &mut Cx<'_>, news: News) -> Option<Text> {
+        match news {
+            News::Safe(range) => self.committed(cx, range),
+            News::Read(op, read) => self.was_read(cx, op, read),
+            News::Lost(failed) if self.lost.is_none() => {
+                let why: Text = format!("{LOG_LOST}: {failed}").into();
+                self.lose(cx, &why);
+                return Some(why);
+            }
+            News::Lost(_) => {}
+        }
+        None
+    }
+
+    /// Everything below `range.next` is safe now.
+    fn committed(&mut self, cx: &mut Cx<'_>, range: Range) {
+        self.earliest = self.earliest.max(range.earliest);
+        while self.safe < range.next {
+            let Some(fact) = self.fresh.pop_front() else { break };
             let offset = self.safe;
             self.safe += 1;
             let mut peers = Vec::new();
@@ -177,15 +236,41 @@ impl Feed {
                 }
             }
             if !peers.is_empty() {
-                cx.out.push_back(Out::Event { peers, event });
+                cx.out.push_back(Out::Event { peers, event: fact.event.clone() });
             }
+            let keep = self.pinned();
+            self.recent.push(fact, keep);
             self.release(cx);
         }
     }
 
-    fn release(&mut self, cx: &mut Cx<'_>) {
-        while self.held.front().is_some_and(|(after, _)| *after <= self.safe) {
-            match self.held.pop_front() {
+    /// What is not safe yet never will be: it is not shown, what waits for it is not done, and commands are told so.
+    fn lose(&mut self, cx: &mut Cx<'_>, why: &Text) {
+        self.lost = Some(why.clone());
+        self.next = self.safe;
+        self.fresh.clear();
+        for (_, held) in std::mem::take(&mut self.held) {
+            let (peer, re) = match held {
+                Held::Out(Out::Answer { peer, re, .. }) | Held::Detach { peer, re } => (peer, re),
+                Held::Attach(attach) => (attach.caller.peer, attach.re),
+                Held::Out(_) => continue,
+            };
+            cx.out.push_back(Out::Answer { peer, re, result: Err(lost(why)) });
+        }
+        self.part(cx, LOG_LOST);
+    }
+
+    pub(super) fn release(&mut self, cx: &mut Cx<'_>) {
+        let (mut index, mut waiting) = (0, Vec::new());
+        while let Some((_, held)) = self.held.get(index).filter(|(after, _)| *after <= self.safe) {
+            let peer = held.answers();
+            let behind = peer.is_some_and(|peer| waiting.contains(&peer));
+            if !self.has_past(cx, index) || behind {
+                waiting.extend(peer);
+                index += 1;
+                continue;
+            }
+            match self.held.remove(index) {
                 Some((_, Held::Out(out))) => cx.out.push_back(out),
                 Some((_, Held::Attach(attach))) => self.admit(cx, *attach),
                 Some((_, Held::Detach { peer, re })) => {
@@ -206,60 +291,33 @@ impl Feed {
         snapshot: Snapshot,
         wanted: Wanted<'_>,
     ) -> Result<(), Error> {
+        self.refuse_if_lost()?;
         if !self.watches(caller.peer) {
             let places = self.shares().admits(&caller.principal, 1);
             places.map_err(|full| full.error("devices that may watch this session", "detach one"))?;
         }
         let from = match wanted.from {
-            Some(from) => Some(self.check(cx.store.range(self.log), from)?),
+            Some(from) => Some(self.check(self.range(), from)?),
             None => None,
         };
         let tail_bytes = bytes_of(wanted.tail_bytes);
-        let attach = Attach { caller: caller.clone(), re: re.clone(), snapshot, from, tail_bytes, next: self.next };
+        let (caller, re, next, past) = (caller.clone(), re.clone(), self.next, Past::Unread);
+        let attach = Attach { caller, re, snapshot, from, tail_bytes, next, past };
         self.held.push_back((self.next, Held::Attach(Box::new(attach))));
         self.release(cx);
         Ok(())
     }
 
-    /// The newest events before a position.
-    pub(super) fn history(&self, cx: &Cx<'_>, before: &Position, bytes: Option<u64>) -> Result<Reply, Error> {
-        let range = cx.store.range(self.log);
-        let before = self.check(range, before)?;
-        let bytes = bytes_of(bytes);
-        let (_, mut events) = cx.store.tail(self.log, before, bytes);
-        if events.is_empty() && before > range.earliest {
-            // One that is larger than what was asked for still goes: else nothing before it could ever be read.
-            events = cx.store.read(self.log, before - 1, 0).unwrap_or_default();
-        }
-        Ok(Reply::History { events, earliest: self.position(range.earliest) })
-    }
-
-    fn check(&self, range: Range, from: &Position) -> Result<u64, Error> {
-        let why = if from.epoch != self.epoch {
-            "this log has another epoch: attach anew"
-        } else if from.offset < range.earliest {
-            "the log no longer holds this position: attach anew"
-        } else if from.offset > range.next {
-            "the log has not come to this position"
-        } else {
-            return Ok(from.offset);
-        };
-        let mut error = Error::new(Code::CannotResume, why);
-        error.details =
-            Some(Details::Range { earliest: self.position(range.earliest), next: self.position(range.next) });
-        Err(error)
-    }
-
     fn admit(&mut self, cx: &mut Cx<'_>, attach: Attach) {
-        let Attach { caller, re, mut snapshot, from, tail_bytes, next } = attach;
-        let range = cx.store.range(self.log);
-        if let Some(offset) = from
-            && let Err(error) = self.check(range, &self.position(offset))
-        {
-            // The log has moved on while this waited for a commit.
-            cx.out.push_back(Out::Answer { peer: caller.peer, re, result: Err(error) });
-            return;
-        }
+        let Attach { caller, re, mut snapshot, from, tail_bytes, next, past } = attach;
+        let events = match past {
+            Past::Here(Ok(events)) => events,
+            // The log has moved on while this waited for a commit, or cannot be read.
+            Past::Here(Err(error)) => {
+                return cx.out.push_back(Out::Answer { peer: caller.peer, re, result: Err(error) });
+            }
+            Past::Unread | Past::Reading(_) => Vec::new(),
+        };
         self.watchers.retain(|watcher| watcher.peer != caller.peer);
         let info = DeviceInfo {
             device: caller.device,
@@ -272,22 +330,27 @@ impl Feed {
         };
         let (cursor, announce) = from.map_or((next, false), |from| (from, true));
         let paused = cx.paused.contains(&caller.peer);
-        let watcher = Watcher { peer: caller.peer, info, cursor, paused, announce, missed_presence: false };
-        self.watchers.push(watcher);
+        let (peer, reading, missed_presence) = (caller.peer, None, false);
+        self.watchers.push(Watcher { peer, info, cursor, paused, reading, announce, missed_presence });
         self.presence_due = true;
         // Live text and the list of devices are as of now, so that no piece falls between snapshot and first delta.
-        if let Some(turn) = &mut snapshot.turn {
-            turn.blocks = self.blocks();
+        match &mut snapshot.turn {
+            Some(turn) => turn.blocks = self.blocks(),
+            None if self.streamed.is_empty() => {}
+            // It has begun since the snapshot was taken.
+            None => snapshot.turn = Some(self.turn(Vec::new(), cx.now.unix_ms)),
         }
         snapshot.devices = self.watchers.iter().map(|watcher| watcher.info.clone()).collect();
         snapshot.summary.devices = self.watchers.len();
         // To act, the snapshot is needed whole; events can be read later.
         let room = fit::fit(&mut snapshot, bulk::MESSAGE_BYTES_MAX - ANSWER_BYTES);
-        let events = if announce { Vec::new() } else { cx.store.tail(self.log, next, tail_bytes.min(room)).1 };
+        let (events, follow) =
+            if announce { (Vec::new(), events) } else { (newest(events, tail_bytes.min(room), 0), Vec::new()) };
         // One commit may drop what came right before `next`; from `next` on everything follows in any case.
-        let earliest = self.position(range.earliest.min(cursor));
+        let earliest = self.position(self.earliest.min(cursor));
         let reply = Reply::Attached { snapshot: Box::new(snapshot), events, earliest, next: self.position(cursor) };
-        cx.out.push_back(Out::Answer { peer: caller.peer, re, result: Ok(reply) });
+        cx.out.push_back(Out::Answer { peer, re, result: Ok(reply) });
+        self.give_first(cx, peer, follow);
         self.caught_up(cx);
     }
 
@@ -297,9 +360,11 @@ impl Feed {
     }
 
     /// The connection is gone.
-    pub(super) fn disconnected(&mut self, peer: ConnToken) {
+    pub(super) fn disconnected(&mut self, cx: &mut Cx<'_>, peer: ConnToken) {
         self.held.retain(|(_, held)| !matches!(held, Held::Attach(attach) if attach.caller.peer == peer));
+        self.forget_asked(peer);
         self.forget(peer);
+        self.release(cx);
     }
 
     /// Who watches, and who is about to.
@@ -313,7 +378,8 @@ impl Feed {
     }
 
     /// Other keys are in force: who may no longer watch does not, and who may do less is shown so.
-    pub(super) fn keys(&mut self, keys: &KeySet) {
+    pub(super) fn keys(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
+        self.keys_of_asked(cx, keys);
         for (_, held) in &mut self.held {
             let Held::Attach(attach) = held else { continue };
             let Attach { caller, re, .. } = &mut **attach;
@@ -337,13 +403,18 @@ impl Feed {
                 self.presence_due = true;
             }
         }
+        self.release(cx);
     }
 
     /// The log is about to go. Even one that takes nothing is told so: it is the last there is.
     pub(super) fn give_way(&mut self, cx: &mut Cx<'_>) {
+        self.part(cx, GAVE_WAY);
+    }
+
+    fn part(&mut self, cx: &mut Cx<'_>, why: &'static str) {
         for watcher in std::mem::take(&mut self.watchers) {
             let (session, earliest) = (self.session.clone(), self.next());
-            cx.out.push_back(Out::Reset { peer: watcher.peer, session, why: GAVE_WAY, earliest });
+            cx.out.push_back(Out::Reset { peer: watcher.peer, session, why, earliest });
         }
     }
 
@@ -356,7 +427,7 @@ impl Feed {
         assert_eq!(lost, None, "a device watches that its key does not permit to");
     }
 
-    fn forget(&mut self, peer: ConnToken) {
+    pub(super) fn forget(&mut self, peer: ConnToken) {
         let before = self.watchers.len();
         self.watchers.retain(|watcher| watcher.peer != peer);
         self.presence_due |= self.watchers.len() != before;
@@ -384,35 +455,7 @@ impl Feed {
         self.caught_up(cx);
     }
 
-    /// Whether some watcher that may be sent to is behind.
-    pub(super) fn lagging(&self) -> bool {
-        self.watchers.iter().any(|watcher| !watcher.paused && watcher.cursor < self.safe)
-    }
-
-    /// Sends the next batch to every watcher that is behind and may be sent to.
-    pub(super) fn pump(&mut self, cx: &mut Cx<'_>) {
-        let range = cx.store.range(self.log);
-        let mut lost = Vec::new();
-        for watcher in self.watchers.iter_mut().filter(|watcher| !watcher.paused && watcher.cursor < self.safe) {
-            let Ok(events) = cx.store.read(self.log, watcher.cursor, BATCH_BYTES) else {
-                lost.push(watcher.peer);
-                continue;
-            };
-            for event in events.into_iter().take_while(|event| event.position.offset < self.safe) {
-                watcher.cursor = event.position.offset + 1;
-                cx.out.push_back(Out::Event { peers: vec![watcher.peer], event });
-            }
-        }
-        for peer in lost {
-            self.forget(peer);
-            let earliest = self.position(range.earliest);
-            let why = "the log has moved on past where this device stood";
-            cx.out.push_back(Out::Reset { peer, session: self.session.clone(), why, earliest });
-        }
-        self.caught_up(cx);
-    }
-
-    fn caught_up(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn caught_up(&mut self, cx: &mut Cx<'_>) {
         for watcher in &mut self.watchers {
             if watcher.announce && !watcher.paused && watcher.cursor >= self.safe {
                 watcher.announce = false;
@@ -536,4 +579,8 @@ impl Feed {
         let devices = self.watchers.iter().map(|watcher| watcher.info.clone()).collect();
         cx.out.push_back(Out::Presence { peers, session: self.session.clone(), devices });
     }
+}
+
+fn lost(why: &Text) -> Error {
+    Error { recoverable: false, ..Error::new(Code::Internal, why.clone()) }
 }

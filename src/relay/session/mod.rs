@@ -3,7 +3,7 @@
 //! read a clock, or know a wire format.
 //!
 //! Verbs: commands of people (`prompt`, `interrupt`, `decide`, `attach`, ...), word from the process ([`Session::agent`],
-//! [`Session::exited`], [`Session::spawn_failed`]), word from the store ([`Session::committed`]), the clock
+//! [`Session::exited`], [`Session::spawn_failed`]), word from the store ([`Session::stored`]), the clock
 //! ([`Session::timeout`], [`Session::next_timeout`]). What is to be done is pushed to [`Cx::out`], in order. Events are
 //! shown, and answers given, and prompts and decisions written to the process, only once the log has them safe.
 //!
@@ -14,6 +14,7 @@
 mod clip;
 mod feed;
 mod fit;
+mod past;
 mod permissions;
 mod process;
 mod prompts;
@@ -38,12 +39,11 @@ use crate::{
     claude,
     relay::{
         api::{
-            By, Caller, Code, Error, Event, Kind, Out, Past, Position, Reply, Snapshot, State, Summary,
-            TITLE_BYTES_MAX, Text,
+            By, Caller, Code, Error, Kind, Out, Past, Position, Reply, Snapshot, State, Summary, TITLE_BYTES_MAX, Text,
         },
         keys::KeySet,
     },
-    store::{LogId, Store},
+    store::{self, LogId, News},
 };
 
 /// Where new names come from. The shell's are random; a simulation's are counted.
@@ -84,6 +84,11 @@ pub struct Settings {
     pub prompt_bytes_max: usize,
     /// Devices that watch one session: places that principals share.
     pub watchers_max: usize,
+    /// Bytes of the newest events that each session has at hand as its log has them: a device that is not far behind costs
+    /// no read.
+    pub recent_bytes_max: usize,
+    /// What all sessions together may have under way at the store.
+    pub store: store::Bounds,
     /// Sessions of a relay: places that principals share as long as they run; at the limit one that has ended gives way.
     pub sessions_max: usize,
 }
@@ -102,6 +107,8 @@ impl Default for Settings {
             prompts_max: 64,
             prompt_bytes_max: clip::TEXT_BYTES_MAX,
             watchers_max: 256,
+            recent_bytes_max: 64 << 10,
+            store: store::Bounds::default(),
             sessions_max: 64,
         }
     }
@@ -112,7 +119,7 @@ pub struct Cx<'a> {
     /// The time.
     pub now: Now,
     /// The logs.
-    pub store: &'a mut dyn Store<Arc<Event>>,
+    pub store: &'a mut store::Client,
     /// New names.
     pub ids: &'a mut dyn Ids,
     /// Peers whose send queue is above its high mark.
@@ -185,7 +192,7 @@ impl Session {
             notice: None,
             login_missing: false,
             changed: true,
-            feed: Feed::new(id.clone(), epoch, settings.watchers_max, cx),
+            feed: Feed::new(id.clone(), epoch, &settings, cx),
             prompts: Prompts::default(),
             permissions: Permissions::default(),
             process: Process::new(id.clone(), &plan.past),
@@ -316,9 +323,16 @@ impl Session {
     /// Reads the newest events before a position. What is read is safe: nothing waits for a commit.
     ///
     /// # Errors
-    /// `CANNOT_RESUME` with the range that can be served.
-    pub fn history(&self, cx: &mut Cx<'_>, before: &Position, bytes: Option<u64>) -> Result<Reply, Error> {
-        self.feed.history(cx, before, bytes)
+    /// `CANNOT_RESUME` with the range that can be served, `LIMIT` while too much is being read.
+    pub fn history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        caller: &Caller,
+        re: &Text,
+        before: &Position,
+        bytes: Option<u64>,
+    ) -> Result<(), Error> {
+        self.feed.history(cx, caller, re, before, bytes)
     }
 
     /// Watches no more.
@@ -330,7 +344,7 @@ impl Session {
     /// Other keys are in force. Prompts that wait and devices that watch end with the right to them; what runs was permitted
     /// when it began.
     pub fn keys(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
-        self.feed.keys(keys);
+        self.feed.keys(cx, keys);
         self.drop_unpermitted(cx, keys);
         self.refresh(cx);
     }
@@ -349,7 +363,7 @@ impl Session {
 
     /// A connection is gone.
     pub fn disconnected(&mut self, cx: &mut Cx<'_>, peer: ConnToken) {
-        self.feed.disconnected(peer);
+        self.feed.disconnected(cx, peer);
         self.refresh(cx);
     }
 
@@ -363,7 +377,7 @@ impl Session {
         self.feed.resume(cx, peer);
     }
 
-    /// Whether [`Self::pump`] has something to send.
+    /// Whether [`Self::pump`] has something to send, or to read as soon as the store takes reads.
     pub fn lagging(&self) -> bool {
         self.feed.lagging()
     }
@@ -374,9 +388,11 @@ impl Session {
         self.refresh(cx);
     }
 
-    /// The store has everything below `next` safe.
-    pub fn committed(&mut self, cx: &mut Cx<'_>, next: u64) {
-        self.feed.committed(cx, next);
+    /// Word from the store.
+    pub fn stored(&mut self, cx: &mut Cx<'_>, news: News) {
+        if let Some(why) = self.feed.stored(cx, news) {
+            self.log_lost(cx, why);
+        }
         self.refresh(cx);
     }
 
@@ -441,6 +457,7 @@ impl Session {
 
     /// Why nothing can be asked of the session, if so.
     fn refuse_if_ended(&self) -> Result<(), Error> {
+        self.feed.refuse_if_lost()?;
         let message = match self.state {
             State::Stopped => "the session was stopped",
             State::Failed => "the session has failed and will not start again; the state event says why",

@@ -193,6 +193,7 @@ impl Session {
     /// `NOT_FOUND`, `ALREADY_DECIDED` with who, what and when, `BAD_REQUEST` for an allowance that does not name what
     /// was shown, an input or answers that do not fit, `TOO_LARGE` for an input that no event could hold.
     pub fn decide(&mut self, cx: &mut Cx<'_>, caller: &Caller, re: &Text, verdict: &Verdict<'_>) -> Result<(), Error> {
+        self.feed.refuse_if_lost()?;
         let index = self.permissions.find(verdict.request).ok_or_else(|| self.permissions.missing(verdict.request))?;
         let open = &self.permissions.open[index];
         let request = verdict.request.clone();

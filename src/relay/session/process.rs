@@ -371,6 +371,17 @@ impl Session {
         self.drop_queue(cx, None, PromptState::Failed, &why);
     }
 
+    /// What the process does can be neither recorded nor shown from now on: it is ended, and the session with it.
+    pub(super) fn log_lost(&mut self, cx: &mut Cx<'_>, why: Text) {
+        if self.process.alive() {
+            self.end(cx, End::Kill);
+        }
+        self.nothing_runs(cx);
+        if !self.process.over() {
+            self.fail(cx, why);
+        }
+    }
+
     /// A broken turn was settled while no process could be interrupted: the next process must not run it again.
     pub(super) fn restart_without_turn(&mut self, cx: &mut Cx<'_>) {
         if matches!(self.process.phase, Phase::Starting { .. }) {

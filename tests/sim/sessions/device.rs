@@ -18,6 +18,8 @@ use amp_relay::{
 };
 
 const GAVE_WAY: &str = "the session had ended and has given way to a new one";
+const LOST: &str = "the session's log cannot be written any more";
+const UNREAD: &str = "the log could not be read";
 
 /// Whether it is the key's role, or that the key is gone.
 fn is_lost(error: &Error) -> bool {
@@ -36,6 +38,8 @@ pub(crate) struct View {
     blocks: BTreeMap<(Text, u32), (String, bool)>,
     /// Live text may have been skipped.
     lossy: bool,
+    /// The number of the last `attach` or `detach` that came to something.
+    turn: u64,
     /// Each with the hash of the input that was shown.
     pub(crate) requests: Vec<(Text, Text)>,
 }
@@ -65,6 +69,8 @@ pub(crate) struct Device {
 pub(crate) struct Truth {
     pub(crate) events: Vec<Arc<Event>>,
     pub(crate) safe: u64,
+    /// It takes nothing more; what was not safe is gone.
+    pub(crate) lost: bool,
 }
 
 impl Device {
@@ -137,7 +143,10 @@ impl Device {
     /// Commands with an effect that it sent before.
     pub(crate) fn effects(&self) -> Vec<Request> {
         let effect = |command: &Command| {
-            !matches!(command, Command::List { .. } | Command::Attach { .. } | Command::Detach { .. })
+            !matches!(
+                command,
+                Command::List { .. } | Command::Attach { .. } | Command::Detach { .. } | Command::History { .. }
+            )
         };
         self.sent.values().filter(|sent| effect(&sent.request.command)).map(|sent| sent.request.clone()).collect()
     }
@@ -160,7 +169,7 @@ impl Device {
     }
 
     pub(crate) fn takes(&mut self, out: &Out, truths: &BTreeMap<Text, Truth>) {
-        let live = !matches!(out, Out::Answer { .. } | Out::Reset { why: GAVE_WAY, .. });
+        let live = !matches!(out, Out::Answer { .. } | Out::Reset { why: GAVE_WAY | LOST, .. });
         assert!(!(live && self.paused), "{} is paused and was sent {out:?}", self.name);
         match out {
             Out::Answer { re, result, .. } => self.answered(re, result, truths),
@@ -182,7 +191,12 @@ impl Device {
             }
             Out::Reset { session, earliest, why, .. } => {
                 let view = self.views.get_mut(session).filter(|view| view.attached).expect("was not attached");
-                assert!(*why == GAVE_WAY || earliest.offset > view.expected, "what it wants is still there");
+                match *why {
+                    GAVE_WAY => {}
+                    LOST => assert!(truths[session].lost),
+                    UNREAD => assert!(view.expected < truths[session].safe, "nothing was to be read"),
+                    _ => assert!(earliest.offset > view.expected, "what it wants is still there"),
+                }
                 (view.attached, view.catching_up) = (false, false);
             }
             Out::Presence { session, devices, .. } => {
@@ -230,9 +244,21 @@ impl Device {
         } else {
             sent.first = Some(result.clone());
         }
+        if let (Command::Attach { session, .. } | Command::Detach { session }, Ok(_)) = (&sent.request.command, result)
+        {
+            let turn = re.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap();
+            let before = std::mem::replace(&mut self.views.entry(session.clone()).or_default().turn, turn);
+            assert!(before < turn, "{re} was answered after what was sent later");
+        }
         let Command::Attach { session, from, .. } = sent.request.command.clone() else {
-            if let (Command::Detach { session }, Ok(_)) = (&sent.request.command, result) {
-                self.views.entry(session.clone()).or_default().attached = false;
+            match (&sent.request.command, result) {
+                (Command::Detach { session }, Ok(_)) => {
+                    self.views.entry(session.clone()).or_default().attached = false;
+                }
+                (Command::History { session, before, bytes }, result) => {
+                    check_history(before, *bytes, result, &truths[session]);
+                }
+                _ => {}
             }
             return;
         };
@@ -244,7 +270,8 @@ impl Device {
             }
             Ok(other) => panic!("{other:?} to attach"),
             Err(error) => assert!(
-                matches!(error.code, Code::CannotResume | Code::NotFound | Code::Limit) || is_lost(error),
+                matches!(error.code, Code::CannotResume | Code::NotFound | Code::Limit | Code::Internal)
+                    || is_lost(error),
                 "{error:?}"
             ),
         }
@@ -279,6 +306,24 @@ impl View {
         self.blocks.extend(blocks.map(|b| ((b.message.clone(), b.block), (b.text.clone(), true))));
         self.requests.extend(snapshot.permissions.iter().map(seen));
         check_snapshot(snapshot, &truth.events[..as_of as usize]);
+    }
+}
+
+/// What a device is given of the past is what the log has, right before the position, and never nothing for no reason.
+fn check_history(before: &Position, bytes: Option<u64>, result: &Result<Reply, Error>, truth: &Truth) {
+    match result {
+        Ok(Reply::History { events, earliest }) => {
+            let first = before.offset - events.len() as u64;
+            assert_eq!(events, &truth.events[first as usize..before.offset as usize]);
+            assert!(!events.is_empty() || earliest.offset == before.offset, "nothing of what is there");
+            let bulk: usize = events.iter().map(|event| event.bulk()).sum();
+            assert!(events.len() == 1 || bytes.is_none_or(|bytes| bulk as u64 <= bytes));
+        }
+        Ok(other) => panic!("{other:?} to history"),
+        Err(error) => assert!(
+            matches!(error.code, Code::CannotResume | Code::NotFound | Code::Limit | Code::Internal) || is_lost(error),
+            "{error:?}"
+        ),
     }
 }
 

@@ -12,10 +12,7 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use crate::rng::Rng;
@@ -32,17 +29,17 @@ use amp_relay::{
         keys::Entry,
         session::Settings,
     },
-    store::{Limits, MemoryStore},
+    store::{Bounds, Limits, MemoryStore},
     wire::shown,
 };
 use device::{Device, Truth};
-use givens::{Anything, Counted, LateStore, keys};
+use givens::{Anything, Counted, LateStore, Orders, keys};
 
 struct Simulation {
     rng: Rng,
     now: Now,
     hub: Hub,
-    store_open: Arc<AtomicBool>,
+    store: Arc<Mutex<Orders>>,
     late: bool,
     truths: Arc<Mutex<BTreeMap<Text, Truth>>>,
     world: World,
@@ -64,19 +61,31 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64) -> Self {
         let mut rng = Rng(seed);
-        let (store_open, truths) = (Arc::new(AtomicBool::new(true)), Arc::default());
-        let log_bytes = if rng.chance(50) { 20_000 } else { 4 << 20 };
-        let store = LateStore {
-            inner: MemoryStore::new(Limits { log_bytes, total_bytes: 64 << 20 }),
-            open: store_open.clone(),
-            truths: Arc::clone(&truths),
-            names: BTreeMap::new(),
-        };
+        let truths = Arc::default();
+        let log_bytes = if rng.chance(50) { 6_000 } else { 4 << 20 };
+        let mut orders = Orders::new(Rng(rng.next()));
         let late = rng.chance(60);
-        store_open.store(!late, Ordering::Relaxed);
+        orders.lets = if late { 0 } else { u64::MAX };
+        orders.read_fails = if rng.chance(30) { 250 } else { 0 };
+        orders.append_fails = if rng.chance(15) { 5 } else { 0 };
+        let store = Arc::new(Mutex::new(orders));
+        let inner = MemoryStore::new(Limits { log_bytes, total_bytes: 64 << 20 });
+        let engine = LateStore::new(inner, Arc::clone(&store), Arc::clone(&truths));
         let sessions_max = 1 + rng.below(3) as usize;
-        let settings = Settings { sessions_max, prompts_max: 6, watchers_max: 4, ..Settings::default() };
-        let mut hub = Hub::new(settings, Box::new(store), Box::new(Anything), Box::new(Counted(0)));
+        let recent_bytes_max = if rng.chance(70) { rng.below(2_000) as usize } else { 64 << 10 };
+        let mut store_bounds = Bounds::default();
+        if rng.chance(50) {
+            store_bounds = Bounds { read_bytes: 1 + rng.below(500) as usize, append_bytes: 3_000 };
+        }
+        let settings = Settings {
+            sessions_max,
+            prompts_max: 6,
+            watchers_max: 4,
+            recent_bytes_max,
+            store: store_bounds,
+            ..Settings::default()
+        };
+        let mut hub = Hub::new(settings, Box::new(engine), Box::new(Anything), Box::new(Counted(0)));
         let world = World { old: rng.chance(30), ..World::default() };
         let roles = [Role::Admin, Role::Spawn, Role::Approve, Role::Drive, Role::Watch, Role::Agent];
         let now = Now { mono_ms: 1000, unix_ms: 1_700_000_000_000 };
@@ -88,7 +97,7 @@ impl Simulation {
             rng,
             now,
             hub,
-            store_open,
+            store,
             late,
             truths,
             world,
@@ -152,8 +161,11 @@ impl Simulation {
 
     fn note_out(&mut self, out: &Out) {
         match out {
+            Out::Answer { result: Err(error), .. } if error.message.contains("being read") => self.note("reads full"),
             Out::Answer { result: Err(error), .. } => self.note(error.code.name()),
             Out::Reset { why, .. } if why.contains("given way") => self.note("gave way"),
+            Out::Reset { why, .. } if why.contains("be read") => self.note("reset unread"),
+            Out::Reset { why, .. } if why.contains("written") => self.note("reset lost"),
             Out::Reset { .. } => self.note("reset"),
             Out::CaughtUp { .. } => self.note("caught up"),
             Out::End { how: End::Kill, .. } => self.note("kill"),
@@ -199,11 +211,13 @@ impl Simulation {
         self.send(device, Request { id, command });
     }
 
+    /// The store does all that it has been asked, or a part of it.
     fn commit(&mut self) {
-        self.store_open.store(true, Ordering::Relaxed);
-        self.hub.committed(self.now);
+        let lets = if !self.calm && self.rng.chance(50) { 1 + self.rng.below(4) } else { u64::MAX };
+        self.store.lock().unwrap().lets = lets;
+        self.hub.stored(self.now);
         self.drain();
-        self.store_open.store(!self.late, Ordering::Relaxed);
+        self.store.lock().unwrap().lets = if self.late { 0 } else { u64::MAX };
     }
 
     fn pass(&mut self, ms: u64) {
@@ -252,6 +266,8 @@ impl Simulation {
 
     fn step(&mut self) {
         match self.rng.below(100) {
+            // As the shell does: pipes and devices are not read.
+            0..=59 if self.hub.is_clogged() => self.note("clogged"),
             0..=44 => drop(self.process()),
             45..=59 => self.device(),
             60..=69 => self.commit(),
@@ -299,7 +315,8 @@ impl Simulation {
     fn check_nothing_waits_of(&mut self, device: usize) {
         let name = self.devices[device].name.clone();
         let mut waiting = BTreeSet::new();
-        for event in self.truths.lock().unwrap().values().flat_map(|truth| &truth.events) {
+        let truths = self.truths.lock().unwrap();
+        for event in truths.values().filter(|truth| !truth.lost).flat_map(|truth| &truth.events) {
             match &event.kind {
                 Kind::Prompt { prompt, .. } if event.by.as_ref().is_some_and(|by| by.device == name) => {
                     waiting.insert(prompt.clone());
@@ -349,7 +366,7 @@ impl Simulation {
             }
             89..=90 => self.command(device, create(Some("hello".into()))),
             91 => self.command(device, Command::List { follow: Some(true) }),
-            _ => {}
+            _ => self.history(device, session),
         }
     }
 
@@ -365,6 +382,14 @@ impl Simulation {
         let from = from.filter(|_| self.rng.chance(60));
         let tail_bytes = self.rng.chance(30).then(|| self.rng.below(10_000));
         self.command(device, Command::Attach { session, from, tail_bytes });
+    }
+
+    fn history(&mut self, device: usize, session: Text) {
+        let view = self.devices[device].views.get(&session).filter(|view| !view.epoch.is_empty());
+        let Some((epoch, expected)) = view.map(|view| (view.epoch.clone(), view.expected)) else { return };
+        let before = Position { epoch, offset: self.rng.below(expected + 1) };
+        let bytes = self.rng.chance(60).then(|| self.rng.below(5_000));
+        self.command(device, Command::History { session, before, bytes });
     }
 
     fn prompt(&mut self, device: usize, session: Text) {
@@ -399,6 +424,7 @@ impl Simulation {
     /// Ends all faults and goes on until everything has come to rest.
     fn rest(&mut self) {
         self.calm = true;
+        (self.store.lock().unwrap().read_fails, self.store.lock().unwrap().append_fails) = (0, 0);
         for device in 0..self.devices.len() {
             if self.devices[device].paused {
                 self.flow(device);
@@ -472,6 +498,7 @@ impl Simulation {
             assert!(matches!(summary.state, State::Ready | State::Stopped | State::Failed), "{summary:?}");
             let truth = &truths[&summary.session];
             assert_eq!(truth.safe, truth.events.len() as u64);
+            assert!(!truth.lost || matches!(summary.state, State::Stopped | State::Failed), "{summary:?}");
             for device in &self.devices {
                 if let Some(view) = device.views.get(&summary.session).filter(|view| view.attached) {
                     assert_eq!(view.expected, truth.safe, "{} did not get everything", device.name);
@@ -479,7 +506,7 @@ impl Simulation {
                 }
             }
         }
-        for truth in truths.values() {
+        for truth in truths.values().filter(|truth| !truth.lost) {
             self.check_prompts(&truth.events);
             self.check_permissions(&truth.events);
         }
@@ -571,26 +598,37 @@ fn create(prompt: Option<Text>) -> Command {
 }
 
 /// What a sweep of seeds must have met.
-const MET: [&str; 26] = [
+const MET: [&str; 37] = [
     "ALREADY_DECIDED",
     "AGENT_UNAVAILABLE",
     "CANNOT_RESUME",
     "FORBIDDEN",
+    "INTERNAL",
     "KEY_NOT_AUTHORIZED",
     "LIMIT",
     "busy",
     "cancelled with its key",
     "caught up",
+    "clogged",
     "done before",
     "failed",
+    "failed append",
+    "failed read",
     "gave way",
     "kill",
+    "late append",
+    "late read",
     "launch",
+    "logs out of order",
     "plain start",
     "prompt failed",
+    "read out of order",
+    "reads full",
     "ready",
     "rerun",
     "reset",
+    "reset lost",
+    "reset unread",
     "retrying",
     "starting",
     "stopped",
@@ -612,6 +650,8 @@ fn play(seed: u64) -> BTreeSet<&'static str> {
         step.set(steps);
         simulation.rest();
         simulation.check();
+        let store = std::mem::take(&mut simulation.store.lock().unwrap().seen);
+        simulation.seen.extend(store);
         simulation.seen
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
