@@ -1,13 +1,8 @@
 //! Events as records of a log, and back: JSON, which names each field, so that a field can be added later.
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
 
-use super::api::{Event, Level};
-use crate::base::Json;
-
-/// The levels of notices.
-const LEVELS: [Level; 3] = ["info", "warning", "error"];
+use super::api::Event;
 
 /// Writes an event as a record.
 pub fn encode(event: &Event) -> Bytes {
@@ -24,24 +19,13 @@ pub fn decode(record: &[u8]) -> Result<Event, serde_json::Error> {
     serde_json::from_slice(record)
 }
 
-/// A value that is there, even if it is `null`: that is JSON as well.
-pub(super) fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
-    Json::deserialize(deserializer).map(Some)
-}
-
-/// One of [`LEVELS`].
-pub(super) fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Level, D::Error> {
-    let said = Box::<str>::deserialize(deserializer)?;
-    let known = LEVELS.into_iter().find(|level| **level == *said);
-    known.ok_or_else(|| serde::de::Error::custom("a notice of an unknown level"))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::{
+        base::Json,
         claude::Block,
         relay::api::{
             By, Closed, Decision, How, Input, Kind, OpenPermission, Outcome, Position, PromptState, Ran, State, Text,
@@ -156,7 +140,7 @@ mod tests {
                 delay_ms,
                 error
             }),
-            (of(&LEVELS), text()).prop_map(|(level, text)| Kind::Notice { level, text }),
+            (of(&["info", "warning", "error"]), text()).prop_map(|(level, text)| Kind::Notice { level, text }),
             json().prop_map(|line| Kind::Raw { line }),
         ]
     }

@@ -1,9 +1,9 @@
 //! Facts about a session, as its log holds them.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{By, Decision, Position, Text};
-use crate::{base::Json, claude, relay::record};
+use crate::{base::Json, claude};
 
 /// What a session is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -220,7 +220,7 @@ pub enum Kind {
         /// Running total of the conversation in USD.
         cost_usd: f64,
         /// Token usage, as the CLI gave it.
-        #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
         usage: Option<Json>,
         /// How long it took.
         duration_ms: u64,
@@ -248,7 +248,7 @@ pub enum Kind {
     /// Something people may want to read.
     Notice {
         /// `info`, `warning` or `error`.
-        #[serde(deserialize_with = "record::level")]
+        #[serde(deserialize_with = "level")]
         level: Level,
         /// The text.
         text: Text,
@@ -277,10 +277,10 @@ pub struct OpenPermission {
     /// What the CLI says about it: a line or a few.
     pub about: Text,
     /// Rules the CLI suggests; `None` too where it forbids to offer any.
-    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
     pub suggestions: Option<Json>,
     /// Questions with options, where it is one.
-    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
     pub questions: Option<Json>,
     /// Approval must not be preselected.
     pub default_to_no: bool,
@@ -312,14 +312,29 @@ pub struct Ran {
     /// The hash of the input that runs.
     pub hash: Text,
     /// That input, where the approver replaced it.
-    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
     pub input: Option<Json>,
     /// The hash of the input that was asked about, where another one runs.
     pub replaced_hash: Option<Text>,
     /// The input that was asked about, where another one runs and it is not too large for a message.
-    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Json>,
     /// The answers to questions, which were added to the input.
-    #[serde(default, deserialize_with = "record::some", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
     pub answers: Option<Json>,
+}
+
+/// The levels of notices.
+const LEVELS: [Level; 3] = ["info", "warning", "error"];
+
+/// A value that is there, even if it is `null`: that is JSON as well.
+fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(deserializer).map(Some)
+}
+
+/// One of [`LEVELS`].
+fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Level, D::Error> {
+    let said = Box::<str>::deserialize(deserializer)?;
+    let known = LEVELS.into_iter().find(|level| **level == *said);
+    known.ok_or_else(|| serde::de::Error::custom("a notice of an unknown level"))
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Cx, Settings, fit,
-    past::{ANSWER_BYTES, Asked, Fact, Past, Recent, bytes_of, newest},
+    recent::{ANSWER_BYTES, Asked, Fact, Past, Recent, bytes_of, newest},
 };
 use crate::{
     base::ConnToken,

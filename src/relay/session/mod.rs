@@ -18,6 +18,7 @@ mod past;
 mod permissions;
 mod process;
 mod prompts;
+mod recent;
 mod turn;
 
 use std::{

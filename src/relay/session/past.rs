@@ -1,16 +1,17 @@
-//! What of a session's log is read again: the past for devices that attach, catch up or ask for it. Owns what is under
-//! way at the store and the newest events, which need not be read. Must not know what an event means.
+//! What of a session's log is read again: the past for devices that attach, catch up or ask for it. Must not know what an
+//! event means.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Cx,
     feed::{Feed, Held},
+    recent::{Asked, Past, bytes_of, newest},
 };
 use crate::{
     base::ConnToken,
     relay::{
-        api::{Caller, Code, Details, Error, Event, Out, Position, Reply, Text, Verb, bulk},
+        api::{Caller, Code, Details, Error, Event, Out, Position, Reply, Text, Verb},
         keys::KeySet,
         record,
     },
@@ -19,107 +20,6 @@ use crate::{
 
 /// Bytes of the log sent to one watcher in one call while it catches up.
 const BATCH_BYTES: usize = 64 << 10;
-/// Bytes of the newest events in the answer to `attach`, unless the client says another figure.
-const TAIL_BYTES: u64 = 32 << 10;
-/// What an answer with events takes beside them, positions of two logs at the most.
-pub(super) const ANSWER_BYTES: usize = 1 << 10;
-/// What is held at the most of events that a device must get which waits for what came before them.
-const PINNED_BYTES_MAX: usize = 1 << 20;
-
-/// How much an answer may take in events: what the client wants, as far as a message holds it.
-pub(super) fn bytes_of(wanted: Option<u64>) -> usize {
-    wanted.unwrap_or(TAIL_BYTES).min((bulk::MESSAGE_BYTES_MAX - ANSWER_BYTES) as u64) as usize
-}
-
-/// An event that was committed or is about to be, and its bulk, which takes as long to find as to read its texts.
-pub(super) struct Fact {
-    pub(super) event: Arc<Event>,
-    pub(super) bulk: usize,
-}
-
-/// The newest committed events.
-pub(super) struct Recent {
-    facts: VecDeque<Fact>,
-    bytes: usize,
-    bytes_max: usize,
-    /// The offset of the first of them, or of the one that comes next.
-    first: u64,
-}
-
-impl Recent {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { facts: VecDeque::new(), bytes: 0, bytes_max, first: 0 }
-    }
-
-    /// Takes the next one. Those from `keep` on stay, within reason.
-    pub(super) fn push(&mut self, fact: Fact, keep: u64) {
-        self.bytes += fact.bulk;
-        self.facts.push_back(fact);
-        while self.bytes > self.bytes_max && (self.first < keep || self.bytes > PINNED_BYTES_MAX) {
-            let Some(fact) = self.facts.pop_front() else { break };
-            self.bytes -= fact.bulk;
-            self.first += 1;
-        }
-    }
-
-    /// The oldest from this offset on: as many as fit, but one at least. `None`: the first is not here.
-    fn from(&self, offset: u64, bytes: usize) -> Option<Vec<Arc<Event>>> {
-        let index = usize::try_from(offset.checked_sub(self.first)?).ok()?;
-        let mut room = bytes;
-        let mut events = Vec::new();
-        for fact in self.facts.range(index.min(self.facts.len())..) {
-            let left = room.checked_sub(fact.bulk);
-            if left.is_none() && !events.is_empty() {
-                break;
-            }
-            room = left.unwrap_or(0);
-            events.push(fact.event.clone());
-        }
-        Some(events)
-    }
-
-    /// The newest before this offset that fit. `None`: more would fit than is here.
-    fn before(&self, offset: u64, bytes: usize, earliest: u64) -> Option<Vec<Arc<Event>>> {
-        let end = usize::try_from(offset.checked_sub(self.first)?).ok()?.min(self.facts.len());
-        let (mut from, mut room) = (end, bytes);
-        while let Some(fact) = from.checked_sub(1).and_then(|last| self.facts.get(last)) {
-            let Some(left) = room.checked_sub(fact.bulk) else { break };
-            (from, room) = (from - 1, left);
-        }
-        let whole = from > 0 || self.first <= earliest;
-        whole.then(|| self.facts.range(from..end).map(|fact| fact.event.clone()).collect())
-    }
-}
-
-/// How far the events have come that an attach needs.
-pub(super) enum Past {
-    Unread,
-    Reading(OpId),
-    Here(Result<Vec<Arc<Event>>, Error>),
-}
-
-/// A `history` that waits for its read.
-pub(super) struct Asked {
-    op: OpId,
-    caller: Caller,
-    re: Text,
-    before: u64,
-    bytes: usize,
-}
-
-/// The newest of them that fit into `bytes`, `least` in any case.
-pub(super) fn newest(mut events: Vec<Arc<Event>>, bytes: usize, least: usize) -> Vec<Arc<Event>> {
-    let mut room = bytes;
-    let fits = |event: &&Arc<Event>| {
-        let left = room.checked_sub(event.bulk());
-        room = left.unwrap_or(0);
-        left.is_some()
-    };
-    let count = events.iter().rev().take_while(fits).count().max(least.min(events.len()));
-    events.drain(..events.len() - count);
-    events
-}
-
 impl Feed {
     /// The newest events before a position. Answered when they have been read; what is read is safe already.
     pub(super) fn history(
