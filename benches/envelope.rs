@@ -6,7 +6,7 @@ use amp_relay::{
     base::Now,
     wire::{
         amp::{
-            Builder, Dialect, EnvelopeView, Frame, Header, Id, To, Type,
+            Builder, EnvelopeView, Frame, Header, Id, KeyEncoding, To, Type,
             check::{self, Names, Peer, Policy},
             did_base, parse, rekey, sig_input, verify,
         },
@@ -17,7 +17,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ed25519_dalek::SigningKey;
 
 const SIZES: [usize; 2] = [128, 16 * 1024];
-const DIALECTS: [(&str, Dialect); 2] = [("text", Dialect::Text), ("int", Dialect::Int)];
+const DIALECTS: [(&str, KeyEncoding); 2] = [("text", KeyEncoding::Text), ("int", KeyEncoding::Int)];
 const TS: u64 = 1_707_055_200_000;
 const ALICE: &str = "did:key:z6MkehRgf7yJbgaGfYsdoAsKdBPE3dj2CYhowQdcjqSJgvVd";
 const BOB: &str = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
@@ -33,7 +33,7 @@ fn body(size: usize) -> Vec<u8> {
     body
 }
 
-fn frame(dialect: Dialect, to: To<'static>, size: usize) -> Vec<u8> {
+fn frame(dialect: KeyEncoding, to: To<'static>, size: usize) -> Vec<u8> {
     let (mut scratch, mut out) = (Vec::new(), Vec::new());
     let key = SigningKey::from_bytes(&[5; 32]);
     Builder::new(header(to))
@@ -64,7 +64,7 @@ fn read(c: &mut Criterion) {
     let mut group = c.benchmark_group("envelope_to");
     let many: &'static [&'static str] = Vec::leak(vec![BOB; 100]);
     for (name, to) in [("1", To::One(BOB)), ("100", To::Many(many))] {
-        let frame = frame(Dialect::Text, to, 128);
+        let frame = frame(KeyEncoding::Text, to, 128);
         let found = view(&frame);
         group.bench_function(BenchmarkId::new("recipients", name), |b| {
             b.iter(|| black_box(&found).header.to.iter().map(did_base).map(str::len).sum::<usize>());
@@ -84,7 +84,7 @@ fn read(c: &mut Criterion) {
     };
     let peer = Peer { negotiated: true, principal: Some(ALICE) };
     let now = Now { mono_ms: 0, unix_ms: TS };
-    let frame = frame(Dialect::Text, To::One(BOB), 128);
+    let frame = frame(KeyEncoding::Text, To::One(BOB), 128);
     let found = view(&frame);
     c.bench_function("envelope_ingress_checks", |b| {
         b.iter(|| check::ingress(black_box(&found), &peer, &policy, now).is_ok());
@@ -106,7 +106,7 @@ fn write(c: &mut Criterion) {
             });
             let frame = frame(dialect, To::One(BOB), size);
             let found = view(&frame);
-            let other = if dialect == Dialect::Text { Dialect::Int } else { Dialect::Text };
+            let other = if dialect == KeyEncoding::Text { KeyEncoding::Int } else { KeyEncoding::Text };
             group.bench_function(BenchmarkId::new(format!("rekey_from_{name}"), size), |b| {
                 b.iter(|| {
                     out.clear();
@@ -123,7 +123,7 @@ fn signature(c: &mut Criterion) {
     let key = SigningKey::from_bytes(&[5; 32]);
     let (mut out, mut scratch) = (Vec::new(), Vec::new());
     for size in SIZES {
-        let frame = frame(Dialect::Text, To::One(BOB), size);
+        let frame = frame(KeyEncoding::Text, To::One(BOB), size);
         let found = view(&frame);
         let body = found.body.expect("it has one");
         group.bench_function(BenchmarkId::new("body_is_deterministic", size), |b| {
@@ -142,7 +142,7 @@ fn signature(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("write_signed", size), |b| {
             b.iter(|| {
                 out.clear();
-                builder.write_signed(Dialect::Text, &key, &mut scratch, &mut out).is_ok()
+                builder.write_signed(KeyEncoding::Text, &key, &mut scratch, &mut out).is_ok()
             });
         });
     }

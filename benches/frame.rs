@@ -42,8 +42,10 @@ fn decode(c: &mut Criterion) {
                 group.bench_function(BenchmarkId::new(size.to_string(), offset), |b| {
                     b.iter(|| {
                         match decoder.decode(&limits, black_box(&mut *bytes)) {
-                            Ok(Step::Item { message: Message::Text(text), .. }) => assert_eq!(text.len(), size),
-                            Ok(Step::Item { message: Message::Binary(binary), .. }) => assert_eq!(binary.len(), size),
+                            Ok(Step::Message { message: Message::Text(text), .. }) => assert_eq!(text.len(), size),
+                            Ok(Step::Message { message: Message::Binary(binary), .. }) => {
+                                assert_eq!(binary.len(), size)
+                            }
                             other => panic!("{other:?}"),
                         }
                         mask::apply(KEY, &mut bytes[header..]);
@@ -73,7 +75,7 @@ fn decode_run(c: &mut Criterion) {
                 let (mut at, mut sum) = (0, 0);
                 while at < bytes.len() {
                     match decoder.decode(&limits, black_box(&mut bytes[at..])) {
-                        Ok(Step::Item { consumed, message: Message::Binary(binary) }) => {
+                        Ok(Step::Message { consumed, message: Message::Binary(binary) }) => {
                             sum += black_box(binary).len();
                             at += consumed;
                         }

@@ -25,7 +25,7 @@ use amp_relay::{
     relay::directory::{Directory, Options, Payload, Route},
     wire::{
         amp::{
-            Dialect, EnvelopeView, Frame, Header, Id, SIG_BYTES, To, Type,
+            EnvelopeView, Frame, Header, Id, KeyEncoding, SIG_BYTES, To, Type,
             check::{self, Names, Peer, Policy},
             parse,
         },
@@ -52,9 +52,9 @@ const TS: u64 = 1_707_055_200_000;
 type Operation = (&'static str, usize, usize, fn() -> Box<dyn FnMut()>);
 
 const OPERATIONS: [Operation; 13] = [
-    ("parse_text", 2_000, 1, || parses(&message(Dialect::Text))),
+    ("parse_text", 2_000, 1, || parses(&message(KeyEncoding::Text))),
     ("parse_text_as_declared", 2_000, 1, || parses(&as_declared())),
-    ("parse_int", 2_000, 1, || parses(&message(Dialect::Int))),
+    ("parse_int", 2_000, 1, || parses(&message(KeyEncoding::Int))),
     ("check", 2_000, 1, checks),
     ("decode_16", 500, DEPTH, decodes),
     ("route_again", 2_000, 1, || routes(1)),
@@ -76,7 +76,7 @@ fn body() -> Vec<u8> {
 }
 
 /// A message in deterministic order.
-fn message(dialect: Dialect) -> Vec<u8> {
+fn message(dialect: KeyEncoding) -> Vec<u8> {
     let (from, to) = (Key::new(0), Key::new(1));
     let header = Header::new(Id::new(TS, [7; 8]), Type::MESSAGE, &from.did, To::One(&to.did));
     from.message(dialect, Header { ts: TS, ..header }, &body())
@@ -122,7 +122,7 @@ fn parses(frame: &[u8]) -> Box<dyn FnMut()> {
 
 /// Everything that is checked on a message before it is routed.
 fn checks() -> Box<dyn FnMut()> {
-    let frame: &'static [u8] = message(Dialect::Text).leak();
+    let frame: &'static [u8] = message(KeyEncoding::Text).leak();
     let (found, principal) = (view(frame), Key::new(0).did.leak());
     let policy = Policy {
         names: Names { did: "did:key:z6Mkrelay", aliases: &["relay-server"] },
@@ -141,7 +141,7 @@ fn checks() -> Box<dyn FnMut()> {
 /// Frames of one read: header, limits, unmasked to where they are sent from. Reading changes the bytes, so that they
 /// are put back each time, which is counted too.
 fn decodes() -> Box<dyn FnMut()> {
-    let run = client_frame(OpCode::Binary, &message(Dialect::Text), [1, 2, 3, 4]).repeat(DEPTH);
+    let run = client_frame(OpCode::Binary, &message(KeyEncoding::Text), [1, 2, 3, 4]).repeat(DEPTH);
     let mut bytes = run.clone();
     let (limits, mut decoder) = (Limits::default(), Decoder::new(Role::Server));
     Box::new(move || {
@@ -149,7 +149,7 @@ fn decodes() -> Box<dyn FnMut()> {
         let (mut at, mut front) = (0, 0);
         while at < bytes.len() {
             match decoder.decode_onward(&limits, black_box(&mut bytes), at, &mut front).map(|onward| onward.step) {
-                Ok(Step::Item { consumed, message: Message::Binary(binary) }) => {
+                Ok(Step::Message { consumed, message: Message::Binary(binary) }) => {
                     black_box(binary);
                     at += consumed;
                 }
@@ -163,13 +163,13 @@ fn decodes() -> Box<dyn FnMut()> {
 struct Nothing;
 
 impl Payload for Nothing {
-    type Ticket = ();
+    type ReturnAddress = ();
 
     fn size(&self) -> usize {
         0
     }
 
-    fn ticket(&self) {}
+    fn return_address(&self) {}
 }
 
 /// Finding a receiver of this worker among 64, so many of them in turn.
@@ -191,7 +191,7 @@ fn routes(receivers: usize) -> Box<dyn FnMut()> {
 
 /// A message framed to be shared, and the header of one that is sent from where it lies.
 fn frames() -> Box<dyn FnMut()> {
-    let message = message(Dialect::Text);
+    let message = message(KeyEncoding::Text);
     Box::new(move || {
         let mut header = [0; HEADER_MAX];
         let len = encode_header(&mut header, OpCode::Binary, true, black_box(message.len() as u64), None);

@@ -13,13 +13,13 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 struct Message;
 
 impl Payload for Message {
-    type Ticket = ();
+    type ReturnAddress = ();
 
     fn size(&self) -> usize {
         128
     }
 
-    fn ticket(&self) {}
+    fn return_address(&self) {}
 }
 
 fn did(n: u32) -> String {
@@ -31,8 +31,8 @@ fn settle(workers: &mut [Directory<Message>]) {
         let mut moved = false;
         for from in 0..workers.len() {
             for to in 0..workers.len() {
-                for courier in workers[from].take(to as u16, usize::MAX) {
-                    workers[to].receive(courier);
+                for message in workers[from].take(to as u16, usize::MAX) {
+                    workers[to].receive(message);
                     moved = true;
                 }
             }
@@ -90,8 +90,8 @@ fn cross(c: &mut Criterion) {
                 let Route::Elsewhere(key) = workers[0].route(&names[at]) else { return };
                 workers[0].send(key, &names[at], sender, Message);
             }
-            for courier in workers[0].take(1, usize::MAX) {
-                workers[1].receive(courier);
+            for message in workers[0].take(1, usize::MAX) {
+                workers[1].receive(message);
             }
             while let Some(event) = workers[1].event() {
                 assert!(matches!(event, Event::Deliver { .. }));

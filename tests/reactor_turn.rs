@@ -36,7 +36,7 @@ impl Protocol for Courier {
         Ok(bytes.len())
     }
 
-    fn drained(&mut self, _: &mut (), _: &mut Io<'_, Self>) {
+    fn writable(&mut self, _: &mut (), _: &mut Io<'_, Self>) {
         self.left += 1;
     }
 

@@ -22,11 +22,11 @@ fn read(role: Role, deflate: bool, limits: &Limits, stream: &[u8], piece: usize)
                     assert!(need > there && need <= limits.frame_max.max(125) + HEADER_MAX);
                     break;
                 }
-                Ok(Step::Took(taken)) => {
+                Ok(Step::Fragment(taken)) => {
                     assert!(taken > 0 && taken <= there);
                     at += taken;
                 }
-                Ok(Step::Item { consumed, message }) => {
+                Ok(Step::Message { consumed, message }) => {
                     assert!(consumed > 0 && consumed <= there);
                     out.push(format!("{message:?}"));
                     at += consumed;

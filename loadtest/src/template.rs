@@ -1,7 +1,7 @@
 //! Frames of one sender, made once: only what differs from message to message is written over a copy, already masked.
 
 use amp_relay::wire::{
-    amp::{BuildError, Builder, Dialect, Header, Id, SIG_BYTES, To, Type, sign},
+    amp::{BuildError, Builder, Header, Id, KeyEncoding, SIG_BYTES, To, Type, sign},
     cbor::{self, Reader},
     mask,
     ws::{HEADER_MAX, OpCode, encode_header},
@@ -137,7 +137,7 @@ impl Make<'_> {
         let (from, to) = (self.from.did(), self.to);
         let header = Header { ttl: self.ttl, ..Header::new(Id::new(self.now_ms, [0; 8]), Type::MESSAGE, from, to) };
         let builder = Builder::new(header).body(&written.body);
-        builder.write(Dialect::Text, Some(&[0xA5; SIG_BYTES]), &mut written.bytes)?;
+        builder.write(KeyEncoding::Text, Some(&[0xA5; SIG_BYTES]), &mut written.bytes)?;
         written.find(self.size).map_err(BuildError::Body)?;
         Ok(written)
     }
@@ -326,7 +326,7 @@ mod tests {
             let total = frame.len();
             let mut decoder = Decoder::new(Role::Server);
             let step = decoder.decode(&Limits::default(), &mut frame).expect("a frame");
-            let Step::Item { consumed, message: Message::Binary(message) } = step else { panic!("{step:?}") };
+            let Step::Message { consumed, message: Message::Binary(message) } = step else { panic!("{step:?}") };
             assert_eq!(consumed, total);
             let layout = template.layout();
             assert_eq!(layout.len, message.len());
@@ -343,7 +343,7 @@ mod tests {
             let header = Header { ttl: 0, ..Header::new(Id(id), Type::MESSAGE, agents[0].did(), to) };
             let mut whole = Vec::new();
             let builder = Builder::new(header).body(view.body.expect("a body"));
-            builder.write_signed(Dialect::Text, agents[0].key(), &mut Vec::new(), &mut whole).expect("an envelope");
+            builder.write_signed(KeyEncoding::Text, agents[0].key(), &mut Vec::new(), &mut whole).expect("an envelope");
             assert_eq!(whole, message);
             assert_eq!(read_id(&id), Some((0, 7)));
         }

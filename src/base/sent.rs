@@ -7,7 +7,7 @@ pub enum Sent {
     /// Queued; it is written at the end of the turn.
     Queued,
     /// Queued, and the queue is above its high mark: produce less until it has drained, which is told
-    /// (`Protocol::drained`).
+    /// (`Protocol::writable`).
     High,
     /// Nothing was taken: the token is stale or another worker's, the connection is closing, or its queue would have passed
     /// its maximum just now (which closes it as too slow). A connection that was open until then still gets its `closed`.

@@ -26,7 +26,7 @@ use crate::{
     claude::{close_inherited, environment::Changes},
     reactor::{BoundAddr, Listen},
     relay::hub::Create,
-    server::{Agent, DataFolder, Options, Reloader, Server, Stopper},
+    server::{Agent, DataFolder, Options, Reloader, Server, ShutdownHandle},
 };
 
 /// The log of a relay in the background, in its data folder.
@@ -291,7 +291,7 @@ fn stay(running: Running, reload: Reload) -> ExitCode {
     }
 }
 
-fn on_signals(mut signals: Signals, stopper: Stopper, reloader: Reloader, mut reload: Reload) -> io::Result<()> {
+fn on_signals(mut signals: Signals, stopper: ShutdownHandle, reloader: Reloader, mut reload: Reload) -> io::Result<()> {
     let on_terminal = io::stdin().is_terminal();
     let handle = move || {
         for signal in signals.forever() {

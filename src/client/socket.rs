@@ -299,8 +299,8 @@ impl Socket {
                     return None;
                 }
                 // Never offered, so the decoder refuses what is compressed.
-                Step::Took(consumed) | Step::Deflated { consumed, .. } => (consumed, None),
-                Step::Item { consumed, message } => (consumed, Some(message)),
+                Step::Fragment(consumed) | Step::Deflated { consumed, .. } => (consumed, None),
+                Step::Message { consumed, message } => (consumed, Some(message)),
             };
             let received = match message {
                 Some(Message::Text(text)) => Some(Incoming::Text(text.to_owned())),

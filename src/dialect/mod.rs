@@ -91,7 +91,7 @@ pub trait Dialect<N: Net>: Sized {
     fn timeout(&mut self, state: &mut Self::State, delivery: &mut Delivery<N::Shared>, net: &mut N);
 
     /// The queue, which was above its high mark, has drained.
-    fn drained(&mut self, state: &mut Self::State, delivery: &mut Delivery<N::Shared>, net: &mut N);
+    fn writable(&mut self, state: &mut Self::State, delivery: &mut Delivery<N::Shared>, net: &mut N);
 
     /// The connection is over.
     fn closed(self, state: &mut Self::State, delivery: &mut Delivery<N::Shared>, token: ConnToken);

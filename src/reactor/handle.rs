@@ -18,13 +18,13 @@ use super::{
     options::{BoundAddr, Options},
     pin::pin,
     protocol::Protocol,
-    shared::{Envelope, Shared},
+    shared::{InboxItem, Shared},
     worker::{Parts, Turn, WAKER, Worker},
 };
 
 /// Sends mail to one worker from any thread, also from a worker's own callbacks. It does not keep the worker running.
 pub struct Mailer<M> {
-    inbox: Sender<Envelope<M>>,
+    inbox: Sender<InboxItem<M>>,
 }
 
 impl<M> Clone for Mailer<M> {
@@ -41,7 +41,7 @@ impl<M: Send> Mailer<M> {
     /// The inbox is full or the worker has ended: the mail comes back, and what then is the sender's policy. A thread that
     /// sleeps until there is room sends by a [`Link`](super::Link).
     pub fn try_send(&self, mail: M) -> Result<(), M> {
-        self.inbox.try_send(Envelope::Mail(mail)).map_err(Envelope::mail)
+        self.inbox.try_send(InboxItem::Mail(mail)).map_err(InboxItem::mail)
     }
 
     /// What has the worker take a turn: for the links of the worker itself.
@@ -64,7 +64,7 @@ impl<M: Send> Inbox for Mailer<M> {
     type Message = M;
 
     fn offer(&self, mail: M, waker: &Waker) -> Result<(), M> {
-        self.inbox.offer(Envelope::Mail(mail), waker).map_err(Envelope::mail)
+        self.inbox.offer(InboxItem::Mail(mail), waker).map_err(InboxItem::mail)
     }
 
     fn announce(&self) {
@@ -121,7 +121,7 @@ pub struct Bound<P: Protocol> {
     parts: Vec<Parts<P::Mail>>,
     options: Options,
     addrs: Vec<BoundAddr>,
-    inboxes: Vec<Sender<Envelope<P::Mail>>>,
+    inboxes: Vec<Sender<InboxItem<P::Mail>>>,
     shared: Arc<Shared>,
     counters: Arc<[Arc<WorkerCounters>]>,
 }

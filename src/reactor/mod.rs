@@ -33,12 +33,12 @@
 //!         // All whole lines at once. What is not consumed comes again, with more behind it.
 //!         let Some(last) = bytes.iter().rposition(|&byte| byte == b'\n') else { return Ok(0) };
 //!         if io.forward(io.token(), 0..last + 1) == Sent::High {
-//!             io.pause(io.token()); // it writes faster than it reads: no more of it until `drained`
+//!             io.pause(io.token()); // it writes faster than it reads: no more of it until `writable`
 //!         }
 //!         Ok(last + 1)
 //!     }
 //!
-//!     fn drained(&mut self, _: &mut (), io: &mut Io<'_, Self>) {
+//!     fn writable(&mut self, _: &mut (), io: &mut Io<'_, Self>) {
 //!         io.resume(io.token());
 //!     }
 //! }
@@ -85,10 +85,10 @@
 //! 4. sockets that can be read: one read each, of at most half of [`Options::read_buffer`], and one
 //!    [`input`](Protocol::input) with all that is there, or [`eof`](Protocol::eof);
 //! 5. timers: [`timeout`](Protocol::timeout);
-//! 6. connections that are to be closed: [`last_words`](Protocol::last_words), [`closed`](Protocol::closed);
+//! 6. connections that are to be closed: [`closing_bytes`](Protocol::closing_bytes), [`closed`](Protocol::closed);
 //! 7. [`turn`](Protocol::turn);
 //! 8. every queue that was written to is written out, by one vectored write where the kernel takes all of it;
-//!    [`drained`](Protocol::drained) for those that were high and are not any more;
+//!    [`writable`](Protocol::writable) for those that were high and are not any more;
 //! 9. new connections: [`accept`](Protocol::accept), at most 256 of them, for which others may have to go (below);
 //! 10. what steps 8 and 9 asked for: closes as in step 6, and one more write;
 //! 11. slots of connections that are over are freed, and forwarded ranges are given up.
@@ -98,14 +98,14 @@
 //!
 //! # A connection's life
 //!
-//! `accept`, then `input`, `timeout`, `drained` and `drain` in whatever order things happen, then `eof` if the peer ended its
+//! `accept`, then `input`, `timeout`, `writable` and `shutdown` in whatever order things happen, then `eof` if the peer ended its
 //! half, after which there is no `input`, and last `closed`. `closed` comes exactly once for every connection whose
 //! `accept` said `Ok`, whatever ended it, and for no other; only a worker that itself ends by a panic drops its connections
 //! without. Between [`Io::close`] (or a fault, or a panic) and `closed` no
 //! other callback comes for the connection, and nothing can be sent to it. `closed` comes later in the same turn, or in
 //! the next.
 //!
-//! A connection that we close is flushed (its queue, then the last words), then our half is shut, and what still comes is
+//! A connection that we close is flushed (its queue, then the closing bytes), then our half is shut, and what still comes is
 //! read and thrown away until the peer ends its half: a socket closed with unread bytes would be reset, and the last
 //! words could be lost on their way. A peer that gets on with neither for [`Options::linger_ms`] is cut off; one that reads
 //! slowly and still takes what is queued is not. The slot is in use until then.
@@ -115,7 +115,7 @@
 //! A send makes no system call: it puts bytes in the connection's queue, which is written at the end of the turn. Order is
 //! kept, whichever way of sending was used. A queue has three marks, in bytes, looked at with each send:
 //!
-//! - above [`queue_high`](Options::queue_high), sends still take everything and say [`Sent::High`]. `drained` follows without
+//! - above [`queue_high`](Options::queue_high), sends still take everything and say [`Sent::High`]. `writable` follows without
 //!   fail once the queue is at [`queue_low`](Options::queue_low) or below, unless the connection closes before: often
 //!   in the same turn, because marks count what this turn has queued and not written. To tell a full turn from a peer
 //!   that does not read, ask [`Io::is_blocked`]. Whoever produces should stop until then; where that is another
@@ -145,7 +145,7 @@
 //! # Draining and ending
 //!
 //! [`Handle::drain`] makes each worker, at its next turn: accept what has connected (within a turn's bound), stop listening,
-//! and call [`drain`](Protocol::drain) for every connection. Those that do not close go on as before. The worker ends when
+//! and call [`shutdown`](Protocol::shutdown) for every connection. Those that do not close go on as before. The worker ends when
 //! its last connection is gone; after [`Options::grace_ms`] what is left is cut off, with `closed` but without
 //! flushing. [`Handle::stop_now`] does the latter at once. Mail that is in the inbox then is dropped.
 //!
@@ -166,7 +166,7 @@
 //!
 //! A protocol whose peers have to prove something before they may stay says so ([`Protocol::PROVISIONAL`]). Until
 //! [`Io::confirm`] its connections of TCP listeners count among [`Options::provisional_max`], and where these are so many
-//! the oldest gives way to a new one: it is closed, is told so by the [`last words`](Protocol::last_words), and finishes
+//! the oldest gives way to a new one: it is closed, is told so by the [`closing bytes`](Protocol::closing_bytes), and finishes
 //! closing while a few more come. Of what is left for those that are confirmed, [`Options::unix_reserve`] is for Unix
 //! listeners alone, whose connections never have to give way. [`ws`] has all its connections begin like that: by default an
 //! upgrade confirms, and is answered 503 where there is no room.

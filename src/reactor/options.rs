@@ -82,7 +82,7 @@ pub struct Options {
     pub kept_max: usize,
     /// Above this many queued bytes of one connection, senders hear [`Sent::High`](super::Sent::High).
     pub queue_high: usize,
-    /// At or below this many bytes, a queue that was high is reported [`drained`](super::Protocol::drained).
+    /// At or below this many bytes, a queue that was high is reported [`writable`](super::Protocol::writable).
     pub queue_low: usize,
     /// A send that would take the queue above this many bytes is refused and closes the connection as
     /// [`TooSlow`](crate::base::Close::TooSlow). What the turn has queued and not written counts, so this is also the

@@ -17,7 +17,7 @@ use crate::base::{Close, ConnToken, Fault, Now, Sent};
 #[derive(Clone, Debug, Default)]
 pub struct Refuse {
     /// What it is told before it is closed; may be empty.
-    pub say: Bytes,
+    pub bytes: Bytes,
 }
 
 /// A protocol on the loop: raw bytes in, raw bytes out, one value for each worker, called by that worker's thread only.
@@ -96,13 +96,13 @@ pub trait Protocol: Sized + Send + 'static {
 
     /// The send queue was above the high mark ([`Sent::High`]) and is at the low mark or below: go on
     /// with what was held back, and [`resume`](Io::resume) who was paused for this connection.
-    fn drained(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
+    fn writable(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
         let _ = (conn, io);
     }
 
     /// The loop begins to drain: say goodbye and close, at once or when what is being done is done, but within
     /// [`Options::grace_ms`](super::Options::grace_ms). By default that closes the connection at once.
-    fn drain(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
+    fn shutdown(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
         let _ = conn;
         io.close(io.token(), Close::Drain);
     }
@@ -110,7 +110,7 @@ pub trait Protocol: Sized + Send + 'static {
     /// What to send last on a connection that is closed for this reason. It is queued behind everything else, whatever the
     /// marks say; where a slow peer ([`probe`](Self::probe)) is [`TooSlow`](Close::TooSlow) it is sent instead of that. Not
     /// asked for where nothing can be written any more. It has no `self`: words depend on the connection alone.
-    fn last_words(conn: &Self::Conn, why: &Close) -> Bytes {
+    fn closing_bytes(conn: &Self::Conn, why: &Close) -> Bytes {
         let _ = (conn, why);
         Bytes::new()
     }
@@ -134,13 +134,13 @@ pub trait Protocol: Sized + Send + 'static {
     }
 
     /// The connection is over, for the first reason that was given; its token is stale from here on. What is queued is still
-    /// flushed. There are no hands here: what others should learn of it is told in [`turn`](Self::turn), which follows
+    /// flushed. No [`Io`] here; notify other connections from [`turn`](Self::turn), which follows
     /// in this turn or in the next one, without a sleep between.
     fn closed(&mut self, conn: Self::Conn, token: ConnToken, why: Close) {
         let _ = (conn, token, why);
     }
 
-    /// The end of a turn, before what was queued in it is written: the place for couriers to other threads, and for
+    /// The end of a turn, before what was queued in it is written: the place for messages to other threads, and for
     /// what [`closed`](Self::closed) left to tell. Called in every turn, so it should find out at once that there is
     /// nothing to do. There is no current connection.
     fn turn(&mut self, io: &mut Io<'_, Self>) {
@@ -156,7 +156,7 @@ pub(super) struct Lent {
     pub(super) len: u32,
 }
 
-/// A callback's hands: what it can do to this worker's connections, its own (the current one) and all others. One value
+/// Handle passed to callbacks; operates on this worker's connections, its own (the current one) and all others. One value
 /// lives as long as one callback.
 ///
 /// Nothing here makes a system call or runs another callback. Where a token is stale, another worker's, or names a
@@ -448,7 +448,7 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.no_room();
     }
 
-    /// Closes a connection of this worker: no callback but [`last_words`](Protocol::last_words) and
+    /// Closes a connection of this worker: no callback but [`closing_bytes`](Protocol::closing_bytes) and
     /// [`closed`](Protocol::closed) comes for it any more, what is queued is flushed within the linger time. The first reason
     /// counts. The reason is for those two and for the counters; a raw protocol's peer sees nothing of its code.
     pub fn close(&mut self, token: ConnToken, why: Close) {

@@ -9,12 +9,12 @@ use std::sync::{
 use super::stream::Accepted;
 
 /// What lies in a worker's inbox.
-pub(super) enum Envelope<M> {
+pub(super) enum InboxItem<M> {
     Mail(M),
     Stream(Accepted),
 }
 
-impl<M> Envelope<M> {
+impl<M> InboxItem<M> {
     /// The mail that comes back.
     pub(super) fn mail(self) -> M {
         match self {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     base::{CloseCode, ConnToken, text::quoted},
     wire::{
-        amp::{self, Dialect, Id, check::Refusal},
+        amp::{self, Id, KeyEncoding, check::Refusal},
         sign_in::{self, SignIn, Transcript},
     },
 };
@@ -46,7 +46,7 @@ pub struct HelloJob {
     /// It must not be checked before this time, Unix milliseconds.
     pub from_ms: u64,
     /// How its keys are written.
-    pub dialect: Dialect,
+    pub dialect: KeyEncoding,
 }
 
 /// A HELLO that was judged, with our signed answer.

@@ -11,7 +11,7 @@ use crate::{
     base::{CloseCode, ConnToken},
     wire::{
         amp::{
-            BuildError, Builder, Code, Dialect, EnvelopeView, Frame, Header, Id, To, Type, body::ErrorBody,
+            BuildError, Builder, Code, EnvelopeView, Frame, Header, Id, KeyEncoding, To, Type, body::ErrorBody,
             check::Refusal, did_base, parse,
         },
         cbor,
@@ -43,15 +43,12 @@ pub struct Message<S> {
     /// Its bytes.
     pub shared: S,
     /// How its keys are written.
-    pub dialect: Dialect,
+    pub dialect: KeyEncoding,
     /// The connection that an ERROR about it goes to, on whichever worker. `None`: the relay or a session says it.
     pub sender: Option<ConnToken>,
     /// Its number among those of the sender's worker: of a repeated message it is another.
     pub number: u32,
 }
-
-/// What an ERROR about a message needs. `None`: there is to be none.
-pub type ReturnAddress = Option<Box<Bounce>>;
 
 /// A message that was not handed over, for its sender's worker.
 #[derive(Clone, Debug)]
@@ -65,16 +62,17 @@ pub struct Bounce {
 }
 
 impl<S: Shared> Payload for Message<S> {
-    type Ticket = ReturnAddress;
+    /// `None`: there is to be no ERROR.
+    type ReturnAddress = Option<Box<Bounce>>;
 
     fn size(&self) -> usize {
         self.shared.size()
     }
 
-    fn ticket(&self) -> Self::Ticket {
+    fn return_address(&self) -> Self::ReturnAddress {
         // Parsed once more: few messages fail, and every message would pay.
         let Ok(Frame::Envelope(view)) = parse(self.shared.message()) else { return None };
-        let refused = view.header.typ.may_be_refused_aloud().then(|| Refused::of(&view, undelivered(Why::Lost)));
+        let refused = view.header.typ.allows_error_reply().then(|| Refused::of(&view, undelivered(Why::Lost)));
         let (number, several) = (self.number, view.header.to.is_array());
         refused.flatten().map(|refused| Box::new(Bounce { number, several, refused }))
     }
@@ -148,7 +146,7 @@ impl Refused {
     }
 
     /// The ERROR that the relay says, or one of its sessions: whoever `from` is.
-    pub fn reply(self, from: Text, id: Id, to: ReplyTo, dialect: Dialect) -> Reply {
+    pub fn reply(self, from: Text, id: Id, to: ReplyTo, dialect: KeyEncoding) -> Reply {
         let mut body = Vec::new();
         match self.not_handed.details() {
             Some(details) => {
@@ -223,7 +221,7 @@ pub struct Reply {
     /// The body: one CBOR item.
     pub body: Vec<u8>,
     /// How its keys are written.
-    pub dialect: Dialect,
+    pub dialect: KeyEncoding,
     /// Close the connection behind it.
     pub close: Option<(CloseCode, &'static str)>,
 }

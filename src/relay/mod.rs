@@ -4,11 +4,11 @@
 pub mod admission;
 pub mod api;
 pub mod card;
+mod command_dedup;
 pub mod delivery;
 pub mod directory;
 pub mod hub;
 pub mod keys;
-mod ledger;
 pub mod message;
 mod principal;
 pub mod profile;

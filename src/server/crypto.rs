@@ -95,7 +95,8 @@ impl Crypto {
         last: DrainGuard,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (bell, heard) = bell();
-        let mut desk = Desk::new(host_key, did, KeysFile::new(keys), mailers.links(&bell), supervisor, session_keys)?;
+        let mut desk =
+            CryptoLoop::new(host_key, did, KeysFile::new(keys), mailers.links(&bell), supervisor, session_keys)?;
         desk.refresh(true);
         // There is no connection yet that it would matter to.
         desk.links.retain(|_| false);
@@ -172,7 +173,7 @@ fn bell() -> (Waker, Receiver<()>) {
     (Arc::new(Bell(bell)).into(), heard)
 }
 
-struct Desk {
+struct CryptoLoop {
     admission: Admission,
     keys: KeysFile,
     links: Links,
@@ -183,7 +184,7 @@ struct Desk {
     looked: Instant,
 }
 
-impl Desk {
+impl CryptoLoop {
     fn new(
         host_key: PrivateKey,
         did: String,
@@ -440,13 +441,13 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
     /// A desk, what it hears of room, and its two workers, whose inboxes take one mail.
-    fn desk(path: PathBuf) -> (Desk, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
+    fn desk(path: PathBuf) -> (CryptoLoop, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
         let (workers, mailers, _) = sink::workers(2, 1);
         let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
         let (waker, heard) = bell();
         let (keys, links) = (KeysFile::new(path), mailers.links(&waker));
         let (supervisor, _) = Supervisor::prepare().expect("a supervisor");
-        let desk = Desk::new(host_key, "did:key:z".into(), keys, links, supervisor, SessionKeys::default());
+        let desk = CryptoLoop::new(host_key, "did:key:z".into(), keys, links, supervisor, SessionKeys::default());
         let desk = desk.expect("a desk");
         (desk, heard, workers, mailers)
     }

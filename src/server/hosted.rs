@@ -4,24 +4,24 @@ use std::{io, sync::Arc, time::Duration};
 
 use ssh_key::PrivateKey;
 
-use super::{Options, Rest, StartError, Stopper, worker::Worker};
+use super::{Options, Runtime, ShutdownHandle, StartError, worker::Worker};
 use crate::reactor::{self, BoundAddr, Turn, WorkerCounters, ws::Ws};
 
 /// A relay whose workers its host turns. The supervisor and the crypto thread run by themselves; who is connected gets
 /// nothing while nobody turns. Made for hosts with a loop of their own, and for counting what a turn costs.
-pub struct Hosted {
+pub struct ManualServer {
     workers: Vec<reactor::Worker<Ws<Worker>>>,
     counters: Arc<[Arc<WorkerCounters>]>,
-    rest: Rest,
+    rest: Runtime,
 }
 
-impl Hosted {
+impl ManualServer {
     /// Opens the listeners and starts the threads that are not workers.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub fn start(options: &Options, host_key: PrivateKey) -> Result<Self, StartError> {
-        let (bound, handlers, rest) = Rest::start(options, host_key)?;
+        let (bound, handlers, rest) = Runtime::start(options, host_key)?;
         let counters = bound.counters();
         match bound.into_workers(move |index, _| handlers.make(index)) {
             Ok(workers) => {
@@ -60,11 +60,11 @@ impl Hosted {
     }
 
     /// What can begin the end from another thread.
-    pub fn stopper(&self) -> Stopper {
+    pub fn stopper(&self) -> ShutdownHandle {
         self.rest.stopper()
     }
 
-    /// Cuts off who is still connected and waits for the end of the threads. To part in peace: [`Stopper::drain`] first,
+    /// Closes what is still connected and waits for the end of the threads. For a graceful stop, call [`ShutdownHandle::drain`] first,
     /// then turn until [`Turn::Done`].
     ///
     /// # Errors

@@ -33,7 +33,7 @@ use channels::Mailers;
 pub(crate) use data::private;
 pub use data::{DataError, DataFolder};
 use drain_guard::DrainGuard;
-pub use hosted::Hosted;
+pub use hosted::ManualServer;
 use launch::{ConfigProfiles, Launcher, Live, RandomIds};
 use metrics::{CoreTallies, Shared, WorkerTallies};
 use parking_lot::RwLock;
@@ -213,14 +213,14 @@ pub enum StartError {
     FirstSession(String),
 }
 
-/// A relay that runs. Dropping it without [`Stopper::drain`] leaves it running.
+/// A relay that runs. Dropping it without [`ShutdownHandle::drain`] leaves it running.
 pub struct Server {
     handle: Handle,
-    rest: Rest,
+    rest: Runtime,
 }
 
 /// What a relay has besides its workers.
-struct Rest {
+struct Runtime {
     control: Control,
     addresses: Vec<BoundAddr>,
     first: Option<Summary>,
@@ -240,7 +240,7 @@ struct Handlers {
     shared: Arc<Shared>,
     agents: Arc<delivery::Parts>,
     mailers: Mailers,
-    stopper: Stopper,
+    stopper: ShutdownHandle,
     ws: WsOptions,
 }
 
@@ -262,7 +262,7 @@ impl Handlers {
     }
 }
 
-impl Rest {
+impl Runtime {
     /// Opens the listeners and starts every thread but the workers'.
     fn start(options: &Options, host_key: PrivateKey) -> Result<(Bound<Ws<Worker>>, Handlers, Self), StartError> {
         // Whoever starts a relay holds its data folder, so that an earlier process of the same key has ended by now and
@@ -332,7 +332,8 @@ impl Rest {
         }
         let control = bound.control();
         let core = supervisor.inbox.clone();
-        let stopper = Stopper { control: control.clone(), supervisor: supervisor.clone(), shared: shared.clone() };
+        let stopper =
+            ShutdownHandle { control: control.clone(), supervisor: supervisor.clone(), shared: shared.clone() };
         let shared_too = shared.clone();
         let handlers =
             Handlers { greeting, crypto: crypto.clone(), core, shared: shared_too, agents, mailers: all, stopper, ws };
@@ -348,8 +349,12 @@ impl Rest {
         let _ = self.supervisor_thread.join();
     }
 
-    fn stopper(&self) -> Stopper {
-        Stopper { control: self.control.clone(), supervisor: self.supervisor.clone(), shared: self.shared.clone() }
+    fn stopper(&self) -> ShutdownHandle {
+        ShutdownHandle {
+            control: self.control.clone(),
+            supervisor: self.supervisor.clone(),
+            shared: self.shared.clone(),
+        }
     }
 
     /// Waits for the end of the threads. The workers have ended as `loops` says.
@@ -375,7 +380,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub fn start(options: &Options, host_key: PrivateKey) -> Result<Self, StartError> {
-        let (bound, handlers, rest) = Rest::start(options, host_key)?;
+        let (bound, handlers, rest) = Runtime::start(options, host_key)?;
         match bound.start(move |index, _| handlers.make(index)) {
             Ok(handle) => {
                 rest.shared.ready.store(true, Ordering::Relaxed);
@@ -399,7 +404,7 @@ impl Server {
     }
 
     /// What can begin the end from another thread.
-    pub fn stopper(&self) -> Stopper {
+    pub fn stopper(&self) -> ShutdownHandle {
         self.rest.stopper()
     }
 
@@ -420,13 +425,13 @@ impl Server {
 
 /// Begins the end of a relay from any thread.
 #[derive(Clone)]
-pub struct Stopper {
+pub struct ShutdownHandle {
     control: Control,
     supervisor: Supervisor,
     shared: Arc<Shared>,
 }
 
-impl Stopper {
+impl ShutdownHandle {
     /// Whether the relay has been told to end, by a signal or by its admin.
     pub fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)

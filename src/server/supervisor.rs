@@ -138,11 +138,11 @@ impl Prepared {
         Ok((thread, created))
     }
 
-    fn desk(self, parts: Parts) -> Desk {
+    fn desk(self, parts: Parts) -> SupervisorLoop {
         let Self { poll, waker, receiver, keys, drain } = self;
         let Parts { hub, launcher, mailers, shared, grace_ms, control: _ } = parts;
         let backlog = (0..mailers.len()).map(|_| Backlog::default()).collect();
-        Desk {
+        SupervisorLoop {
             poll,
             receiver,
             keys,
@@ -174,7 +174,7 @@ struct Running {
     translator: Translator,
 }
 
-struct Desk {
+struct SupervisorLoop {
     poll: Poll,
     receiver: Receiver<Vec<ToSessions>>,
     keys: NewKeys,
@@ -200,7 +200,7 @@ struct Desk {
     announced: HashSet<Text>,
 }
 
-impl Desk {
+impl SupervisorLoop {
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         while self.turn(&mut events)? {}
@@ -521,7 +521,7 @@ mod tests {
     };
 
     /// The thread's desk with an inbox of one place, and a worker with another.
-    fn desk() -> (Supervisor, Desk, reactor::Worker<sink::Sink>, Mailers) {
+    fn desk() -> (Supervisor, SupervisorLoop, reactor::Worker<sink::Sink>, Mailers) {
         let (mut workers, mailers, control) = sink::workers(1, 1);
         let (supervisor, prepared) = Supervisor::prepare_with(1).expect("prepared");
         let store = Box::new(MemoryStore::new(store::Limits::default()));

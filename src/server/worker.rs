@@ -6,7 +6,7 @@ pub(super) mod dialects;
 use std::sync::Arc;
 
 use super::{
-    Stopper,
+    ShutdownHandle,
     channels::{Links, Mail},
     crypto::Crypto,
     metrics::Shared,
@@ -36,7 +36,7 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) delivery: Delivery<Framed>,
     pub(super) states: States,
-    pub(super) stopper: Stopper,
+    pub(super) stopper: ShutdownHandle,
 }
 
 pub(super) type Io<'a> = WsIo<'a, Worker>;
@@ -94,8 +94,8 @@ impl WsHandler for Worker {
         Ok(())
     }
 
-    fn drained(&mut self, conn: &mut Conn, io: &mut Io<'_>) {
-        self.states.drained(conn, &mut self.delivery, io);
+    fn writable(&mut self, conn: &mut Conn, io: &mut Io<'_>) {
+        self.states.writable(conn, &mut self.delivery, io);
     }
 
     fn closed(&mut self, conn: Conn, token: ConnToken, why: Close) {
@@ -167,7 +167,7 @@ mod tests {
             ..server::Options::new(folder.path().join("keys"), server::Agent::Demo)
         };
         let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
-        let (bound, handlers, rest) = server::Rest::start(&options, key).expect("started");
+        let (bound, handlers, rest) = server::Runtime::start(&options, key).expect("started");
         let mailers = handlers.mailers.clone();
         let mut workers = bound.into_workers(|index, _| handlers.make(index)).expect("workers");
         let [here, there] = &mut workers[..] else { panic!("two") };

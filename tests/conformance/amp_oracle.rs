@@ -2,7 +2,7 @@
 //! same fields. Shared by the tests and the fuzz target.
 
 use amp_relay::wire::{
-    amp::{Builder, Dialect, EnvelopeView, Field, Frame, parse, rekey, sig_input},
+    amp::{Builder, EnvelopeView, Field, Frame, KeyEncoding, parse, rekey, sig_input},
     cbor,
 };
 use ciborium::Value;
@@ -27,16 +27,16 @@ pub(crate) fn agree(frame: &[u8]) -> bool {
     true
 }
 
-fn key_of(dialect: Dialect, field: Field) -> Value {
+fn key_of(dialect: KeyEncoding, field: Field) -> Value {
     match dialect {
-        Dialect::Text => Value::from(field.name()),
-        Dialect::Int => Value::from(field as u64),
+        KeyEncoding::Text => Value::from(field.name()),
+        KeyEncoding::Int => Value::from(field as u64),
     }
 }
 
 /// The field that a key is; `enc` has no integer key.
-fn field_of(dialect: Dialect, key: &Value) -> Option<Field> {
-    let known = if dialect == Dialect::Int { &Field::ALL[..12] } else { &Field::ALL[..] };
+fn field_of(dialect: KeyEncoding, key: &Value) -> Option<Field> {
+    let known = if dialect == KeyEncoding::Int { &Field::ALL[..12] } else { &Field::ALL[..] };
     known.iter().copied().find(|&field| key_of(dialect, field) == *key)
 }
 
@@ -48,8 +48,8 @@ fn with_minicbor(view: &EnvelopeView<'_>) {
     let header = &view.header;
     for _ in 0..pairs {
         let key = match view.dialect {
-            Dialect::Text => Value::from(decoder.str().unwrap()),
-            Dialect::Int => Value::Integer(i128::from(decoder.int().unwrap()).try_into().unwrap()),
+            KeyEncoding::Text => Value::from(decoder.str().unwrap()),
+            KeyEncoding::Int => Value::Integer(i128::from(decoder.int().unwrap()).try_into().unwrap()),
         };
         let mut raw = |decoder: &mut Decoder<'_>| {
             let start = decoder.position();
@@ -66,7 +66,7 @@ fn with_minicbor(view: &EnvelopeView<'_>) {
             Some(Field::Ttl) => assert_eq!(decoder.u64().unwrap(), header.ttl),
             Some(Field::From) => assert_eq!(decoder.str().unwrap(), header.from),
             Some(Field::To) if header.to.is_array() => {
-                assert_eq!(view.dialect, Dialect::Text);
+                assert_eq!(view.dialect, KeyEncoding::Text);
                 let dids: Vec<&str> = decoder.array_iter().unwrap().collect::<Result<_, _>>().unwrap();
                 assert!(header.to.iter().eq(dids));
             }
@@ -137,7 +137,7 @@ fn with_itself(view: &EnvelopeView<'_>) {
     let (mut input, mut out, mut other_input) = (Vec::new(), Vec::new(), Vec::new());
     sig_input(&view.header, cbor::NULL, &mut input);
     assert_eq!(cbor::check(&input), Ok(()));
-    for dialect in [Dialect::Text, Dialect::Int] {
+    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
         out.clear();
         if rekey(view, dialect, &mut out).is_err() {
             assert!(out.is_empty() && dialect != view.dialect);

@@ -6,7 +6,7 @@ use amp_relay::{
     base::Now,
     wire::{
         amp::{
-            self, Builder, Dialect, EnvelopeView, Frame, Header, Id, NotExpressible, Reason, To, Type, VerifyError,
+            self, Builder, EnvelopeView, Frame, Header, Id, KeyEncoding, NotExpressible, Reason, To, Type, VerifyError,
             body::{Ack, AckSource, HelloView},
             check::{self, Names, Peer, Policy, Refusal},
             did_base, parse, rekey, sig_input, sign, verify, verify_over,
@@ -177,7 +177,7 @@ fn every_message_of_the_rfc_is_read_verified_and_written_again() {
             reply_to: reply_to.as_deref(),
             ..Header::new(id, Type(vector.typ), &vector.from, To::One(&vector.to))
         };
-        assert_eq!((found.v, found.dialect, found.header), (1, Dialect::Text, header));
+        assert_eq!((found.v, found.dialect, found.header), (1, KeyEncoding::Text, header));
         assert!(id.belongs_to(vector.ts));
         assert_eq!(found.sig.map(|sig| sig.to_vec()), Some(hex(&vector.signature)));
         assert_eq!(found.enc.is_some(), vector.name == "message-authcrypt");
@@ -209,19 +209,19 @@ fn the_derived_messages_hold_in_both_dialects() {
     let text = hex(both.message.as_deref().unwrap());
     let int = hex(both.message_intkeys.as_deref().unwrap());
     let mut out = Vec::new();
-    rekey(&view(&text), Dialect::Int, &mut out).unwrap();
+    rekey(&view(&text), KeyEncoding::Int, &mut out).unwrap();
     assert_eq!(out, int);
     out.clear();
-    rekey(&view(&int), Dialect::Text, &mut out).unwrap();
+    rekey(&view(&int), KeyEncoding::Text, &mut out).unwrap();
     assert_eq!(out, text);
 
     let message = hex(several.message.as_deref().unwrap());
     let to: Vec<&str> = view(&message).header.to.iter().collect();
     assert_eq!(to, ["did:web:example.com:agent:bob", "did:web:example.com:agent:carol"]);
     out.clear();
-    assert_eq!(rekey(&view(&message), Dialect::Int, &mut out), Err(NotExpressible::Recipients));
+    assert_eq!(rekey(&view(&message), KeyEncoding::Int, &mut out), Err(NotExpressible::Recipients));
     let encrypted = hex(rfc.derived("corrected-authcrypt").message.as_deref().unwrap());
-    assert_eq!(rekey(&view(&encrypted), Dialect::Int, &mut out), Err(NotExpressible::Encrypted));
+    assert_eq!(rekey(&view(&encrypted), KeyEncoding::Int, &mut out), Err(NotExpressible::Encrypted));
     assert!(out.is_empty());
 
     let key = rfc.derived("did-key");
@@ -311,11 +311,11 @@ fn frames_of_the_go_relay_are_read() {
             continue;
         }
         let found = view(&bytes);
-        assert_eq!((found.dialect, found.v, found.sig), (Dialect::Int, 1, None));
+        assert_eq!((found.dialect, found.v, found.sig), (KeyEncoding::Int, 1, None));
         assert!(found.header.id.belongs_to(found.header.ts));
         assert!(amp_oracle::agree(&bytes));
         let mut out = Vec::new();
-        assert_eq!(rekey(&found, Dialect::Text, &mut out), Err(NotExpressible::Unsigned));
+        assert_eq!(rekey(&found, KeyEncoding::Text, &mut out), Err(NotExpressible::Unsigned));
         assert_eq!(verify(&found, &rfc().key().verifying_key(), &mut out), Err(VerifyError::Unsigned));
         let body = found.body_or_null().unwrap();
         match found.header.typ {
@@ -442,7 +442,7 @@ proptest! {
     fn other_decoders_read_the_same_bodies(body in body(), other in body(), int: bool) {
         let header = Header::new(Id::new(1, [0; 8]), Type::MESSAGE, "did:a", To::Many(&["did:b", "did:c#k"]));
         let header = if int { Header { to: To::One("did:b"), ..header } } else { header };
-        let (dialect, unknown) = if int { (Dialect::Int, &b"\x18\x63"[..]) } else { (Dialect::Text, &b"\x61z"[..]) };
+        let (dialect, unknown) = if int { (KeyEncoding::Int, &b"\x18\x63"[..]) } else { (KeyEncoding::Text, &b"\x61z"[..]) };
         let mut frame = Vec::new();
         Builder::new(header).write(dialect, Some(&[7; 64]), &mut frame).unwrap();
         let null = frame.iter().rposition(|&byte| byte == 0xf6).unwrap();

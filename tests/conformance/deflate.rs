@@ -63,8 +63,8 @@ fn read(role: Role, limits: &Limits, pieces: &[&[u8]]) -> Vec<Got> {
         loop {
             at += match decoder.decode(limits, &mut pending[at..]) {
                 Ok(Step::Need(_)) => break,
-                Ok(Step::Took(taken)) => taken,
-                Ok(Step::Item { consumed, message }) => {
+                Ok(Step::Fragment(taken)) => taken,
+                Ok(Step::Message { consumed, message }) => {
                     got.push(match message {
                         Message::Text(text) => Got::Text(text.to_owned()),
                         Message::Binary(bytes) => Got::Binary(bytes.to_vec()),
@@ -303,13 +303,13 @@ impl Client {
     fn next(&mut self) -> Result<(String, bool), u16> {
         loop {
             match self.decoder.decode(&LIMITS, &mut self.pending).expect("a server that keeps to the rules") {
-                Step::Need(_) | Step::Took(_) => {
+                Step::Need(_) | Step::Fragment(_) => {
                     let mut more = [0; 4096];
                     let read = self.stream.read(&mut more).expect("more");
                     assert!(read > 0, "it hung up without a close frame");
                     self.pending.extend_from_slice(&more[..read]);
                 }
-                Step::Item { consumed, message } => {
+                Step::Message { consumed, message } => {
                     let got = match message {
                         Message::Text(text) => Ok((text.to_owned(), false)),
                         Message::Close(Some((code, _))) => Err(code.0),

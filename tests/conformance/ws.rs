@@ -119,11 +119,11 @@ impl Conn {
                     assert!(need <= self.limits.frame_max.max(125) + ws::HEADER_MAX, "needs {need}");
                     break;
                 }
-                Ok(Step::Took(taken)) => {
+                Ok(Step::Fragment(taken)) => {
                     assert!(taken > 0 && taken <= there);
                     at += taken;
                 }
-                Ok(Step::Item { consumed, message }) => {
+                Ok(Step::Message { consumed, message }) => {
                     assert!(consumed > 0 && consumed <= there);
                     self.got.push(match message {
                         Message::Text(text) => Got::Text(text.to_owned()),

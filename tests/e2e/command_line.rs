@@ -287,13 +287,13 @@ fn f_all_of_a_session_is_printed_in_its_order_while_it_goes_on() {
         let running = threads.spawn(move || shell(scratch, &command, ""));
         joins.recv().expect("it joins");
         let (standin, laptop, session) = (&scene.standin, &mut scene.laptop, scene.session.clone());
-        standin.does("late", &[support::standin::says("late", "the last words")]);
+        standin.does("late", &[support::standin::says("late", "the closing bytes")]);
         let prompt = laptop.prompt(&session, "late");
         laptop.turn(&session, &prompt);
         follows.send(()).expect("it waits");
         running.join().expect("it ends")
     });
-    let places: Vec<_> = ["part 0", "part 3", "part 5", "the last words"].map(|text| ran.out.find(text)).into();
+    let places: Vec<_> = ["part 0", "part 3", "part 5", "the closing bytes"].map(|text| ran.out.find(text)).into();
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?} {}", ran.err);
 }
 

@@ -237,7 +237,7 @@ impl Protocol for Frames {
         Ok(at)
     }
 
-    fn drained(&mut self, _: &mut (), io: &mut Io<'_, Self>) {
+    fn writable(&mut self, _: &mut (), io: &mut Io<'_, Self>) {
         self.0.drained += 1;
         self.0.held.drain(..).for_each(|token| io.resume(token));
     }
@@ -277,7 +277,7 @@ impl WsHandler for Messages {
         Ok(())
     }
 
-    fn drained(&mut self, _: &mut (), io: &mut WsIo<'_, Self>) {
+    fn writable(&mut self, _: &mut (), io: &mut WsIo<'_, Self>) {
         self.0.drained += 1;
         self.0.others(io.token()).for_each(|token| io.resume(token));
     }

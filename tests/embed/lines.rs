@@ -140,11 +140,11 @@ impl Protocol for Lines {
         Ok(())
     }
 
-    fn drained(&mut self, _: &mut Conn, io: &mut Io<'_, Self>) {
+    fn writable(&mut self, _: &mut Conn, io: &mut Io<'_, Self>) {
         self.pump(io);
     }
 
-    fn last_words(_: &Conn, why: &Close) -> Bytes {
+    fn closing_bytes(_: &Conn, why: &Close) -> Bytes {
         match why {
             Close::Peer(_) | Close::Broken => Bytes::new(),
             other => format!("closed: {other:?}\n").into(),

@@ -11,9 +11,9 @@ use std::{
 
 use amp_relay::{
     reactor::{self, BoundAddr, Listen, WorkerCounters},
-    server::{Agent as Runs, Hosted, Options},
+    server::{Agent as Runs, ManualServer, Options},
     wire::{
-        amp::{Builder, Dialect, Frame, Header, Id, To, Type, body, parse},
+        amp::{Builder, Frame, Header, Id, KeyEncoding, To, Type, body, parse},
         cbor,
         sign_in::did_of,
         ws::{OpCode, client_frame},
@@ -45,7 +45,7 @@ impl Key {
     }
 
     /// A message as an agent writes it, unmasked and without its WebSocket header.
-    pub fn message(&self, dialect: Dialect, header: Header<'_>, body: &[u8]) -> Vec<u8> {
+    pub fn message(&self, dialect: KeyEncoding, header: Header<'_>, body: &[u8]) -> Vec<u8> {
         let (mut scratch, mut out) = (Vec::new(), Vec::new());
         let built = Builder::new(header).body(body).write_signed(dialect, &self.secret, &mut scratch, &mut out);
         built.expect("expressible");
@@ -83,7 +83,7 @@ pub fn tcp(addresses: &[BoundAddr]) -> SocketAddr {
 
 /// A relay whose worker the test turns.
 pub struct Relay {
-    hosted: Hosted,
+    hosted: ManualServer,
     address: SocketAddr,
     _folder: TempDir,
 }
@@ -91,7 +91,7 @@ pub struct Relay {
 impl Relay {
     pub fn start(keys: &[Key]) -> Self {
         let (options, folder) = options(keys);
-        let hosted = Hosted::start(&options, host_key()).expect("a relay");
+        let hosted = ManualServer::start(&options, host_key()).expect("a relay");
         let address = tcp(hosted.addresses());
         Self { hosted, address, _folder: folder }
     }
@@ -146,7 +146,7 @@ impl Agent {
         hello.write(&mut versions);
         let id = Id::new(now_ms, key.secret.verifying_key().to_bytes()[..8].try_into().expect("eight bytes"));
         let header = Header { ts: now_ms, ..Header::new(id, Type::HELLO, &key.did, To::One(&relay)) };
-        let hello = key.message(Dialect::Text, header, &versions);
+        let hello = key.message(KeyEncoding::Text, header, &versions);
         agent.write_all(&client_frame(OpCode::Binary, &hello, MASK), &mut wait);
         let payload = agent.read_until(&mut wait, server_frame);
         match parse(&payload) {
@@ -237,7 +237,7 @@ impl Batch {
         let id = Id::new(now_ms, *b"\xa5number\x5a");
         let message = |to: &Key| {
             let header = Header { ts: now_ms, ..Header::new(id, Type::MESSAGE, &from.did, To::One(&to.did)) };
-            from.message(Dialect::Text, header, &body)
+            from.message(KeyEncoding::Text, header, &body)
         };
         let first = message(to[0]);
         let find = |what: &[u8]| first.windows(what.len()).position(|found| found == what).expect("it is there");

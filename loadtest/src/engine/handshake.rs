@@ -7,7 +7,7 @@ use std::{
 };
 
 use amp_relay::wire::{
-    amp::{Builder, Dialect, Frame, Header, Id, To, Type, body, parse},
+    amp::{Builder, Frame, Header, Id, KeyEncoding, To, Type, body, parse},
     cbor,
     ws::{self, Message, OpCode},
 };
@@ -154,7 +154,7 @@ impl World {
         let (mut body, mut hello) = (Vec::new(), Vec::new());
         body::Hello { versions: &["1.0"], ..body::Hello::default() }.write(&mut body);
         let builder = Builder::new(header).body(&body);
-        let written = builder.write_signed(Dialect::Text, agent.key(), &mut Vec::new(), &mut hello);
+        let written = builder.write_signed(KeyEncoding::Text, agent.key(), &mut Vec::new(), &mut hello);
         written.map_err(|error| error.to_string())?;
         let frame = ws::client_frame(OpCode::Binary, &hello, self.job.mask);
         self.conns[at].outbox.control(&frame);

@@ -312,8 +312,8 @@ impl World {
             let (consumed, message) = match decoder.decode(&self.limits, &mut bytes[taken..]) {
                 Ok(Step::Need(_)) => break Ok(taken),
                 // Compression is never offered, so the decoder refuses what is compressed.
-                Ok(Step::Took(consumed) | Step::Deflated { consumed, .. }) => (consumed, None),
-                Ok(Step::Item { consumed, message }) => (consumed, Some(message)),
+                Ok(Step::Fragment(consumed) | Step::Deflated { consumed, .. }) => (consumed, None),
+                Ok(Step::Message { consumed, message }) => (consumed, Some(message)),
                 Err(fault) => break Err(format!("the server breaks the WebSocket protocol: {}", fault.reason)),
             };
             taken += consumed;

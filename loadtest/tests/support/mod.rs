@@ -90,10 +90,10 @@ impl Endpoint {
                     bytes.extend_from_slice(&part[..count]);
                     continue;
                 }
-                Step::Took(consumed) | Step::Deflated { consumed, .. } => (consumed, None),
-                Step::Item { consumed, message: Message::Binary(message) } => (consumed, Some(message.to_vec())),
-                Step::Item { message: Message::Close(_), .. } => return None,
-                Step::Item { consumed, .. } => (consumed, None),
+                Step::Fragment(consumed) | Step::Deflated { consumed, .. } => (consumed, None),
+                Step::Message { consumed, message: Message::Binary(message) } => (consumed, Some(message.to_vec())),
+                Step::Message { message: Message::Close(_), .. } => return None,
+                Step::Message { consumed, .. } => (consumed, None),
             };
             bytes.drain(..consumed);
             if let Some(message) = message {

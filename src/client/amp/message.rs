@@ -9,8 +9,8 @@ use crate::{
     base::Now,
     wire::{
         amp::{
-            self, BuildError, Builder, Code, Dialect, EnvelopeView, Frame, Header, Id, SIG_BYTES, TTL_MS_DEFAULT, To,
-            Type,
+            self, BuildError, Builder, Code, EnvelopeView, Frame, Header, Id, KeyEncoding, SIG_BYTES, TTL_MS_DEFAULT,
+            To, Type,
             body::{DETAIL_NOW, ErrorBody},
             check::{self, Refusal},
             did_base,
@@ -72,7 +72,7 @@ impl<'a> Draft<'a> {
         amp::sig_input(&header, &body, &mut signed);
         let sig = sign(&signed)?;
         let mut frame = Vec::new();
-        Builder::new(header).body(&body).write(Dialect::Text, Some(&sig), &mut frame)?;
+        Builder::new(header).body(&body).write(KeyEncoding::Text, Some(&sig), &mut frame)?;
         Ok(frame)
     }
 }

@@ -65,8 +65,8 @@ impl<N: Net> Dialect<N> for Agent {
         delivery.timeout(self, net);
     }
 
-    fn drained(&mut self, (): &mut (), delivery: &mut Delivery<N::Shared>, net: &mut N) {
-        delivery.drained(net);
+    fn writable(&mut self, (): &mut (), delivery: &mut Delivery<N::Shared>, net: &mut N) {
+        delivery.writable(net);
     }
 
     fn closed(self, (): &mut (), delivery: &mut Delivery<N::Shared>, token: ConnToken) {

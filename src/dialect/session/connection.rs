@@ -62,19 +62,19 @@ enum Phase {
 
 /// How a connection came to us.
 #[derive(Clone, Debug)]
-pub struct Reached {
+pub struct Origin {
     /// What the upgrade's Host header said.
     pub host: String,
     /// Over the Unix socket. A tunnel may end there, so that the Host counts too.
     pub unix: bool,
 }
 
-impl Reached {
+impl Origin {
     /// Whether this is the authority that a client dialled; loopback names are equal on any port.
     fn by(&self, dialled: &str) -> bool {
         match (Authority::parse(dialled), Authority::parse(&self.host)) {
             (Ok(Authority::Unix), _) => self.unix,
-            (Ok(dialled), Ok(reached)) => dialled == reached,
+            (Ok(dialled), Ok(origin)) => dialled == origin,
             _ => false,
         }
     }
@@ -84,7 +84,7 @@ impl Reached {
 #[derive(Debug)]
 pub struct Connection {
     peer: ConnToken,
-    reached: Reached,
+    origin: Origin,
     nonce: String,
     phase: Phase,
     deadline: u64,
@@ -92,7 +92,7 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was just upgraded; `nonce` is fresh. Gives the challenge to send.
-    pub fn open(peer: ConnToken, reached: Reached, nonce: String, greeting: &Greeting, now: Now) -> (Self, String) {
+    pub fn open(peer: ConnToken, origin: Origin, nonce: String, greeting: &Greeting, now: Now) -> (Self, String) {
         let expires_at = now.unix_ms + SIGN_IN_MS;
         let challenge = super::sign_in_message(&Challenge {
             version: VERSION,
@@ -102,7 +102,7 @@ impl Connection {
             bindings: vec![BINDING_NONE.into()],
         });
         let deadline = now.mono_ms + SIGN_IN_MS;
-        (Self { peer, reached, nonce, phase: Phase::Challenged, deadline }, challenge)
+        (Self { peer, origin, nonce, phase: Phase::Challenged, deadline }, challenge)
     }
 
     /// Who signed in, once somebody has.
@@ -173,16 +173,16 @@ impl Connection {
             let message = "`binding` must be \"none\": this listener offers no TLS exporter";
             return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
         }
-        if !self.reached.by(&sign_in.authority) {
+        if !self.origin.by(&sign_in.authority) {
             let message = format!(
                 "the signed authority {} is not what this connection was made to ({}): somebody may stand in between",
                 quoted(&sign_in.authority),
-                quoted(&self.reached.host)
+                quoted(&self.origin.host)
             );
             return self.refuse(Some(&sign_in.id), &Error::new(Code::AuthFailed, message), acts);
         }
         let server_nonce = self.nonce.clone();
-        let is_local = self.reached.unix;
+        let is_local = self.origin.unix;
         acts.push(Act::Verify(SignInJob { peer: self.peer, sign_in: sign_in.clone(), server_nonce, is_local }));
         self.phase = Phase::Verifying(sign_in);
     }
@@ -309,8 +309,8 @@ mod tests {
 
     fn opened() -> Connection {
         let peer = ConnToken::new(0, 1, 2);
-        let reached = Reached { host: "localhost:1".into(), unix: false };
-        Connection::open(peer, reached, "n".into(), &greeting(), Now::default()).0
+        let origin = Origin { host: "localhost:1".into(), unix: false };
+        Connection::open(peer, origin, "n".into(), &greeting(), Now::default()).0
     }
 
     const SIGN_IN: &str = r#"{"type":"sign_in","id":"1","client":"c","key":"k","nonce":"n","authority":"localhost:1",

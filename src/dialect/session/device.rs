@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Act, Connection, Greeting, PATH, Reached, SIGN_IN_BYTES_MAX, SUBPROTOCOL};
+use super::{Act, Connection, Greeting, Origin, PATH, SIGN_IN_BYTES_MAX, SUBPROTOCOL};
 use crate::{
     base::{CloseCode, ConnToken, Counter, Fault, Sent},
     dialect::{Arrival, Dialect, Incoming, Upgrade},
@@ -94,9 +94,9 @@ impl<N: DeviceNet> Dialect<N> for Box<Device> {
             return Err(Response::text(500, "the system gives no random bytes"));
         };
         let host = head.host().ok().flatten().unwrap_or_default().to_owned();
-        let reached = Reached { host, unix: arrival.is_local };
+        let origin = Origin { host, unix: arrival.is_local };
         let nonce = Nonce::from_bytes(nonce).to_string();
-        let (connection, challenge) = Connection::open(arrival.peer, reached, nonce, &devices.greeting, arrival.now);
+        let (connection, challenge) = Connection::open(arrival.peer, origin, nonce, &devices.greeting, arrival.now);
         let (known, welcomed, paused) = (false, false, false);
         let conn = Self::new(Device { connection, challenge: Some(challenge), known, welcomed, paused });
         Ok(Upgrade { conn, subprotocol: SUBPROTOCOL, headers: Vec::new() })
@@ -137,7 +137,7 @@ impl<N: DeviceNet> Dialect<N> for Box<Device> {
         self.rearm(net);
     }
 
-    fn drained(&mut self, _: &mut Devices, delivery: &mut Delivery<N::Shared>, net: &mut N) {
+    fn writable(&mut self, _: &mut Devices, delivery: &mut Delivery<N::Shared>, net: &mut N) {
         if std::mem::take(&mut self.paused) {
             delivery.commands.push(ToSessions::Resumed(net.current()));
         }

@@ -10,7 +10,7 @@ mod device;
 mod encode;
 mod fields;
 
-pub use connection::{Act, Connection, Greeting, Reached};
+pub use connection::{Act, Connection, Greeting, Origin};
 pub use decode::{Incoming, decode};
 pub use device::{Counters, Device, DeviceNet, Devices};
 pub use encode::{

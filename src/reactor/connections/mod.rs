@@ -221,7 +221,7 @@ impl<C> Core<C> {
         sent
     }
 
-    /// Queues what the marks have nothing to say about: last words.
+    /// Queues what the marks have nothing to say about: closing bytes.
     pub(super) fn send_last(&mut self, token: ConnToken, bytes: Bytes) {
         if let Some(slot) = self.slots.get_mut(token) {
             self.queue_bytes += bytes.len();

@@ -16,7 +16,7 @@ use crate::{
         options::{Peer, PeerAddr},
         protocol::{Io, Lent, Protocol},
         sendq::SendQueue,
-        shared::Envelope,
+        shared::InboxItem,
         stream::Accepted,
     },
 };
@@ -158,7 +158,7 @@ impl<P: Protocol> Worker<P> {
         if self.next_inbox == usize::from(self.core.worker) {
             return self.adopt(accepted);
         }
-        if let Err(Envelope::Stream(accepted)) = self.inboxes[self.next_inbox].try_send(Envelope::Stream(accepted)) {
+        if let Err(InboxItem::Stream(accepted)) = self.inboxes[self.next_inbox].try_send(InboxItem::Stream(accepted)) {
             // Its inbox is full or it has ended; here is as good.
             self.adopt(accepted);
         }
@@ -219,7 +219,7 @@ impl<P: Protocol> Worker<P> {
             Ok(Ok(conn)) => slot.conn = Some(conn),
             Ok(Err(refuse)) => {
                 self.core.counters.refused.add(1);
-                self.core.send_last(token, refuse.say);
+                self.core.send_last(token, refuse.bytes);
                 self.core.close(token, Close::Local(CloseCode::POLICY));
             }
             Err(_) => {

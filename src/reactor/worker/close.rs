@@ -1,7 +1,7 @@
-//! Closing: telling the protocol, last words, flush, linger, free; and the drain of the whole worker.
+//! Closing: telling the protocol, closing bytes, flush, linger, free; and the drain of the whole worker.
 //!
 //! A close that we begin ends with our half shut and the other half read to its end (or the linger time): closing a
-//! socket with unread bytes would reset the connection and could destroy the last words on their way.
+//! socket with unread bytes would reset the connection and could destroy the closing bytes on their way.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -61,7 +61,7 @@ impl<P: Protocol> Worker<P> {
         self.told_late = true;
         self.core.counters.closed[close_kind(&why).0].add(1);
         if !dead {
-            match catch_unwind(AssertUnwindSafe(|| P::last_words(&conn, &why))) {
+            match catch_unwind(AssertUnwindSafe(|| P::closing_bytes(&conn, &why))) {
                 Ok(words) => {
                     // What it is too slow for would keep it from hearing so.
                     let instead = paced && matches!(why, Close::TooSlow) && !words.is_empty();
@@ -129,7 +129,7 @@ impl<P: Protocol> Worker<P> {
         self.core.draining = true;
         self.drain_ends_ms = self.core.now.mono_ms.saturating_add(self.grace_ms);
         for token in self.all() {
-            call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.drain(conn, io));
+            call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.shutdown(conn, io));
         }
     }
 

@@ -28,7 +28,7 @@ use super::{
     options::Options,
     protocol::{Io, Lent, NOBODY, Protocol},
     sendq::{Scratch, TurnBuffers},
-    shared::{Envelope, Shared},
+    shared::{InboxItem, Shared},
     stream::Accepted,
 };
 use crate::base::{Close, ConnToken};
@@ -71,9 +71,9 @@ pub struct Worker<P: Protocol> {
     poll: Poll,
     events: Events,
     listeners: Vec<Listener>,
-    inbox: Receiver<Envelope<P::Mail>>,
+    inbox: Receiver<InboxItem<P::Mail>>,
     /// All workers' inboxes, to hand streams over.
-    inboxes: Vec<Sender<Envelope<P::Mail>>>,
+    inboxes: Vec<Sender<InboxItem<P::Mail>>>,
     next_inbox: usize,
     shared: Arc<Shared>,
     memory: Memory,
@@ -100,8 +100,8 @@ pub struct Worker<P: Protocol> {
 pub(super) struct Parts<M> {
     pub(super) poll: Poll,
     pub(super) listeners: Vec<Listener>,
-    pub(super) inbox: Receiver<Envelope<M>>,
-    pub(super) inboxes: Vec<Sender<Envelope<M>>>,
+    pub(super) inbox: Receiver<InboxItem<M>>,
+    pub(super) inboxes: Vec<Sender<InboxItem<M>>>,
     pub(super) shared: Arc<Shared>,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) worker: u16,
@@ -311,12 +311,12 @@ impl<P: Protocol> Worker<P> {
             match self.inbox.try_recv() {
                 None if taken == 0 => return,
                 None => break,
-                Some(Envelope::Mail(mail)) => {
+                Some(InboxItem::Mail(mail)) => {
                     self.core.counters.mail.add(1);
                     let mut io = Io::new(&mut self.core, ConnToken::from_bits(NOBODY), Lent::default());
                     self.protocol.mail(&mut io, mail);
                 }
-                Some(Envelope::Stream(accepted)) => self.adopt(accepted),
+                Some(InboxItem::Stream(accepted)) => self.adopt(accepted),
             }
         }
         self.inbox.room_made();
@@ -411,7 +411,7 @@ impl<P: Protocol> Worker<P> {
         let mut drained = std::mem::take(&mut self.drained);
         self.told_late |= !drained.is_empty();
         for token in drained.drain(..) {
-            call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.drained(conn, io));
+            call(&mut self.protocol, &mut self.core, token, Lent::default(), |p, conn, io| p.writable(conn, io));
         }
         if self.drained.is_empty() {
             self.drained = drained;

@@ -64,7 +64,7 @@ impl Protocol for Script {
         }
     }
 
-    fn drained(&mut self, _: &mut (), _: &mut Io<'_, Self>) {
+    fn writable(&mut self, _: &mut (), _: &mut Io<'_, Self>) {
         self.drained += 1;
     }
 
@@ -125,7 +125,7 @@ fn what_drained_left_to_tell_does_not_wait_for_the_next_event() {
         let _ = stream.read(&mut room);
         worker.turn(Some(Duration::from_millis(1))).unwrap();
     }
-    // `drained` runs after the protocol's `turn`, which is where it would tell other threads.
+    // `writable` runs after the protocol's `turn`, which is where it would tell other threads.
     assert!(worker.has_work(), "it would sleep on what is to be told");
     worker.turn(Some(Duration::ZERO)).unwrap();
     assert!(!worker.told_late);

@@ -196,7 +196,7 @@ impl<C> WsConn<C> {
     }
 
     /// What the peer hears last when the loop closes the connection.
-    pub(super) fn last_words(&self, why: &Close) -> Bytes {
+    pub(super) fn closing_bytes(&self, why: &Close) -> Bytes {
         match self.phase {
             Phase::Closing | Phase::Over => Bytes::new(),
             Phase::Open => match why {

@@ -47,7 +47,7 @@ impl Framed {
     }
 }
 
-/// A callback's hands, as [`Io`] is for bytes. Tokens name open WebSockets of this worker: for all others (stale, another
+/// Handle passed to callbacks, as [`Io`] is for bytes. Tokens name open WebSockets of this worker: for all others (stale, another
 /// worker's, not upgraded yet, closing) sends say [`Sent::Closed`] and what else would change something does nothing.
 ///
 /// Every way of sending sends a whole message in one frame, and says what [`Sent`] says; marks count the frame's header too.

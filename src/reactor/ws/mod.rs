@@ -49,7 +49,7 @@
 //!         Ok(())
 //!     }
 //!
-//!     fn drained(&mut self, other: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
+//!     fn writable(&mut self, other: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
 //!         if let Some(other) = *other {
 //!             io.resume(other);
 //!         }
@@ -116,7 +116,7 @@ use crate::{
     base::{Close, CloseCode, ConnToken, Fault},
     wire::{
         http::{self, Head, Parsed, Response},
-        ws::{Limits, Message, Onward, OpCode, Step, answer_pings, close_frame, frame, frame_len},
+        ws::{Limits, Message, OpCode, ReframedStep, Step, answer_pings, close_frame, frame, frame_len},
     },
 };
 
@@ -177,7 +177,7 @@ impl<C> Answer<C> {
 /// another, panics close the connection they happen on (1011, or an answer 500 to the request), and one in `mail` or `turn`
 /// ends the worker.
 ///
-/// Callbacks of a connection: `request`; if that is answered with an upgrade `open`, then `message`, `timeout`, `drained`
+/// Callbacks of a connection: `request`; if that is answered with an upgrade `open`, then `message`, `timeout`, `writable`
 /// and `drain`, and last `closed`. Pings are answered, and sent, without the handler. Once either side has said close
 /// there is only `closed` left, when the other has said it too or [`WsOptions::close_ms`] are over.
 pub trait WsHandler: Sized + Send + 'static {
@@ -227,12 +227,12 @@ pub trait WsHandler: Sized + Send + 'static {
     }
 
     /// The send queue, which was above the high mark ([`Sent::High`](super::Sent::High)), is at the low mark or below.
-    fn drained(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
+    fn writable(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
         let _ = (conn, io);
     }
 
     /// The loop begins to drain. If the connection is still open when this returns, it is closed with 1001.
-    fn drain(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
+    fn shutdown(&mut self, conn: &mut Self::Conn, io: &mut WsIo<'_, Self>) {
         let _ = (conn, io);
     }
 
@@ -370,7 +370,7 @@ impl<H: WsHandler> Ws<H> {
             let limits = Limits { message_max: message_max.min(own), frame_max: frame_max.min(own) };
             let (step, framed) = match conn.decoder.decode_onward(&limits, bytes, at, &mut front) {
                 Err(fault) => break Err(fault),
-                Ok(Onward { step, frame }) => (step, frame),
+                Ok(ReframedStep { step, frame }) => (step, frame),
             };
             let (consumed, message) = match step {
                 Step::Need(n) => {
@@ -379,12 +379,12 @@ impl<H: WsHandler> Ws<H> {
                     }
                     break Ok(at);
                 }
-                Step::Took(n) => {
+                Step::Fragment(n) => {
                     frames += 1;
                     at += n;
                     continue;
                 }
-                Step::Item { consumed, message } => (consumed, message),
+                Step::Message { consumed, message } => (consumed, message),
                 Step::Deflated { consumed, is_text, payload } => {
                     frames += 1;
                     messages += 1;
@@ -556,12 +556,12 @@ impl<H: WsHandler> Protocol for Ws<H> {
         Ok(())
     }
 
-    fn drained(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
-        self.call(conn, io, |handler, app, hands| handler.drained(app, hands));
+    fn writable(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
+        self.call(conn, io, |handler, app, hands| handler.writable(app, hands));
     }
 
-    fn drain(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
-        self.call(conn, io, |handler, app, hands| handler.drain(app, hands));
+    fn shutdown(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
+        self.call(conn, io, |handler, app, hands| handler.shutdown(app, hands));
         match conn.phase {
             Phase::Open => {
                 io.last(io.token(), close_frame(CloseCode::GOING_AWAY, "going away"));
@@ -570,7 +570,7 @@ impl<H: WsHandler> Protocol for Ws<H> {
                 conn.begin_close(Close::Drain, io.now(), &self.options);
                 conn.arm(io);
             }
-            // The last words answer whoever was about to ask.
+            // The closing bytes answer whoever was about to ask.
             Phase::Head => io.close(io.token(), Close::Drain),
             Phase::Closing | Phase::Over => {}
         }
@@ -588,8 +588,8 @@ impl<H: WsHandler> Protocol for Ws<H> {
         frame(OpCode::Ping, PROBE)
     }
 
-    fn last_words(conn: &Self::Conn, why: &Close) -> Bytes {
-        conn.last_words(why)
+    fn closing_bytes(conn: &Self::Conn, why: &Close) -> Bytes {
+        conn.closing_bytes(why)
     }
 
     fn closed(&mut self, conn: Self::Conn, token: ConnToken, why: Close) {

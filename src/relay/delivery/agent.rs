@@ -11,7 +11,7 @@ use crate::{
         message::{self, NotHanded, Refused},
     },
     wire::amp::{
-        Code, Dialect, EnvelopeView, Frame, Id, Malformed, RELAY_SERVER, Recognized, Type,
+        Code, EnvelopeView, Frame, Id, KeyEncoding, Malformed, RELAY_SERVER, Recognized, Type,
         check::{self, Names, Peer, Policy, Refusal},
     },
 };
@@ -102,7 +102,7 @@ pub struct Agent {
     peer: ConnToken,
     auth: AuthState,
     phase: Phase,
-    dialect: Dialect,
+    dialect: KeyEncoding,
     strikes: u8,
     /// It came over the Unix socket.
     is_local: bool,
@@ -117,7 +117,7 @@ impl Agent {
     /// A connection that was just upgraded.
     pub fn new(peer: ConnToken, is_local: bool, now: Now) -> Self {
         let auth = AuthState::Unknown { deadline: now.mono_ms + HELLO_MS };
-        let (phase, dialect) = (Phase::New, Dialect::Text);
+        let (phase, dialect) = (Phase::New, KeyEncoding::Text);
         Self { peer, auth, phase, dialect, strikes: 0, is_local, is_known: false, proving: None }
     }
 
@@ -165,7 +165,7 @@ impl Agent {
     }
 
     /// How the peer writes its keys: how it is answered.
-    pub fn dialect(&self) -> Dialect {
+    pub fn dialect(&self) -> KeyEncoding {
         self.dialect
     }
 
@@ -213,7 +213,7 @@ impl Agent {
         let peer = Peer { negotiated: true, principal };
         match check::ingress(view, &peer, &greeting.policy(), now) {
             Ok(()) => Ingress::Message,
-            Err(_) if !view.header.typ.may_be_refused_aloud() => Ingress::Ignored,
+            Err(_) if !view.header.typ.allows_error_reply() => Ingress::Ignored,
             Err(refusal) => {
                 // Who has proved nothing has nothing to say here, whatever is wrong with it.
                 let counts = refusal.code == Code::UNAUTHORIZED || self.principal().is_none();
@@ -357,7 +357,7 @@ mod tests {
         let header = Header::new(Id::new(NOW.unix_ms, [1; 8]), typ, from, To::One(to));
         let mut frame = Vec::new();
         let built =
-            Builder::new(header).body(body).write_signed(Dialect::Text, &agent().0, &mut Vec::new(), &mut frame);
+            Builder::new(header).body(body).write_signed(KeyEncoding::Text, &agent().0, &mut Vec::new(), &mut frame);
         built.expect("a message");
         frame
     }

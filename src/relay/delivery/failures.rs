@@ -8,7 +8,7 @@ use crate::{
         directory::Why,
         message::{NotHanded, Refused, Shared, undelivered},
     },
-    wire::amp::Dialect,
+    wire::amp::KeyEncoding,
 };
 
 /// How long the failures of a message to several recipients are gathered.
@@ -22,7 +22,7 @@ struct Failed {
     number: u32,
     /// The connection it came from.
     sender: ConnToken,
-    dialect: Dialect,
+    dialect: KeyEncoding,
     refused: Refused,
     why: Why,
     due_ms: u64,
@@ -53,7 +53,7 @@ pub(super) struct About {
     /// The connection it came from.
     pub(super) sender: ConnToken,
     /// How that writes its keys.
-    pub(super) dialect: Dialect,
+    pub(super) dialect: KeyEncoding,
 }
 
 impl<S: Shared> Delivery<S> {

@@ -2,7 +2,7 @@
 //! directory, the lanes towards the crypto thread, backpressure and verification over a [`Net`]; knows no socket, no thread
 //! and no clock.
 //!
-//! A shell calls [`message`](Delivery::message), [`timeout`](Delivery::timeout), [`drained`](Delivery::drained) and
+//! A shell calls [`message`](Delivery::message), [`timeout`](Delivery::timeout), [`writable`](Delivery::writable) and
 //! [`closed`](Delivery::closed) for connections, hands in what other threads say, and at the end of each turn takes what
 //! they are to get: [`next_job`](Lanes::next_job), [`next_checks`](Delivery::next_checks),
 //! [`commands`](Commands::take),
@@ -44,20 +44,20 @@ use super::{
     Principal,
     admission::{HelloJob, Judged},
     api::Text,
-    directory::{Courier, Directory, Event, Options, ServiceId, Why},
+    directory::{Directory, Event, Options, PeerMessage, ServiceId, Why},
     keys::KeySet,
     message::{self, Message, Refused, Reply, ReplyTo, Shared},
     sessions::ToSessions,
 };
 use crate::{
     base::{CloseCode, ConnToken, Counter},
-    wire::amp::{Dialect, Frame, Id, did_base, parse},
+    wire::amp::{Frame, Id, KeyEncoding, did_base, parse},
 };
 
 /// How long a connection that is to be closed behind an answer waits for that answer.
 const LAST_ANSWER_MS: u64 = 5_000;
-/// Couriers that travel to another worker in one mail.
-const COURIERS_A_MAIL: usize = 512;
+/// Messages of the directory that travel to another worker in one mail.
+const DIRECTORY_MESSAGES_A_MAIL: usize = 512;
 /// What a peer may make us hold before it has signed in. Above what a sign-in may have, so that one that is only somewhat
 /// too large is still told so.
 pub const UNKNOWN_BYTES_MAX: u32 = 64 * 1024;
@@ -102,7 +102,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub enum PeerMail<S: Shared> {
     /// Of the directory, in order.
-    Directory(Vec<Courier<Message<S>>>),
+    Directory(Vec<PeerMessage<Message<S>>>),
     /// Of a sender of that worker.
     Sender(SenderNews),
 }
@@ -244,7 +244,7 @@ impl<S: Shared> Delivery<S> {
     }
 
     /// The current connection's queue has drained.
-    pub fn drained<N: Net<Shared = S>>(&mut self, net: &mut N) {
+    pub fn writable<N: Net<Shared = S>>(&mut self, net: &mut N) {
         self.release(net.current(), net);
     }
 
@@ -385,9 +385,9 @@ impl<S: Shared> Delivery<S> {
     pub fn peer_mail<N: Net<Shared = S>>(&mut self, mail: PeerMail<S>, net: &mut N) {
         match mail {
             PeerMail::Sender(news) => self.sender_news(news, net),
-            PeerMail::Directory(couriers) => {
-                for courier in couriers {
-                    self.directory.receive(courier);
+            PeerMail::Directory(messages) => {
+                for message in messages {
+                    self.directory.receive(message);
                     self.directory_events(None, net);
                 }
             }
@@ -396,7 +396,7 @@ impl<S: Shared> Delivery<S> {
 
     /// Does what the directory wants done. To be called after every call of it, before anything is routed. `current`: the keys
     /// of the connection whose message is being handled, if one is: its state is not to be had otherwise.
-    fn directory_events<N: Net<Shared = S>>(&mut self, current: Option<Dialect>, net: &mut N) {
+    fn directory_events<N: Net<Shared = S>>(&mut self, current: Option<KeyEncoding>, net: &mut N) {
         loop {
             let Some(event) = self.directory.event() else {
                 let Some(token) = self.leaving.pop() else { return };
@@ -407,10 +407,10 @@ impl<S: Shared> Delivery<S> {
                 Event::Joined { token } => self.joined(token, net),
                 Event::Refused { token, why } => self.not_joined(token, why, net),
                 Event::Deliver { token, payload } => self.deliver(token, &payload, current, net),
-                Event::Answer { sender, did, ticket, why } => {
+                Event::Answer { sender, did, return_address, why } => {
                     let known = net.agent(sender).map(|agent| agent.dialect());
                     let dialect = known.or(current.filter(|_| sender == net.current()));
-                    if let (Some(bounce), Some(dialect)) = (ticket, dialect) {
+                    if let (Some(bounce), Some(dialect)) = (return_address, dialect) {
                         let message::Bounce { number, several, refused } = *bounce;
                         let about = About { number, several, sender, dialect };
                         self.not_handed(&about, did.as_str(), why, || Some(refused), net);
@@ -484,7 +484,7 @@ impl<S: Shared> Delivery<S> {
     fn refuse<N: Net<Shared = S>>(
         &mut self,
         did: &Text,
-        dialect: Dialect,
+        dialect: KeyEncoding,
         peer: ConnToken,
         net: &mut N,
         refused: Refused,
@@ -499,7 +499,7 @@ impl<S: Shared> Delivery<S> {
         &mut self,
         lane: Lane,
         did: &Text,
-        dialect: Dialect,
+        dialect: KeyEncoding,
         net: &mut N,
         refused: Refused,
     ) {
@@ -545,12 +545,12 @@ impl<S: Shared> Delivery<S> {
     }
 
     /// The next batch for this worker.
-    pub fn take_for(&mut self, worker: u16) -> Option<Vec<Courier<Message<S>>>> {
-        Some(self.directory.take(worker, COURIERS_A_MAIL)).filter(|batch| !batch.is_empty())
+    pub fn take_for(&mut self, worker: u16) -> Option<Vec<PeerMessage<Message<S>>>> {
+        Some(self.directory.take(worker, DIRECTORY_MESSAGES_A_MAIL)).filter(|batch| !batch.is_empty())
     }
 
     /// A batch that was taken found no room: it stays first in line.
-    pub fn give_back(&mut self, worker: u16, batch: Vec<Courier<Message<S>>>) {
+    pub fn give_back(&mut self, worker: u16, batch: Vec<PeerMessage<Message<S>>>) {
         self.directory.give_back(worker, batch);
     }
 

@@ -11,7 +11,7 @@ use crate::{
         directory::{Route, ServiceId, Why},
         message::{MESSAGE_MAX, Message, Refused, Shared, undelivered},
     },
-    wire::amp::{Dialect, EnvelopeView, Frame, NotExpressible, To, check::Refusal, did_base, parse, rekey},
+    wire::amp::{EnvelopeView, Frame, KeyEncoding, NotExpressible, To, check::Refusal, did_base, parse, rekey},
 };
 
 /// Why a receiver that is there is not handed a message.
@@ -63,7 +63,7 @@ pub(super) struct Sender {
     /// The connection that it came from and that ERRORs go to. `None`: the relay or a session says it.
     pub(super) peer: Option<ConnToken>,
     /// How its keys are written.
-    pub(super) dialect: Dialect,
+    pub(super) dialect: KeyEncoding,
 }
 
 impl<S: Shared> Delivery<S> {
@@ -188,7 +188,7 @@ impl<S: Shared> Delivery<S> {
         let did = self.greeting.did.clone();
         let about = About { number: rest.number, several: rest.several, sender: peer, dialect };
         for (to, why) in rest.not_handed {
-            let is_told = view.header.typ.may_be_refused_aloud();
+            let is_told = view.header.typ.allows_error_reply();
             let refused = || is_told.then(|| Refused::of(view, undelivered(why))).flatten();
             self.not_handed(&about, &to, why, refused, net);
         }
@@ -215,13 +215,13 @@ impl<S: Shared> Delivery<S> {
     pub(super) fn refuse_message<N: Net<Shared = S>>(
         &mut self,
         did: &Text,
-        dialect: Dialect,
+        dialect: KeyEncoding,
         peer: ConnToken,
         view: &EnvelopeView<'_>,
         refusal: Refusal,
         net: &mut N,
     ) {
-        if view.header.typ.may_be_refused_aloud()
+        if view.header.typ.allows_error_reply()
             && let Some(refused) = Refused::of(view, refusal)
         {
             self.refuse(did, dialect, peer, net, refused);
@@ -234,7 +234,7 @@ impl<S: Shared> Delivery<S> {
         &mut self,
         token: ConnToken,
         message: &Message<S>,
-        current: Option<Dialect>,
+        current: Option<KeyEncoding>,
         net: &mut N,
     ) {
         // What a session answers is bounded by what it was asked.
@@ -298,11 +298,11 @@ fn hand<N: Net>(
 }
 
 /// How a receiver's keys are written. The current connection's state is not to be had: it is the sender itself.
-pub(super) fn dialect_of(receiver: Option<&Agent>, sender: Dialect) -> Dialect {
+pub(super) fn dialect_of(receiver: Option<&Agent>, sender: KeyEncoding) -> KeyEncoding {
     receiver.map_or(sender, Agent::dialect)
 }
 
-fn rekeyed(frame: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> Result<(), Unfit> {
+fn rekeyed(frame: &[u8], dialect: KeyEncoding, out: &mut Vec<u8>) -> Result<(), Unfit> {
     match parse(frame) {
         Ok(Frame::Envelope(view)) => rekey_within(&view, dialect, out),
         _ => Err("this cannot be read again, so that its keys cannot be exchanged"),
@@ -314,7 +314,7 @@ static REKEYED_TOO_LARGE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Writes a message in the other kind of keys, where that is no larger than what any peer has to take.
-fn rekey_within(view: &EnvelopeView<'_>, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), Unfit> {
+fn rekey_within(view: &EnvelopeView<'_>, dialect: KeyEncoding, out: &mut Vec<u8>) -> Result<(), Unfit> {
     out.clear();
     rekey(view, dialect, out).map_err(|error| match error {
         NotExpressible::Unsigned => "text keys, which the receiver writes, cannot say what is not signed",

@@ -6,7 +6,7 @@ use crate::{
     relay::message::{self, Reply, ReplyTo, Shared},
     wire::{
         amp::{
-            Code, Dialect, EnvelopeView, Type,
+            Code, EnvelopeView, KeyEncoding, Type,
             check::{Refusal, unambiguous},
             did_base,
         },
@@ -19,7 +19,7 @@ impl<S: Shared> Delivery<S> {
     pub(super) fn serve<N: Net<Shared = S>>(
         &mut self,
         peer: ConnToken,
-        dialect: Dialect,
+        dialect: KeyEncoding,
         net: &mut N,
         view: &EnvelopeView<'_>,
     ) -> Result<(), Refusal> {

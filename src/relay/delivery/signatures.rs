@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::relay::message::tests::Bytes;
     use crate::wire::{
-        amp::{Builder, Dialect, Header, Id, To, Type},
+        amp::{Builder, Header, Id, KeyEncoding, To, Type},
         sign_in::did_of,
     };
 
@@ -110,7 +110,7 @@ mod tests {
         did_of(&public).expect("a did:key")
     }
 
-    fn check(from: &str, signer: &SigningKey, dialect: Dialect) -> Check<Bytes> {
+    fn check(from: &str, signer: &SigningKey, dialect: KeyEncoding) -> Check<Bytes> {
         let header = Header::new(Id::new(1_800_000_000_000, [1; 8]), Type::MESSAGE, from, To::One("did:a:b"));
         let mut frame = Vec::new();
         Builder::new(header).body(&[0xf6]).write_signed(dialect, signer, &mut Vec::new(), &mut frame).expect("built");
@@ -123,13 +123,13 @@ mod tests {
         let from = did(&ours);
         let named = format!("{from}#{}", from.trim_start_matches("did:key:"));
         let batch = vec![
-            check(&from, &ours, Dialect::Text),
-            check(&from, &other, Dialect::Text),
-            check(&named, &ours, Dialect::Int),
-            check(&format!("{from}#z6Mkother"), &ours, Dialect::Text),
+            check(&from, &ours, KeyEncoding::Text),
+            check(&from, &other, KeyEncoding::Text),
+            check(&named, &ours, KeyEncoding::Int),
+            check(&format!("{from}#z6Mkother"), &ours, KeyEncoding::Text),
             Check { peer: ConnToken::new(0, 1, 1), shared: Bytes::of(b"\xa0") },
-            check(&from, &ours, Dialect::Int),
-            check(&format!("{from}?{}", "x".repeat(100_000)), &ours, Dialect::Text),
+            check(&from, &ours, KeyEncoding::Int),
+            check(&format!("{from}?{}", "x".repeat(100_000)), &ours, KeyEncoding::Text),
         ];
         let mut verifier = Verifier::default();
         let codes: Vec<_> = verifier

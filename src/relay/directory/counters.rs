@@ -34,7 +34,7 @@ pub struct Counters {
     pub parked_bytes: usize,
     /// DIDs that are known now.
     pub entries: usize,
-    /// Couriers that wait now to be carried.
+    /// Messages that wait now to be carried.
     pub outbox: usize,
     /// Their bytes.
     pub outbox_bytes: usize,

@@ -1,7 +1,7 @@
 //! The home's part: who is connected under a DID, in the order they came, and who owns it. Moves ownership one step
 //! at a time; hands no message to anybody.
 
-use super::{Directory, Payload, Tokens, Why, courier::Word, name::Did};
+use super::{Directory, Payload, Tokens, Why, name::Did, peer_message::DirectoryMsg};
 use crate::base::ConnToken;
 
 /// What the home of a DID knows.
@@ -19,7 +19,7 @@ impl<M: Payload> Directory<M> {
     pub(super) fn on_join(&mut self, did: &Did, token: ConnToken) {
         if let Err(why) = self.admit(did, token) {
             self.counters.refused += 1;
-            self.post(token.worker(), Word::Refuse { did: did.clone(), token, why });
+            self.post(token.worker(), DirectoryMsg::Refuse { did: did.clone(), token, why });
         }
     }
 
@@ -53,7 +53,7 @@ impl<M: Payload> Directory<M> {
 
     pub(super) fn on_leave(&mut self, did: &Did, token: ConnToken) {
         let (connections, left) = (0, Some(token));
-        let unknown = Word::Count { did: did.clone(), connections, left };
+        let unknown = DirectoryMsg::Count { did: did.clone(), connections, left };
         let Some(id) = self.find(did) else { return self.post(token.worker(), unknown) };
         let Some(home) = &mut self.table[id].home else {
             self.post(token.worker(), unknown);
@@ -63,7 +63,7 @@ impl<M: Payload> Directory<M> {
         home.members.retain(|&mut member| member != token);
         if home.members.len() == before {
             let (did, connections) = (did.clone(), before as u32);
-            return self.post(token.worker(), Word::Count { did, connections, left });
+            return self.post(token.worker(), DirectoryMsg::Count { did, connections, left });
         }
         // Shrinks back to in-line storage.
         if home.members.len() == 1 {
@@ -87,7 +87,7 @@ impl<M: Payload> Directory<M> {
         let entry = &self.table[id];
         if let Some(home) = &entry.home {
             let (did, connections) = (entry.did.clone(), home.members.len() as u32);
-            self.tell_all(|| Word::Count { did: did.clone(), connections, left });
+            self.tell_all(|| DirectoryMsg::Count { did: did.clone(), connections, left });
         }
         self.resettle(id);
     }
@@ -104,12 +104,12 @@ impl<M: Payload> Directory<M> {
         let wanted = home.members.last().map_or(worker, |newest| newest.worker());
         let (from, members) = (home.owner, home.members.clone());
         if wanted == from {
-            return self.post(wanted, Word::Members { did, members });
+            return self.post(wanted, DirectoryMsg::Members { did, members });
         }
         self.epoch += 1;
         home.moving = true;
         home.next = wanted;
-        self.post(wanted, Word::Grant { did, epoch: self.epoch, from, members });
+        self.post(wanted, DirectoryMsg::Grant { did, epoch: self.epoch, from, members });
     }
 
     /// Nobody is here and nothing waits: the home need not know the DID.
@@ -130,7 +130,7 @@ impl<M: Payload> Directory<M> {
         let Some(id) = self.seat(token) else { return };
         let entry = &mut self.table[id];
         debug_assert_eq!(entry.did, *did);
-        entry.unseat(token);
+        entry.remove_member(token);
         self.seats[token.slot() as usize] = super::EMPTY;
         self.events.push_back(super::Event::Refused { token, why });
         self.forget(id);

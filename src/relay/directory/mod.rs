@@ -1,6 +1,6 @@
 //! Who is where: the directory of one worker, and how the workers' directories agree. Owns names, connections by DID,
 //! ownership, and messages on their way between workers. Knows no wire format (a message is a [`Payload`]), touches no
-//! thread, reads no clock: the shell calls it and carries its [`Courier`]s.
+//! thread, reads no clock: the shell calls it and carries its [`PeerMessage`]s.
 //!
 //! # Rules
 //!
@@ -25,34 +25,34 @@
 //! - **Joined.** A connection is here when [`Event::Joined`] says so (two or three hops after [`Directory::join`]), and
 //!   gets everything that is sent from then on. That is the moment to say HELLO_ACK and, one day, the backlog.
 //! - **Stale.** A message for a DID that this worker does not own goes on to the owner its replica names, a bounded
-//!   number of times. The take-over leaves no such message; the rule stands guard. A connection that has left gets
+//!   number of times. This should not happen after a take-over; the rule is a safeguard. A connection that has left gets
 //!   nothing, whoever believes that it is there; an answer to a sender that has left is counted.
 //!
 //! # How a shell drives it
 //!
-//! Couriers must arrive in order for each pair of workers. Control is never refused; messages are, when the queue
+//! Messages between workers must arrive in order for each pair of workers. Control is never refused; messages are, when the queue
 //! towards a worker is full. Events are to be taken after every call, before the next [`Directory::route`]: what is
 //! handed over without a call must not pass what waits as an event. A sender that has not joined gets no answers, so a
 //! peer's messages are looked at after its `Joined` only. [`Directory::leave`] is called as soon as a connection takes
 //! nothing any more, not only when its socket is closed.
 
 mod counters;
-mod courier;
 mod home;
 mod name;
 mod owner;
+mod peer_message;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, sync::Arc};
 
 pub use counters::Counters;
-pub use courier::Courier;
-use courier::{Outbox, Parcel, Word};
 use home::Home;
 pub use name::Did;
 use name::{Named, Table, hash};
 use owner::Work;
+pub use peer_message::PeerMessage;
+use peer_message::{DirectoryMsg, InFlight, Outbox};
 use smallvec::SmallVec;
 
 use crate::base::ConnToken;
@@ -60,13 +60,13 @@ use crate::base::ConnToken;
 /// What the directory carries without looking at it.
 pub trait Payload: Clone {
     /// What it takes to answer its sender: an id, for instance.
-    type Ticket: std::fmt::Debug;
+    type ReturnAddress: std::fmt::Debug;
 
     /// Bytes that it holds, for the bounds.
     fn size(&self) -> usize;
 
-    /// The ticket for an answer.
-    fn ticket(&self) -> Self::Ticket;
+    /// The return_address for an answer.
+    fn return_address(&self) -> Self::ReturnAddress;
 }
 
 /// Which connections of a DID get a message.
@@ -99,7 +99,7 @@ pub struct Options {
     pub parked_max: usize,
     /// Most bytes of such messages.
     pub parked_bytes_max: usize,
-    /// Couriers in the queue towards one worker above which messages are refused. Four times as many: joins too, and
+    /// Messages in the queue towards one worker above which messages are refused. Four times as many: joins too, and
     /// answers are dropped and counted.
     pub outbox_max: usize,
     /// The same in bytes.
@@ -203,7 +203,7 @@ pub enum Event<M: Payload> {
         /// For whom the message was.
         did: Did,
         /// What the payload gave for this.
-        ticket: M::Ticket,
+        return_address: M::ReturnAddress,
         /// Why.
         why: Why,
     },
@@ -261,13 +261,13 @@ impl<M: Payload> Entry<M> {
     }
 
     /// Takes a connection of this worker out.
-    fn unseat(&mut self, token: ConnToken) {
+    fn remove_member(&mut self, token: ConnToken) {
         let Some(at) = self.here.iter().position(|&other| other == token) else { return };
         self.here.remove(at);
         if at < self.joined as usize {
             self.joined -= 1;
         }
-        // A crowd that is gone takes its memory with it.
+        // Shrinks back to in-line storage.
         if self.here.len() == 1 {
             self.here.shrink_to_fit();
         }
@@ -292,7 +292,7 @@ impl<M: Payload> Named for Entry<M> {
 
 /// The connection in a slot of this worker. Its number there is its place.
 #[derive(Clone, Copy)]
-struct Seat {
+struct Membership {
     generation: u32,
     /// The entry, or [`NO_ENTRY`].
     id: u32,
@@ -300,14 +300,14 @@ struct Seat {
 
 const NO_ENTRY: u32 = u32::MAX;
 /// A slot whose connection, if there is one, is not in the directory.
-const EMPTY: Seat = Seat { generation: 0, id: NO_ENTRY };
+const EMPTY: Membership = Membership { generation: 0, id: NO_ENTRY };
 
 /// One worker's part of the directory.
 pub struct Directory<M: Payload> {
     options: Options,
     table: Table<Entry<M>>,
     /// By slot.
-    seats: Vec<Seat>,
+    seats: Vec<Membership>,
     /// By worker; our own is a queue that is empty whenever a public function returns.
     outboxes: Vec<Outbox<M>>,
     events: VecDeque<Event<M>>,
@@ -370,7 +370,7 @@ impl<M: Payload> Directory<M> {
     /// handed to connections or a service, or the sender gets an answer.
     pub fn send(&mut self, key: Key, did: &str, sender: Option<ConnToken>, payload: M) {
         self.changes += 1;
-        let parcel = Parcel { sender, payload };
+        let parcel = InFlight { sender, payload };
         let Some(id) = self.table.find(key.0, did) else {
             self.counters.misses += 1;
             self.forward(Did::new(key.0, did), self.home_of(key.0), 0, parcel);
@@ -405,10 +405,10 @@ impl<M: Payload> Directory<M> {
         if self.seats.len() <= slot {
             self.seats.resize(slot + 1, EMPTY);
         }
-        self.seats[slot] = Seat { generation: token.generation(), id };
+        self.seats[slot] = Membership { generation: token.generation(), id };
         self.table[id].here.push(token);
         let did = self.table[id].did.clone();
-        self.post(self.home_of(hash), Word::Join { did, token });
+        self.post(self.home_of(hash), DirectoryMsg::Join { did, token });
         self.pump();
         Ok(())
     }
@@ -420,12 +420,12 @@ impl<M: Payload> Directory<M> {
         let Some(id) = self.seat(token) else { return false };
         self.seats[token.slot() as usize] = EMPTY;
         let entry = &mut self.table[id];
-        entry.unseat(token);
+        entry.remove_member(token);
         entry.leaving += 1;
         let did = entry.did.clone();
         self.refresh(id);
         self.forget(id);
-        self.post(self.home_of(did.hash()), Word::Leave { did, token });
+        self.post(self.home_of(did.hash()), DirectoryMsg::Leave { did, token });
         self.pump();
         true
     }
@@ -456,10 +456,10 @@ impl<M: Payload> Directory<M> {
         was
     }
 
-    /// A courier came from another worker.
-    pub fn receive(&mut self, courier: Courier<M>) {
+    /// A message came from another worker.
+    pub fn receive(&mut self, message: PeerMessage<M>) {
         self.changes += 1;
-        self.handle(courier.0);
+        self.handle(message.0);
         self.pump();
     }
 
@@ -473,13 +473,13 @@ impl<M: Payload> Directory<M> {
         (0..self.options.workers).filter(|&worker| self.outboxes[usize::from(worker)].len() > 0)
     }
 
-    /// Takes up to `max` couriers for a worker. They must arrive there in this order, after those taken before.
-    pub fn take(&mut self, worker: u16, max: usize) -> Vec<Courier<M>> {
+    /// Takes up to `max` messages for a worker. They must arrive there in this order, after those taken before.
+    pub fn take(&mut self, worker: u16, max: usize) -> Vec<PeerMessage<M>> {
         self.outboxes.get_mut(usize::from(worker)).map_or_else(Vec::new, |outbox| outbox.take(max))
     }
 
-    /// Puts the couriers that were taken last back: the worker's inbox was full.
-    pub fn give_back(&mut self, worker: u16, batch: Vec<Courier<M>>) {
+    /// Puts the messages that were taken last back: the worker's inbox was full.
+    pub fn give_back(&mut self, worker: u16, batch: Vec<PeerMessage<M>>) {
         if let Some(outbox) = self.outboxes.get_mut(usize::from(worker)) {
             outbox.give_back(batch);
         }
@@ -573,43 +573,45 @@ impl<M: Payload> Directory<M> {
         outbox.len() < self.options.outbox_max && outbox.bytes() < self.options.outbox_bytes_max
     }
 
-    fn post(&mut self, worker: u16, word: Word<M>) {
+    fn post(&mut self, worker: u16, word: DirectoryMsg<M>) {
         self.outboxes[usize::from(worker)].push(word);
     }
 
-    fn tell_all(&mut self, word: impl Fn() -> Word<M>) {
+    fn tell_all(&mut self, word: impl Fn() -> DirectoryMsg<M>) {
         (0..self.options.workers).for_each(|worker| self.post(worker, word()));
     }
 
     /// Handles what this worker told itself.
     fn pump(&mut self) {
         let me = usize::from(self.options.worker);
-        while let Some(courier) = self.outboxes[me].take(1).pop() {
-            self.handle(courier.0);
+        while let Some(message) = self.outboxes[me].take(1).pop() {
+            self.handle(message.0);
         }
     }
 
-    fn handle(&mut self, word: Word<M>) {
+    fn handle(&mut self, word: DirectoryMsg<M>) {
         match word {
-            Word::Data { did, hops, parcel } => match self.find(&did) {
+            DirectoryMsg::Data { did, hops, parcel } => match self.find(&did) {
                 Some(id) => self.arrive(id, hops, parcel),
                 None => self.forward(did.clone(), self.home_of(did.hash()), hops, parcel),
             },
-            Word::Copy { did, payload } => self.on_copy(&did, payload),
-            Word::Answer { did, sender, ticket, why } => self.on_answer(did, sender, ticket, why),
-            Word::Join { did, token } => self.on_join(&did, token),
-            Word::Leave { did, token } => self.on_leave(&did, token),
-            Word::Refuse { did, token, why } => self.on_refuse(&did, token, why),
-            Word::Grant { did, epoch, from, members } => self.on_grant(&did, epoch, from, members),
-            Word::Move { did, epoch, from, to } => self.on_move(&did, epoch, from, to),
-            Word::Fence { did, epoch, to } => self.on_fence(&did, epoch, to),
-            Word::Drain { did, epoch, to } => self.post(to, Word::Drained { did, epoch }),
-            Word::Drained { did, epoch } => self.on_drained(&did, epoch),
-            Word::Handover { did, epoch, parked, drains } => self.on_handover(&did, epoch, parked, drains),
-            Word::Done { did } => self.on_done(&did),
-            Word::Members { did, members } => self.on_members(&did, &members),
-            Word::Confirm { did, token } => self.on_confirm(&did, token),
-            Word::Count { did, connections, left } => self.on_count(&did, connections, left),
+            DirectoryMsg::Copy { did, payload } => self.on_copy(&did, payload),
+            DirectoryMsg::Answer { did, sender, return_address, why } => {
+                self.on_answer(did, sender, return_address, why)
+            }
+            DirectoryMsg::Join { did, token } => self.on_join(&did, token),
+            DirectoryMsg::Leave { did, token } => self.on_leave(&did, token),
+            DirectoryMsg::Refuse { did, token, why } => self.on_refuse(&did, token, why),
+            DirectoryMsg::Grant { did, epoch, from, members } => self.on_grant(&did, epoch, from, members),
+            DirectoryMsg::Move { did, epoch, from, to } => self.on_move(&did, epoch, from, to),
+            DirectoryMsg::Fence { did, epoch, to } => self.on_fence(&did, epoch, to),
+            DirectoryMsg::Drain { did, epoch, to } => self.post(to, DirectoryMsg::Drained { did, epoch }),
+            DirectoryMsg::Drained { did, epoch } => self.on_drained(&did, epoch),
+            DirectoryMsg::Handover { did, epoch, parked, drains } => self.on_handover(&did, epoch, parked, drains),
+            DirectoryMsg::Done { did } => self.on_done(&did),
+            DirectoryMsg::Members { did, members } => self.on_members(&did, &members),
+            DirectoryMsg::Confirm { did, token } => self.on_confirm(&did, token),
+            DirectoryMsg::Count { did, connections, left } => self.on_count(&did, connections, left),
         }
     }
 
@@ -617,7 +619,7 @@ impl<M: Payload> Directory<M> {
     /// hears so by [`Event::Answer`].
     pub fn undeliverable(&mut self, to: ConnToken, sender: Option<ConnToken>, payload: M, why: Why) {
         let Some(did) = self.did_of(to).cloned() else { return };
-        self.answer(did, Parcel { sender, payload }, why);
+        self.answer(did, InFlight { sender, payload }, why);
     }
 
     /// A connection of this worker takes nothing any more, and so not this message: it has left. Where it was the last one
@@ -634,29 +636,29 @@ impl<M: Payload> Directory<M> {
     }
 
     /// Tells the sender that its message was not handed to anybody.
-    fn answer(&mut self, did: Did, parcel: Parcel<M>, why: Why) {
+    fn answer(&mut self, did: Did, parcel: InFlight<M>, why: Why) {
         match why {
             Why::Absent => self.counters.absent += 1,
             Why::Busy => self.counters.busy += 1,
             _ => self.counters.lost += 1,
         }
         let Some(sender) = parcel.sender else { return };
-        let ticket = parcel.payload.ticket();
+        let return_address = parcel.payload.return_address();
         let worker = sender.worker();
         if worker == self.options.worker {
-            return self.on_answer(did, sender, ticket, why);
+            return self.on_answer(did, sender, return_address, why);
         }
         match self.outboxes.get(usize::from(worker)) {
             Some(outbox) if outbox.len() / 4 < self.options.outbox_max => {
-                self.post(worker, Word::Answer { did, sender, ticket, why });
+                self.post(worker, DirectoryMsg::Answer { did, sender, return_address, why });
             }
             _ => self.counters.answers_dropped += 1,
         }
     }
 
-    fn on_answer(&mut self, did: Did, sender: ConnToken, ticket: M::Ticket, why: Why) {
+    fn on_answer(&mut self, did: Did, sender: ConnToken, return_address: M::ReturnAddress, why: Why) {
         if self.seat(sender).is_some() {
-            self.events.push_back(Event::Answer { sender, did, ticket, why });
+            self.events.push_back(Event::Answer { sender, did, return_address, why });
         } else {
             self.counters.answers_stale += 1;
         }

@@ -5,8 +5,8 @@ use std::{collections::VecDeque, mem};
 
 use super::{
     Directory, Entry, Event, Payload, Receivers, Tokens, Why,
-    courier::{Parcel, Word},
     name::Did,
+    peer_message::{DirectoryMsg, InFlight},
 };
 use crate::base::ConnToken;
 
@@ -16,7 +16,7 @@ pub(super) struct Work<M: Payload> {
     /// Of the take-over that made this worker the owner, if it is remembered.
     epoch: u64,
     /// Messages that nobody here can take yet.
-    parked: VecDeque<Parcel<M>>,
+    parked: VecDeque<InFlight<M>>,
     /// Other workers that have connections of the DID.
     others: Vec<u16>,
     /// Other workers that were sent copies since this one owns the DID.
@@ -31,7 +31,7 @@ pub(super) struct Work<M: Payload> {
 struct Taking<M> {
     members: Tokens,
     /// What the former owner kept, and how many workers will say that its copies are there.
-    handed: Option<(VecDeque<Parcel<M>>, u16)>,
+    handed: Option<(VecDeque<InFlight<M>>, u16)>,
     drained: u16,
 }
 
@@ -94,10 +94,10 @@ impl<M: Payload> Directory<M> {
     }
 
     /// A message for a DID that has an entry.
-    pub(super) fn arrive(&mut self, id: u32, hops: u8, parcel: Parcel<M>) {
+    pub(super) fn arrive(&mut self, id: u32, hops: u8, parcel: InFlight<M>) {
         let entry = &self.table[id];
         if let Some(service) = entry.service {
-            let Parcel { sender, payload } = parcel;
+            let InFlight { sender, payload } = parcel;
             self.events.push_back(Event::Service { service, sender, payload });
         } else if entry.owns {
             self.dispatch(id, parcel);
@@ -107,7 +107,7 @@ impl<M: Payload> Directory<M> {
     }
 
     /// Sends a message to another worker.
-    pub(super) fn forward(&mut self, did: Did, to: u16, hops: u8, parcel: Parcel<M>) {
+    pub(super) fn forward(&mut self, did: Did, to: u16, hops: u8, parcel: InFlight<M>) {
         if to == self.options.worker {
             return self.answer(did, parcel, Why::Absent);
         }
@@ -121,11 +121,11 @@ impl<M: Payload> Directory<M> {
             return self.answer(did, parcel, Why::Busy);
         }
         self.counters.crossed += 1;
-        self.post(to, Word::Data { did, hops: hops + 1, parcel });
+        self.post(to, DirectoryMsg::Data { did, hops: hops + 1, parcel });
     }
 
     /// The owner's decision about a message: hand it over, keep it, or answer.
-    fn dispatch(&mut self, id: u32, parcel: Parcel<M>) {
+    fn dispatch(&mut self, id: u32, parcel: InFlight<M>) {
         let entry = &self.table[id];
         if !entry.owns {
             return;
@@ -157,7 +157,7 @@ impl<M: Payload> Directory<M> {
         }
         for &worker in &others {
             self.counters.crossed += 1;
-            self.post(worker, Word::Copy { did: did.clone(), payload: payload.clone() });
+            self.post(worker, DirectoryMsg::Copy { did: did.clone(), payload: payload.clone() });
         }
         if let Some(work) = &mut self.table[id].work {
             work.others = others;
@@ -180,7 +180,7 @@ impl<M: Payload> Directory<M> {
         }
     }
 
-    fn park(&mut self, id: u32, parcel: Parcel<M>) {
+    fn park(&mut self, id: u32, parcel: InFlight<M>) {
         let size = parcel.payload.size();
         let entry = &mut self.table[id];
         let full = self.counters.parked >= self.options.parked_max
@@ -194,7 +194,7 @@ impl<M: Payload> Directory<M> {
         self.counters.parked_bytes += size;
     }
 
-    fn unpark(&mut self, parked: &VecDeque<Parcel<M>>) {
+    fn unpark(&mut self, parked: &VecDeque<InFlight<M>>) {
         self.counters.parked -= parked.len();
         self.counters.parked_bytes -= parked.iter().map(|parcel| parcel.payload.size()).sum::<usize>();
     }
@@ -233,7 +233,7 @@ impl<M: Payload> Directory<M> {
         self.refresh(id);
         self.counters.takeovers += 1;
         let to = self.options.worker;
-        self.tell_all(|| Word::Move { did: did.clone(), epoch, from, to });
+        self.tell_all(|| DirectoryMsg::Move { did: did.clone(), epoch, from, to });
     }
 
     /// The next owner says: send to me. Whoever was sent to until now hears that nothing more comes.
@@ -241,7 +241,7 @@ impl<M: Payload> Directory<M> {
         let id = self.interned(did);
         debug_assert_eq!(self.table[id].owner, from, "moves of one DID come one after the other");
         self.table[id].owner = to;
-        self.post(from, Word::Fence { did: did.clone(), epoch, to });
+        self.post(from, DirectoryMsg::Fence { did: did.clone(), epoch, to });
         self.forget(id);
     }
 
@@ -265,9 +265,9 @@ impl<M: Payload> Directory<M> {
         self.unpark(&parked);
         self.refresh(id);
         for &worker in &copied {
-            self.post(worker, Word::Drain { did: did.clone(), epoch, to });
+            self.post(worker, DirectoryMsg::Drain { did: did.clone(), epoch, to });
         }
-        self.post(to, Word::Handover { did: did.clone(), epoch, parked, drains: copied.len() as u16 });
+        self.post(to, DirectoryMsg::Handover { did: did.clone(), epoch, parked, drains: copied.len() as u16 });
         self.forget(id);
     }
 
@@ -275,7 +275,7 @@ impl<M: Payload> Directory<M> {
         self.take_step(did, epoch, |taking| taking.drained += 1);
     }
 
-    pub(super) fn on_handover(&mut self, did: &Did, epoch: u64, parked: VecDeque<Parcel<M>>, drains: u16) {
+    pub(super) fn on_handover(&mut self, did: &Did, epoch: u64, parked: VecDeque<InFlight<M>>, drains: u16) {
         // What one worker kept within its bounds may be kept here as well: for as long as copies are on their way.
         self.counters.parked += parked.len();
         self.counters.parked_bytes += parked.iter().map(|parcel| parcel.payload.size()).sum::<usize>();
@@ -297,7 +297,7 @@ impl<M: Payload> Directory<M> {
         parked.append(&mut work.parked);
         work.parked = parked;
         // The home hears of it before anything that follows from it, and says what has changed meanwhile.
-        self.post(self.home_of(did.hash()), Word::Done { did: did.clone() });
+        self.post(self.home_of(did.hash()), DirectoryMsg::Done { did: did.clone() });
         self.admit_members(id, &members);
     }
 
@@ -326,7 +326,7 @@ impl<M: Payload> Directory<M> {
             if token.worker() == me {
                 self.confirm(id, token);
             } else {
-                self.post(token.worker(), Word::Confirm { did: did.clone(), token });
+                self.post(token.worker(), DirectoryMsg::Confirm { did: did.clone(), token });
             }
         }
         self.replay(id);

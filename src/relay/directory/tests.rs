@@ -10,13 +10,13 @@ const RELAY: &str = "did:key:relay";
 struct Note(u32);
 
 impl Payload for Note {
-    type Ticket = u32;
+    type ReturnAddress = u32;
 
     fn size(&self) -> usize {
         10
     }
 
-    fn ticket(&self) -> u32 {
+    fn return_address(&self) -> u32 {
         self.0
     }
 }
@@ -41,13 +41,15 @@ fn settle(workers: &mut [Directory<Note>]) -> Vec<String> {
                     Event::Refused { token, why } => said.push(format!("refused {token} {why:?}")),
                     Event::Deliver { token, payload } => said.push(format!("{} to {token}", payload.0)),
                     Event::Service { service, payload, .. } => said.push(format!("{} to {service:?}", payload.0)),
-                    Event::Answer { sender, ticket, why, .. } => said.push(format!("{ticket} {why:?} to {sender}")),
+                    Event::Answer { sender, return_address, why, .. } => {
+                        said.push(format!("{return_address} {why:?} to {sender}"))
+                    }
                     Event::Presence { .. } => {}
                 }
             }
             for to in 0..workers.len() {
-                for courier in workers[from].take(to as u16, usize::MAX) {
-                    workers[to].receive(courier);
+                for message in workers[from].take(to as u16, usize::MAX) {
+                    workers[to].receive(message);
                     carried = true;
                 }
             }
@@ -160,11 +162,11 @@ fn what_waits_for_a_take_over_is_bounded_and_comes_in_order() {
     // The home grants at once; its word has not arrived when the first message is on its way to the home.
     workers[new].join(ALICE, token(new as u16, 1)).unwrap();
     send(&mut workers[new], ALICE, sender, 1);
-    for courier in workers[new].take(old as u16, usize::MAX) {
-        workers[old].receive(courier);
+    for message in workers[new].take(old as u16, usize::MAX) {
+        workers[old].receive(message);
     }
-    for courier in workers[old].take(new as u16, usize::MAX) {
-        workers[new].receive(courier);
+    for message in workers[old].take(new as u16, usize::MAX) {
+        workers[new].receive(message);
     }
     // The next owner knows and waits for the fences: two messages fit.
     (2..=4).for_each(|note| send(&mut workers[new], ALICE, sender, note));
@@ -189,8 +191,8 @@ fn a_message_that_goes_round_is_given_up() {
     workers[at].join(BOB, sender).unwrap();
     settle(&mut workers);
     for hops in [1, workers[at].options.hops_max] {
-        let parcel = Parcel { sender: Some(sender), payload: Note(hops.into()) };
-        workers[at].receive(Courier(Word::Data { did: Did::new(hash(1, ALICE), ALICE), hops, parcel }));
+        let parcel = InFlight { sender: Some(sender), payload: Note(hops.into()) };
+        workers[at].receive(PeerMessage(DirectoryMsg::Data { did: Did::new(hash(1, ALICE), ALICE), hops, parcel }));
     }
     assert_eq!(settle(&mut workers), [format!("4 Lost to {sender}"), format!("1 Absent to {sender}")]);
     assert_eq!(workers[at].counters().forwarded, 2);

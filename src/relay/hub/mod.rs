@@ -18,8 +18,8 @@ use crate::{
     relay::{
         Role,
         api::{By, Caller, Code, Command, Error, ExitInfo, Out, Past, Reply, Request, State, Summary, Text, Verb},
+        command_dedup::{CommandDedup, Seen},
         keys::KeySet,
-        ledger::{Ledger, Seen},
         session::{Cx, Ids, Plan, Session, Settings, Verdict},
         shares::{Full, Shares},
     },
@@ -101,7 +101,7 @@ pub struct Hub {
     profiles: Box<dyn Profiles + Send>,
     ids: Box<dyn Ids + Send>,
     sessions: Vec<Session>,
-    ledger: Ledger,
+    commands: CommandDedup,
     /// In force; before the first ones a caller may do what its role says.
     keys: Option<Arc<KeySet>>,
     paused: HashSet<ConnToken>,
@@ -129,7 +129,7 @@ impl Hub {
             profiles,
             ids,
             sessions: Vec::new(),
-            ledger: Ledger::default(),
+            commands: CommandDedup::default(),
             keys: None,
             paused: HashSet::new(),
             followers: BTreeMap::new(),
@@ -151,7 +151,7 @@ impl Hub {
             Err(error) => Some((caller.peer, error)),
             Ok((true, caller)) => self.run(&caller, &id, command, now).err().map(|error| {
                 let result = Err(error.clone());
-                (self.ledger.answered(caller.peer, &id, &result), error)
+                (self.commands.answered(caller.peer, &id, &result), error)
             }),
         };
         if let Some((peer, error)) = refused {
@@ -166,9 +166,9 @@ impl Hub {
         caller.may(verb)?;
         let conflict = || Error::new(Code::Conflict, "this id was used for another command: take a new one");
         if !verb.has_effect() {
-            return if self.ledger.awaits(caller.peer, id) { Err(conflict()) } else { Ok(true) };
+            return if self.commands.awaits(caller.peer, id) { Err(conflict()) } else { Ok(true) };
         }
-        match self.ledger.begin(caller, id, command, now) {
+        match self.commands.begin(caller, id, command, now) {
             Seen::New => Ok(true),
             Seen::InFlight => Ok(false),
             Seen::Answered(result) => {
@@ -459,7 +459,7 @@ impl Hub {
 
     /// Figures for metrics.
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts { restarts: self.restarts_gone, remembered: self.ledger.len(), ..Counts::default() };
+        let mut counts = Counts { restarts: self.restarts_gone, remembered: self.commands.len(), ..Counts::default() };
         for session in &self.sessions {
             let index = State::ALL.iter().position(|state| *state == session.state());
             counts.states[index.unwrap_or_default()] += 1;
@@ -498,7 +498,7 @@ impl Hub {
             if let Out::Answer { peer, re, result } = out
                 && !matches!(result, Ok(Reply::Attached { .. }))
             {
-                *peer = self.ledger.answered(*peer, re, result);
+                *peer = self.commands.answered(*peer, re, result);
             }
         }
     }
@@ -552,7 +552,7 @@ impl Hub {
         let keys = self.keys.as_deref();
         assert!(self.sessions.len() <= self.settings.sessions_max);
         self.sessions.iter().for_each(|session| session.check_invariants(keys));
-        self.ledger.check_invariants();
+        self.commands.check_invariants();
         let is_lost =
             |follower: &&Follower| keys.is_some_and(|keys| keys.lost(&follower.principal, Verb::List).is_some());
         assert!(

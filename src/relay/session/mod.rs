@@ -12,8 +12,8 @@
 //! prompt is sent once more with its old uuid, so that the CLI runs it if it never saw it and knows it otherwise.
 
 mod clip;
-mod feed;
 mod fit;
+mod log_fanout;
 mod past;
 mod permissions;
 mod process;
@@ -27,7 +27,7 @@ use std::{
     sync::Arc,
 };
 
-use feed::{Feed, Wanted};
+use log_fanout::{LogFanout, Wanted};
 use permissions::Permissions;
 pub use permissions::Verdict;
 use process::{Process, Waiter};
@@ -165,7 +165,7 @@ pub struct Session {
     notice: Option<Text>,
     login_missing: bool,
     changed: bool,
-    feed: Feed,
+    feed: LogFanout,
     prompts: Prompts,
     permissions: Permissions,
     process: Process,
@@ -193,7 +193,7 @@ impl Session {
             notice: None,
             login_missing: false,
             changed: true,
-            feed: Feed::new(id.clone(), epoch, &settings, cx),
+            feed: LogFanout::new(id.clone(), epoch, &settings, cx),
             prompts: Prompts::default(),
             permissions: Permissions::default(),
             process: Process::new(id.clone(), &plan.past),

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     base::{ConnToken, Now},
-    wire::amp::{Code, Dialect, Id, Type, body::NOT_WAITING, check::Refusal},
+    wire::amp::{Code, Id, KeyEncoding, Type, body::NOT_WAITING, check::Refusal},
 };
 
 /// The id of the command that has a session's events come, before the session's.
@@ -275,14 +275,14 @@ impl AgentRequests {
         };
         let via = ReplyTo::Did { worker: agent.worker };
         let About { from, to, reply_to, thread_id } = about;
-        let (reply_to, dialect, close) = (Some(reply_to), Dialect::Text, None);
+        let (reply_to, dialect, close) = (Some(reply_to), KeyEncoding::Text, None);
         self.replies.push_back(Reply { via, from, to, typ, id, reply_to, thread_id, body, dialect, close });
     }
 
     fn refuse(&mut self, slot: usize, did: Text, refused: Refused, now: Now) {
         let Some(random) = (self.random)() else { return };
         let via = ReplyTo::Did { worker: self.agents[slot].worker };
-        self.replies.push_back(refused.reply(did, Id::new(now.unix_ms, random), via, Dialect::Text));
+        self.replies.push_back(refused.reply(did, Id::new(now.unix_ms, random), via, KeyEncoding::Text));
     }
 
     /// These REQUESTs get no answer.

@@ -87,9 +87,9 @@ macro_rules! dialects {
                 }
             }
 
-            pub(super) fn drained(&mut self, conn: &mut Conn, delivery: &mut Delivery<Framed>, io: &mut Io<'_>) {
+            pub(super) fn writable(&mut self, conn: &mut Conn, delivery: &mut Delivery<Framed>, io: &mut Io<'_>) {
                 match conn {
-                    $(Conn::$name(conn) => conn.drained(&mut self.$state, delivery, io),)*
+                    $(Conn::$name(conn) => conn.writable(&mut self.$state, delivery, io),)*
                 }
             }
 

@@ -4,7 +4,7 @@ use ed25519_dalek::SigningKey;
 
 use crate::wire::cbor;
 
-use super::{Dialect, EnvelopeView, Field, Header, SIG_BYTES, To, VERSION, sign};
+use super::{EnvelopeView, Field, Header, KeyEncoding, SIG_BYTES, To, VERSION, sign};
 
 /// More than an envelope takes beside its strings and payload.
 const ENVELOPE_BYTES: usize = 224;
@@ -90,7 +90,7 @@ impl<'a> Builder<'a> {
     /// It cannot be written; `out` is as it was.
     pub fn write_signed(
         &self,
-        dialect: Dialect,
+        dialect: KeyEncoding,
         key: &SigningKey,
         scratch: &mut Vec<u8>,
         out: &mut Vec<u8>,
@@ -105,7 +105,12 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// It cannot be written; `out` is as it was.
-    pub fn write(&self, dialect: Dialect, sig: Option<&[u8; SIG_BYTES]>, out: &mut Vec<u8>) -> Result<(), BuildError> {
+    pub fn write(
+        &self,
+        dialect: KeyEncoding,
+        sig: Option<&[u8; SIG_BYTES]>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), BuildError> {
         match self.payload {
             Payload::Enc(_) => self.write_with(dialect, self.payload, sig, out),
             Payload::Body(body) => {
@@ -117,7 +122,7 @@ impl<'a> Builder<'a> {
 
     fn write_with(
         &self,
-        dialect: Dialect,
+        dialect: KeyEncoding,
         payload: Payload<'_>,
         sig: Option<&[u8; SIG_BYTES]>,
         out: &mut Vec<u8>,
@@ -151,7 +156,7 @@ fn is_map(item: &[u8]) -> bool {
 ///
 /// # Errors
 /// The dialect cannot say it; `out` is as it was.
-pub fn rekey(view: &EnvelopeView<'_>, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), NotExpressible> {
+pub fn rekey(view: &EnvelopeView<'_>, dialect: KeyEncoding, out: &mut Vec<u8>) -> Result<(), NotExpressible> {
     let (v, sig, enc, ext) = (view.v, view.sig, view.enc, view.ext);
     Parts { v, header: &view.header, sig, body: view.body_or_null(), enc, ext }.write(dialect, out)
 }
@@ -184,11 +189,11 @@ const TEXT_ORDER: [Field; 13] = [
 ];
 
 impl Parts<'_> {
-    fn write(&self, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), NotExpressible> {
+    fn write(&self, dialect: KeyEncoding, out: &mut Vec<u8>) -> Result<(), NotExpressible> {
         match dialect {
-            Dialect::Int if self.enc.is_some() => return Err(NotExpressible::Encrypted),
-            Dialect::Int if self.header.to.is_array() => return Err(NotExpressible::Recipients),
-            Dialect::Text if self.sig.is_none() => return Err(NotExpressible::Unsigned),
+            KeyEncoding::Int if self.enc.is_some() => return Err(NotExpressible::Encrypted),
+            KeyEncoding::Int if self.header.to.is_array() => return Err(NotExpressible::Recipients),
+            KeyEncoding::Text if self.sig.is_none() => return Err(NotExpressible::Unsigned),
             _ => {}
         }
         let strings = self.header.from.len()
@@ -207,7 +212,7 @@ impl Parts<'_> {
             self.ext.is_some(),
         ];
         cbor::map(out, 7 + optional.into_iter().filter(|&there| there).count());
-        let order = if dialect == Dialect::Text { &TEXT_ORDER } else { &Field::ALL };
+        let order = if dialect == KeyEncoding::Text { &TEXT_ORDER } else { &Field::ALL };
         for &field in order {
             self.write_field(dialect, field, out);
         }
@@ -216,7 +221,7 @@ impl Parts<'_> {
 
     /// Appends key and value of a field, or nothing if it is not there.
     #[inline]
-    fn write_field(&self, dialect: Dialect, field: Field, out: &mut Vec<u8>) {
+    fn write_field(&self, dialect: KeyEncoding, field: Field, out: &mut Vec<u8>) {
         let header = self.header;
         let there = match field {
             Field::ReplyTo => header.reply_to.is_some(),
@@ -231,8 +236,8 @@ impl Parts<'_> {
             return;
         }
         match dialect {
-            Dialect::Text => cbor::text(out, field.name()),
-            Dialect::Int => cbor::uint(out, field as u64),
+            KeyEncoding::Text => cbor::text(out, field.name()),
+            KeyEncoding::Int => cbor::uint(out, field as u64),
         }
         match field {
             Field::V => cbor::uint(out, self.v),

@@ -7,7 +7,7 @@
 use crate::{base::Now, wire::cbor};
 
 use super::{
-    Code, Dialect, EnvelopeView, Malformed, Recognized, To, Type, VERSION,
+    Code, EnvelopeView, KeyEncoding, Malformed, Recognized, To, Type, VERSION,
     body::{Ack, AckSource, BadBody, ErrorBody, HelloView, details_now},
     did_base, is_base,
 };
@@ -125,7 +125,7 @@ pub struct Peer<'a> {
 ///
 /// # Errors
 /// The first check that does not pass. An ERROR that is refused must not be answered
-/// ([`Type::may_be_refused_aloud`]).
+/// ([`Type::allows_error_reply`]).
 pub fn ingress(view: &EnvelopeView<'_>, peer: &Peer<'_>, policy: &Policy<'_>, now: Now) -> Result<(), Refusal> {
     version(view)?;
     handshake(view, peer.negotiated)?;
@@ -241,7 +241,7 @@ pub fn principal(view: &EnvelopeView<'_>, principal: Option<&str>) -> Result<(),
 /// # Errors
 /// 1002.
 pub fn signed(view: &EnvelopeView<'_>, unsigned: bool) -> Result<(), Refusal> {
-    if view.sig.is_some() || (unsigned && view.dialect == Dialect::Int) {
+    if view.sig.is_some() || (unsigned && view.dialect == KeyEncoding::Int) {
         return Ok(());
     }
     Err(Refusal::new(Code::INVALID_SIGNATURE, "the message is not signed"))

@@ -29,7 +29,7 @@ fn at(unix_ms: u64) -> Now {
 /// The code of the first check that does not pass, 0 if all do.
 fn judged<T>(header: Header<'_>, body: &[u8], judge: impl Fn(&EnvelopeView<'_>) -> Result<T, Refusal>) -> u64 {
     let mut frame = Vec::new();
-    Builder::new(header).body(body).write(Dialect::Text, Some(&[0; 64]), &mut frame).unwrap();
+    Builder::new(header).body(body).write(KeyEncoding::Text, Some(&[0; 64]), &mut frame).unwrap();
     let Ok(Frame::Envelope(view)) = parse(&frame) else { panic!("{header:?}") };
     judge(&view).map_or_else(|refusal| refusal.code.0, |_| 0)
 }

@@ -7,18 +7,18 @@
 
 pub mod body;
 mod build;
+mod canonical_parse;
 pub mod check;
 mod header;
-mod predict;
-mod quick;
+mod header_prediction;
 mod sign;
 mod types;
 mod view;
 
 pub use build::{BuildError, Builder, NotExpressible, Payload, rekey};
+pub use canonical_parse::parse;
 pub use header::{Header, Id, Recipients, To, did_base, is_base};
-pub use predict::{Prediction, Recognized};
-pub use quick::parse;
+pub use header_prediction::{Prediction, Recognized};
 pub use sign::{VerifyError, sig_input, sign, verify, verify_over, verifying_key};
 pub use types::{Code, Retry, Type};
 pub use view::{EnvelopeView, Field, Frame, KEYS_MAX, Malformed, Reason};
@@ -45,7 +45,7 @@ pub const SIG_BYTES: usize = 64;
 
 /// How the keys of an envelope are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Dialect {
+pub enum KeyEncoding {
     /// Field names as text, as RFC 001 has them.
     #[default]
     Text,

@@ -79,7 +79,7 @@ impl Type {
     }
 
     /// Whether a refusal of it is answered with an ERROR. An ERROR never is.
-    pub fn may_be_refused_aloud(self) -> bool {
+    pub fn allows_error_reply(self) -> bool {
         self != Self::ERROR
     }
 }

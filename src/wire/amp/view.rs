@@ -5,7 +5,7 @@
 
 use crate::wire::cbor::{self, Reader, Texts};
 
-use super::{Code, Dialect, Header, Id, SIG_BYTES, To, Type};
+use super::{Code, Header, Id, KeyEncoding, SIG_BYTES, To, Type};
 
 /// Keys an envelope may have; 13 are known.
 pub const KEYS_MAX: u64 = 32;
@@ -27,7 +27,7 @@ pub enum Frame<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct EnvelopeView<'a> {
     /// How its keys are written.
-    pub dialect: Dialect,
+    pub dialect: KeyEncoding,
     /// The version, unsigned and so no base for trust.
     pub v: u64,
     /// The signed fields.
@@ -311,9 +311,9 @@ impl<'a> Scan<'a> {
             return Err(Reason::Missing(Field::V));
         }
         let dialect = match self.reader.peek()? {
-            cbor::TEXT => Dialect::Text,
+            cbor::TEXT => KeyEncoding::Text,
             cbor::UINT | cbor::NEGATIVE if self.is_legacy(keys) => return Ok(Frame::Legacy(self.frame)),
-            cbor::UINT | cbor::NEGATIVE => Dialect::Int,
+            cbor::UINT | cbor::NEGATIVE => KeyEncoding::Int,
             _ => return Err(Reason::KeyKind),
         };
         // On a copy, which can live in registers.
@@ -326,7 +326,7 @@ impl<'a> Scan<'a> {
     }
 
     #[inline(always)]
-    fn fields(&mut self, reader: &mut Reader<'a>, dialect: Dialect, keys: u64) -> Result<(), Reason> {
+    fn fields(&mut self, reader: &mut Reader<'a>, dialect: KeyEncoding, keys: u64) -> Result<(), Reason> {
         let mut unknown = Unknown { keys: [(0, 0); KEYS_MAX as usize], count: 0 };
         for _ in 0..keys {
             let start = reader.offset();
@@ -366,7 +366,7 @@ impl<'a> Scan<'a> {
     }
 
     #[inline(always)]
-    fn value(&mut self, reader: &mut Reader<'a>, dialect: Dialect, field: Field) -> Result<(), cbor::Error> {
+    fn value(&mut self, reader: &mut Reader<'a>, dialect: KeyEncoding, field: Field) -> Result<(), cbor::Error> {
         let header = &mut self.header;
         match field {
             Field::V => self.v = reader.uint()?,
@@ -375,7 +375,7 @@ impl<'a> Scan<'a> {
             Field::Ts => header.ts = reader.uint()?,
             Field::Ttl => header.ttl = reader.uint()?,
             Field::From => header.from = reader.text()?,
-            Field::To if dialect == Dialect::Int || reader.peek()? == cbor::TEXT => {
+            Field::To if dialect == KeyEncoding::Int || reader.peek()? == cbor::TEXT => {
                 header.to = To::One(reader.text()?);
             }
             Field::To => header.to = several(reader)?,
@@ -389,7 +389,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn complete(&self, dialect: Dialect) -> Result<Frame<'a>, Reason> {
+    fn complete(&self, dialect: KeyEncoding) -> Result<Frame<'a>, Reason> {
         if self.seen & REQUIRED_BITS != REQUIRED_BITS {
             let missing = REQUIRED.into_iter().find(|field| self.seen & field.bit() == 0);
             return Err(Reason::Missing(missing.unwrap_or(Field::V)));
@@ -397,7 +397,7 @@ impl<'a> Scan<'a> {
         if self.body.is_some() && self.enc.is_some() {
             return Err(Reason::TwoPayloads);
         }
-        if dialect == Dialect::Text {
+        if dialect == KeyEncoding::Text {
             if self.sig.is_none() {
                 return Err(Reason::Missing(Field::Sig));
             }
@@ -412,10 +412,10 @@ impl<'a> Scan<'a> {
 
 /// Reads a key; `None` if it is of the right kind and not ours.
 #[inline(always)]
-fn key(reader: &mut Reader<'_>, dialect: Dialect) -> Result<Option<Field>, Reason> {
+fn key(reader: &mut Reader<'_>, dialect: KeyEncoding) -> Result<Option<Field>, Reason> {
     let head = reader.shortest()?;
     match (dialect, head.major()) {
-        (Dialect::Text, cbor::TEXT) => {
+        (KeyEncoding::Text, cbor::TEXT) => {
             let name = reader.take(head.argument)?;
             let field = Field::of_name(name);
             if field.is_none() && str::from_utf8(name).is_err() {
@@ -423,8 +423,8 @@ fn key(reader: &mut Reader<'_>, dialect: Dialect) -> Result<Option<Field>, Reaso
             }
             Ok(field)
         }
-        (Dialect::Int, cbor::UINT) => Ok(Field::of_key(head.argument)),
-        (Dialect::Int, cbor::NEGATIVE) => Ok(None),
+        (KeyEncoding::Int, cbor::UINT) => Ok(Field::of_key(head.argument)),
+        (KeyEncoding::Int, cbor::NEGATIVE) => Ok(None),
         _ => Err(Reason::KeyKind),
     }
 }

@@ -18,10 +18,10 @@ fn item(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 /// A good message as pairs, so that a test can spoil one.
-fn pairs(dialect: Dialect) -> Vec<Pair> {
+fn pairs(dialect: KeyEncoding) -> Vec<Pair> {
     let key = |field: Field| match dialect {
-        Dialect::Text => item(|out| cbor::text(out, field.name())),
-        Dialect::Int => item(|out| cbor::uint(out, field as u64)),
+        KeyEncoding::Text => item(|out| cbor::text(out, field.name())),
+        KeyEncoding::Int => item(|out| cbor::uint(out, field as u64)),
     };
     let values = [
         (Field::V, item(|out| cbor::uint(out, 1))),
@@ -55,14 +55,14 @@ fn view(frame: &[u8]) -> EnvelopeView<'_> {
 }
 
 /// The reason for a message whose `field` has this value.
-fn with(dialect: Dialect, field: Field, value: &[u8]) -> Result<(), Reason> {
+fn with(dialect: KeyEncoding, field: Field, value: &[u8]) -> Result<(), Reason> {
     let mut pairs = pairs(dialect);
     let known = pairs.iter().position(|(key, _)| {
-        key[1..] == *field.name().as_bytes() || (dialect == Dialect::Int && *key == [field as u8])
+        key[1..] == *field.name().as_bytes() || (dialect == KeyEncoding::Int && *key == [field as u8])
     });
     match known {
         Some(at) => pairs[at].1 = value.to_vec(),
-        None if dialect == Dialect::Int => pairs.push((vec![field as u8], value.to_vec())),
+        None if dialect == KeyEncoding::Int => pairs.push((vec![field as u8], value.to_vec())),
         None => pairs.push((item(|out| cbor::text(out, field.name())), value.to_vec())),
     }
     parse(&frame(&pairs)).map(drop).map_err(|malformed| malformed.reason)
@@ -73,8 +73,8 @@ fn the_kinds_of_frames_are_told_apart() {
     assert!(matches!(parse(b"{\"type\":\"auth\"}"), Ok(Frame::JsonAuth(_))));
     assert!(matches!(parse(b"\xa3\x01\x61m\x02\x61e\x06\x61p"), Ok(Frame::Legacy(_))));
     assert!(matches!(parse(b"\xa3\x02\x61e\x06\x61p\x01\x61m"), Ok(Frame::Legacy(_))));
-    assert_eq!(view(&frame(&pairs(Dialect::Int))).dialect, Dialect::Int);
-    assert_eq!(view(&frame(&pairs(Dialect::Text))).dialect, Dialect::Text);
+    assert_eq!(view(&frame(&pairs(KeyEncoding::Int))).dialect, KeyEncoding::Int);
+    assert_eq!(view(&frame(&pairs(KeyEncoding::Text))).dialect, KeyEncoding::Text);
     assert_eq!(reason(b""), Reason::Cbor(cbor::Error::Truncated));
     assert_eq!(reason(b"\x80"), Reason::NotAMap);
     assert_eq!(reason(b"hello"), Reason::NotAMap);
@@ -87,23 +87,23 @@ fn the_kinds_of_frames_are_told_apart() {
 
 #[test]
 fn keys_are_of_one_kind_and_stand_once() {
-    for dialect in [Dialect::Text, Dialect::Int] {
+    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
         let good = pairs(dialect);
-        let other = if dialect == Dialect::Text { vec![0x0c] } else { b"\x63ext".to_vec() };
+        let other = if dialect == KeyEncoding::Text { vec![0x0c] } else { b"\x63ext".to_vec() };
         let add = |key: &[u8]| frame(&[&good[..], &[(key.to_vec(), vec![0xa0])]].concat());
         assert_eq!(reason(&add(&other)), Reason::KeyKind);
         for (key, _) in &good {
             assert_eq!(reason(&add(key)), Reason::DuplicateKey);
         }
         // A key that is not ours is free, once.
-        let unknown: &[u8] = if dialect == Dialect::Text { b"\x61z" } else { b"\x18\x63" };
+        let unknown: &[u8] = if dialect == KeyEncoding::Text { b"\x61z" } else { b"\x18\x63" };
         assert_eq!(view(&add(unknown)).ext, None);
         let twice = [&good[..], &[(unknown.to_vec(), vec![0]), (unknown.to_vec(), vec![1])]].concat();
         assert_eq!(reason(&frame(&twice)), Reason::DuplicateKey);
         let many = |count: u8| {
             let unknown = |at: u8| match dialect {
-                Dialect::Text => vec![0x61, b'A' + at],
-                Dialect::Int => vec![0x18, 100 + at],
+                KeyEncoding::Text => vec![0x61, b'A' + at],
+                KeyEncoding::Int => vec![0x18, 100 + at],
             };
             frame(&[&good[..], &(0..count).map(|at| (unknown(at), vec![0])).collect::<Vec<_>>()].concat())
         };
@@ -111,11 +111,11 @@ fn keys_are_of_one_kind_and_stand_once() {
         assert_eq!(reason(&many(24)), Reason::TooManyKeys);
         assert_eq!(reason(&[frame(&good), vec![0]].concat()), Reason::Cbor(cbor::Error::Trailing));
     }
-    let mut bad = pairs(Dialect::Text);
+    let mut bad = pairs(KeyEncoding::Text);
     bad.push((b"\x61\xff".to_vec(), vec![0]));
     assert_eq!(reason(&frame(&bad)), Reason::Cbor(cbor::Error::NotUtf8));
     // Integers above 12, zero and negative ones are no fields of ours.
-    let mut odd = pairs(Dialect::Int);
+    let mut odd = pairs(KeyEncoding::Int);
     odd.extend([(vec![0], vec![0]), (vec![0x0d], vec![0xa0]), (vec![0x20], vec![0])]);
     assert_eq!(view(&frame(&odd)).enc, None);
 }
@@ -123,7 +123,7 @@ fn keys_are_of_one_kind_and_stand_once() {
 #[test]
 fn fields_have_their_type_and_length() {
     let text = b"\x61x".as_slice();
-    for dialect in [Dialect::Text, Dialect::Int] {
+    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
         for field in [Field::Id, Field::Typ, Field::Ts, Field::Ttl, Field::ReplyTo, Field::ThreadId, Field::Sig] {
             assert_eq!(with(dialect, field, text), Err(Reason::Field(field)), "{dialect:?}");
             assert_eq!(with(dialect, field, b"\xf6"), Err(Reason::Field(field)), "{dialect:?}");
@@ -144,19 +144,19 @@ fn fields_have_their_type_and_length() {
         let deepest = [vec![0x81; 31], vec![0]].concat();
         assert_eq!(with(dialect, Field::Body, &deepest), Ok(()));
     }
-    assert_eq!(with(Dialect::Text, Field::Enc, b"\xa0"), Err(Reason::TwoPayloads));
-    assert_eq!(with(Dialect::Text, Field::To, b"\x82\x61x\x61x"), Ok(()));
-    assert_eq!(with(Dialect::Int, Field::To, b"\x81\x61x"), Err(Reason::Field(Field::To)));
-    assert_eq!(with(Dialect::Text, Field::To, b"\x80"), Err(Reason::Field(Field::To)));
-    assert_eq!(with(Dialect::Text, Field::To, b"\x82\x61x\x01"), Err(Reason::Field(Field::To)));
-    assert_eq!(with(Dialect::Text, Field::To, b"\x82\x61x\x61\xff"), Err(Reason::Cbor(cbor::Error::NotUtf8)));
-    assert_eq!(with(Dialect::Text, Field::To, b"\x98\x01\x61x"), Err(Reason::Cbor(cbor::Error::NotShortest)));
-    assert!(with(Dialect::Text, Field::To, b"\x9a\xff\xff\xff\xff").is_err());
+    assert_eq!(with(KeyEncoding::Text, Field::Enc, b"\xa0"), Err(Reason::TwoPayloads));
+    assert_eq!(with(KeyEncoding::Text, Field::To, b"\x82\x61x\x61x"), Ok(()));
+    assert_eq!(with(KeyEncoding::Int, Field::To, b"\x81\x61x"), Err(Reason::Field(Field::To)));
+    assert_eq!(with(KeyEncoding::Text, Field::To, b"\x80"), Err(Reason::Field(Field::To)));
+    assert_eq!(with(KeyEncoding::Text, Field::To, b"\x82\x61x\x01"), Err(Reason::Field(Field::To)));
+    assert_eq!(with(KeyEncoding::Text, Field::To, b"\x82\x61x\x61\xff"), Err(Reason::Cbor(cbor::Error::NotUtf8)));
+    assert_eq!(with(KeyEncoding::Text, Field::To, b"\x98\x01\x61x"), Err(Reason::Cbor(cbor::Error::NotShortest)));
+    assert!(with(KeyEncoding::Text, Field::To, b"\x9a\xff\xff\xff\xff").is_err());
 }
 
 #[test]
 fn a_field_that_must_be_there_is() {
-    for dialect in [Dialect::Text, Dialect::Int] {
+    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
         let good = pairs(dialect);
         for at in 0..good.len() {
             let mut less = good.clone();
@@ -164,8 +164,8 @@ fn a_field_that_must_be_there_is() {
             let frame = frame(&less);
             match at {
                 // Integer keys may go without signature and body.
-                7 if dialect == Dialect::Int => assert_eq!(view(&frame).sig, None),
-                8 if dialect == Dialect::Int => assert_eq!(view(&frame).body_or_null(), Some(cbor::NULL)),
+                7 if dialect == KeyEncoding::Int => assert_eq!(view(&frame).sig, None),
+                8 if dialect == KeyEncoding::Int => assert_eq!(view(&frame).body_or_null(), Some(cbor::NULL)),
                 7 => assert_eq!(reason(&frame), Reason::Missing(Field::Sig)),
                 8 => assert_eq!(reason(&frame), Reason::Missing(Field::Body)),
                 _ => assert_eq!(Some(reason(&frame)), REQUIRED.get(at).copied().map(Reason::Missing)),
@@ -176,7 +176,7 @@ fn a_field_that_must_be_there_is() {
 
 #[test]
 fn what_was_read_before_a_fault_is_told() {
-    let mut bad = pairs(Dialect::Text);
+    let mut bad = pairs(KeyEncoding::Text);
     bad[4].1 = vec![0xf6];
     let bytes = frame(&bad);
     let malformed = parse(&bytes).unwrap_err();
@@ -188,14 +188,14 @@ fn what_was_read_before_a_fault_is_told() {
     let bytes = frame(&bad);
     let malformed = parse(&bytes).unwrap_err();
     assert_eq!((malformed.id, malformed.typ, malformed.from), (None, None, Some("did:web:a")));
-    for bytes in [frame(&pairs(Dialect::Int)[..5]), b"\xff".to_vec(), bytes[..4].to_vec()] {
+    for bytes in [frame(&pairs(KeyEncoding::Int)[..5]), b"\xff".to_vec(), bytes[..4].to_vec()] {
         assert_eq!(parse(&bytes).unwrap_err().from, None);
     }
 }
 
 #[test]
 fn key_order_is_free() {
-    for dialect in [Dialect::Text, Dialect::Int] {
+    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
         let good = frame(&pairs(dialect));
         for turn in 0..9 {
             let mut turned = pairs(dialect);
@@ -214,25 +214,25 @@ fn the_builder_says_what_it_cannot_write() {
     let sig = Some(&[1; SIG_BYTES]);
     let builder = Builder::new(header);
     let not = |error: NotExpressible| Err(BuildError::NotExpressible(error));
-    assert_eq!(write(builder.enc(b"\xa0"), Dialect::Int, sig), not(NotExpressible::Encrypted));
-    assert_eq!(write(builder, Dialect::Text, None), not(NotExpressible::Unsigned));
-    assert_eq!(write(builder.ext(b"\x80"), Dialect::Text, sig), Err(BuildError::NotAMap(Field::Ext)));
-    assert_eq!(write(builder.ext(b"\xa0\x00"), Dialect::Text, sig), Err(BuildError::NotAMap(Field::Ext)));
-    assert_eq!(write(builder.enc(b"\xf6"), Dialect::Text, sig), Err(BuildError::NotAMap(Field::Enc)));
-    assert_eq!(write(builder.body(b"\xff"), Dialect::Text, sig), Err(BuildError::Body(cbor::Error::Indefinite)));
-    assert_eq!(write(builder.body(b""), Dialect::Text, sig), Err(BuildError::Body(cbor::Error::Truncated)));
+    assert_eq!(write(builder.enc(b"\xa0"), KeyEncoding::Int, sig), not(NotExpressible::Encrypted));
+    assert_eq!(write(builder, KeyEncoding::Text, None), not(NotExpressible::Unsigned));
+    assert_eq!(write(builder.ext(b"\x80"), KeyEncoding::Text, sig), Err(BuildError::NotAMap(Field::Ext)));
+    assert_eq!(write(builder.ext(b"\xa0\x00"), KeyEncoding::Text, sig), Err(BuildError::NotAMap(Field::Ext)));
+    assert_eq!(write(builder.enc(b"\xf6"), KeyEncoding::Text, sig), Err(BuildError::NotAMap(Field::Enc)));
+    assert_eq!(write(builder.body(b"\xff"), KeyEncoding::Text, sig), Err(BuildError::Body(cbor::Error::Indefinite)));
+    assert_eq!(write(builder.body(b""), KeyEncoding::Text, sig), Err(BuildError::Body(cbor::Error::Truncated)));
     let several = Builder::new(Header { to: To::Many(&["did:b"]), ..header });
-    assert_eq!(write(several, Dialect::Int, sig), not(NotExpressible::Recipients));
+    assert_eq!(write(several, KeyEncoding::Int, sig), not(NotExpressible::Recipients));
     let nobody = Builder::new(Header { to: To::Many(&[]), ..header });
-    assert_eq!(write(nobody, Dialect::Text, sig), Err(BuildError::NoRecipient));
-    assert_eq!(write(builder, Dialect::Int, None), Ok(()));
+    assert_eq!(write(nobody, KeyEncoding::Text, sig), Err(BuildError::NoRecipient));
+    assert_eq!(write(builder, KeyEncoding::Int, None), Ok(()));
     assert!(view(&out).sig.is_none());
 }
 
 /// Arbitrary messages as values.
 #[derive(Clone, Debug)]
 struct Message {
-    dialect: Dialect,
+    dialect: KeyEncoding,
     random: [u8; 8],
     typ: u64,
     ts: u64,
@@ -257,10 +257,10 @@ fn message() -> impl Strategy<Value = Message> {
     let signed = (any::<[u8; 8]>(), 0_u64..0x100, any::<u64>(), any::<u64>(), "[ -~]{0,40}", any::<bool>());
     let rest = (proptest::collection::vec(".{0,30}", 1..4), bytes(), bytes(), body);
     let ext = proptest::option::of(Just(b"\xa1\x61k\x01".to_vec()));
-    (select(&[Dialect::Text, Dialect::Int][..]), signed, rest, ext).prop_map(|(dialect, signed, rest, ext)| {
+    (select(&[KeyEncoding::Text, KeyEncoding::Int][..]), signed, rest, ext).prop_map(|(dialect, signed, rest, ext)| {
         let (random, typ, ts, ttl, from, array) = signed;
         let (mut to, reply_to, thread_id, body) = rest;
-        let array = array && dialect == Dialect::Text;
+        let array = array && dialect == KeyEncoding::Text;
         to.truncate(if array { to.len() } else { 1 });
         Message { dialect, random, typ, ts, ttl, from, to, array, reply_to, thread_id, body, ext }
     })
@@ -294,7 +294,7 @@ proptest! {
         prop_assert_eq!(view.body, Some(&*cbor::deterministic(&message.body).unwrap()));
         prop_assert_eq!(view.ext, message.ext.as_deref());
         prop_assert_eq!(view.dialect, message.dialect);
-        if message.dialect == Dialect::Text {
+        if message.dialect == KeyEncoding::Text {
             prop_assert_eq!(cbor::check_deterministic(&frame), Ok(()));
         }
         let key = SigningKey::from_bytes(&[5; 32]).verifying_key();
@@ -308,7 +308,7 @@ proptest! {
     #[test]
     fn a_change_of_keys_can_be_undone(message in message()) {
         let frame = written(&message);
-        let there = if message.dialect == Dialect::Text { Dialect::Int } else { Dialect::Text };
+        let there = if message.dialect == KeyEncoding::Text { KeyEncoding::Int } else { KeyEncoding::Text };
         let (mut out, mut back, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
         match rekey(&view(&frame), there, &mut out) {
             Ok(()) => {

@@ -37,9 +37,9 @@ pub enum Step<'b> {
     /// soon as its first wrong byte is there.
     Need(usize),
     /// So many bytes at the front are done with: a fragment was kept, or what follows a close was discarded.
-    Took(usize),
+    Fragment(usize),
     /// A message.
-    Item {
+    Message {
         /// Bytes at the front that are done with.
         consumed: usize,
         /// What they hold.
@@ -59,7 +59,7 @@ pub enum Step<'b> {
 
 /// What [`Decoder::decode_onward`] made of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Onward<'b> {
+pub struct ReframedStep<'b> {
     /// The step.
     pub step: Step<'b>,
     /// Where the message now lies as a server's frame, if it was written anew.
@@ -157,9 +157,9 @@ impl Decoder {
             mask::apply(key, payload);
         }
         if !is_text {
-            return Ok(Step::Item { consumed: end, message: Message::Binary(payload) });
+            return Ok(Step::Message { consumed: end, message: Message::Binary(payload) });
         }
-        self.whole_text(payload).map(|text| Step::Item { consumed: end, message: Message::Text(text) })
+        self.whole_text(payload).map(|text| Step::Message { consumed: end, message: Message::Text(text) })
     }
 
     /// Reads the frame at `at`, as [`decode`](Self::decode) does, and makes it one to be passed on: a whole message in
@@ -177,14 +177,14 @@ impl Decoder {
         bytes: &'b mut [u8],
         at: usize,
         front: &mut usize,
-    ) -> Result<Onward<'b>, Fault> {
+    ) -> Result<ReframedStep<'b>, Fault> {
         debug_assert!(*front <= at && self.role == Role::Server);
         let Some(Common { is_text, key, start, end }) = self.common(limits, &bytes[at..]) else {
             let step = self.decode_any(limits, &mut bytes[at..])?;
-            if let Step::Took(consumed) | Step::Item { consumed, .. } | Step::Deflated { consumed, .. } = step {
+            if let Step::Fragment(consumed) | Step::Message { consumed, .. } | Step::Deflated { consumed, .. } = step {
                 *front = at + consumed;
             }
-            return Ok(Onward { step, frame: None });
+            return Ok(ReframedStep { step, frame: None });
         };
         let header = start - key.len();
         let (from, to) = (at + start, *front + header);
@@ -196,7 +196,7 @@ impl Decoder {
         *front = frame.end;
         let payload = &bytes[to..frame.end];
         let message = if is_text { Message::Text(self.whole_text(payload)?) } else { Message::Binary(payload) };
-        Ok(Onward { step: Step::Item { consumed: end, message }, frame: Some(frame) })
+        Ok(ReframedStep { step: Step::Message { consumed: end, message }, frame: Some(frame) })
     }
 
     /// The frame at the front, if it is one of those that nearly all are: a whole message in one frame that is there
@@ -249,7 +249,7 @@ impl Decoder {
             self.release();
         }
         if self.ended {
-            return Ok(if bytes.is_empty() { Step::Need(1) } else { Step::Took(bytes.len()) });
+            return Ok(if bytes.is_empty() { Step::Need(1) } else { Step::Fragment(bytes.len()) });
         }
         let frame = match self.front(limits, bytes) {
             Ok(Some(frame)) => frame,
@@ -269,30 +269,30 @@ impl Decoder {
         let payload: &'b [u8] = payload;
         let consumed = frame.end;
         match frame.opcode {
-            OpCode::Ping => Ok(Step::Item { consumed, message: Message::Ping(payload) }),
-            OpCode::Pong => Ok(Step::Item { consumed, message: Message::Pong(payload) }),
+            OpCode::Ping => Ok(Step::Message { consumed, message: Message::Ping(payload) }),
+            OpCode::Pong => Ok(Step::Message { consumed, message: Message::Pong(payload) }),
             OpCode::Close => match close::read(payload) {
                 Ok(close) => {
                     self.ended = true;
                     self.release();
-                    Ok(Step::Item { consumed, message: Message::Close(close) })
+                    Ok(Step::Message { consumed, message: Message::Close(close) })
                 }
                 Err(fault) => Err(self.end(fault)),
             },
             OpCode::Text | OpCode::Binary if frame.fin && frame.rsv1 => {
                 Ok(Step::Deflated { consumed, is_text: frame.opcode == OpCode::Text, payload })
             }
-            OpCode::Binary if frame.fin => Ok(Step::Item { consumed, message: Message::Binary(payload) }),
+            OpCode::Binary if frame.fin => Ok(Step::Message { consumed, message: Message::Binary(payload) }),
             OpCode::Text if frame.fin => {
-                self.whole_text(payload).map(|text| Step::Item { consumed, message: Message::Text(text) })
+                self.whole_text(payload).map(|text| Step::Message { consumed, message: Message::Text(text) })
             }
             OpCode::Text | OpCode::Binary | OpCode::Continue => match self.keep(limits, &frame, payload) {
                 Err(fault) => Err(self.end(fault)),
-                Ok(None) => Ok(Step::Took(consumed)),
+                Ok(None) => Ok(Step::Fragment(consumed)),
                 Ok(Some(kind)) if self.deflated => {
                     Ok(Step::Deflated { consumed, is_text: kind == Kind::Text, payload: &self.message })
                 }
-                Ok(Some(kind)) => Ok(Step::Item { consumed, message: whole(kind, &self.message)? }),
+                Ok(Some(kind)) => Ok(Step::Message { consumed, message: whole(kind, &self.message)? }),
             },
         }
     }

@@ -13,7 +13,7 @@ mod encode;
 mod extent;
 mod utf8;
 
-pub use decode::{Decoder, Message, Onward, Step};
+pub use decode::{Decoder, Message, ReframedStep, Step};
 pub use encode::{HEADER_MAX, client_close_frame, client_frame, close_frame, encode_header, frame};
 pub use extent::{answer_pings, frame_len};
 

@@ -120,9 +120,11 @@ impl Socket {
         loop {
             let (consumed, out) = match self.decoder.decode(&LIMITS, &mut pending[at..]) {
                 Ok(Step::Need(_)) => break,
-                Ok(Step::Took(consumed)) => (consumed, None),
-                Ok(Step::Item { consumed, message: Message::Text(said) }) if text(said) == Echo::No => (consumed, None),
-                Ok(Step::Item { consumed, message }) => {
+                Ok(Step::Fragment(consumed)) => (consumed, None),
+                Ok(Step::Message { consumed, message: Message::Text(said) }) if text(said) == Echo::No => {
+                    (consumed, None)
+                }
+                Ok(Step::Message { consumed, message }) => {
                     (consumed, answer(&mut self.codec, self.deflate.as_mut(), message))
                 }
                 Ok(Step::Deflated { consumed, is_text, payload }) => {

@@ -226,7 +226,7 @@ impl WsHandler for Echoing {
         Ok(())
     }
 
-    fn drained(&mut self, (): &mut (), io: &mut WsIo<'_, Self>) {
+    fn writable(&mut self, (): &mut (), io: &mut WsIo<'_, Self>) {
         io.resume(io.token());
     }
 }

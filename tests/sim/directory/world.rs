@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use amp_relay::{
     base::ConnToken,
-    relay::directory::{Courier, Directory, Event, Options, Payload, Receivers, Route, Why},
+    relay::directory::{Directory, Event, Options, Payload, PeerMessage, Receivers, Route, Why},
 };
 
 use crate::rng::Rng;
@@ -17,13 +17,13 @@ pub(crate) struct Message(pub(crate) usize);
 pub(crate) const SIZE: usize = 100;
 
 impl Payload for Message {
-    type Ticket = usize;
+    type ReturnAddress = usize;
 
     fn size(&self) -> usize {
         SIZE
     }
 
-    fn ticket(&self) -> usize {
+    fn return_address(&self) -> usize {
         self.0
     }
 }
@@ -46,7 +46,7 @@ pub(crate) struct Conn {
 
 struct Worker {
     directory: Directory<Message>,
-    inbox: VecDeque<Vec<Courier<Message>>>,
+    inbox: VecDeque<Vec<PeerMessage<Message>>>,
     /// Generation of each slot, and whether it is taken.
     slots: Vec<(u32, bool)>,
 }
@@ -145,8 +145,8 @@ impl World {
     pub(crate) fn receive(&mut self, worker: usize, batches: usize) {
         for _ in 0..batches {
             let Some(batch) = self.workers[worker].inbox.pop_front() else { return };
-            for courier in batch {
-                self.workers[worker].directory.receive(courier);
+            for message in batch {
+                self.workers[worker].directory.receive(message);
                 self.events(worker);
             }
         }
@@ -192,9 +192,9 @@ impl World {
                     self.refused += 1;
                 }
                 Event::Deliver { token, payload } => self.deliver(worker, token, payload.0),
-                Event::Answer { sender, did: name, ticket, why } => {
-                    assert_eq!(name.as_str(), did(self.letters[ticket].did));
-                    self.answer(worker, sender, ticket, why);
+                Event::Answer { sender, did: name, return_address, why } => {
+                    assert_eq!(name.as_str(), did(self.letters[return_address].did));
+                    self.answer(worker, sender, return_address, why);
                 }
                 Event::Presence { .. } => {}
                 Event::Service { .. } => panic!("there is no service"),

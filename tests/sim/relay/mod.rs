@@ -19,7 +19,7 @@ use amp_relay::{
     base::ConnToken,
     relay::{Role, api::Text},
     wire::{
-        amp::{Builder, Dialect, Frame, Header, Id, To, Type, body, parse},
+        amp::{Builder, Frame, Header, Id, KeyEncoding, To, Type, body, parse},
         cbor,
     },
 };
@@ -146,7 +146,7 @@ impl Play {
     /// An agent sends a message to one or several others, or to nobody.
     fn message(&mut self, token: ConnToken) {
         // Integer keys cannot name several.
-        let is_one = dialect(self.clients[&token].agent) == Dialect::Int;
+        let is_one = dialect(self.clients[&token].agent) == KeyEncoding::Int;
         let count = if !is_one && self.world.rng.chance(15) { 2 + self.world.rng.below(3) } else { 1 };
         let to: Vec<usize> =
             (0..count).map(|_| self.world.rng.below(self.world.keys.len() as u64 + 1) as usize).collect();

@@ -24,7 +24,7 @@ use amp_relay::{
     },
     store::{Limits, MemoryStore},
     wire::{
-        amp::{Dialect, Id},
+        amp::{Id, KeyEncoding},
         shown,
         sign_in::{did_of, fingerprint},
     },
@@ -297,7 +297,7 @@ impl World {
         let Worker { net, delivery, .. } = self.worker(token);
         let mut message = None;
         if net.conns.get_mut(&token)?.take(&mut message) {
-            Self::as_current(net, token, |_, net| delivery.drained(net));
+            Self::as_current(net, token, |_, net| delivery.writable(net));
             delivery.check_invariants();
         }
         message
@@ -632,6 +632,6 @@ impl World {
 }
 
 /// How an agent writes the keys of its messages.
-pub(super) fn dialect(agent: usize) -> Dialect {
-    if matches!(agent, 3 | 4) { Dialect::Int } else { Dialect::Text }
+pub(super) fn dialect(agent: usize) -> KeyEncoding {
+    if matches!(agent, 3 | 4) { KeyEncoding::Int } else { KeyEncoding::Text }
 }

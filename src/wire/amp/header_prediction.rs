@@ -6,7 +6,7 @@
 
 use crate::wire::cbor;
 
-use super::{Dialect, EnvelopeView, Id, SIG_BYTES, To, quick};
+use super::{EnvelopeView, Id, KeyEncoding, SIG_BYTES, To, canonical_parse};
 
 /// What stands behind the map's head in a message whose keys are in deterministic order, up to the bytes of the id.
 const FRONT: &[u8; 7] = b"\x61v\x01\x62id\x50";
@@ -40,7 +40,7 @@ pub struct Recognized {
 
 impl Prediction {
     /// How the keys of what is recognized are written.
-    pub const DIALECT: Dialect = Dialect::Text;
+    pub const DIALECT: KeyEncoding = KeyEncoding::Text;
 
     /// Learns a message in place of the one before. Says whether it can serve: it has text keys, in deterministic order
     /// up to the body, one recipient, and little around the body.
@@ -74,7 +74,7 @@ impl Prediction {
         let (body, end) = rest.split_at_checked(rest.len().checked_sub(tail.len())?)?;
         let ts = u64::from_be_bytes(*head.get(self.ts_at..)?.first_chunk()?);
         // A smaller number would have a shorter head.
-        if end != tail || ts <= u64::from(u32::MAX) || !quick::is_one_item(body) {
+        if end != tail || ts <= u64::from(u32::MAX) || !canonical_parse::is_one_item(body) {
             return None;
         }
         Some(Recognized { id: Id(*head.get(ID_AT..)?.first_chunk()?), ts })
@@ -116,7 +116,7 @@ mod tests {
         let builder = Builder::new(header).body(body);
         let builder = if extras & 4 > 0 { builder.ext(b"\xa1\x61x\x01") } else { builder };
         let mut out = Vec::new();
-        builder.write(Dialect::Text, Some(&[id; SIG_BYTES]), &mut out).expect("expressible");
+        builder.write(KeyEncoding::Text, Some(&[id; SIG_BYTES]), &mut out).expect("expressible");
         out
     }
 
@@ -149,12 +149,12 @@ mod tests {
         let header = |to| Header::new(Id::new(1_800_000_000_000, [1; 8]), Type::MESSAGE, "did:web:a", to);
         let mut out = Vec::new();
         let several = Builder::new(header(To::Many(&["did:web:b"]))).body(b"\xf6");
-        several.write(Dialect::Text, Some(&[1; SIG_BYTES]), &mut out).expect("expressible");
+        several.write(KeyEncoding::Text, Some(&[1; SIG_BYTES]), &mut out).expect("expressible");
         let mut prediction = Prediction::default();
         assert!(!prediction.learn(&view(&out)), "several recipients");
         out.clear();
         let int = Builder::new(header(To::One("did:web:b"))).body(b"\xf6");
-        int.write(Dialect::Int, Some(&[1; SIG_BYTES]), &mut out).expect("expressible");
+        int.write(KeyEncoding::Int, Some(&[1; SIG_BYTES]), &mut out).expect("expressible");
         assert!(!prediction.learn(&view(&out)), "integer keys");
         assert_eq!(prediction.recognize(&out), None);
         for (len, serves) in [(LEARNED_MAX / 2, true), (LEARNED_MAX, false)] {
@@ -162,7 +162,7 @@ mod tests {
             let thread_id = vec![7; len];
             let header = Header { thread_id: Some(&thread_id), ..header(To::One("did:web:b")) };
             let long = Builder::new(header).body(b"\xf6");
-            long.write(Dialect::Text, Some(&[1; SIG_BYTES]), &mut out).expect("expressible");
+            long.write(KeyEncoding::Text, Some(&[1; SIG_BYTES]), &mut out).expect("expressible");
             let before = frame(7, 1, 1_800_000_000_000, b"\xf6");
             assert!(prediction.learn(&view(&before)) && prediction.recognize(&before).is_some());
             assert_eq!(prediction.learn(&view(&out)), serves, "{len} bytes of a thread's id");

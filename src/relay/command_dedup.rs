@@ -66,7 +66,7 @@ pub(super) enum Seen {
 }
 
 /// The memory of commands.
-pub(super) struct Ledger {
+pub(super) struct CommandDedup {
     entries: HashMap<Key, Entry>,
     /// By number, so the oldest first: until when each is remembered.
     order: BTreeMap<u64, (u64, Key)>,
@@ -77,7 +77,7 @@ pub(super) struct Ledger {
     last: u64,
 }
 
-impl Default for Ledger {
+impl Default for CommandDedup {
     fn default() -> Self {
         Self {
             entries: HashMap::new(),
@@ -90,7 +90,7 @@ impl Default for Ledger {
     }
 }
 
-impl Ledger {
+impl CommandDedup {
     /// Looks a command up and remembers it if it is new.
     pub(super) fn begin(&mut self, caller: &Caller, id: &Text, command: &Command, now: Now) -> Seen {
         self.expire(now);
@@ -211,90 +211,90 @@ mod tests {
 
     #[test]
     fn a_repeat_waits_and_the_newest_connection_is_answered() {
-        let (mut ledger, now, id) = (Ledger::default(), Now::default(), Text::from("1"));
+        let (mut dedup, now, id) = (CommandDedup::default(), Now::default(), Text::from("1"));
         let (first, second) = (caller(1), caller(2));
-        assert_eq!(ledger.begin(&first, &id, &prompt("x"), now), Seen::New);
-        assert_eq!(ledger.begin(&second, &id, &prompt("x"), now), Seen::InFlight);
-        assert_eq!(ledger.begin(&second, &id, &prompt("y"), now), Seen::Conflict);
-        assert_eq!(ledger.answered(first.peer, &id, &Ok(Reply::Done)), second.peer);
-        assert_eq!(ledger.begin(&first, &id, &prompt("x"), now), Seen::Answered(Ok(Reply::Done)));
-        assert_eq!(ledger.begin(&first, &id, &prompt("x"), now.plus_ms(REMEMBERED_MS)), Seen::New);
+        assert_eq!(dedup.begin(&first, &id, &prompt("x"), now), Seen::New);
+        assert_eq!(dedup.begin(&second, &id, &prompt("x"), now), Seen::InFlight);
+        assert_eq!(dedup.begin(&second, &id, &prompt("y"), now), Seen::Conflict);
+        assert_eq!(dedup.answered(first.peer, &id, &Ok(Reply::Done)), second.peer);
+        assert_eq!(dedup.begin(&first, &id, &prompt("x"), now), Seen::Answered(Ok(Reply::Done)));
+        assert_eq!(dedup.begin(&first, &id, &prompt("x"), now.plus_ms(REMEMBERED_MS)), Seen::New);
     }
 
     #[test]
     fn an_error_without_effect_is_forgotten() {
-        let (mut ledger, now, id) = (Ledger::default(), Now::default(), Text::from("1"));
+        let (mut dedup, now, id) = (CommandDedup::default(), Now::default(), Text::from("1"));
         let caller = caller(1);
         for code in [Code::Limit, Code::AgentUnavailable] {
-            assert_eq!(ledger.begin(&caller, &id, &prompt("x"), now), Seen::New);
-            assert!(ledger.awaits(caller.peer, &id));
-            ledger.answered(caller.peer, &id, &Err(Error::new(code, "")));
-            assert!(!ledger.awaits(caller.peer, &id));
+            assert_eq!(dedup.begin(&caller, &id, &prompt("x"), now), Seen::New);
+            assert!(dedup.awaits(caller.peer, &id));
+            dedup.answered(caller.peer, &id, &Err(Error::new(code, "")));
+            assert!(!dedup.awaits(caller.peer, &id));
         }
-        assert_eq!(ledger.begin(&caller, &id, &prompt("x"), now), Seen::New);
+        assert_eq!(dedup.begin(&caller, &id, &prompt("x"), now), Seen::New);
         let decided = Err(Error::new(Code::AlreadyDecided, ""));
-        ledger.answered(caller.peer, &id, &decided);
-        assert_eq!(ledger.begin(&caller, &id, &prompt("x"), now), Seen::Answered(decided));
+        dedup.answered(caller.peer, &id, &decided);
+        assert_eq!(dedup.begin(&caller, &id, &prompt("x"), now), Seen::Answered(decided));
     }
 
     /// What is summed up is what is there.
-    fn check(ledger: &Ledger) {
-        ledger.check_invariants();
-        ledger.shares.check_invariants();
-        assert_eq!(ledger.of.values().map(BTreeSet::len).sum::<usize>(), ledger.len());
-        assert_eq!(ledger.entries.keys().map(Key::bytes).sum::<usize>(), ledger.shares.taken());
-        assert!(ledger.of.keys().all(|principal| ledger.shares.held(principal) > 0));
+    fn check(dedup: &CommandDedup) {
+        dedup.check_invariants();
+        dedup.shares.check_invariants();
+        assert_eq!(dedup.of.values().map(BTreeSet::len).sum::<usize>(), dedup.len());
+        assert_eq!(dedup.entries.keys().map(Key::bytes).sum::<usize>(), dedup.shares.taken());
+        assert!(dedup.of.keys().all(|principal| dedup.shares.held(principal) > 0));
     }
 
     #[test]
     fn it_stays_within_its_bounds() {
-        let (mut ledger, now, caller) = (Ledger::default(), Now::default(), caller(1));
+        let (mut dedup, now, caller) = (CommandDedup::default(), Now::default(), caller(1));
         for n in 0..ENTRIES_MAX + 10 {
-            assert_eq!(ledger.begin(&caller, &n.to_string().into(), &prompt("x"), now), Seen::New);
+            assert_eq!(dedup.begin(&caller, &n.to_string().into(), &prompt("x"), now), Seen::New);
         }
-        assert_eq!(ledger.waiting.len(), ledger.len());
-        check(&ledger);
-        assert_eq!(ledger.begin(&caller, &"0".into(), &prompt("x"), now), Seen::New);
-        ledger.expire(now.plus_ms(REMEMBERED_MS));
-        check(&ledger);
-        assert_eq!((ledger.len(), ledger.shares.taken(), ledger.waiting.len()), (0, 0, 0));
+        assert_eq!(dedup.waiting.len(), dedup.len());
+        check(&dedup);
+        assert_eq!(dedup.begin(&caller, &"0".into(), &prompt("x"), now), Seen::New);
+        dedup.expire(now.plus_ms(REMEMBERED_MS));
+        check(&dedup);
+        assert_eq!((dedup.len(), dedup.shares.taken(), dedup.waiting.len()), (0, 0, 0));
     }
 
     #[test]
     fn d2_a_flood_of_one_principal_pushes_out_nothing_of_another() {
-        let (mut ledger, now) = (Ledger::default(), Now::default());
+        let (mut dedup, now) = (CommandDedup::default(), Now::default());
         let of = |principal: &str| Caller { principal: principal.into(), ..caller(1) };
         let (few, flood, late) = (of("SHA256:few"), of("SHA256:flood"), of("SHA256:late"));
         for n in 0..100 {
-            ledger.begin(&few, &format!("few{n}").into(), &prompt("x"), now);
-            ledger.answered(few.peer, &format!("few{n}").into(), &Ok(Reply::Done));
+            dedup.begin(&few, &format!("few{n}").into(), &prompt("x"), now);
+            dedup.answered(few.peer, &format!("few{n}").into(), &Ok(Reply::Done));
         }
         for n in 0..34_000 {
-            assert_eq!(ledger.begin(&flood, &n.to_string().into(), &prompt("x"), now), Seen::New);
+            assert_eq!(dedup.begin(&flood, &n.to_string().into(), &prompt("x"), now), Seen::New);
         }
         for n in 0..100 {
-            let seen = ledger.begin(&few, &format!("few{n}").into(), &prompt("x"), now);
+            let seen = dedup.begin(&few, &format!("few{n}").into(), &prompt("x"), now);
             assert_eq!(seen, Seen::Answered(Ok(Reply::Done)), "few{n}");
         }
         // One that comes late finds room, and gets an equal share however much it says.
         for n in 0..34_000 {
-            ledger.begin(&late, &format!("late{n}").into(), &prompt("x"), now);
+            dedup.begin(&late, &format!("late{n}").into(), &prompt("x"), now);
         }
-        let held = |caller: &Caller| ledger.shares.held(&caller.principal);
+        let held = |caller: &Caller| dedup.shares.held(&caller.principal);
         assert!(held(&flood).abs_diff(held(&late)) <= 2 * ENTRY_BYTES, "{} {}", held(&flood), held(&late));
-        assert_eq!(ledger.of[&few.principal].len(), 100);
-        check(&ledger);
+        assert_eq!(dedup.of[&few.principal].len(), 100);
+        check(&dedup);
     }
 
     #[test]
     fn what_is_forgotten_leaves_nothing_behind() {
-        let (mut ledger, now, caller) = (Ledger::default(), Now::default(), caller(1));
+        let (mut dedup, now, caller) = (CommandDedup::default(), Now::default(), caller(1));
         for n in 0..1000 {
             let id = n.to_string().into();
-            ledger.begin(&caller, &id, &prompt("x"), now);
-            ledger.answered(caller.peer, &id, &Err(Error::new(Code::NotFound, "")));
+            dedup.begin(&caller, &id, &prompt("x"), now);
+            dedup.answered(caller.peer, &id, &Err(Error::new(Code::NotFound, "")));
         }
-        check(&ledger);
-        assert_eq!((ledger.len(), ledger.order.len(), ledger.of.len()), (0, 0, 0));
+        check(&dedup);
+        assert_eq!((dedup.len(), dedup.order.len(), dedup.of.len()), (0, 0, 0));
     }
 }

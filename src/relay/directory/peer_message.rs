@@ -8,24 +8,24 @@ use crate::base::ConnToken;
 /// A word from one worker's directory to another's. Its content is the directory's own affair: the shell carries it,
 /// in order for each pair of workers.
 #[derive(Debug)]
-pub struct Courier<M: Payload>(pub(super) Word<M>);
+pub struct PeerMessage<M: Payload>(pub(super) DirectoryMsg<M>);
 
 /// A message on its way to whoever has its DID.
 #[derive(Debug)]
-pub(super) struct Parcel<M> {
+pub(super) struct InFlight<M> {
     /// Who hears of a failure.
     pub(super) sender: Option<ConnToken>,
     pub(super) payload: M,
 }
 
 #[derive(Debug)]
-pub(super) enum Word<M: Payload> {
+pub(super) enum DirectoryMsg<M: Payload> {
     /// To the owner: a message.
-    Data { did: Did, hops: u8, parcel: Parcel<M> },
+    Data { did: Did, hops: u8, parcel: InFlight<M> },
     /// From the owner: a message for the receiving worker's connections of the DID.
     Copy { did: Did, payload: M },
     /// To the sender's worker: it was not handed to anybody.
-    Answer { did: Did, sender: ConnToken, ticket: M::Ticket, why: Why },
+    Answer { did: Did, sender: ConnToken, return_address: M::ReturnAddress, why: Why },
 
     /// To the home: a connection came.
     Join { did: Did, token: ConnToken },
@@ -44,7 +44,7 @@ pub(super) enum Word<M: Payload> {
     /// To the next owner: the former owner's copies are here.
     Drained { did: Did, epoch: u64 },
     /// From the former to the next owner: what could not be handed to anybody, and how many `Drained` will come.
-    Handover { did: Did, epoch: u64, parked: VecDeque<Parcel<M>>, drains: u16 },
+    Handover { did: Did, epoch: u64, parked: VecDeque<InFlight<M>>, drains: u16 },
     /// From the next owner, to the home: taken over.
     Done { did: Did },
     /// From the home, to the owner: who is there.
@@ -55,7 +55,7 @@ pub(super) enum Word<M: Payload> {
     Count { did: Did, connections: u32, left: Option<ConnToken> },
 }
 
-impl<M: Payload> Word<M> {
+impl<M: Payload> DirectoryMsg<M> {
     /// Bytes it holds for a peer.
     fn size(&self) -> usize {
         match self {
@@ -69,7 +69,7 @@ impl<M: Payload> Word<M> {
 
 /// What waits to be carried to one worker.
 pub(super) struct Outbox<M: Payload> {
-    queue: VecDeque<Courier<M>>,
+    queue: VecDeque<PeerMessage<M>>,
     bytes: usize,
 }
 
@@ -86,23 +86,23 @@ impl<M: Payload> Outbox<M> {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, word: Word<M>) {
+    pub(super) fn push(&mut self, word: DirectoryMsg<M>) {
         self.bytes += word.size();
-        self.queue.push_back(Courier(word));
+        self.queue.push_back(PeerMessage(word));
     }
 
     /// Takes up to `max` words from the front.
-    pub(super) fn take(&mut self, max: usize) -> Vec<Courier<M>> {
+    pub(super) fn take(&mut self, max: usize) -> Vec<PeerMessage<M>> {
         let batch: Vec<_> = self.queue.drain(..max.min(self.queue.len())).collect();
-        self.bytes -= batch.iter().map(|courier| courier.0.size()).sum::<usize>();
+        self.bytes -= batch.iter().map(|message| message.0.size()).sum::<usize>();
         batch
     }
 
     /// Puts a batch that was taken back in front.
-    pub(super) fn give_back(&mut self, batch: Vec<Courier<M>>) {
-        for courier in batch.into_iter().rev() {
-            self.bytes += courier.0.size();
-            self.queue.push_front(courier);
+    pub(super) fn give_back(&mut self, batch: Vec<PeerMessage<M>>) {
+        for message in batch.into_iter().rev() {
+            self.bytes += message.0.size();
+            self.queue.push_front(message);
         }
     }
 }

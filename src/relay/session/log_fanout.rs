@@ -101,7 +101,7 @@ struct Streamed {
 }
 
 /// The log of one session and those who follow it.
-pub(super) struct Feed {
+pub(super) struct LogFanout {
     pub(super) session: Text,
     pub(super) epoch: Text,
     pub(super) log: LogId,
@@ -128,7 +128,7 @@ pub(super) struct Feed {
     watchers_max: usize,
 }
 
-impl Feed {
+impl LogFanout {
     pub(super) fn new(session: Text, epoch: Text, settings: &Settings, cx: &mut Cx<'_>) -> Self {
         let log = cx.store.create(&session);
         Self {
