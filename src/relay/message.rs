@@ -1,6 +1,8 @@
 //! Messages as the core holds them: those that travel between agents, and those that the relay and its sessions say. Knows
 //! AMP's envelope, which is the core's own language, and no frame of any transport.
 
+use std::sync::Arc;
+
 use ed25519_dalek::SigningKey;
 
 use super::{
@@ -48,6 +50,9 @@ pub struct Message<S> {
     pub sender: Option<ConnToken>,
     /// Its number among those of the sender's worker: of a repeated message it is another.
     pub number: u32,
+    /// What its sender is told where it cannot be handed over, if that is known already: of one to several it is made once,
+    /// for all of them may fail.
+    pub bounce: Option<Arc<Bounce>>,
 }
 
 /// A message that was not handed over, for its sender's worker.
@@ -63,18 +68,27 @@ pub struct Bounce {
 
 impl<S: Shared> Payload for Message<S> {
     /// `None`: there is to be no ERROR.
-    type ReturnAddress = Option<Box<Bounce>>;
+    type ReturnAddress = Option<Arc<Bounce>>;
 
     fn size(&self) -> usize {
         self.shared.size()
     }
 
     fn return_address(&self) -> Self::ReturnAddress {
+        if self.bounce.is_some() {
+            return self.bounce.clone();
+        }
         // Parsed once more: few messages fail, and every message would pay.
         let Ok(Frame::Envelope(view)) = parse(self.shared.message()) else { return None };
-        let refused = view.header.typ.allows_error_reply().then(|| Refused::of(&view, undelivered(Why::Lost)));
-        let (number, several) = (self.number, view.header.to.is_array());
-        refused.flatten().map(|refused| Box::new(Bounce { number, several, refused }))
+        Bounce::of(&view, self.number).map(Arc::new)
+    }
+}
+
+impl Bounce {
+    /// Of a message with this number. `None`: there is to be no ERROR about it.
+    pub fn of(view: &EnvelopeView<'_>, number: u32) -> Option<Self> {
+        let refused = view.header.typ.allows_error_reply().then(|| Refused::of(view, undelivered(Why::Lost)));
+        Some(Self { number, several: view.header.to.is_array(), refused: refused.flatten()? })
     }
 }
 

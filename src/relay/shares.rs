@@ -44,6 +44,11 @@ impl Shares {
         shares
     }
 
+    /// Whether nobody holds any.
+    pub(super) fn is_free(&self) -> bool {
+        self.taken == 0
+    }
+
     /// Whether there are so many places more for a principal.
     ///
     /// # Errors

@@ -63,6 +63,8 @@ pub(super) enum Mail {
     Signed(Signed),
     /// A session says this to an agent.
     Said(Box<Reply>),
+    /// The sessions have taken a message of each of these connections.
+    Taken(Vec<ConnToken>),
 }
 
 /// The inboxes of all workers, by index.

@@ -2,7 +2,7 @@
 //! the core; it must not decide anything the core decides.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     sync::{
         Arc,
@@ -25,7 +25,7 @@ use super::{
     metrics::Shared,
 };
 use crate::{
-    base::Now,
+    base::{ConnToken, Now},
     claude::{
         self,
         codec::{Translator, encode},
@@ -42,8 +42,8 @@ use crate::{
 
 /// Batches that may wait; a worker sends one a turn and keeps what finds no room.
 const INBOX_MAX: usize = 16 * 1024;
-/// Batches handled in a turn before the pipes have their turn.
-const BATCHES_A_TURN: usize = 256;
+/// Messages of workers after which the pipes have their turn, and what was answered goes out.
+const MESSAGES_A_TURN: usize = 1024;
 /// Outs that may wait for workers with a full inbox before the pipes are left unread: the CLI keeps what it says.
 const BACKLOG_MAX: usize = 16 * 1024;
 /// What travels to a worker in one mail: it handles a mail in one turn, and others wait for that.
@@ -258,12 +258,14 @@ impl SupervisorLoop {
 
     fn inbox(&mut self, now: Now) {
         self.take_keys(now);
-        for _ in 0..BATCHES_A_TURN {
+        let mut handled = 0;
+        while handled < MESSAGES_A_TURN {
             if self.clogged() {
                 return;
             }
             let Some(batch) = self.receiver.try_recv() else { return };
             self.take_keys(now);
+            handled += batch.len().max(1);
             for message in batch {
                 match message {
                     ToSessions::Request(caller, request) => self.hub.request(&caller, request, now),
@@ -374,6 +376,13 @@ impl SupervisorLoop {
         }
         while let Some(reply) = self.agents.poll() {
             self.links.push(usize::from(reply.via.worker()), Mail::Said(Box::new(reply)));
+        }
+        let mut taken: BTreeMap<u16, Vec<ConnToken>> = BTreeMap::new();
+        while let Some(peer) = self.agents.poll_taken() {
+            taken.entry(peer.worker()).or_default().push(peer);
+        }
+        for (worker, peers) in taken {
+            self.links.push(usize::from(worker), Mail::Taken(peers));
         }
     }
 

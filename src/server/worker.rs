@@ -80,6 +80,7 @@ impl WsHandler for Worker {
             Mail::KeysRead { peer, id, result } => states.devices.keys_read(peer, &id, &result, delivery, io),
             Mail::Core(outs) => outs.iter().for_each(|out| states.out(out, delivery, io)),
             Mail::Said(reply) => delivery.say(*reply, io),
+            Mail::Taken(peers) => peers.into_iter().for_each(|peer| delivery.asked(peer, io)),
             Mail::Session { session, did } => delivery.session(session, &did),
             Mail::SessionGone { did } => delivery.session_gone(&did),
             Mail::Peer(mail) => delivery.peer_mail(mail, io),

@@ -86,6 +86,28 @@ fn b3_a_flood_of_what_the_relay_answers_keeps_nobody_out() {
     assert!(!relay.log().contains("dropped"), "{}", relay.log());
 }
 
+/// A connection that is not read for a while is read again for a few messages only: what is read of it must not pile up.
+#[test]
+fn what_is_read_of_a_connection_that_is_held_back_has_a_bound() {
+    const PINGS: usize = 16_000;
+    const KEPT_MAX: f64 = 1_500_000.0;
+    let key = AgentKey::new();
+    let relay = Relay::options(&[]).keys(&key.line("agent")).start();
+    let mut agent = Agent::connect(&relay.tcp(), &key);
+    let to_relay = agent.relay.clone();
+    let body = json!("x".repeat(200));
+    let frame = Draft::new(typ::PING, &agent.key, to_relay.as_str(), &body).signed(&agent.key, agent.keys);
+    (0..PINGS).for_each(|_| agent.queue(&frame));
+    assert!(PINGS * frame.len() > 3 * KEPT_MAX as usize);
+    agent.flush();
+    let mut most: f64 = 0.0;
+    for part in 1..=16 {
+        most = most.max(relay.metric("amp_relay_kept_bytes"));
+        agent.wait_for("the next answers", |agent| (agent.seen.len() >= part * PINGS / 16).then_some(()));
+    }
+    assert!(most < KEPT_MAX, "{most} bytes of one connection");
+}
+
 #[test]
 fn a_message_that_is_sent_again_is_answered_again() {
     let (key, absent, other) = (AgentKey::new(), AgentKey::new(), AgentKey::new());
@@ -102,7 +124,9 @@ fn a_message_that_is_sent_again_is_answered_again() {
             agent.refused(&agent.draft(typ::MESSAGE, &absent, &Value::Null), 2003);
             agent.refused(&agent.draft(typ::MESSAGE, &other, &Value::Null), 2003);
             let errors = agent.seen.iter().filter(|message| message.answers(&draft.id));
-            assert_eq!(errors.count(), 1, "one for the message");
+            let count = errors.count();
+            // Of several, what another worker says late comes in an ERROR of its own.
+            assert!(count == 1 || count == 2 && matches!(draft.to, To::Many(_)), "{count} for one message");
         }
     }
 }

@@ -40,9 +40,11 @@ const LEVELS: &[Figure] = &[
     Figure::new("amp_gathering", "AMP messages to several recipients whose sender is told soon which failed", |w| {
         w.amp_gathering
     }),
-    Figure::new("amp_stuck", "agents whose connection takes nothing, so that what is for them is refused", |w| {
-        w.amp_stuck
-    }),
+    Figure::new(
+        "amp_stuck",
+        "agents whose connection takes too long, so that what some senders have for it is refused",
+        |w| w.amp_stuck,
+    ),
     Figure::bytes("queue", "Bytes waiting in send queues", |w| w.queue_bytes),
     Figure::bytes("kept", "Bytes of incomplete messages", |w| w.kept_bytes),
 ];

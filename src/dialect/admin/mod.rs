@@ -76,7 +76,7 @@ pub struct WorkerFacts {
     pub amp_checking: u64,
     /// Messages to several recipients whose sender is told soon which failed.
     pub amp_gathering: u64,
-    /// Agents whose connection takes nothing, so that what is for them is refused.
+    /// Agents whose connection takes too long, so that what some senders have for it is refused.
     pub amp_stuck: u64,
     /// AMP messages whose signature was wrong.
     pub amp_wrong_signatures: u64,

@@ -334,11 +334,13 @@ impl Devices {
                 self.send(peer, &super::reply(&id, &Reply::Done), net);
                 self.stops = true;
             }
-            Act::Submit(_, request) if delivery.commands.is_full() => {
-                let text = overloaded(&request.id, "the relay is overloaded; the command was not run");
-                self.send(peer, &text, net);
+            Act::Submit(caller, request) => {
+                let (principal, id) = (caller.principal.clone(), request.id.clone());
+                if !delivery.commands.ask(&principal, ToSessions::Request(caller, request)) {
+                    let text = overloaded(&id, "the relay is overloaded; the command was not run");
+                    self.send(peer, &text, net);
+                }
             }
-            Act::Submit(caller, request) => delivery.commands.push(ToSessions::Request(caller, request)),
         }
     }
 

@@ -58,14 +58,18 @@ impl<P: Protocol> Worker<P> {
             return Reading::Full;
         }
         flags.clear(Flags::READY);
+        if flags.has(Flags::RESUMED) && !flags.has(Flags::CLOSED) && !slot.kept.is_empty() {
+            // What was kept while it was paused goes first, and by itself: it may be paused again before it is through, and
+            // must not gather more each time.
+            self.received(token, apart, front, 0);
+            self.core.make_ready(token);
+            return Reading::More;
+        }
         let at = *used + front;
         let want = (room - front).min(most);
         let result = slot.stream.read(&mut arena[at..at + want]);
         self.core.counters.reads.add(1);
-        let ended = matches!(result, Ok(0));
         let read = match result {
-            // What was kept while it was paused goes first; the end of file is read again after it.
-            Ok(0) if flags.has(Flags::RESUMED) && !slot.kept.is_empty() => 0,
             Ok(0) => {
                 flags.set(Flags::EOF);
                 self.end_of_file(token);
@@ -86,7 +90,7 @@ impl<P: Protocol> Worker<P> {
             },
         };
         self.core.counters.bytes_in.add(read as u64);
-        let again = ended || (read > 0 && (read == want || flags.has(Flags::HUP)));
+        let again = read > 0 && (read == want || flags.has(Flags::HUP));
         let closed = flags.has(Flags::CLOSED);
         if !closed {
             self.received(token, apart, front, read);

@@ -2,16 +2,20 @@
 //! across workers, and for how long. Decides nothing about queues and their marks.
 //!
 //! A receiver that is refused by the kernel above its mark blocks each sender that writes to it, until its queue has
-//! drained. A receiver that takes nothing at all within [`WAIT_MS`] blocks nobody any longer: it is *stuck*, its senders
-//! are read again, and what is for it is refused until its queue has drained.
+//! drained. What a sender has for others waits meanwhile, so that is bounded: where the receiver takes nothing for
+//! [`IDLE_MS`], and after [`HOLD_MS`] however it trickles, the pair *parts*. The sender is read again, and what it has for
+//! that receiver is refused until the receiver's queue has drained.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{Delivery, Net};
 use crate::{base::ConnToken, relay::message::Shared};
 
-/// How long a receiver may take nothing while senders wait for it.
-const WAIT_MS: u64 = 5_000;
+/// How long a receiver that takes nothing may block its senders. A slow one takes bytes of the queue in steps of the
+/// kernel's buffers, which are seconds apart.
+const IDLE_MS: u64 = 15_000;
+/// How long a receiver may block one sender: as long as one that takes 20 KB a second has a message of the largest kind.
+const HOLD_MS: u64 = 60_000;
 
 /// What another worker is told of a sender of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,41 +38,75 @@ impl SenderNews {
 /// A receiver that blocks senders.
 #[derive(Debug, Default)]
 struct Blocking {
-    /// Of any worker.
-    senders: Vec<ConnToken>,
+    /// Of any worker, each with the time when the pair parts at the latest.
+    senders: Vec<(ConnToken, u64)>,
     /// What waited for it when that was looked at last.
     queued: usize,
-    /// When it is looked at next.
-    due_ms: u64,
+    /// When it must have taken some of that.
+    look_ms: u64,
+}
+
+impl Blocking {
+    fn next_ms(&self) -> Option<u64> {
+        let first = self.senders.iter().map(|(_, until_ms)| *until_ms).min()?;
+        Some(first.min(self.look_ms))
+    }
 }
 
 /// Which receiver blocks which senders.
 #[derive(Debug, Default)]
 pub(super) struct Backpressure {
     by_receiver: HashMap<ConnToken, Blocking>,
+    /// Senders that have parted from a receiver.
+    parted: HashMap<ConnToken, HashSet<ConnToken>>,
     /// How many receivers, on any worker, block a sender of this worker.
     blocked: HashMap<ConnToken, u32>,
-    /// Receivers of this worker that have taken nothing for so long that nobody waits for them.
-    stuck: HashSet<ConnToken>,
     /// What senders are to learn, in order: those of this worker within the turn, those of others by mail.
     news: VecDeque<SenderNews>,
 }
 
 impl Backpressure {
-    /// A receiver blocks a sender.
-    fn block(&mut self, receiver: ConnToken, sender: ConnToken) {
-        let senders = &mut self.by_receiver.entry(receiver).or_default().senders;
-        if !senders.contains(&sender) {
-            senders.push(sender);
+    /// A receiver, for which so much waits, blocks a sender, unless they have parted. Gives when to look at it.
+    fn block(&mut self, receiver: ConnToken, sender: ConnToken, queued: usize, now_ms: u64) -> Option<u64> {
+        if self.is_parted(receiver, Some(sender)) {
+            return None;
+        }
+        let blocking = self.by_receiver.entry(receiver).or_default();
+        if !blocking.senders.iter().any(|(known, _)| *known == sender) {
+            blocking.senders.push((sender, now_ms + HOLD_MS));
+            // The sender's message is among it.
+            (blocking.queued, blocking.look_ms) = (queued, now_ms + IDLE_MS);
             self.news.push_back(SenderNews::Blocked(sender));
         }
+        blocking.next_ms()
+    }
+
+    /// A look at a receiver, for which so much waits now: senders that it has blocked for long enough part from it. Gives when
+    /// to look again.
+    fn part(&mut self, receiver: ConnToken, queued: usize, now_ms: u64) -> Option<u64> {
+        let blocking = self.by_receiver.get_mut(&receiver)?;
+        let mut is_idle = false;
+        if blocking.look_ms <= now_ms {
+            is_idle = queued >= blocking.queued;
+            (blocking.queued, blocking.look_ms) = (queued, now_ms + IDLE_MS);
+        }
+        let due: Vec<_> = blocking.senders.extract_if(.., |(_, until_ms)| is_idle || *until_ms <= now_ms).collect();
+        let next_ms = blocking.next_ms();
+        if next_ms.is_none() {
+            self.by_receiver.remove(&receiver);
+        }
+        if !due.is_empty() {
+            self.parted.entry(receiver).or_default().extend(due.iter().map(|(sender, _)| *sender));
+            self.news.extend(due.into_iter().map(|(sender, _)| SenderNews::Unblocked(sender)));
+        }
+        next_ms
     }
 
     /// A receiver blocks nobody any more: its queue has drained, or it is gone.
     pub(super) fn release(&mut self, receiver: ConnToken) {
-        self.stuck.remove(&receiver);
+        self.parted.remove(&receiver);
         let senders = self.by_receiver.remove(&receiver).unwrap_or_default().senders;
-        self.news.extend(senders.into_iter().map(SenderNews::Unblocked));
+        self.news.extend(senders.into_iter().map(|(sender, _)| SenderNews::Unblocked(sender)));
     }
 
     /// A connection is gone, as a receiver and as a sender.
@@ -82,21 +120,16 @@ impl Backpressure {
         self.blocked.contains_key(&sender)
     }
 
-    /// How many receivers are stuck.
+    /// Receivers from which senders have parted.
     pub(super) fn stuck(&self) -> u64 {
-        self.stuck.len() as u64
+        self.parted.len() as u64
     }
 
-    /// Whether any receiver is stuck.
+    /// Whether what a sender has for this receiver is refused. What the relay and its sessions say is not.
     #[inline]
-    pub(super) fn has_stuck(&self) -> bool {
-        !self.stuck.is_empty()
-    }
-
-    /// Whether what is for this receiver is refused.
-    #[inline]
-    pub(super) fn is_stuck(&self, receiver: ConnToken) -> bool {
-        self.has_stuck() && self.stuck.contains(&receiver)
+    pub(super) fn is_parted(&self, receiver: ConnToken, sender: Option<ConnToken>) -> bool {
+        !self.parted.is_empty()
+            && self.parted.get(&receiver).is_some_and(|parted| sender.is_some_and(|sender| parted.contains(&sender)))
     }
 
     /// Counts one receiver more, or less, that blocks a sender. True: the first has come, or the last has gone.
@@ -127,12 +160,13 @@ impl Backpressure {
 
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check_invariants(&self) {
-        assert!(
-            self.stuck.iter().all(|receiver| !self.by_receiver.contains_key(receiver)),
-            "a stuck receiver blocks nobody"
-        );
         assert!(self.by_receiver.values().all(|blocking| !blocking.senders.is_empty()), "who blocks, blocks somebody");
+        assert!(self.parted.values().all(|senders| !senders.is_empty()));
         assert!(self.blocked.values().all(|count| *count > 0));
+        for (receiver, blocking) in &self.by_receiver {
+            let blocks_parted = blocking.senders.iter().any(|(sender, _)| self.is_parted(*receiver, Some(*sender)));
+            assert!(!blocks_parted, "a sender that has parted is not blocked");
+        }
     }
 }
 
@@ -140,42 +174,21 @@ impl<S: Shared> Delivery<S> {
     /// Blocks the sender of a message whose receiver's queue is above its mark, if the kernel takes nothing of that queue.
     pub(super) fn block<N: Net<Shared = S>>(&mut self, receiver: ConnToken, sender: Option<ConnToken>, net: &mut N) {
         let Some(sender) = sender.filter(|_| net.is_blocked(receiver)) else { return };
-        if self.backpressure.stuck.contains(&receiver) {
-            return;
-        }
-        self.backpressure.block(receiver, sender);
-        let mut due_ms = None;
-        if let Some(blocking) = self.backpressure.by_receiver.get_mut(&receiver) {
-            blocking.queued = net.queued(receiver);
-            if blocking.due_ms == 0 {
-                blocking.due_ms = net.now().mono_ms + WAIT_MS;
-                due_ms = Some(blocking.due_ms);
-            }
-        }
-        if let Some(due_ms) = due_ms {
-            self.wake_at(receiver, due_ms, net);
+        let (queued, now_ms) = (net.queued(receiver), net.now().mono_ms);
+        if let Some(look_ms) = self.backpressure.block(receiver, sender, queued, now_ms) {
+            self.wake_at(receiver, look_ms, net);
         }
         self.tell_senders(net);
     }
 
-    /// A receiver that may block senders has a look at its time: one that has taken nothing is stuck.
-    pub(super) fn waited_long<N: Net<Shared = S>>(&mut self, receiver: ConnToken, net: &mut N) {
-        let now = net.now().mono_ms;
-        let Some(blocking) = self.backpressure.by_receiver.get_mut(&receiver) else { return };
-        if blocking.due_ms > now {
-            let due_ms = blocking.due_ms;
-            return self.wake_at(receiver, due_ms, net);
+    /// Senders that this receiver has blocked for long enough part from it.
+    pub(super) fn part<N: Net<Shared = S>>(&mut self, receiver: ConnToken, net: &mut N) {
+        let (queued, now_ms) = (net.queued(receiver), net.now().mono_ms);
+        if let Some(look_ms) = self.backpressure.part(receiver, queued, now_ms) {
+            self.wake_at(receiver, look_ms, net);
         }
-        let before = std::mem::replace(&mut blocking.queued, net.queued(receiver));
-        if blocking.queued < before {
-            blocking.due_ms = now + WAIT_MS;
-            self.wake_at(receiver, now + WAIT_MS, net);
-        } else {
-            self.backpressure.release(receiver);
-            self.backpressure.stuck.insert(receiver);
-            self.counters.stuck.set(self.backpressure.stuck());
-            self.tell_senders(net);
-        }
+        self.counters.stuck.set(self.backpressure.stuck());
+        self.tell_senders(net);
     }
 
     /// A receiver's queue has drained: its senders are read again.
@@ -232,8 +245,8 @@ mod tests {
         let [slow, stuck, sender] = [1, 2, 3].map(|slot| ConnToken::new(0, slot, 0));
         let mut backpressure = Backpressure::default();
         for receiver in [slow, stuck] {
-            backpressure.block(receiver, sender);
-            backpressure.block(receiver, sender);
+            backpressure.block(receiver, sender, 9, 0);
+            backpressure.block(receiver, sender, 9, 0);
         }
         assert_eq!(senders(&mut backpressure), [SenderNews::Blocked(sender); 2], "once for each receiver");
         assert!(backpressure.count(SenderNews::Blocked(sender)) && !backpressure.count(SenderNews::Blocked(sender)));
@@ -250,10 +263,31 @@ mod tests {
     fn a_sender_that_left_is_forgotten() {
         let [slow, sender] = [1, 2].map(|slot| ConnToken::new(0, slot, 0));
         let mut backpressure = Backpressure::default();
-        backpressure.block(slow, sender);
+        backpressure.block(slow, sender, 9, 0);
         backpressure.count(SenderNews::Blocked(sender));
         backpressure.gone(sender);
         backpressure.release(slow);
         assert!(!backpressure.count(SenderNews::Unblocked(sender)));
+    }
+
+    #[test]
+    fn a_pair_parts_from_one_that_takes_nothing_and_in_time_from_one_that_trickles() {
+        let [slow, one, other] = [1, 2, 3].map(|slot| ConnToken::new(0, slot, 0));
+        let mut backpressure = Backpressure::default();
+        assert_eq!(backpressure.block(slow, one, 1_000, 0), Some(IDLE_MS));
+        for look in 1..4 {
+            assert_eq!(backpressure.part(slow, 1_000 - look, IDLE_MS * look as u64), Some(IDLE_MS * (look as u64 + 1)));
+        }
+        assert_eq!(backpressure.block(slow, other, 1_100, HOLD_MS - 1), Some(HOLD_MS));
+        assert_eq!(backpressure.part(slow, 1_099, HOLD_MS), Some(HOLD_MS - 1 + IDLE_MS), "each has its own time");
+        let news = [SenderNews::Blocked(one), SenderNews::Blocked(other), SenderNews::Unblocked(one)];
+        assert_eq!(senders(&mut backpressure), news);
+        assert!(backpressure.is_parted(slow, Some(one)) && !backpressure.is_parted(slow, Some(other)));
+        assert!(!backpressure.is_parted(slow, None), "what the relay says goes on");
+        assert_eq!(backpressure.block(slow, one, 2_000, HOLD_MS), None, "it is not blocked again");
+        assert_eq!(backpressure.part(slow, 1_100, HOLD_MS - 1 + IDLE_MS), None, "nothing was taken");
+        assert_eq!(senders(&mut backpressure), [SenderNews::Unblocked(other)]);
+        backpressure.release(slow);
+        assert_eq!(backpressure.block(slow, one, 9, 90_000), Some(90_000 + IDLE_MS), "they have met again");
     }
 }

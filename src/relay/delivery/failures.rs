@@ -1,5 +1,6 @@
 //! Messages that were not handed to a recipient, until their senders are told: once for a message. One to several
-//! recipients is told of a little later, since each worker that is home of a recipient says for itself what became of it.
+//! recipients is told of a little later, since each worker that is home of a recipient says for itself what became of it;
+//! what is known later still comes in an ERROR of its own.
 
 use super::{Delivery, Net};
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
 
 /// How long the failures of a message to several recipients are gathered.
 const GATHER_MS: u64 = 50;
-/// Messages whose failures are gathered; one more has the first of them told at once.
-const GATHERED_MAX: usize = 256;
+/// Messages of one connection whose failures are gathered; one more has the first of them told at once.
+const GATHERED_MAX: usize = 8;
 
 /// A message to several recipients some of whom were not handed it.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ impl<S: Shared> Delivery<S> {
             }
             return;
         }
-        if !self.told.first(number) {
+        if !several && !self.told.first(number) {
             return;
         }
         let Some(refused) = refused() else { return };
@@ -90,8 +91,11 @@ impl<S: Shared> Delivery<S> {
         let refused = Refused { not_handed, ..refused };
         self.failures.0.push(Failed { number, sender, dialect, refused, why, due_ms });
         self.wake_at(sender, due_ms, net);
-        if self.failures.0.len() > GATHERED_MAX {
-            let oldest = self.failures.0.remove(0);
+        let mut own = self.failures.0.iter().enumerate().filter(|(_, failed)| failed.sender == sender);
+        if let Some((oldest, _)) = own.next()
+            && own.count() >= GATHERED_MAX
+        {
+            let oldest = self.failures.0.remove(oldest);
             self.tell(oldest, net);
         }
         self.counters.gathering.set(self.failures.len());

@@ -78,7 +78,7 @@ impl<S: Shared> Delivery<S> {
             return false;
         }
         let Some(next) = flow.prediction.recognize(frame) else { return false };
-        if !agent.takes_again(&next, flow.ttl, net.now()) || self.backpressure.has_stuck() {
+        if !agent.takes_again(&next, flow.ttl, net.now()) {
             return false;
         }
         let changes = self.directory.changes();
@@ -92,7 +92,8 @@ impl<S: Shared> Delivery<S> {
                 Route::Elsewhere(key) => {
                     flow.followed = true;
                     let (shared, sender) = (S::of(frame), Some(net.current()));
-                    let message = Message { shared, dialect: Prediction::DIALECT, sender, number: self.told.next() };
+                    let number = self.told.next();
+                    let message = Message { shared, dialect: Prediction::DIALECT, sender, number, bounce: None };
                     self.directory.send(key, &self.flow.to, sender, message);
                     self.directory_events(Some(agent.dialect()), net);
                     return true;
@@ -100,6 +101,9 @@ impl<S: Shared> Delivery<S> {
                 _ => return false,
             },
         };
+        if self.backpressure.is_parted(token, Some(net.current())) {
+            return false;
+        }
         let dialect = agent.dialect();
         let wanted = |receiver: Option<&Agent>| dialect_of(receiver, dialect) == Prediction::DIALECT;
         let sent = match net.forward_if(token, current, wanted) {

@@ -113,7 +113,9 @@ pub struct Lanes {
     returned: [Option<Job>; 3],
     /// Jobs that are with the crypto thread.
     out: [usize; 3],
-    /// Answers that are not signed yet, by connection.
+    /// The key that a connection has proved: by its own word alone its answers would wait in another's queue.
+    principals: HashMap<ConnToken, Text>,
+    /// Answers that are not signed yet and messages that the sessions have not taken, by connection.
     answers: HashMap<ConnToken, usize>,
     /// Connections that are not read for that.
     paused: Vec<ConnToken>,
@@ -130,11 +132,22 @@ impl Lanes {
         has_room
     }
 
-    /// Takes in an answer to a principal. True: the connection that it is for is not to be read for now.
-    pub fn answer(&mut self, principal: &Text, job: Job) -> bool {
+    /// A connection has proved a key.
+    pub fn joined(&mut self, peer: ConnToken, principal: Text) {
+        self.principals.insert(peer, principal);
+    }
+
+    /// Takes in an answer. One to a connection goes with the answers of the key it has proved, another with those of `to`.
+    /// True: the connection that it is for is not to be read for now.
+    pub fn answer(&mut self, to: &Text, job: Job) -> bool {
         let peer = job.peer();
-        self.admitted.push(principal, job);
-        let Some(peer) = peer else { return false };
+        let principal = peer.and_then(|peer| self.principals.get(&peer)).unwrap_or(to).clone();
+        self.admitted.push(&principal, job);
+        peer.is_some_and(|peer| self.owe(peer))
+    }
+
+    /// Something more is due to a connection. True: it is not to be read for now.
+    pub fn owe(&mut self, peer: ConnToken) -> bool {
         let answers = self.answers.entry(peer).or_default();
         *answers += 1;
         let is_full = *answers == ANSWERS_MAX;
@@ -172,7 +185,7 @@ impl Lanes {
         *out = out.saturating_sub(1);
     }
 
-    /// An answer to this connection is signed. True: it may be read again.
+    /// Something that was due to a connection is done. True: it may be read again.
     pub fn answered(&mut self, peer: ConnToken) -> bool {
         let Some(answers) = self.answers.get_mut(&peer) else { return false };
         *answers -= 1;
@@ -200,6 +213,7 @@ impl Lanes {
         for returned in &mut self.returned {
             returned.take_if(|job| !keeps(job));
         }
+        self.principals.remove(&peer);
         self.answers.remove(&peer);
         self.paused.retain(|&paused| paused != peer);
     }

@@ -48,6 +48,7 @@ use super::{
     keys::KeySet,
     message::{self, Message, Refused, Reply, ReplyTo, Shared},
     sessions::ToSessions,
+    shares::Shares,
 };
 use crate::{
     base::{CloseCode, ConnToken, Counter},
@@ -79,7 +80,7 @@ pub struct Counters {
     pub wrong_signatures: Counter,
     /// Connections that ended without a proved key, by their own fault or in time.
     pub sign_in_failures: Counter,
-    /// Receivers that take nothing, so that what is for them is refused.
+    /// Receivers that take too long, so that what some senders have for them is refused.
     pub stuck: Counter,
 }
 
@@ -109,30 +110,45 @@ pub enum PeerMail<S: Shared> {
 
 /// What the sessions are to be told. Bounded: a dialect asks before it takes a command in; that a peer is gone, or has
 /// drained, is always taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Commands {
     queue: Vec<ToSessions>,
-    /// Those of earlier turns that the sessions have not taken.
-    waiting: usize,
+    /// Places since the last time that nothing waited, so that no principal has all of them.
+    shares: Shares,
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        Self { queue: Vec::new(), shares: Shares::new(Self::MAX) }
+    }
 }
 
 impl Commands {
     /// Commands that may wait for busy sessions; more are refused.
     const MAX: usize = 16 * 1024;
 
-    /// Whether a command is to be refused.
-    pub fn is_full(&self) -> bool {
-        self.waiting + self.queue.len() >= Self::MAX
+    /// Takes a command of a principal along at the end of the turn. False: too many wait, of this principal or of all, and it
+    /// is to be refused.
+    #[must_use]
+    pub fn ask(&mut self, principal: &Text, message: ToSessions) -> bool {
+        let has_room = self.shares.admits(principal, 1).is_ok();
+        if has_room {
+            self.shares.take(principal, 1);
+            self.queue.push(message);
+        }
+        has_room
     }
 
-    /// Takes a message along at the end of the turn.
+    /// Takes along that a peer is gone, slow, or takes more again.
     pub fn push(&mut self, message: ToSessions) {
         self.queue.push(message);
     }
 
     /// All of them, in order. So many of earlier turns have found no room.
     pub fn take(&mut self, waiting: usize) -> impl Iterator<Item = ToSessions> + '_ {
-        self.waiting = waiting;
+        if waiting == 0 && !self.shares.is_free() {
+            self.shares = Shares::new(Self::MAX);
+        }
         self.queue.drain(..)
     }
 }
@@ -233,8 +249,12 @@ impl<S: Shared> Delivery<S> {
         }
         if agent.principal().is_some() && !agent.ignores_input() {
             self.wakes.remove(&net.current());
-            self.waited_long(net.current(), net);
+            self.part(net.current(), net);
             return self.tell_failures(net);
+        }
+        if self.wakes.remove(&net.current()).is_some() {
+            // It woke for something else while its last answer is on its way.
+            return net.set_timeout(net.current(), Some(LAST_ANSWER_MS));
         }
         // One whose key is proved has no other time than that of a close that may have been lost.
         self.counters.sign_in_failures.add(u64::from(agent.principal().is_none()));
@@ -373,6 +393,9 @@ impl<S: Shared> Delivery<S> {
             return self.close(token, CloseCode::TRY_AGAIN, "there is no room for this agent", net);
         }
         let Some(agent) = net.agent(token) else { return };
+        if let Some(principal) = &judged.principal {
+            self.lanes.joined(token, principal.did.clone());
+        }
         agent.admitted(judged.principal);
         net.set_timeout(token, None);
         net.limit_messages(token, u32::MAX);
@@ -411,9 +434,9 @@ impl<S: Shared> Delivery<S> {
                     let known = net.agent(sender).map(|agent| agent.dialect());
                     let dialect = known.or(current.filter(|_| sender == net.current()));
                     if let (Some(bounce), Some(dialect)) = (return_address, dialect) {
-                        let message::Bounce { number, several, refused } = *bounce;
+                        let message::Bounce { number, several, ref refused } = *bounce;
                         let about = About { number, several, sender, dialect };
-                        self.not_handed(&about, did.as_str(), why, || Some(refused), net);
+                        self.not_handed(&about, did.as_str(), why, || Some(refused.clone()), net);
                     }
                 }
                 // Services are on every worker, so that none is ever sent for; presence is read when it is asked for.
@@ -423,7 +446,10 @@ impl<S: Shared> Delivery<S> {
     }
 
     /// Has the relay, or a session of it, say something to an agent that has proved its key.
-    pub fn say<N: Net<Shared = S>>(&mut self, reply: Reply, net: &mut N) {
+    pub fn say<N: Net<Shared = S>>(&mut self, mut reply: Reply, net: &mut N) {
+        if let Some(agent) = reply.via.connection().and_then(|peer| net.agent(peer)) {
+            reply.dialect = agent.dialect();
+        }
         let principal = Text::from(did_base(&reply.to));
         self.ask(&principal, Job::Reply(Box::new(reply)), net);
     }
@@ -441,6 +467,13 @@ impl<S: Shared> Delivery<S> {
     /// What was to be done for this connection is done.
     pub fn answered<N: Net<Shared = S>>(&mut self, peer: ConnToken, net: &mut N) {
         self.lanes.done(Lane::Admitted);
+        if self.lanes.answered(peer) {
+            self.resume(peer, net);
+        }
+    }
+
+    /// The sessions have taken a message of this connection.
+    pub fn asked<N: Net<Shared = S>>(&mut self, peer: ConnToken, net: &mut N) {
         if self.lanes.answered(peer) {
             self.resume(peer, net);
         }
@@ -478,6 +511,7 @@ impl<S: Shared> Delivery<S> {
     /// takes: it leaves behind the [events](Self::directory_events) that there are, whose senders are told.
     fn close<N: Net<Shared = S>>(&mut self, peer: ConnToken, code: CloseCode, reason: &str, net: &mut N) {
         net.close(peer, code, reason);
+        self.backpressure.release(peer);
         self.leaving.push(peer);
     }
 

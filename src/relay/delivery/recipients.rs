@@ -1,7 +1,10 @@
 //! Where a message goes: the one loop over its recipients, and what is left when it was handed to all connections that
 //! could be handed it.
 
-use std::{collections::HashSet, sync::LazyLock};
+use std::{
+    collections::HashSet,
+    sync::{Arc, LazyLock},
+};
 
 use super::{Agent, Counters, Delivery, Net, backpressure::Backpressure, failures::About};
 use crate::{
@@ -9,7 +12,7 @@ use crate::{
     relay::{
         api::Text,
         directory::{Route, ServiceId, Why},
-        message::{MESSAGE_MAX, Message, Refused, Shared, undelivered},
+        message::{Bounce, MESSAGE_MAX, Message, Refused, Shared, undelivered},
     },
     wire::amp::{EnvelopeView, Frame, KeyEncoding, NotExpressible, To, check::Refusal, did_base, parse, rekey},
 };
@@ -17,8 +20,8 @@ use crate::{
 /// Why a receiver that is there is not handed a message.
 type Unfit = &'static str;
 
-/// What a sender is told whose receiver is stuck.
-pub(super) const TAKES_NOTHING: &str = "the receiver takes nothing: its queue is full and does not move; try again";
+/// What a sender is told that has parted from a receiver.
+const TAKES_TOO_LONG: &str = "the receiver takes too long: its queue is full and does not get shorter; try again later";
 
 /// What is left of a message when it was handed to all the connections of this worker that could be handed it.
 #[derive(Debug, Default)]
@@ -132,6 +135,7 @@ impl<S: Shared> Delivery<S> {
                         dialect: view.dialect,
                         sender: sender.peer,
                         number: rest.number,
+                        bounce: several.then(|| Bounce::of(view, rest.number).map(Arc::new)).flatten(),
                     });
                     self.directory.send(key, did, sender.peer, owned.clone());
                     flows = true;
@@ -203,10 +207,14 @@ impl<S: Shared> Delivery<S> {
                 (Some(agent), _) | (None, Some(agent)) => agent,
                 _ => return,
             };
-            if let Err(refusal) = self.ask_session(agent, peer, view, &session, &did)
-                && let Some(refused) = Refused::of(view, refusal)
-            {
-                self.refuse(&did, dialect, peer, net, refused);
+            match self.ask_session(agent, peer, view, &session, &did) {
+                Ok(true) => net.pause(peer),
+                Ok(false) => {}
+                Err(refusal) => {
+                    if let Some(refused) = Refused::of(view, refusal) {
+                        self.refuse(&did, dialect, peer, net, refused);
+                    }
+                }
             }
         }
     }
@@ -228,8 +236,8 @@ impl<S: Shared> Delivery<S> {
         }
     }
 
-    /// Hands a message that came from elsewhere to a connection of this worker; what was not handed over is told its sender
-    /// where nobody else is under that DID. `current`: the keys of the connection whose message is being handled, if one is.
+    /// Hands a message that came from elsewhere to a connection of this worker. A sender is told where the connection cannot
+    /// take it, and where it has gone as the last of its DID. `current`: the keys of the connection whose message is being handled, if one is.
     pub(super) fn deliver<N: Net<Shared = S>>(
         &mut self,
         token: ConnToken,
@@ -237,9 +245,8 @@ impl<S: Shared> Delivery<S> {
         current: Option<KeyEncoding>,
         net: &mut N,
     ) {
-        // What a session answers is bounded by what it was asked.
-        if message.sender.is_some() && self.backpressure.is_stuck(token) {
-            return self.directory.undeliverable(token, message.sender, message.clone(), Why::Unfit(TAKES_NOTHING));
+        if self.backpressure.is_parted(token, message.sender) {
+            return self.directory.undeliverable(token, message.sender, message.clone(), Why::Unfit(TAKES_TOO_LONG));
         }
         let dialect = dialect_of(net.agent(token).as_deref(), current.unwrap_or(message.dialect));
         self.counters.messages_out.add(1);
@@ -271,8 +278,8 @@ fn hand<N: Net>(
     scratch: &mut Vec<u8>,
     counters: &Counters,
 ) -> Result<Sent, Unfit> {
-    if sender.peer.is_some() && backpressure.is_stuck(token) {
-        return Err(TAKES_NOTHING);
+    if backpressure.is_parted(token, sender.peer) {
+        return Err(TAKES_TOO_LONG);
     }
     let sender = sender.dialect;
     let mut dialect = view.dialect;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl<S: Shared> Delivery<S> {
-    /// A message for a session.
+    /// A message for a session. True: the connection is not to be read for now.
     pub(super) fn ask_session(
         &mut self,
         agent: &mut Agent,
@@ -26,14 +26,14 @@ impl<S: Shared> Delivery<S> {
         view: &EnvelopeView<'_>,
         session: &Text,
         did: &Text,
-    ) -> Result<(), Refusal> {
-        let Some(caller) = caller(agent, peer) else { return Ok(()) };
+    ) -> Result<bool, Refusal> {
+        let Some(caller) = caller(agent, peer) else { return Ok(false) };
         // The role before anything that has to be read.
-        let Some(wish) = rights::admit(view.header.typ, caller.role)? else { return Ok(()) };
+        let Some(wish) = rights::admit(view.header.typ, caller.role)? else { return Ok(false) };
         let thread_id = message::thread(view)?;
         let body = view.body_or_null().ok_or(Refusal::new(Code::UNAUTHORIZED, "a session cannot decrypt"))?;
         unambiguous(body)?;
-        let Some(from) = message::sender(view.header.from).map(Text::from) else { return Ok(()) };
+        let Some(from) = message::sender(view.header.from).map(Text::from) else { return Ok(false) };
         let wanted = match wish {
             rights::Wish::Prompt => Wanted::Prompt(prompt_of(body)?.into()),
             rights::Wish::Decide => Wanted::Decide {
@@ -48,14 +48,15 @@ impl<S: Shared> Delivery<S> {
                     .collect(),
             },
         };
-        if self.commands.is_full() {
+        let (principal, session, did, id) = (caller.principal.clone(), session.clone(), did.clone(), view.header.id);
+        let ask = ToSessions::Ask(Box::new(Ask { caller, session, did, from, id, thread_id, wanted }));
+        if !self.commands.ask(&principal, ask) {
             return Err(Refusal::new(Code::OVERLOADED, "too many messages wait for the sessions of this relay"));
         }
         // The sessions must be told of this connection's end from now on.
         agent.is_known = true;
-        let (session, did, id) = (session.clone(), did.clone(), view.header.id);
-        self.commands.push(ToSessions::Ask(Box::new(Ask { caller, session, did, from, id, thread_id, wanted })));
-        Ok(())
+        // Something is due to it until the sessions have taken the message.
+        Ok(self.lanes.owe(peer))
     }
 }
 

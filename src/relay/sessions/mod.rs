@@ -100,6 +100,8 @@ pub struct AgentRequests {
     /// Makes the token of each agent another one.
     generation: u32,
     replies: VecDeque<Reply>,
+    /// Connections one of whose messages was taken, or refused.
+    taken: VecDeque<ConnToken>,
     random: Random,
 }
 
@@ -112,8 +114,9 @@ impl fmt::Debug for AgentRequests {
 impl AgentRequests {
     /// Nobody has asked. `random` gives bytes that nobody can guess.
     pub fn new(random: impl FnMut() -> Option<[u8; 8]> + Send + 'static) -> Self {
-        let (agents, by_did, replies) = (Slab::new(), HashMap::new(), VecDeque::new());
-        Self { agents, by_did, generation: 0, replies, random: Box::new(random) }
+        let (agents, by_did) = (Slab::new(), HashMap::new());
+        let (replies, taken) = (VecDeque::new(), VecDeque::new());
+        Self { agents, by_did, generation: 0, replies, taken, random: Box::new(random) }
     }
 
     /// Whether a token is an agent's: what the hub has for it goes to [`out`](Self::out).
@@ -126,11 +129,17 @@ impl AgentRequests {
         self.replies.pop_front()
     }
 
+    /// The next connection one of whose messages was taken, or refused: its worker counts what is on the way.
+    pub fn poll_taken(&mut self) -> Option<ConnToken> {
+        self.taken.pop_front()
+    }
+
     /// A message for a session.
     pub fn ask(&mut self, ask: Ask, hub: &mut Hub, now: Now) {
         let slot = self.agent(&ask.caller);
         let agent = &mut self.agents[slot];
         let peer = ask.caller.peer;
+        self.taken.push_back(peer);
         match agent.begin(peer, &ask) {
             Ok(None) => {}
             Ok(Some((id, command))) => hub.request(&agent.caller, Request { id, command }, now),
@@ -144,7 +153,8 @@ impl AgentRequests {
                     not_handed: NotHanded::default(),
                     close: None,
                 };
-                self.refuse(slot, did, refused, now);
+                // It was not taken: that is between the session and this connection, which is read no faster than it is told.
+                self.refuse(ReplyTo::Connection(peer), did, refused, now);
             }
         }
     }
@@ -194,6 +204,13 @@ impl AgentRequests {
         };
         let gone: Vec<usize> = self.agents.iter().filter(|(_, agent)| !may_ask(agent)).map(|(slot, _)| slot).collect();
         for slot in gone {
+            let asked = self.agents[slot].requests.all();
+            self.disappoint(
+                slot,
+                asked,
+                Refusal::new(Code::UNAUTHORIZED, "this key may not ask sessions any more"),
+                now,
+            );
             self.remove(slot, hub, now);
         }
     }
@@ -279,9 +296,8 @@ impl AgentRequests {
         self.replies.push_back(Reply { via, from, to, typ, id, reply_to, thread_id, body, dialect, close });
     }
 
-    fn refuse(&mut self, slot: usize, did: Text, refused: Refused, now: Now) {
+    fn refuse(&mut self, via: ReplyTo, did: Text, refused: Refused, now: Now) {
         let Some(random) = (self.random)() else { return };
-        let via = ReplyTo::Did { worker: self.agents[slot].worker };
         self.replies.push_back(refused.reply(did, Id::new(now.unix_ms, random), via, KeyEncoding::Text));
     }
 
@@ -290,7 +306,8 @@ impl AgentRequests {
         for PendingRequest { did, id, from, thread_id, .. } in asked {
             let refused =
                 Refused { refusal, id: Some(id), to: from, thread_id, not_handed: NotHanded::default(), close: None };
-            self.refuse(slot, did, refused, now);
+            let via = ReplyTo::Did { worker: self.agents[slot].worker };
+            self.refuse(via, did, refused, now);
         }
     }
 }

@@ -192,6 +192,7 @@ impl SessionRequests {
     /// A session's events are lost: they do not come any more, or cannot. Gives the REQUESTs that are left without an answer.
     pub(super) fn lost(&mut self, session: &str) -> Vec<PendingRequest> {
         self.followed.remove(session);
+        self.inputs.retain(|_, put| *put.session != *session);
         self.asked.extract_if(.., |asked| *asked.session == *session && asked.prompt.is_some()).collect()
     }
 
@@ -202,6 +203,11 @@ impl SessionRequests {
         }
         let at = self.asked.iter().position(|asked| asked.command_id() == id)?;
         Some(self.asked.remove(at))
+    }
+
+    /// Ends all that waits.
+    pub(super) fn all(&mut self) -> Vec<PendingRequest> {
+        self.asked.drain(..).chain(self.deciding.drain(..)).collect()
     }
 
     /// Whether nothing waits: no REQUEST and no decision.

@@ -40,6 +40,8 @@ struct Sent {
     there: BTreeSet<ConnToken>,
     handed: BTreeSet<ConnToken>,
     errors: usize,
+    /// Recipients that an ERROR has named.
+    named: BTreeSet<usize>,
     /// The relay has read it.
     is_read: bool,
     /// Its signature is wrong.
@@ -72,11 +74,15 @@ struct Play {
     asked: BTreeMap<[u8; 16], Asked>,
     /// The number of the last message that a connection was handed of another.
     last: BTreeMap<(ConnToken, ConnToken), u64>,
+    /// The agent of each connection that there was.
+    agents: BTreeMap<ConnToken, usize>,
     /// Connections that are over.
     over: BTreeSet<ConnToken>,
     /// Agents one of whose connections found no room when it had joined: what came to it meanwhile went with it.
     turned_away: BTreeSet<usize>,
     ids: u64,
+    /// Of all agents, and of nobody.
+    dids: Vec<Text>,
     /// Since when a connection that reads is not read.
     paused: BTreeMap<ConnToken, u64>,
     /// Rounds in which nothing moved, and when the last one was.
@@ -91,6 +97,7 @@ fn variable(name: &str) -> Option<u64> {
 impl Play {
     fn new(seed: u64) -> Self {
         let world = World::new(seed, variable("AMP_SIM_SEED").is_some());
+        let dids = world.keys.iter().map(|key| key.did.clone()).chain(["did:key:zNobody".into()]).collect();
         let (clients, sent, asked) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (last, over, paused) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         Self {
@@ -101,6 +108,8 @@ impl Play {
             last,
             over,
             ids: 0,
+            dids,
+            agents: BTreeMap::new(),
             turned_away: BTreeSet::new(),
             paused,
             idle: 0,
@@ -135,6 +144,7 @@ impl Play {
         if self.world.trace {
             eprintln!("{token} is agent {agent}");
         }
+        self.agents.insert(token, agent);
         self.clients.insert(token, Client { agent, is_joined: false, numbers: 0 });
         let (did, relay, id) = (self.world.keys[agent].did.clone(), self.world.did.clone(), self.id());
         let mut body = Vec::new();
@@ -171,7 +181,18 @@ impl Play {
             frame[at] ^= 1;
         }
         let (owed, there, handed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let sent = Sent { from: token, to, owed, there, handed, errors: 0, is_read: false, is_forged, number };
+        let sent = Sent {
+            from: token,
+            to,
+            owed,
+            there,
+            handed,
+            errors: 0,
+            named: BTreeSet::new(),
+            is_read: false,
+            is_forged,
+            number,
+        };
         self.sent.insert(id.0, sent);
         self.send(token, frame);
     }
@@ -198,7 +219,8 @@ impl Play {
         let Some(message) = self.world.read(token) else { return false };
         if let Ok(Frame::Envelope(view)) = parse(&message) {
             if let (true, Some(sent)) = (self.world.trace, self.sent.get(&view.header.id.0)) {
-                eprintln!("{} read {} of {token} to {:?}", self.world.now.mono_ms, sent.number, sent.to);
+                let (now, id) = (self.world.now.mono_ms, view.header.id.0);
+                eprintln!("{now} read {} of {token} to {:?} {id:?}", sent.number, sent.to);
             }
             let is_sender = joined.iter().any(|(known, _)| *known == token);
             if let Some(sent) = self.sent.get_mut(&view.header.id.0) {
@@ -256,7 +278,16 @@ impl Play {
                 if let Some(sent) = self.sent.get_mut(&about) {
                     assert_eq!(sent.from, token, "an ERROR goes to the connection that sent the message");
                     sent.errors += 1;
-                    assert_eq!(sent.errors, 1, "one ERROR for a message");
+                    assert!(sent.errors == 1 || sent.to.len() > 1, "one ERROR for a message to one");
+                    // A message to several is told of by name.
+                    for (number, did) in self.dids.iter().enumerate() {
+                        if sent.to.len() > 1
+                            && contains(view.body_or_null().unwrap_or_default(), did.as_bytes())
+                            && sent.to.contains(&number)
+                        {
+                            sent.named.insert(number);
+                        }
+                    }
                 }
                 if let Some(asked) = self.asked.get_mut(&about) {
                     assert_eq!(client.agent, asked.agent, "an answer goes to the DID that asked");
@@ -456,6 +487,10 @@ impl Play {
 
     /// What was promised.
     fn check(&mut self) {
+        for worker in &self.world.workers {
+            let counters = &worker.counters;
+            assert_eq!((counters.checking.get(), counters.gathering.get(), counters.stuck.get()), (0, 0, 0));
+        }
         for sent in self.sent.values().filter(|sent| sent.is_read && !self.over.contains(&sent.from)) {
             let (to, handed, errors) = (&sent.to, &sent.handed, sent.errors);
             let told = (sent.from, sent.number);
@@ -463,7 +498,7 @@ impl Play {
             let was_going = sent.there.iter().any(|token| self.over.contains(token))
                 || to.iter().any(|agent| self.turned_away.contains(agent));
             assert!(
-                !handed.is_empty() || errors == 1 || was_going,
+                !handed.is_empty() || errors > 0 || was_going,
                 "{told:?} to {to:?}, owed to {:?}: not handed over, not refused",
                 sent.owed
             );
@@ -471,6 +506,21 @@ impl Play {
                 let missing: Vec<_> = sent.owed.difference(handed).filter(|token| !self.over.contains(token)).collect();
                 assert!(missing.is_empty(), "{told:?} to {to:?}: {missing:?} did not get it, and nobody was told");
                 assert!(!to.contains(&self.world.keys.len()), "{told:?}: nobody's DID, and no ERROR");
+            }
+            let is_forged = sent.is_forged && self.world.seen.contains("every signature is checked");
+            if to.len() > 1 && !was_going && !is_forged {
+                for agent in to {
+                    let got = handed.iter().any(|token| self.agents.get(token) == Some(agent));
+                    let is_named = sent.named.contains(agent);
+                    assert!(got || is_named, "{told:?} to {to:?}: agent {agent} got nothing and is not named");
+                    // Of its connections some may have parted from the sender.
+                    let all = sent
+                        .owed
+                        .iter()
+                        .filter(|token| self.agents.get(*token) == Some(agent))
+                        .all(|token| handed.contains(token));
+                    assert!(!(got && all && is_named), "{told:?} to {to:?}: agent {agent} got it and is named");
+                }
             }
             if sent.is_forged && self.world.seen.contains("every signature is checked") {
                 assert!(handed.is_empty(), "a forged message was handed on");
@@ -483,14 +533,16 @@ impl Play {
             assert!(!client.is_joined || self.world.keys[client.agent].role.is_some(), "{token} has no key any more");
         }
         for worker in &self.world.workers {
-            assert_eq!((worker.counters.checking.get(), worker.counters.gathering.get()), (0, 0));
-            assert_eq!(worker.counters.stuck.get(), 0, "everybody takes everything");
             let joined =
                 self.clients.iter().filter(|(token, client)| client.is_joined && token.worker() == worker.net.worker);
             assert_eq!(worker.counters.agents.get(), joined.count() as u64);
             assert!(worker.net.conns.values().all(|conn| conn.outbound.is_empty()));
         }
     }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// Plays one seed. Says what came up.

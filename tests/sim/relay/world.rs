@@ -50,6 +50,7 @@ pub(super) enum Mail {
     Checked(Vec<Checked<Bytes>>),
     Signed(Signed),
     Said(Box<Reply>),
+    Taken(ConnToken),
 }
 
 /// A link: in order, with so many places. What finds none waits at the sender.
@@ -355,6 +356,7 @@ impl World {
                     delivery.signed(signed, net);
                 }
                 Mail::Said(reply) => delivery.say(*reply, net),
+                Mail::Taken(peer) => delivery.asked(peer, net),
             }
             delivery.check_invariants();
         }
@@ -546,6 +548,9 @@ impl World {
         }
         while let Some(reply) = agents.poll() {
             outbox.push_back((usize::from(reply.via.worker()), Mail::Said(Box::new(reply))));
+        }
+        while let Some(peer) = agents.poll_taken() {
+            outbox.push_back((usize::from(peer.worker()), Mail::Taken(peer)));
         }
     }
 
