@@ -126,7 +126,7 @@ impl Backpressure {
     }
 
     /// Whether what a sender has for this receiver is refused. What the relay and its sessions say is not.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_parted(&self, receiver: ConnToken, sender: Option<ConnToken>) -> bool {
         !self.parted.is_empty()
             && self.parted.get(&receiver).is_some_and(|parted| sender.is_some_and(|sender| parted.contains(&sender)))
