@@ -151,12 +151,16 @@ impl NotHanded {
 }
 
 impl Refused {
+    /// A message with this id, sender and thread.
+    pub fn new(refusal: Refusal, id: Id, to: Text, thread_id: Option<Vec<u8>>) -> Self {
+        Self { refusal, id: Some(id), to, thread_id, not_handed: NotHanded::default(), close: None }
+    }
+
     /// A message that could be read. `None`: its sender has no name to send an answer to.
     pub fn of(view: &EnvelopeView<'_>, refusal: Refusal) -> Option<Self> {
         let thread_id = thread(view).ok().flatten();
         let to = sender(view.header.from)?.into();
-        let not_handed = NotHanded::default();
-        Some(Self { refusal, id: Some(view.header.id), to, thread_id, not_handed, close: None })
+        Some(Self::new(refusal, view.header.id, to, thread_id))
     }
 
     /// The ERROR that the relay says, or one of its sessions: whoever `from` is.

@@ -5,3 +5,4 @@ mod directory;
 mod relay;
 mod rng;
 mod sessions;
+mod sweep;

@@ -467,12 +467,10 @@ impl<S: Shared> Delivery<S> {
     /// What was to be done for this connection is done.
     pub fn answered<N: Net<Shared = S>>(&mut self, peer: ConnToken, net: &mut N) {
         self.lanes.done(Lane::Admitted);
-        if self.lanes.answered(peer) {
-            self.resume(peer, net);
-        }
+        self.asked(peer, net);
     }
 
-    /// The sessions have taken a message of this connection.
+    /// Something that was due to this connection is done: the sessions have taken a message of it, for instance.
     pub fn asked<N: Net<Shared = S>>(&mut self, peer: ConnToken, net: &mut N) {
         if self.lanes.answered(peer) {
             self.resume(peer, net);
@@ -495,9 +493,7 @@ impl<S: Shared> Delivery<S> {
                 return;
             }
         };
-        if self.lanes.answered(peer) {
-            self.resume(peer, net);
-        }
+        self.asked(peer, net);
         if !frame.is_empty() {
             self.send(peer, &frame, net);
         }
@@ -602,7 +598,7 @@ impl<S: Shared> Delivery<S> {
     /// What must hold between any two calls.
     ///
     /// # Panics
-    /// It does not.
+    /// Where it does not.
     #[cfg(any(test, debug_assertions))]
     pub fn check_invariants(&self) {
         self.backpressure.check_invariants();

@@ -25,7 +25,7 @@ pub fn admit(typ: Type, role: Role) -> Result<Option<Wish>, Refusal> {
         Type::PING | Type::ERROR | Type::ACK | Type::PONG => return Ok(None),
         _ => return Err(Refusal::new(Code::UNKNOWN_TYPE, "a session takes REQUEST and RESPONSE")),
     };
-    if role.allows(verb.needs()) {
+    if verb.is_open_to(role) {
         return Ok(Some(wish));
     }
     Err(Refusal::new(Code::UNAUTHORIZED, "this key's role does not include that"))

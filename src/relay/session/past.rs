@@ -20,6 +20,7 @@ use crate::{
 
 /// Bytes of the log sent to one watcher in one call while it catches up.
 const BATCH_BYTES: usize = 64 << 10;
+
 impl LogFanout {
     /// The newest events before a position. Answered when they have been read; what is read is safe already.
     pub(super) fn history(

@@ -15,7 +15,7 @@ use super::{
     api::{self, Caller, Command, Decision, Out, Request, Text, Verb, When},
     hub::Hub,
     keys::KeySet,
-    message::{NotHanded, Refused, Reply, ReplyTo},
+    message::{Refused, Reply, ReplyTo},
 };
 use crate::{
     base::{ConnToken, Now},
@@ -145,14 +145,7 @@ impl AgentRequests {
             Ok(Some((id, command))) => hub.request(&agent.caller, Request { id, command }, now),
             Err(refusal) => {
                 let Ask { did, id, from, thread_id, .. } = ask;
-                let refused = Refused {
-                    refusal,
-                    id: Some(id),
-                    to: from,
-                    thread_id,
-                    not_handed: NotHanded::default(),
-                    close: None,
-                };
+                let refused = Refused::new(refusal, id, from, thread_id);
                 // It was not taken: that is between the session and this connection, which is read no faster than it is told.
                 self.refuse(ReplyTo::Connection(peer), did, refused, now);
             }
@@ -200,7 +193,7 @@ impl AgentRequests {
     pub fn keys_changed(&mut self, keys: &KeySet, hub: &mut Hub, now: Now) {
         let may_ask = |agent: &Agent| {
             let entry = keys.principal(&agent.caller.principal);
-            entry.is_some_and(|entry| entry.role.allows(Verb::Prompt.needs()))
+            entry.is_some_and(|entry| Verb::Prompt.is_open_to(entry.role))
         };
         let gone: Vec<usize> = self.agents.iter().filter(|(_, agent)| !may_ask(agent)).map(|(slot, _)| slot).collect();
         for slot in gone {
@@ -304,8 +297,7 @@ impl AgentRequests {
     /// These REQUESTs get no answer.
     fn disappoint(&mut self, slot: usize, asked: Vec<PendingRequest>, refusal: Refusal, now: Now) {
         for PendingRequest { did, id, from, thread_id, .. } in asked {
-            let refused =
-                Refused { refusal, id: Some(id), to: from, thread_id, not_handed: NotHanded::default(), close: None };
+            let refused = Refused::new(refusal, id, from, thread_id);
             let via = ReplyTo::Did { worker: self.agents[slot].worker };
             self.refuse(via, did, refused, now);
         }

@@ -104,8 +104,8 @@ macro_rules! dialects {
             /// What the sessions say to connections of this worker, each in its dialect.
             pub(super) fn out(&mut self, out: &Out, delivery: &mut Delivery<Framed>, io: &mut Io<'_>) {
                 $(
-                    let mut peers = out.peers().to_vec();
-                    peers.retain(|&peer| matches!(io.conn(peer), Some(Conn::$name(_))));
+                    let is_its = |peer: &ConnToken| matches!(io.conn(*peer), Some(Conn::$name(_)));
+                    let peers: Vec<ConnToken> = out.peers().iter().copied().filter(is_its).collect();
                     if !peers.is_empty() {
                         <$conn as Dialect<Io<'_>>>::out(&mut self.$state, delivery, io, &peers, out);
                     }

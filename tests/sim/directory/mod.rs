@@ -7,24 +7,16 @@
 
 mod world;
 
-use std::{
-    collections::BTreeSet,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-};
+use std::collections::BTreeSet;
 
-use crate::rng::Rng;
+use crate::{rng::Rng, sweep::sweep};
 use amp_relay::{
     base::ConnToken,
     relay::directory::{Options, Why},
 };
 use world::World;
 
-const SEEDS: u64 = 512;
 const STEPS: u64 = 1_500;
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
-}
 
 /// Plays one seed. Says what came up.
 fn play(seed: u64) -> BTreeSet<&'static str> {
@@ -91,19 +83,7 @@ fn seen(world: &World, tight: bool) -> BTreeSet<&'static str> {
 
 #[test]
 fn order_and_delivery_hold_for_every_seed() {
-    let one = variable("AMP_SIM_SEED");
-    let seeds = one.map_or(0..variable("AMP_SIM_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
-    let many = seeds.end - seeds.start >= SEEDS;
-    let mut met = BTreeSet::new();
-    for seed in seeds {
-        match catch_unwind(AssertUnwindSafe(|| play(seed))) {
-            Ok(seen) => met.extend(seen),
-            Err(panic) => {
-                eprintln!("seed {seed}: play it again with AMP_SIM_SEED={seed}");
-                resume_unwind(panic);
-            }
-        }
-    }
+    let (met, many) = sweep(play);
     assert!(!many || met.len() == 10, "the sweep met only {met:?}");
 }
 

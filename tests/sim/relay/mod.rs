@@ -10,11 +10,9 @@
 mod net;
 mod world;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::sweep::{sweep, variable};
 use amp_relay::{
     base::ConnToken,
     relay::{Role, api::Text},
@@ -25,7 +23,6 @@ use amp_relay::{
 };
 use world::{World, dialect};
 
-const SEEDS: u64 = 512;
 const STEPS: u64 = 700;
 
 /// A message that a client sent, by its id.
@@ -88,10 +85,6 @@ struct Play {
     /// Rounds in which nothing moved, and when the last one was.
     idle: u32,
     idle_since: u64,
-}
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
 impl Play {
@@ -588,19 +581,7 @@ const FAULTS: [&str; 17] = [
 
 #[test]
 fn what_is_promised_holds_for_every_seed() {
-    let one = variable("AMP_SIM_SEED");
-    let seeds = one.map_or(0..variable("AMP_SIM_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
-    let many = seeds.end - seeds.start >= SEEDS;
-    let mut met = BTreeSet::new();
-    for seed in seeds {
-        match catch_unwind(AssertUnwindSafe(|| play(seed))) {
-            Ok(seen) => met.extend(seen),
-            Err(panic) => {
-                eprintln!("seed {seed}: play it again with AMP_SIM_SEED={seed}");
-                resume_unwind(panic);
-            }
-        }
-    }
+    let (met, many) = sweep(play);
     let missed: Vec<_> = FAULTS.iter().filter(|fault| !met.contains(*fault)).collect();
     assert!(!many || missed.is_empty(), "the sweep did not meet {missed:?}");
 }
