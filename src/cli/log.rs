@@ -11,12 +11,13 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Sender};
 use env_logger::{Builder, Target, WriteStyle, fmt::Formatter};
 use log::{
-    LevelFilter, Record,
+    LevelFilter, Log, Metadata, Record,
     kv::{Error, Key, Value, VisitSource},
 };
 use serde_json::Map;
@@ -30,8 +31,12 @@ const QUEUE_MAX: usize = 4096;
 /// Most bytes of a log file; the older half of what is kept lies beside it.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
+/// How long the end of the process waits for stderr to take what is queued.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
 /// Sends every record from now on to stderr. `file`: stderr is this file, opened for appending. Nothing is written until
-/// what is given is dropped, so that a welcome is read in one piece.
+/// what is given is dropped, so that a welcome is read in one piece. `log::logger().flush()` waits until what is queued is
+/// written, [`FLUSH_MAX`] at most.
 pub(super) fn start(level: LevelFilter, format: LogFormat, file: Option<PathBuf>) -> Held {
     let mut builder = Builder::new();
     // The level may change later; `log` asks its own first.
@@ -41,13 +46,10 @@ pub(super) fn start(level: LevelFilter, format: LogFormat, file: Option<PathBuf>
         LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),
     };
-    if let Some(queue) = Queue::start(format, file, release) {
-        builder.target(Target::Pipe(Box::new(queue)));
-    } else {
-        builder.target(Target::Stderr);
-    }
+    let queue = Queue::start(io::stderr(), format, file, release);
+    builder.target(queue.clone().map_or(Target::Stderr, |queue| Target::Pipe(Box::new(queue))));
     // A host that has a logger of its own keeps it.
-    let _ = builder.try_init();
+    let _ = log::set_boxed_logger(Box::new(Logger { records: builder.build(), queue }));
     log::set_max_level(level);
     Held { _end: held }
 }
@@ -57,38 +59,82 @@ pub(super) struct Held {
     _end: Sender<()>,
 }
 
+/// The logger of the process.
+struct Logger {
+    records: env_logger::Logger,
+    queue: Option<Queue>,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.records.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.records.log(record);
+    }
+
+    fn flush(&self) {
+        if let Some(queue) = &self.queue {
+            queue.flush_within(FLUSH_MAX);
+        }
+    }
+}
+
+enum Entry {
+    Line(Vec<u8>),
+    /// All before it has been written once its sender is dropped.
+    Flush {
+        _written: Sender<()>,
+    },
+}
+
 /// The writing end: a whole record a call, never blocking.
+#[derive(Clone)]
 struct Queue {
-    lines: Sender<Vec<u8>>,
+    entries: Sender<Entry>,
     lost: Arc<AtomicU64>,
 }
 
 impl Queue {
-    fn start(format: LogFormat, file: Option<PathBuf>, release: Receiver<()>) -> Option<Self> {
-        let (lines, waiting) = crossbeam_channel::bounded::<Vec<u8>>(QUEUE_MAX);
+    fn start(
+        mut out: impl Write + Send + 'static,
+        format: LogFormat,
+        file: Option<PathBuf>,
+        release: Receiver<()>,
+    ) -> Option<Self> {
+        let (entries, waiting) = crossbeam_channel::bounded::<Entry>(QUEUE_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let told = lost.clone();
         let mut written = file.as_ref().and_then(|path| fs::metadata(path).ok()).map_or(0, |meta| meta.len());
         let write = move || {
             // It ends when the holder is dropped.
             let _ = release.recv();
-            for line in waiting {
+            for entry in waiting {
+                let Entry::Line(line) = entry else { continue };
                 written += line.len() as u64;
                 if let Some(path) = file.as_ref().filter(|_| written > FILE_BYTES_MAX) {
                     make_room(path);
                     written = 0;
                 }
-                let mut stderr = io::stderr().lock();
-                // Nobody reads stderr any more: there is nobody to tell.
-                let _ = stderr.write_all(&line);
+                // An error means that stderr has no reader any more.
+                let _ = out.write_all(&line);
                 let lost = told.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    let _ = writeln!(stderr, "{}", lost_line(format, lost));
+                    let _ = writeln!(out, "{}", lost_line(format, lost));
                 }
             }
         };
         thread::Builder::new().name("log".into()).spawn(write).ok()?;
-        Some(Self { lines, lost })
+        Some(Self { entries, lost })
+    }
+
+    /// Waits until what was queued before is written; `false` where that takes longer.
+    fn flush_within(&self, most: Duration) -> bool {
+        let until = Instant::now() + most;
+        let (written, all) = crossbeam_channel::bounded(0);
+        self.entries.send_deadline(Entry::Flush { _written: written }, until).is_ok()
+            && all.recv_deadline(until) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
     }
 }
 
@@ -114,7 +160,7 @@ fn lost_line(format: LogFormat, lost: u64) -> String {
 
 impl Write for Queue {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.lines.try_send(bytes.to_vec()).is_err() {
+        if self.entries.try_send(Entry::Line(bytes.to_vec())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(bytes.len())
@@ -188,7 +234,46 @@ impl<'kvs> VisitSource<'kvs> for Pairs {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
+
+    /// Takes a line for each turn that is given.
+    struct Slow {
+        turns: Receiver<()>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.turns.recv();
+            self.taken.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_queued_at_the_end_is_written_and_a_reader_that_takes_nothing_holds_nothing_up() {
+        let (release, held) = crossbeam_channel::bounded(0);
+        let (turn, turns) = crossbeam_channel::unbounded();
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let out = Slow { turns, taken: taken.clone() };
+        let mut queue = Queue::start(out, LogFormat::Text, None, held).unwrap();
+        for line in ["first\n", "second\n"] {
+            queue.write_all(line.as_bytes()).unwrap();
+        }
+        assert!(!queue.flush_within(Duration::ZERO), "the welcome is not out");
+        drop(release);
+        turn.send(()).unwrap();
+        assert!(!queue.flush_within(Duration::from_millis(10)), "the second line has no reader");
+        turn.send(()).unwrap();
+        assert!(queue.flush_within(Duration::from_secs(60)));
+        assert_eq!(*taken.lock(), b"first\nsecond\n");
+    }
 
     #[test]
     fn a_full_log_moves_beside_itself_and_through_no_link() {

@@ -93,16 +93,12 @@ fn run(args: &RelayArgs, matches: &ArgMatches, purpose: Purpose) -> ExitCode {
     }
     let held = logging::start(settings.log.value, settings.log_format.value, file);
     raise_descriptor_limit();
-    match start(&settings, purpose, kept) {
-        Ok(running) => {
-            drop(held);
-            stay(running, Reload { sources, settings })
-        }
-        Err(why) => {
-            drop(held);
-            fail(&why)
-        }
-    }
+    let started = start(&settings, purpose, kept);
+    drop(held);
+    let ended = started.and_then(|running| stay(running, Reload { sources, settings }));
+    // What the log's own thread has not written yet would end with the process.
+    log::logger().flush();
+    ended.map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)
 }
 
 /// Every connection is a descriptor, so that the soft limit is no limit of ours.
@@ -276,19 +272,15 @@ fn tunnel(server: &Server) -> String {
 }
 
 /// Waits for the end; the first signal drains, the second ends at once.
-fn stay(running: Running, reload: Reload) -> ExitCode {
+fn stay(running: Running, reload: Reload) -> Result<(), String> {
     let Running { server, folder, noted, signals } = running;
-    if let Err(error) = on_signals(signals, server.stopper(), server.reloader(), reload) {
-        return fail(&format!("signals cannot be handled: {error}"));
-    }
+    on_signals(signals, server.stopper(), server.reloader(), reload)
+        .map_err(|error| format!("signals cannot be handled: {error}"))?;
     let ended = server.join();
     // The folder last: what is in it may be another relay's as soon as this one lets go.
     drop(noted);
     drop(folder);
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => fail(&why),
-    }
+    ended
 }
 
 fn on_signals(mut signals: Signals, stopper: ShutdownHandle, reloader: Reloader, mut reload: Reload) -> io::Result<()> {
@@ -302,6 +294,7 @@ fn on_signals(mut signals: Signals, stopper: ShutdownHandle, reloader: Reloader,
             if stopper.is_draining() {
                 // The guards end what still runs as soon as this process is gone.
                 Kept::remove(&reload.settings.data.value);
+                log::logger().flush();
                 std::process::exit(128 + signal);
             }
             log::info!(signal; "stopping (Ctrl-C again: at once)");
