@@ -27,7 +27,7 @@ use crate::{
     relay::{
         admission::{Admission, HelloJob, Judged},
         api::{Code, Error, Text},
-        delivery::{BATCHES_MAX, Check, JOBS_OUT_MAX, Job, Lane, Signed, Verifier},
+        delivery::{BATCHES_OUT_MAX, Check, JOBS_OUT_MAX, Job, Lane, Signed, Verifier},
         keys::{FILE_BYTES_MAX, KeySet, KeysFound},
         signer::Signer,
     },
@@ -100,7 +100,7 @@ impl Crypto {
         desk.refresh(true);
         // There is no connection yet that it would matter to.
         desk.links.retain(|_| false);
-        let (crypto, queues) = Self::queues(mailers.len(), BATCHES_MAX, heard);
+        let (crypto, queues) = Self::queues(mailers.len(), heard);
         let run = move || {
             // Without this thread nobody can sign in.
             let _last = last;
@@ -110,11 +110,11 @@ impl Crypto {
         Ok((crypto, thread))
     }
 
-    fn queues(workers: usize, batches_max: usize, bell: Receiver<()>) -> (Self, Queues) {
-        // What workers have on the way is bounded by them (`lanes`), so that the first two are never full.
+    fn queues(workers: usize, bell: Receiver<()>) -> (Self, Queues) {
+        // What workers have on the way is bounded by them (`lanes`, `verification`), so that none of it finds a queue full.
         let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_OUT_MAX * workers + JOBS_OF_OTHERS_MAX);
         let (to_strangers, strangers) = crossbeam_channel::bounded(JOBS_OUT_MAX * workers);
-        let (to_checks, checks) = crossbeam_channel::bounded(batches_max);
+        let (to_checks, checks) = crossbeam_channel::bounded(BATCHES_OUT_MAX * workers);
         let (room, waker) = (Arc::<Room>::default(), Waker::noop().clone());
         let crypto = Self { jobs: to_jobs, strangers: to_strangers, checks: to_checks, room: room.clone(), waker };
         (crypto, Queues { jobs, strangers, checks, room, bell })
@@ -153,11 +153,10 @@ impl Crypto {
     }
 
     /// Has messages checked; the verdicts come by mail, in this order for each worker.
-    ///
-    /// # Errors
-    /// Too many wait: they are given back, and the worker has a turn when there is room.
-    pub(super) fn check(&self, batch: Vec<Check<Framed>>) -> Result<(), Vec<Check<Framed>>> {
-        self.offer(&self.checks, batch)
+    pub(super) fn check(&self, batch: Vec<Check<Framed>>) {
+        // It is full for nobody, see `queues`; without the thread, which only happens at the relay's end, they are lost.
+        let sent = self.checks.try_send(batch);
+        debug_assert!(!matches!(sent, Err(TrySendError::Full(_))), "a worker gives no more than there is room for");
     }
 
     /// Ends the thread after what waits.
@@ -434,7 +433,7 @@ mod tests {
     use super::*;
     use crate::{
         base::ConnToken,
-        reactor::{Worker, ws::Framed},
+        reactor::Worker,
         server::channels::sink::{self, Sink},
     };
 
@@ -537,26 +536,28 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_found_the_queue_of_messages_full_is_woken_when_there_is_room() {
+    fn a_worker_that_found_the_queue_full_is_woken_when_there_is_room() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (mut desk, heard, workers, mailers) = desk(scratch.path().join("keys"));
-        let (crypto, queues) = Crypto::queues(2, 1, heard);
+        let (to_jobs, jobs) = crossbeam_channel::bounded(1);
+        let (crypto, queues) = Crypto::queues(2, heard);
+        let (crypto, queues) = (Crypto { jobs: to_jobs, ..crypto }, Queues { jobs, ..queues });
         // It is not the one that gets the verdicts.
         let (worker, crypto) = (&workers[1], crypto.for_worker(mailers.waker(1)));
-        let batch = || vec![Check { peer: ConnToken::new(0, 1, 1), shared: Framed::binary(b"\xa0") }];
-        assert!(crypto.check(batch()).is_ok());
-        assert!(crypto.check(batch()).is_err(), "there is room for one");
+        let job = || Job::Reload { peer: ConnToken::new(0, 1, 1), id: "1".into() };
+        assert!(crypto.give(Lane::Admitted, job()).is_ok());
+        assert!(crypto.give(Lane::Admitted, job()).is_err(), "there is room for one");
         assert!(worker.arm().is_none() && !sink::is_woken(worker));
         // The turn that takes it, and the next, which says so before it sleeps.
         assert!(desk.turn(&queues, Duration::ZERO) && desk.turn(&queues, Duration::ZERO));
         assert!(sink::is_woken(worker));
-        assert!(crypto.check(batch()).is_ok());
+        assert!(crypto.give(Lane::Admitted, job()).is_ok());
     }
 
     #[test]
     fn the_thread_ends_though_its_queue_is_full() {
         let (to_jobs, jobs) = crossbeam_channel::bounded(1);
-        let crypto = Crypto { jobs: to_jobs, ..Crypto::queues(1, 1, never()).0 };
+        let crypto = Crypto { jobs: to_jobs, ..Crypto::queues(1, never()).0 };
         let job = Job::Reload { peer: ConnToken::new(0, 1, 1), id: "1".into() };
         assert!(crypto.give(Lane::Admitted, job).is_ok(), "there is room");
         // Somebody else still could send.

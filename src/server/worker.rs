@@ -127,10 +127,7 @@ impl Worker {
             }
         }
         while let Some(batch) = self.delivery.next_checks() {
-            if let Err(batch) = self.crypto.check(batch) {
-                self.delivery.give_back_checks(batch);
-                break;
-            }
+            self.crypto.check(batch);
         }
         while let Some(news) = self.delivery.poll_sender_news(worker) {
             self.links.push(usize::from(news.sender().worker()), Mail::Peer(PeerMail::Sender(news)));

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::fair::Fair;
 use crate::{
     base::ConnToken,
     relay::{
@@ -64,51 +65,12 @@ impl Job {
     }
 }
 
-/// Jobs by principal: each principal has one of its jobs done, then the next principal.
-#[derive(Debug, Default)]
-struct Fair {
-    by_principal: HashMap<Text, VecDeque<Job>>,
-    turns: VecDeque<Text>,
-}
-
-impl Fair {
-    fn push(&mut self, principal: &Text, job: Job) {
-        if let Some(queue) = self.by_principal.get_mut(principal) {
-            return queue.push_back(job);
-        }
-        self.by_principal.insert(principal.clone(), VecDeque::from([job]));
-        self.turns.push_back(principal.clone());
-    }
-
-    fn pop(&mut self) -> Option<Job> {
-        loop {
-            let principal = self.turns.pop_front()?;
-            let Some(queue) = self.by_principal.get_mut(&principal) else { continue };
-            let job = queue.pop_front();
-            if queue.is_empty() {
-                self.by_principal.remove(&principal);
-            } else {
-                self.turns.push_back(principal);
-            }
-            if job.is_some() {
-                return job;
-            }
-        }
-    }
-
-    fn retain(&mut self, mut keeps: impl FnMut(&Job) -> bool) {
-        for queue in self.by_principal.values_mut() {
-            queue.retain(&mut keeps);
-        }
-    }
-}
-
 /// A worker's lanes.
 #[derive(Debug, Default)]
 pub struct Lanes {
     /// Of [`Lane::Strangers`] and [`Lane::Local`].
     unproved: [VecDeque<Job>; 2],
-    admitted: Fair,
+    admitted: Fair<Job>,
     /// Jobs that found no room after all, first in line.
     returned: [Option<Job>; 3],
     /// Jobs that are with the crypto thread.
@@ -161,7 +123,7 @@ impl Lanes {
     #[inline]
     pub fn next_job(&mut self) -> Option<(Lane, Job)> {
         // Asked in every turn: mostly nothing waits.
-        let waits = !self.admitted.turns.is_empty()
+        let waits = !self.admitted.is_empty()
             || self.unproved.iter().any(|queue| !queue.is_empty())
             || self.returned.iter().any(Option::is_some);
         waits.then(|| self.take_job()).flatten()

@@ -12,6 +12,7 @@ mod agent;
 mod backpressure;
 mod dedup;
 mod failures;
+mod fair;
 mod flow_cache;
 mod lanes;
 mod net;
@@ -32,7 +33,8 @@ pub use self::{
     net::Net,
     rights::{Wish, admit},
     services::{Call, Services},
-    signatures::{BATCHES_MAX, Check, Checked, Verifier},
+    signatures::{Check, Checked, Verifier},
+    verification::BATCHES_OUT_MAX,
 };
 use self::{
     backpressure::Backpressure,
@@ -279,7 +281,7 @@ impl<S: Shared> Delivery<S> {
         self.counters.gathering.set(self.failures.len());
         self.wakes.remove(&token);
         if let Some(checks) = &mut self.checks {
-            checks.gone(token);
+            self.counters.checking.sub(checks.gone(token));
         }
         if agent.principal().is_some() {
             self.counters.agents.sub(1);
@@ -330,7 +332,7 @@ impl<S: Shared> Delivery<S> {
             agent::Ingress::Unanswerable(code, reason) => self.close(peer, code, reason, net),
             agent::Ingress::Message => {
                 if let Ok(Frame::Envelope(view)) = &parsed
-                    && !self.check(net, view)
+                    && !self.check(agent, net, view)
                 {
                     let sender = Sender { peer: Some(peer), dialect: agent.dialect() };
                     self.route(Some(agent), sender, view, Source::<N>::Read(current), net);
@@ -602,6 +604,9 @@ impl<S: Shared> Delivery<S> {
     #[cfg(any(test, debug_assertions))]
     pub fn check_invariants(&self) {
         self.backpressure.check_invariants();
+        if let Some(checks) = &self.checks {
+            checks.check_invariants();
+        }
     }
 }
 

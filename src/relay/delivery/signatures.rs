@@ -17,8 +17,6 @@ use crate::{
 
 /// Messages in one batch. A HELLO that comes meanwhile waits for one batch at the most, a few milliseconds.
 pub(super) const BATCH_MAX: usize = 64;
-/// Batches that may wait for the crypto thread.
-pub const BATCHES_MAX: usize = 1024;
 /// Keys that are kept unpacked; unpacking one costs a tenth of a check.
 const KEYS_MAX: usize = 4096;
 /// Longest name under which a key is kept, in bytes: a `did:key` and the fragment that names its key. A query or a path,

@@ -13,7 +13,8 @@ use amp_relay::{
         admission::{Admission, Judged},
         api::{Caller, Command, Decision, Out, Request, Text},
         delivery::{
-            Agent, Check, Checked, Counters, Delivery, Greeting, Job, Lane, Parts, PeerMail, Services, Signed, Verifier,
+            Agent, BATCHES_OUT_MAX, Check, Checked, Counters, Delivery, Greeting, Job, Lane, Parts, PeerMail, Services,
+            Signed, Verifier,
         },
         hub::{Create, Hub},
         keys::KeySet,
@@ -196,7 +197,7 @@ impl World {
         let crypto = Crypto {
             jobs: Link::new(4 + rng.below(80) as usize),
             strangers: Link::new(1 + rng.below(8) as usize),
-            checks: Link::new(1 + rng.below(3) as usize),
+            checks: Link::new(BATCHES_OUT_MAX * usize::from(count)),
             admission: Admission::new(host, did.to_string()),
             signer: Signer::new(did.clone(), signing, OneKey(SigningKey::from_bytes(&[201; 32]))),
             verifier: Verifier::default(),
@@ -389,11 +390,7 @@ impl World {
             moved = true;
         }
         while let Some(batch) = worker.delivery.next_checks() {
-            if let Err(batch) = self.crypto.checks.offer(batch) {
-                worker.delivery.give_back_checks(batch);
-                self.seen.insert("full checks");
-                break;
-            }
+            self.crypto.checks.offer(batch).expect("a worker gives no more than there is room for");
             moved = true;
         }
         while let Some(news) = worker.delivery.poll_sender_news(index as u16) {
