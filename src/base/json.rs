@@ -1,13 +1,19 @@
 //! JSON that passes through unread.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde::{
+    Deserialize, Serialize,
+    de::{Deserializer, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value, value::RawValue};
 
 /// Deepest nesting of arrays and objects in a value that was made [`sound`](Json::sound). Readers that bound the depth
 /// at all stand at 100 levels or more, and a message adds a few of its own.
 pub const DEPTH_MAX: usize = 64;
+/// How keys begin that serde_json, a reader that many programs have, takes for its own where another part of a program
+/// asks for that: the value is then read as something else.
+const PRIVATE_KEY: &str = "$serde_json::private::";
 /// Characters of a number that are quoted where it is out of range.
 const NUMBER_CHARS_MAX: usize = 32;
 
@@ -34,10 +40,10 @@ impl Json {
     }
 
     /// Takes the text of one JSON value and makes it such that every reader reads it: half a surrogate pair becomes
-    /// U+FFFD, a number that no IEEE double holds becomes a text that names it, and what is nested deeper than
-    /// [`DEPTH_MAX`] is cut with a mark. The grammar allows all three (RFC 8259 sections 6, 8.2 and 9), and readers
-    /// fail at them, each in its own way. An integer that a double would round is such a number: some readers keep its
-    /// digits, and the hash of a permission request (RFC 8785) does not.
+    /// U+FFFD, a number that no IEEE double holds becomes a text that names it, a key that one reader takes for its own
+    /// is marked, and what is nested deeper than [`DEPTH_MAX`] is cut with a mark. The grammar allows all four (RFC 8259
+    /// sections 4, 6, 8.2 and 9), and readers fail at them, each in its own way. An integer that a double would round is
+    /// such a number: some readers keep its digits, and the hash of a permission request (RFC 8785) does not.
     ///
     /// # Errors
     /// The text is not one JSON value.
@@ -57,7 +63,16 @@ impl Json {
     /// # Errors
     /// The value is not [`sound`](Self::sound).
     pub fn plain(&self) -> Result<Self, serde_json::Error> {
-        Self::of(&self.read::<Value>()?)
+        Self::of(&self.value()?)
+    }
+
+    /// Reads it, whatever it is. Unlike [`read`](Self::read) of a [`Value`] this takes every key for a key, see
+    /// [`sound`](Self::sound).
+    ///
+    /// # Errors
+    /// The value is not sound.
+    pub fn value(&self) -> Result<Value, serde_json::Error> {
+        self.read::<AnyKeys>().map(|AnyKeys(value)| value)
     }
 
     /// Writes a value as JSON text.
@@ -85,8 +100,8 @@ impl Json {
 /// Why a value is refused that is not [`sound`](Json::sound): follows its name.
 pub fn unsound() -> String {
     format!(
-        "holds what no reader can be relied on to read: half a surrogate pair, a number out of range, or more than \
-         {DEPTH_MAX} levels"
+        "holds what no reader can be relied on to read: half a surrogate pair, a number out of range, a key that begins \
+         with `{PRIVATE_KEY}`, or more than {DEPTH_MAX} levels"
     )
 }
 
@@ -111,8 +126,71 @@ impl Serialize for Json {
 }
 
 impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Box::<RawValue>::deserialize(deserializer).map(|raw| Self(raw.into()))
+    }
+}
+
+/// A value with nothing but ordinary keys.
+struct AnyKeys(Value);
+
+impl<'de> Deserialize<'de> for AnyKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyKeysVisitor).map(Self)
+    }
+}
+
+struct AnyKeysVisitor;
+
+impl<'de> Visitor<'de> for AnyKeysVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
+        Ok(flag.into())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(AnyKeys(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some((key, AnyKeys(value))) = fields.next_entry::<String, _>()? {
+            map.insert(key, value);
+        }
+        Ok(map.into())
     }
 }
 
@@ -165,6 +243,16 @@ impl<'a> Repair<'a> {
 
     /// The string that begins at `start`; gives where it ends.
     fn string(&mut self, start: usize) -> usize {
+        if let Some((end, key)) = self.private_key(start) {
+            let key = Value::String(format!("[a key that readers take for their own: {key}]"));
+            self.replace(start, end, &key.to_string());
+            return end;
+        }
+        self.units(start)
+    }
+
+    /// Replaces half surrogate pairs of the string that begins at `start`; gives where it ends.
+    fn units(&mut self, start: usize) -> usize {
         let bytes = self.text.as_bytes();
         let mut at = start + 1;
         while bytes[at] != b'"' {
@@ -182,6 +270,28 @@ impl<'a> Repair<'a> {
             };
         }
         at + 1
+    }
+
+    /// Where the string that begins at `start` ends, and the text, if it is a key that begins like [`PRIVATE_KEY`].
+    fn private_key(&self, start: usize) -> Option<(usize, String)> {
+        let bytes = self.text.as_bytes();
+        // Nearly all others end here.
+        if !matches!(bytes[start + 1], b'$' | b'\\') {
+            return None;
+        }
+        let end = after_string(bytes, start);
+        let is_key = self.text[end..].trim_start().starts_with(':');
+        // Half a surrogate pair may stand behind the beginning.
+        let fair = if is_key { Self::fair(&self.text[start..end]) } else { return None };
+        fair.starts_with(PRIVATE_KEY).then_some((end, fair))
+    }
+
+    /// What a string literal says, half surrogate pairs replaced.
+    fn fair(literal: &str) -> String {
+        let mut repair = Repair { text: literal, out: String::new(), kept: 0, is_cut: false };
+        repair.units(0);
+        repair.out.push_str(&literal[repair.kept..]);
+        serde_json::from_str(&repair.out).unwrap_or_default()
     }
 
     /// The code unit of the escape `\uXXXX` at `at`, if one stands there.
@@ -211,12 +321,7 @@ impl<'a> Repair<'a> {
         let (mut at, mut depth) = (start, 0);
         loop {
             match bytes[at] {
-                b'"' => {
-                    at += 1;
-                    while bytes[at] != b'"' {
-                        at += if bytes[at] == b'\\' { 2 } else { 1 };
-                    }
-                }
+                b'"' => at = after_string(bytes, at) - 1,
                 b'[' | b'{' => depth += 1,
                 b']' | b'}' => depth -= 1,
                 _ => {}
@@ -230,6 +335,15 @@ impl<'a> Repair<'a> {
         self.is_cut = true;
         at
     }
+}
+
+/// Where the string ends that begins at `start`.
+fn after_string(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while bytes[at] != b'"' {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    at + 1
 }
 
 /// Whether all readers find the same in a number: those that keep integers whole, and those that have doubles only. An
@@ -274,6 +388,20 @@ mod tests {
         for rounded in ["9007199254740993", "-9007199254740993", "18446744073709551616", "12345678901234567890123"] {
             assert_eq!(sound(rounded), format!("\"[number out of range: {rounded}]\""));
         }
+        let own = |key: &str| format!("[a key that readers take for their own: {key}]");
+        let raw = "$serde_json::private::RawValue";
+        for (text, want) in [
+            (format!(r#"{{"{raw}":"{{\"a\":1}}"}}"#), format!(r#"{{"{}":"{{\"a\":1}}"}}"#, own(raw))),
+            (format!(r#"{{"\u0024{}" : 1}}"#, &raw[1..]), format!(r#"{{"{}" : 1}}"#, own(raw))),
+            (
+                format!(r#"{{"{PRIVATE_KEY}\ud800":1}}"#),
+                format!(r#"{{"{}":1}}"#, own(&format!("{PRIVATE_KEY}\u{fffd}"))),
+            ),
+            (format!(r#"["{raw}"]"#), format!(r#"["{raw}"]"#)),
+            (r#"{"$schema":1,"\n":"$"}"#.into(), r#"{"$schema":1,"\n":"$"}"#.into()),
+        ] {
+            assert_eq!(sound(&text), want, "{text}");
+        }
         let huge = format!("9{}", "0".repeat(400));
         assert_eq!(sound(&huge), format!("\"[number out of range: 9{}..]\"", "0".repeat(31)));
     }
@@ -295,13 +423,37 @@ mod tests {
         assert_eq!(json.plain().expect("sound").as_str(), r#"{"b":12345678901234567890,"a":"x"}"#);
     }
 
+    #[test]
+    fn a_key_that_serde_json_takes_for_its_own_is_a_key() {
+        let mut text = "1".to_owned();
+        for _ in 0..9 {
+            let inner = serde_json::to_string(&text).expect("a text");
+            text = nested(60, &format!("{{\"$serde_json::private::RawValue\":{inner}}}"));
+        }
+        let json = Json::parse(&text).expect("JSON");
+        let mut value = &json.value().expect("60 levels and one");
+        for _ in 0..60 {
+            value = &value[0];
+        }
+        assert!(value["$serde_json::private::RawValue"].is_string());
+        assert_eq!(json.plain().expect("readable").as_str(), text);
+    }
+
     proptest! {
+        /// A reader that knows no private keys finds the same.
+        #[test]
+        fn a_value_is_read_as_others_read_it(text in r#"[\[\]{}:,"a0-9. eE-]{0,12}"#) {
+            let expected = serde_json::from_str::<Value>(&text).ok();
+            prop_assert_eq!(Json::parse(&text).ok().and_then(|json| json.value().ok()), expected);
+        }
+
         /// Whatever the grammar allows can be read afterwards, and what could be read before is not touched.
         #[test]
         fn a_sound_value_can_be_read(
             pieces in prop::collection::vec(
                 prop_oneof![
                     Just("\"\\ud83d\"".to_owned()), Just("\"\\\\\\udc00x\"".to_owned()), Just("1e400".to_owned()),
+                    Just("{\"$serde_json::private::RawValue\":\"[[7]]\"}".to_owned()),
                     Just("-0.0".to_owned()), Just("{\"k\\ud800\":[{}]}".to_owned()), any::<f64>()
                         .prop_filter("finite", |number| number.is_finite()).prop_map(|number| format!("{number:?}")),
                     ".*".prop_map(|text| serde_json::to_string(&text).expect("a text")),
@@ -316,7 +468,9 @@ mod tests {
             // The pieces are nested by three at the most.
             prop_assert!(made.is_cut || depth < DEPTH_MAX);
             prop_assert!(!made.is_cut || depth + 4 > DEPTH_MAX);
-            if serde_json::from_str::<Value>(&text).is_ok() && !made.is_cut {
+            // A mark stands where a reader would have found something else.
+            let is_private = text.contains(PRIVATE_KEY);
+            if serde_json::from_str::<Value>(&text).is_ok() && !made.is_cut && !is_private {
                 prop_assert_eq!(made.json.as_str(), text);
             }
         }

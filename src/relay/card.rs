@@ -7,6 +7,7 @@ mod questions;
 
 pub use questions::{AnswerError, Question, Said, answers, check, questions};
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use crate::base::glyph::visible;
@@ -222,7 +223,7 @@ impl Card {
         let (head, text) = match value {
             Value::String(text) if text.contains('\n') || text.is_empty() => (String::new(), &**text),
             // A text that reads as another value is in quotes, so that it is not taken for that.
-            Value::String(text) if serde_json::from_str::<Value>(text).is_ok() => (value.to_string(), ""),
+            Value::String(text) if serde_json::from_str::<IgnoredAny>(text).is_ok() => (value.to_string(), ""),
             Value::String(text) => (text.clone(), ""),
             // Writing to memory cannot fail.
             Value::Array(_) | Value::Object(_) => {

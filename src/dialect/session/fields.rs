@@ -7,7 +7,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, MapAccess, Visitor},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::bounds::{self, FIELDS_MAX, ID_CHARS_MAX};
 use crate::{
@@ -160,8 +160,7 @@ impl<'a> Fields<'a> {
     pub(super) fn json(&self, name: &str, bytes_max: usize) -> Result<Option<Json>, Error> {
         let Some(value) = self.get(name) else { return Ok(None) };
         // Read once: what is passed on has to be readable to others, so its nesting, numbers and texts are looked at.
-        let value: Value = serde_json::from_str(value.get()).map_err(|_| unreadable(name))?;
-        let json = Json::of(&value).map_err(|_| unreadable(name))?;
+        let json = Json::parse(value.get()).and_then(|json| json.plain()).map_err(|_| unreadable(name))?;
         bounds::length(name, json.as_str().len(), bytes_max)?;
         Ok(Some(json))
     }

@@ -342,11 +342,12 @@ impl Session {
         self.refresh(cx);
     }
 
-    /// Other keys are in force. Prompts that wait and devices that watch end with the right to them; what runs was permitted
-    /// when it began.
+    /// Other keys are in force. Prompts and stops that wait and devices that watch end with the right to them; what runs was
+    /// permitted when it began.
     pub fn keys(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
         self.feed.keys(cx, keys);
         self.drop_unpermitted(cx, keys);
+        self.drop_unpermitted_stop(cx, keys);
         self.refresh(cx);
     }
 
@@ -360,6 +361,7 @@ impl Session {
     pub fn check_invariants(&self, keys: Option<&KeySet>) {
         self.feed.check_invariants(keys);
         self.check_prompts(keys);
+        self.check_stop(keys);
     }
 
     /// A connection is gone.

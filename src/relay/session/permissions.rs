@@ -337,7 +337,7 @@ fn changed(open: &Open, verdict: &Verdict<'_>) -> Result<Option<Json>, Error> {
 
 /// The name of an input in an answer; none where it has no canonical form, and can only be denied.
 fn hash_of(input: &Json) -> Option<Text> {
-    shown::hash(&input.read::<Value>().ok()?).map(Text::from)
+    shown::hash(&input.value().ok()?).map(Text::from)
 }
 
 /// An input is an object in the CLI's protocol; one of another shape would come back as the tool's failure.
@@ -347,5 +347,8 @@ fn fields(json: &Json, what: &str) -> Result<Map<String, Value>, Error> {
         Ok(Sound { json: sound, is_cut: false }) if sound == *json => {}
         _ => return Err(bad(&unsound())),
     }
-    json.read().map_err(|_| bad("must be a JSON object"))
+    match json.value() {
+        Ok(Value::Object(fields)) => Ok(fields),
+        _ => Err(bad("must be a JSON object")),
+    }
 }

@@ -5,7 +5,8 @@ use crate::{
     base::{ConnToken, Now, text},
     claude,
     relay::{
-        api::{By, Caller, End, Error, ExitInfo, Kind, Launch, Out, Past, PromptState, Reply, State, Text},
+        api::{By, Caller, Code, End, Error, ExitInfo, Kind, Launch, Out, Past, PromptState, Reply, State, Text, Verb},
+        keys::KeySet,
         shares::Shares,
     },
 };
@@ -72,7 +73,7 @@ struct Ladder {
 pub(super) struct Waiter {
     pub(super) peer: ConnToken,
     pub(super) re: Text,
-    principal: Text,
+    by: By,
 }
 
 /// The process of a session.
@@ -428,11 +429,11 @@ impl Session {
             return Ok(());
         }
         let most = if now { WAITERS_NOW_MAX } else { WAITERS_MAX };
-        let shares = Shares::of(most, self.process.waiters.iter().map(|waiter| (&waiter.principal, 1)));
+        let shares = Shares::of(most, self.process.waiters.iter().map(|waiter| (&waiter.by.principal, 1)));
         let places = shares.admits(&caller.principal, 1);
         places.map_err(|full| full.error("commands that may wait for the end of this session", "wait for it"))?;
-        self.process.waiters.push(Waiter { peer: caller.peer, re: re.clone(), principal: caller.principal.clone() });
         let by = By::from(caller);
+        self.process.waiters.push(Waiter { peer: caller.peer, re: re.clone(), by: by.clone() });
         if now {
             self.stop_now(cx, Some(by), self.settings.stop_now_step_ms);
         } else if !self.process.stopping() {
@@ -458,6 +459,39 @@ impl Session {
     fn begin_stop(&mut self, cx: &mut Cx<'_>, by: Option<By>) {
         self.drop_queue(cx, by.as_ref(), PromptState::Cancelled, "the session is stopped");
         self.process.stop = Some(Stopping { by, ladder: None });
+    }
+
+    /// A stop that waits for the turn ends with the right to it. It stays where another key that has the right waits for the
+    /// end too: it is that one's then.
+    pub(super) fn drop_unpermitted_stop(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
+        let lost = |by: &By| keys.lost(&by.principal, Verb::Stop);
+        let process = &mut self.process;
+        let refused: Vec<Waiter> = process.waiters.extract_if(.., |waiter| lost(&waiter.by).is_some()).collect();
+        let next = process.waiters.first().map(|waiter| waiter.by.clone());
+        for Waiter { peer, re, by } in refused {
+            let why = lost(&by).unwrap_or_default();
+            self.feed.hold(cx, Out::Answer { peer, re, result: Err(Error::new(Code::Forbidden, why)) });
+        }
+        let waiting = self.process.stop.as_mut().filter(|stop| stop.ladder.is_none());
+        let Some(by) = waiting.and_then(|stop| stop.by.as_mut()) else { return };
+        let Some(why) = lost(by) else { return };
+        match next {
+            Some(next) => *by = next,
+            None => {
+                self.process.stop = None;
+                let text = format!("the session does not stop after all: {why}").into();
+                self.feed.append(cx, None, Kind::Notice { level: "info", text });
+            }
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn check_stop(&self, keys: Option<&KeySet>) {
+        let is_lost = |by: &By| keys.is_some_and(|keys| keys.lost(&by.principal, Verb::Stop).is_some());
+        let stop = self.process.stop.as_ref().filter(|stop| stop.ladder.is_none());
+        let by = stop.and_then(|stop| stop.by.as_ref()).into_iter();
+        let mut waiting = by.chain(self.process.waiters.iter().map(|waiter| &waiter.by));
+        assert!(!waiting.any(is_lost), "a stop waits that its key does not permit");
     }
 
     /// Ends the process whatever runs in it. One that is being ended already is given no more time than this.

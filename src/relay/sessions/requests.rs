@@ -409,7 +409,7 @@ fn demands(care: Care) -> String {
 /// The question about a permission request: whole, or how it begins.
 fn input_required(session: Text, open: &OpenPermission) -> (Put, Vec<u8>) {
     let input: Option<Value> = match &open.input {
-        Input::Whole(json) => json.read().ok(),
+        Input::Whole(json) => json.value().ok(),
         Input::Large { .. } => None,
     };
     let whole = input.map(|input| Card::new(&open.tool, &open.about, &input));

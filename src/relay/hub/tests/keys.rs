@@ -160,3 +160,28 @@ fn d1_a_command_that_was_on_its_way_is_judged_by_the_keys_in_force() {
     assert_eq!(bench.answer(&owner, create).unwrap_err().code, Code::Forbidden);
     assert!(bench.answer(&owner, prompt("x")).is_ok());
 }
+
+#[test]
+fn a_stop_that_waits_for_the_turn_ends_with_the_right_to_it() {
+    let (owner, guest) = (of(1, Role::Admin), of(2, Role::Spawn));
+    let both = keys(&[(1, Role::Admin), (2, Role::Spawn)]);
+    for (left, other_waits) in [(None, false), (Some(Role::Drive), false), (None, true)] {
+        let mut bench = Bench::ready(Settings::default());
+        bench.hub.keys(both.clone(), bench.now);
+        bench.answer(&owner, attach()).unwrap();
+        bench.answer(&owner, prompt("runs")).unwrap();
+        assert_eq!(answer(&bench.ask(&guest, stop(false))), None, "it waits");
+        if other_waits {
+            bench.ask(&owner, stop(false));
+        }
+        let left: Vec<_> = [(1, Role::Admin)].into_iter().chain(left.map(|role| (2, role))).collect();
+        bench.hub.keys(keys(&left), bench.now);
+        let outs = bench.outs();
+        assert_eq!(answer(&outs).map(|answer| answer.unwrap_err().code), Some(Code::Forbidden));
+        let notices = kinds(&outs).iter().filter(|kind| matches!(kind, Kind::Notice { .. })).count();
+        assert_eq!(notices, usize::from(!other_waits));
+        assert_eq!(bench.answer(&owner, prompt("more")).is_ok(), !other_waits, "it takes prompts again");
+        let outs = stop::turn_ends(&mut bench, 1, true, "completed");
+        assert_eq!(ends(&outs).is_empty(), !other_waits, "{outs:?}");
+    }
+}
