@@ -339,6 +339,12 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.slots.get(token).map_or(0, |slot| slot.queue.len())
     }
 
+    /// Bytes that the kernel has taken of the connection since something waits to be written to it; 0 for stale tokens. What
+    /// is queued meanwhile does not hide that.
+    pub fn taken(&self, token: ConnToken) -> u64 {
+        self.core.slots.get(token).map_or(0, |slot| slot.queue.taken())
+    }
+
     /// Whether the kernel has refused bytes of the connection and takes no more, as of the last turn's write; the peer does
     /// not read, or not fast enough. A queue above its high mark that is not blocked is most often empty at the end of
     /// the turn.

@@ -137,6 +137,8 @@ pub(super) struct Container {
     cut: usize,
     /// Goes out behind those and ahead of everything else.
     ahead: Option<Bytes>,
+    /// Bytes that the kernel has taken since something waits.
+    taken: u64,
 }
 
 impl SendQueue {
@@ -149,14 +151,20 @@ impl SendQueue {
         self.len() == 0
     }
 
+    /// Bytes that the kernel has taken since something waits.
+    pub(super) fn taken(&self) -> u64 {
+        self.0.as_ref().map_or(0, |container| container.taken)
+    }
+
     /// Whether a container would be worth giving before the next push.
     pub(super) fn wants_container(&self) -> bool {
         self.0.is_none()
     }
 
     /// Gives an empty container with memory of its own, so that a push need not allocate.
-    pub(super) fn give_container(&mut self, container: Box<Container>) {
+    pub(super) fn give_container(&mut self, mut container: Box<Container>) {
         debug_assert!(self.is_empty() && container.bytes == 0);
+        container.taken = 0;
         self.0 = Some(container);
     }
 
@@ -413,6 +421,7 @@ impl Container {
 
     fn advance(&mut self, mut n: usize) {
         self.bytes -= n;
+        self.taken += n as u64;
         while n > 0 {
             let Some(front) = self.pieces.front_mut() else { break };
             if n < front.len() {

@@ -67,6 +67,7 @@ fn partial_writes_at_every_byte_keep_order_and_lose_nothing() {
         let mut turns = 0;
         while !queue.is_empty() {
             queue.write(&mut kernel, &turn, &mut scratch, usize::MAX, |_| None).unwrap();
+            assert_eq!(queue.taken(), kernel.taken.len() as u64);
             // After the first turn the buffers are gone.
             queue.own(&turn);
             assert!(

@@ -86,8 +86,8 @@ impl Net for Io<'_> {
         self.is_blocked(token)
     }
 
-    fn queued(&self, token: ConnToken) -> usize {
-        self.queued(token)
+    fn taken(&self, token: ConnToken) -> u64 {
+        self.taken(token)
     }
 
     fn pause(&mut self, token: ConnToken) {

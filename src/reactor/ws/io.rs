@@ -384,6 +384,11 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     pub fn queued(&self, token: ConnToken) -> usize {
         self.io.queued(token)
     }
+
+    /// Bytes that the kernel has taken of the connection since something waits ([`Io::taken`](crate::reactor::Io::taken)).
+    pub fn taken(&self, token: ConnToken) -> u64 {
+        self.io.taken(token)
+    }
 }
 
 fn parts(data: Data<'_>) -> (OpCode, &[u8]) {

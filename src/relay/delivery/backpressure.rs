@@ -36,13 +36,13 @@ impl SenderNews {
 }
 
 /// A receiver that blocks senders.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Blocking {
     /// Of any worker, each with the time when the pair parts at the latest.
     senders: Vec<(ConnToken, u64)>,
-    /// What waited for it when that was looked at last.
-    queued: usize,
-    /// When it must have taken some of that.
+    /// What it had taken when that was looked at last. What waits for it tells nothing: others write to it too.
+    taken: u64,
+    /// When it must have taken more.
     look_ms: u64,
 }
 
@@ -66,29 +66,28 @@ pub(super) struct Backpressure {
 }
 
 impl Backpressure {
-    /// A receiver, for which so much waits, blocks a sender, unless they have parted. Gives when to look at it.
-    fn block(&mut self, receiver: ConnToken, sender: ConnToken, queued: usize, now_ms: u64) -> Option<u64> {
+    /// A receiver, which has taken so much, blocks a sender, unless they have parted. Gives when to look at it.
+    fn block(&mut self, receiver: ConnToken, sender: ConnToken, taken: u64, now_ms: u64) -> Option<u64> {
         if self.is_parted(receiver, Some(sender)) {
             return None;
         }
-        let blocking = self.by_receiver.entry(receiver).or_default();
+        let new = || Blocking { senders: Vec::new(), taken, look_ms: now_ms + IDLE_MS };
+        let blocking = self.by_receiver.entry(receiver).or_insert_with(new);
         if !blocking.senders.iter().any(|(known, _)| *known == sender) {
             blocking.senders.push((sender, now_ms + HOLD_MS));
-            // The sender's message is among it.
-            (blocking.queued, blocking.look_ms) = (queued, now_ms + IDLE_MS);
             self.news.push_back(SenderNews::Blocked(sender));
         }
         blocking.next_ms()
     }
 
-    /// A look at a receiver, for which so much waits now: senders that it has blocked for long enough part from it. Gives when
-    /// to look again.
-    fn part(&mut self, receiver: ConnToken, queued: usize, now_ms: u64) -> Option<u64> {
+    /// A look at a receiver, which has taken so much by now: senders that it has blocked for long enough part from it. Gives
+    /// when to look again.
+    fn part(&mut self, receiver: ConnToken, taken: u64, now_ms: u64) -> Option<u64> {
         let blocking = self.by_receiver.get_mut(&receiver)?;
         let mut is_idle = false;
         if blocking.look_ms <= now_ms {
-            is_idle = queued >= blocking.queued;
-            (blocking.queued, blocking.look_ms) = (queued, now_ms + IDLE_MS);
+            is_idle = taken == blocking.taken;
+            (blocking.taken, blocking.look_ms) = (taken, now_ms + IDLE_MS);
         }
         let due: Vec<_> = blocking.senders.extract_if(.., |(_, until_ms)| is_idle || *until_ms <= now_ms).collect();
         let next_ms = blocking.next_ms();
@@ -105,8 +104,8 @@ impl Backpressure {
     /// A receiver blocks nobody any more: its queue has drained, or it is gone.
     pub(super) fn release(&mut self, receiver: ConnToken) {
         self.parted.remove(&receiver);
-        let senders = self.by_receiver.remove(&receiver).unwrap_or_default().senders;
-        self.news.extend(senders.into_iter().map(|(sender, _)| SenderNews::Unblocked(sender)));
+        let senders = self.by_receiver.remove(&receiver).map(|blocking| blocking.senders);
+        self.news.extend(senders.into_iter().flatten().map(|(sender, _)| SenderNews::Unblocked(sender)));
     }
 
     /// A connection is gone, as a receiver and as a sender.
@@ -174,8 +173,8 @@ impl<S: Shared> Delivery<S> {
     /// Blocks the sender of a message whose receiver's queue is above its mark, if the kernel takes nothing of that queue.
     pub(super) fn block<N: Net<Shared = S>>(&mut self, receiver: ConnToken, sender: Option<ConnToken>, net: &mut N) {
         let Some(sender) = sender.filter(|_| net.is_blocked(receiver)) else { return };
-        let (queued, now_ms) = (net.queued(receiver), net.now().mono_ms);
-        if let Some(look_ms) = self.backpressure.block(receiver, sender, queued, now_ms) {
+        let (taken, now_ms) = (net.taken(receiver), net.now().mono_ms);
+        if let Some(look_ms) = self.backpressure.block(receiver, sender, taken, now_ms) {
             self.wake_at(receiver, look_ms, net);
         }
         self.tell_senders(net);
@@ -183,8 +182,8 @@ impl<S: Shared> Delivery<S> {
 
     /// Senders that this receiver has blocked for long enough part from it.
     pub(super) fn part<N: Net<Shared = S>>(&mut self, receiver: ConnToken, net: &mut N) {
-        let (queued, now_ms) = (net.queued(receiver), net.now().mono_ms);
-        if let Some(look_ms) = self.backpressure.part(receiver, queued, now_ms) {
+        let (taken, now_ms) = (net.taken(receiver), net.now().mono_ms);
+        if let Some(look_ms) = self.backpressure.part(receiver, taken, now_ms) {
             self.wake_at(receiver, look_ms, net);
         }
         self.counters.stuck.set(self.backpressure.stuck());
@@ -276,16 +275,16 @@ mod tests {
         let mut backpressure = Backpressure::default();
         assert_eq!(backpressure.block(slow, one, 1_000, 0), Some(IDLE_MS));
         for look in 1..4 {
-            assert_eq!(backpressure.part(slow, 1_000 - look, IDLE_MS * look as u64), Some(IDLE_MS * (look as u64 + 1)));
+            assert_eq!(backpressure.part(slow, 1_000 + look, IDLE_MS * look), Some(IDLE_MS * (look + 1)));
         }
-        assert_eq!(backpressure.block(slow, other, 1_100, HOLD_MS - 1), Some(HOLD_MS));
-        assert_eq!(backpressure.part(slow, 1_099, HOLD_MS), Some(HOLD_MS - 1 + IDLE_MS), "each has its own time");
+        assert_eq!(backpressure.block(slow, other, 1_003, HOLD_MS - 1), Some(HOLD_MS));
+        assert_eq!(backpressure.part(slow, 1_004, HOLD_MS), Some(HOLD_MS + IDLE_MS), "each has its own time");
         let news = [SenderNews::Blocked(one), SenderNews::Blocked(other), SenderNews::Unblocked(one)];
         assert_eq!(senders(&mut backpressure), news);
         assert!(backpressure.is_parted(slow, Some(one)) && !backpressure.is_parted(slow, Some(other)));
         assert!(!backpressure.is_parted(slow, None), "what the relay says goes on");
         assert_eq!(backpressure.block(slow, one, 2_000, HOLD_MS), None, "it is not blocked again");
-        assert_eq!(backpressure.part(slow, 1_100, HOLD_MS - 1 + IDLE_MS), None, "nothing was taken");
+        assert_eq!(backpressure.part(slow, 1_004, HOLD_MS + IDLE_MS), None, "nothing was taken");
         assert_eq!(senders(&mut backpressure), [SenderNews::Unblocked(other)]);
         backpressure.release(slow);
         assert_eq!(backpressure.block(slow, one, 9, 90_000), Some(90_000 + IDLE_MS), "they have met again");

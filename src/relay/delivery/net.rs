@@ -40,8 +40,8 @@ pub trait Net {
     fn is_open(&mut self, token: ConnToken) -> bool;
     /// Whether its queue has been refused by the kernel: what it is sent waits.
     fn is_blocked(&self, token: ConnToken) -> bool;
-    /// Bytes that wait for it.
-    fn queued(&self, token: ConnToken) -> usize;
+    /// Bytes that it has taken since something waits for it.
+    fn taken(&self, token: ConnToken) -> u64;
     /// Reads nothing more of it.
     fn pause(&mut self, token: ConnToken);
     /// Reads it again.

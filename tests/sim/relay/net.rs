@@ -44,6 +44,7 @@ pub(super) struct Conn {
     /// What the client has not taken.
     pub(super) outbound: VecDeque<Vec<u8>>,
     queued: usize,
+    taken: u64,
     is_high: bool,
     /// The client takes nothing: the kernel's buffers are full.
     pub(super) is_deaf: bool,
@@ -58,7 +59,9 @@ impl Conn {
     /// The client takes one message. True: the queue has drained, which the relay learns.
     pub(super) fn take(&mut self, message: &mut Option<Vec<u8>>) -> bool {
         *message = self.outbound.pop_front();
-        self.queued -= message.as_ref().map_or(0, Vec::len);
+        let bytes = message.as_ref().map_or(0, Vec::len);
+        self.queued -= bytes;
+        self.taken += bytes as u64;
         let has_drained = self.is_high && self.queued <= LOW;
         self.is_high &= !has_drained;
         has_drained
@@ -97,6 +100,7 @@ impl SimNet {
             inbound: VecDeque::new(),
             outbound: VecDeque::new(),
             queued: 0,
+            taken: 0,
             is_high: false,
             is_deaf: false,
             is_paused: false,
@@ -168,8 +172,8 @@ impl Net for SimNet {
         self.conns.get(&token).is_some_and(|conn| conn.is_deaf && conn.queued > 0)
     }
 
-    fn queued(&self, token: ConnToken) -> usize {
-        self.conns.get(&token).map_or(0, |conn| conn.queued)
+    fn taken(&self, token: ConnToken) -> u64 {
+        self.conns.get(&token).map_or(0, |conn| conn.taken)
     }
 
     fn pause(&mut self, token: ConnToken) {
