@@ -4,11 +4,12 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
+    fs::{Mode, OFlags},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
         recvmsg, sendmsg,
@@ -40,6 +41,33 @@ pub fn close_inherited() {
 /// Whether the path is a file that may be executed.
 pub fn is_program(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// The folder at a path without links, and a path that goes on leading to it while the descriptor is open, whatever is put
+/// in its place.
+///
+/// # Errors
+/// It is not there, or is not the folder of that path: the error says what is.
+pub(super) fn folder(path: &Path) -> Result<(OwnedFd, PathBuf), NoFolder> {
+    let missing = |_| NoFolder::Missing;
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    let folder = rustix::fs::open(path, flags, Mode::empty()).map_err(missing)?;
+    let held = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    let (real, stays) = match std::fs::read_link(&held) {
+        Ok(real) => (real, held),
+        // Without /proc, the time between this and the start remains.
+        Err(_) => (path.canonicalize().map_err(|_| NoFolder::Missing)?, path.to_owned()),
+    };
+    if real == path { Ok((folder, stays)) } else { Err(NoFolder::Elsewhere(real)) }
+}
+
+/// Why a folder is not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoFolder {
+    /// There is none.
+    Missing,
+    /// A link on the way leads here.
+    Elsewhere(PathBuf),
 }
 
 /// Makes this process the parent of all its orphaned descendants. False where the system knows no such thing.

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use super::{
     codec::{LineSplitter, Split},
     guard::{self, GuardProgram},
-    platform,
+    platform::{self, NoFolder},
 };
 
 /// What to start.
@@ -46,6 +46,9 @@ pub enum SpawnError {
     /// The folder does not exist.
     #[error("{} is not a folder", .0.display())]
     Folder(PathBuf),
+    /// A link stands where the folder was, or on the way to it.
+    #[error("{} is a link to {} now: put the folder back, or start a session there", .0.display(), .1.display())]
+    Elsewhere(PathBuf, PathBuf),
     /// The system gave no process or no pipe.
     #[error("cannot start a process: {0}")]
     System(#[from] io::Error),
@@ -118,9 +121,11 @@ impl Process {
         if named_by_path && !platform::is_program(&spawn.program) {
             return Err(SpawnError::Program(spawn.program.clone()));
         }
-        if !spawn.folder.is_dir() {
-            return Err(SpawnError::Folder(spawn.folder.clone()));
-        }
+        // What may run where was decided by this path; the program starts there and nowhere else.
+        let (_held, folder) = platform::folder(&spawn.folder).map_err(|why| match why {
+            NoFolder::Missing => SpawnError::Folder(spawn.folder.clone()),
+            NoFolder::Elsewhere(real) => SpawnError::Elsewhere(spawn.folder.clone(), real),
+        })?;
         let (control, theirs) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
         let (reader, writer) = io::pipe()?;
@@ -128,7 +133,7 @@ impl Process {
         drop(reader);
         let mut command = spawn.guard.command(spawn.program.as_os_str(), &spawn.arguments);
         command.env_clear().envs(spawn.environment.iter().map(|(name, value)| (name, value)));
-        command.current_dir(&spawn.folder).stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.current_dir(&folder).stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         // The command holds the guard's end of the socket; as long as we do, its end is not seen.
         drop(command);

@@ -75,7 +75,7 @@ pub(super) fn choose(sessions: &[Summary], wanted: Option<&str>, verb: &str) -> 
 }
 
 /// The session that is meant. Where nothing is said that is the only live one, else the one of the current folder that was
-/// active last, as for `up`. Otherwise a whole id goes before everything else, and by a title a live session is meant before those
+/// active last, as for `up`. Otherwise a whole id, or as much of it as the table shows, goes before everything else, and by a title a live session is meant before those
 /// that ended and keep theirs. What may mean two is refused. `verb` is what it is meant for.
 ///
 /// # Errors
@@ -107,6 +107,11 @@ fn meant(sessions: &[Summary], wanted: Option<&str>, verb: &str, here: Option<&P
     };
     if let Some(exact) = sessions.iter().find(|session| session.session == wanted) {
         return Ok(exact.session.clone());
+    }
+    // The beginning of an id as the table shows it goes before a title, which may be set to look like one.
+    let mut begun = sessions.iter().filter(|session| session.session.starts_with(wanted));
+    if let (true, Some(one), None) = (wanted.len() >= SHORT_CHARS, begun.next(), begun.next()) {
+        return Ok(one.session.clone());
     }
     let begins = |session: &&Summary| !wanted.is_empty() && session.session.starts_with(wanted);
     let is_meant = |session: &&Summary| begins(session) || session.title == wanted;
@@ -220,10 +225,8 @@ mod tests {
         assert_eq!(choose(&all, Some("two"), "attach").unwrap(), "abd2");
         assert_eq!(choose(&all, Some("abd"), "attach").unwrap(), "abd2");
         let titled = [session("8c9623d3aaaa", "one", "ready"), session("f", "8c9623d3", "ready")];
-        assert!(
-            choose(&titled, Some("8c9623d3"), "attach").unwrap_err().contains("several"),
-            "a title is not taken for an id"
-        );
+        assert_eq!(choose(&titled, Some("8c9623d3"), "stop").unwrap(), "8c9623d3aaaa", "whatever others are called");
+        assert!(choose(&titled[1..], Some("8c9623d3"), "stop").is_ok(), "where it is no id it is a title");
         assert!(choose(&all, Some("ab"), "attach").unwrap_err().contains("several"));
         assert!(choose(&all, Some(""), "attach").is_err());
         assert!(choose(&all, Some("ab"), "attach").unwrap_err().contains("next: `amp-relay attach abc1`"));

@@ -148,6 +148,20 @@ fn b4_a_role_that_does_not_suffice_is_refused_before_the_body_is_looked_at() {
 }
 
 #[test]
+fn a_role_that_sees_no_sessions_is_told_of_none() {
+    let (_relay, did, mut agents) = session(&["agent", "watch"]);
+    for (agent, sees) in agents.iter_mut().zip([false, true]) {
+        let to = agent.relay.clone();
+        let asked = agent.draft(typ::REQUEST, to.as_str(), &json!({"action": "agents"}));
+        agent.send(&asked);
+        let answer = agent.answer(&asked.id);
+        let listed = answer.body["agents"].as_array().expect("agents");
+        assert!(listed.iter().any(|other| other["did"] == json!(agent.key.did)), "agents: {listed:?}");
+        assert_eq!(listed.iter().any(|other| other["did"] == json!(did)), sees, "{listed:?}");
+    }
+}
+
+#[test]
 fn e_what_an_answer_repeats_has_a_bound() {
     let (_relay, did, mut agents) = session(&["drive"]);
     let agent = &mut agents[0];
@@ -155,6 +169,7 @@ fn e_what_an_answer_repeats_has_a_bound() {
     let large = vec![7; 900_000];
     for (to, kind, asked) in [
         (&relay, typ::PING, Value::Null),
+        (&did, typ::PING, Value::Null),
         (&relay, typ::REQUEST, json!({"action": "ping"})),
         (&did, typ::REQUEST, json!({"prompt": "hello"})),
     ] {

@@ -60,11 +60,12 @@ fn clients_e_prometheus_reads_both_forms_and_finds_the_same_in_them() {
     let session = device.create();
     device.attach(&session);
     let url = format!("http://{}/metrics", relay.tcp().authority());
-    let accepts = ["", PROMETHEUS, "application/openmetrics-text; version=1.0.0", "text/plain; version=0.0.4"];
+    let accepts = ["*/*", PROMETHEUS, "application/openmetrics-text; version=1.0.0", "text/plain; version=0.0.4"];
     let answers = scrape(&python, &url, &accepts);
     let kinds: Vec<_> = answers.iter().map(|answer| answer["kind"].as_str().expect("a type")).collect();
     let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    assert_eq!(kinds, [open, open, open, "text/plain; version=0.0.4; charset=utf-8"]);
+    let text = "text/plain; version=0.0.4; charset=utf-8";
+    assert_eq!(kinds, [text, open, open, text]);
     let names = |answer| samples(answer).into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
     for answer in &answers {
         let found = samples(answer);

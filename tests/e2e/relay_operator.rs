@@ -56,6 +56,31 @@ fn several_folders_are_open_to_sessions_and_nothing_else() {
 }
 
 #[test]
+fn a_process_that_starts_again_starts_in_the_folder_of_its_session_and_in_no_other() {
+    let owner = Key::new("owner");
+    let relay = Relay::demo(&[&owner]);
+    let (project, outside) = (relay.scratch.project(), relay.scratch.root().join("outside"));
+    let folder = project.join("site");
+    fs::create_dir(&folder).expect("a folder");
+    fs::create_dir(&outside).expect("a folder");
+    let mut device = Device::connect(&relay, &owner, "laptop");
+    let created = device.ok("create", json!({"profile": "default", "folder": folder}));
+    let session = text(&created["session"]["session"]).to_owned();
+    device.attach(&session);
+    let prompt = device.prompt(&session, "hello");
+    device.turn(&session, &prompt);
+    fs::rename(&folder, project.join("away")).expect("moved");
+    symlink(&outside, &folder).expect("a symbolic link");
+    let agent =
+        until("there is an agent", || process::agent(relay.scratch.root(), |p| p.command.contains("demo-agent")));
+    process::signal(agent.pid, Signal::KILL);
+    let failed = device.event(&session, "its end", |event| event["kind"] == "state" && event["state"] == "failed");
+    let why = format!("{} is a link to {} now", folder.display(), outside.display());
+    assert!(text(&failed["why"]).contains(&why), "{failed}");
+    assert!(process::agent(relay.scratch.root(), |p| p.command.contains("demo-agent")).is_none());
+}
+
+#[test]
 fn a_folder_that_is_none_is_refused_at_the_start() {
     for folder in ["/no/such/folder", "/etc/passwd"] {
         let said = Relay::options(&[]).listen("127.0.0.1:0").argument("--folder").argument(folder).refused();
@@ -227,7 +252,7 @@ fn every_figure_that_is_promised_has_its_name() {
 }
 
 #[test]
-fn the_demo_agent_keeps_its_transcript_at_home() {
+fn the_demo_agent_keeps_its_transcript_and_leaves_those_of_the_cli_alone() {
     let owner = Key::new("owner");
     let relay = Relay::demo(&[&owner]);
     let mut device = Device::connect(&relay, &owner, "laptop");
@@ -236,7 +261,8 @@ fn the_demo_agent_keeps_its_transcript_at_home() {
     let prompt = device.prompt(&session, "a task for a mask, and no questions");
     device.turn(&session, &prompt);
     assert!(device.events_of(&session, "permission").is_empty(), "only the word itself makes it ask");
-    let projects = relay.scratch.home().join(".claude/projects");
+    assert!(!relay.scratch.home().join(".claude").exists());
+    let projects = relay.scratch.home().join(".local/state/amp-relay-demo");
     let folders: Vec<_> = fs::read_dir(&projects).expect("the transcripts").flatten().collect();
     assert_eq!(folders.len(), 1, "{folders:?}");
     let files: Vec<_> = fs::read_dir(folders[0].path()).expect("a folder").flatten().collect();

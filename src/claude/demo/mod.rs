@@ -14,6 +14,7 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -189,7 +190,8 @@ impl Shell {
     }
 }
 
-/// The conversation's file, where the CLI has its own: `projects/FOLDER/ID.jsonl`.
+/// The conversation's file, as the CLI has its own: `FOLDER/ID.jsonl`. It never lies among those of the CLI: what is made
+/// up has no place in them.
 struct Transcript {
     path: PathBuf,
     file: Option<File>,
@@ -197,12 +199,12 @@ struct Transcript {
 
 impl Transcript {
     fn at(folder: &Path, conversation: &str) -> Result<Self, String> {
-        let config = std::env::var_os("CLAUDE_CONFIG_DIR").map(PathBuf::from);
-        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".claude"));
-        let config = config.or_else(home).ok_or("Error: neither HOME nor CLAUDE_CONFIG_DIR is set")?;
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let state = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+        let state = state.ok_or("Error: neither HOME nor XDG_STATE_HOME is set")?;
         let plain = |character: char| if character.is_ascii_alphanumeric() { character } else { '-' };
         let folder: String = folder.to_string_lossy().chars().map(plain).collect();
-        Ok(Self { path: config.join("projects").join(folder).join(format!("{conversation}.jsonl")), file: None })
+        Ok(Self { path: state.join("amp-relay-demo").join(folder).join(format!("{conversation}.jsonl")), file: None })
     }
 
     /// The id of the conversation that was written to last, if the folder has any.
@@ -230,7 +232,7 @@ impl Transcript {
             Some(file) => file,
             None => {
                 if let Some(folder) = self.path.parent() {
-                    fs::create_dir_all(folder)?;
+                    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
                 }
                 self.file.insert(OpenOptions::new().create(true).append(true).open(&self.path)?)
             }

@@ -8,11 +8,14 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// A form of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// OpenMetrics: for those who say nothing.
+    /// OpenMetrics: where it is named.
     OpenMetrics,
-    /// The text form of Prometheus.
+    /// The text form of Prometheus, which every tool reads.
     Text,
 }
+
+/// The closeness of a range that names nothing.
+const ANY: u8 = 1;
 
 /// How much a request wants a form: how closely a range of its `Accept` names it, and the weight of that range.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,7 +26,7 @@ struct Wish {
 
 impl Form {
     /// The form that the ranges of an `Accept` prefer (RFC 9110 section 12.5.1): of those that name a form the closest one
-    /// counts. OpenMetrics where both are as welcome, or none is.
+    /// counts. OpenMetrics where it is named and the text form is no more welcome, or is refused.
     pub(super) fn wanted<'a>(accept: impl Iterator<Item = &'a str>) -> Self {
         let (mut open, mut text) = (Wish::default(), Wish::default());
         for range in accept {
@@ -35,7 +38,12 @@ impl Form {
                 }
             }
         }
-        if text.weight > open.weight { Self::Text } else { Self::OpenMetrics }
+        let is_named = open.closeness > ANY && open.weight > 0.0;
+        if open.weight > text.weight || (is_named && open.weight == text.weight) {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
     }
 
     /// What one range says of this form; `None`: nothing.
@@ -56,7 +64,7 @@ impl Form {
             Self::Text => ("text/*", "text/plain", "0.0.4"),
         };
         let closeness = match version {
-            _ if named == "*/*" => 1,
+            _ if named == "*/*" => ANY,
             _ if named.eq_ignore_ascii_case(family) => 2,
             None if named.eq_ignore_ascii_case(kind) => 3,
             Some(version) if named.eq_ignore_ascii_case(kind) && version == ours => 4,
@@ -135,10 +143,10 @@ mod tests {
                  text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
                 Form::OpenMetrics,
             ),
-            ("", Form::OpenMetrics),
-            ("*/*", Form::OpenMetrics),
-            ("text/html,application/xhtml+xml,*/*;q=0.8", Form::OpenMetrics),
-            ("application/json", Form::OpenMetrics),
+            ("", Form::Text),
+            ("*/*", Form::Text),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Form::Text),
+            ("application/json", Form::Text),
             ("text/plain", Form::Text),
             ("text/plain; version=0.0.4; charset=utf-8", Form::Text),
             ("TEXT/Plain ; Version = \"0.0.4\" ; Q=1", Form::Text),
@@ -146,9 +154,11 @@ mod tests {
             ("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.4", Form::Text),
             ("application/openmetrics-text;q=0,*/*", Form::Text),
             ("text/plain;q=0,*/*", Form::OpenMetrics),
-            ("text/plain;version=1.0.0", Form::OpenMetrics),
+            ("application/openmetrics-text,text/plain", Form::OpenMetrics),
+            ("application/*", Form::OpenMetrics),
+            ("text/plain;version=1.0.0", Form::Text),
             ("application/openmetrics-text;version=9.0.0,text/plain", Form::Text),
-            ("text/plain;q=2,*/*;q=0.1", Form::OpenMetrics),
+            ("text/plain;q=2,*/*;q=0.1", Form::Text),
         ];
         for (accept, form) in table {
             assert_eq!(wanted(accept), form, "{accept:?}");

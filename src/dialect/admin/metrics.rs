@@ -155,7 +155,7 @@ impl Scrape {
         counters(encoder, "loop_turn", "Time spent in turns, waiting apart", Some(&Unit::Seconds), spent)?;
         let quantiles = workers.iter().zip(&names).flat_map(|(worker, name)| {
             [("0.5", worker.turn_ns_p50), ("0.99", worker.turn_ns_p99)]
-                .map(|(quantile, ns)| ([("worker", name.as_str()), ("quantile", quantile)], ns as f64 / 1e9))
+                .map(|(quantile, ns)| ([("worker", name.as_str()), ("at", quantile)], ns as f64 / 1e9))
         });
         gauges(encoder, "loop_turn_time", "Upper bound of a turn's time", Some(&Unit::Seconds), quantiles)
     }

@@ -14,7 +14,7 @@ use crate::{
         directory::{Route, ServiceId, Why},
         message::{Bounce, MESSAGE_MAX, Message, Refused, Shared, undelivered},
     },
-    wire::amp::{EnvelopeView, Frame, KeyEncoding, NotExpressible, To, check::Refusal, did_base, parse, rekey},
+    wire::amp::{EnvelopeView, Frame, KeyEncoding, NotExpressible, To, Type, check::Refusal, did_base, parse, rekey},
 };
 
 /// Why a receiver that is there is not handed a message.
@@ -196,17 +196,23 @@ impl<S: Shared> Delivery<S> {
             let refused = || is_told.then(|| Refused::of(view, undelivered(why))).flatten();
             self.not_handed(&about, &to, why, refused, net);
         }
-        if rest.for_us
-            && let Err(refusal) = self.serve(peer, dialect, net, view)
-        {
-            self.refuse_message(&did, dialect, peer, view, refusal, net);
+        if rest.for_us {
+            let Some(role) = asker(&mut agent, peer, net).and_then(|agent| Some(agent.principal()?.role)) else {
+                return;
+            };
+            if let Err(refusal) = self.serve(role, peer, dialect, net, view) {
+                self.refuse_message(&did, dialect, peer, view, refusal, net);
+            }
         }
         for number in rest.sessions {
             let Some((session, did)) = self.sessions.get(&number).cloned() else { continue };
-            let agent = match (agent.as_deref_mut(), net.agent(peer)) {
-                (Some(agent), _) | (None, Some(agent)) => agent,
-                _ => return,
-            };
+            if view.header.typ == Type::PING {
+                if let Err(refusal) = self.pong(did.clone(), peer, dialect, net, view) {
+                    self.refuse_message(&did, dialect, peer, view, refusal, net);
+                }
+                continue;
+            }
+            let Some(agent) = asker(&mut agent, peer, net) else { return };
             match self.ask_session(agent, peer, view, &session, &did) {
                 Ok(true) => net.pause(peer),
                 Ok(false) => {}
@@ -263,6 +269,14 @@ impl<S: Shared> Delivery<S> {
             Sent::High => self.block(token, message.sender, net),
             Sent::Closed => self.directory.gone_before(token, message.sender, message.clone()),
         }
+    }
+}
+
+/// The state of the agent that asks, at hand or not.
+fn asker<'a, N: Net>(agent: &'a mut Option<&mut Agent>, peer: ConnToken, net: &'a mut N) -> Option<&'a mut Agent> {
+    match agent.as_deref_mut() {
+        Some(agent) => Some(agent),
+        None => net.agent(peer),
     }
 }
 

@@ -3,7 +3,11 @@
 use super::{Delivery, Net, new_id, services::Call};
 use crate::{
     base::ConnToken,
-    relay::message::{self, Reply, ReplyTo, Shared},
+    relay::{
+        Role,
+        api::{Text, Verb},
+        message::{self, Reply, ReplyTo, Shared},
+    },
     wire::{
         amp::{
             Code, EnvelopeView, KeyEncoding, Type,
@@ -15,9 +19,10 @@ use crate::{
 };
 
 impl<S: Shared> Delivery<S> {
-    /// A message for the relay itself.
+    /// A message for the relay itself, from a peer of this role.
     pub(super) fn serve<N: Net<Shared = S>>(
         &mut self,
+        role: Role,
         peer: ConnToken,
         dialect: KeyEncoding,
         net: &mut N,
@@ -27,47 +32,64 @@ impl<S: Shared> Delivery<S> {
             // Nothing of ours waits for these.
             return Ok(());
         }
+        let from = self.greeting.did.clone();
+        match view.header.typ {
+            Type::PING => self.pong(from, peer, dialect, net, view),
+            _ => {
+                let body = self.call(role, net, view)?;
+                self.reply(from, peer, dialect, net, view, (Type::RESPONSE, body))
+            }
+        }
+    }
+
+    /// Has the relay, or a session of it, answer a PING.
+    pub(super) fn pong<N: Net<Shared = S>>(
+        &mut self,
+        from: Text,
+        peer: ConnToken,
+        dialect: KeyEncoding,
+        net: &mut N,
+        view: &EnvelopeView<'_>,
+    ) -> Result<(), Refusal> {
+        self.reply(from, peer, dialect, net, view, (Type::PONG, cbor::NULL.to_vec()))
+    }
+
+    fn reply<N: Net<Shared = S>>(
+        &mut self,
+        from: Text,
+        peer: ConnToken,
+        dialect: KeyEncoding,
+        net: &mut N,
+        view: &EnvelopeView<'_>,
+        (typ, body): (Type, Vec<u8>),
+    ) -> Result<(), Refusal> {
         let thread_id = message::thread(view)?;
-        let (typ, answer) = match view.header.typ {
-            Type::PING => (Type::PONG, cbor::NULL.to_vec()),
-            _ => (Type::RESPONSE, self.call(net, view)?),
-        };
         let (Some(id), Some(to)) = (new_id(net), message::sender(view.header.from)) else { return Ok(()) };
-        let reply = Reply {
-            via: ReplyTo::Connection(peer),
-            from: self.greeting.did.clone(),
-            to: to.into(),
-            typ,
-            id,
-            reply_to: Some(view.header.id),
-            thread_id,
-            body: answer,
-            dialect,
-            close: None,
-        };
+        let (via, reply_to) = (ReplyTo::Connection(peer), Some(view.header.id));
+        let reply = Reply { via, from, to: to.into(), typ, id, reply_to, thread_id, body, dialect, close: None };
         self.say(reply, net);
         Ok(())
     }
 
-    fn call<N: Net<Shared = S>>(&self, net: &N, view: &EnvelopeView<'_>) -> Result<Vec<u8>, Refusal> {
+    fn call<N: Net<Shared = S>>(&self, role: Role, net: &N, view: &EnvelopeView<'_>) -> Result<Vec<u8>, Refusal> {
         let encrypted = Refusal::new(Code::BAD_REQUEST, "the relay cannot read an encrypted REQUEST");
         let body = view.body_or_null().ok_or(encrypted)?;
         unambiguous(body)?;
         let nameless = Refusal::new(Code::BAD_REQUEST, "a REQUEST to the relay is a map with `action`, a text");
         let action = text_of(body, "action").ok_or(nameless)?;
         if action == "agents" {
-            return Ok(self.agents());
+            return Ok(self.agents(Verb::List.is_open_to(role)));
         }
         let from = did_base(view.header.from);
         self.services.call(action, &Call { from, body, now_ms: net.now().unix_ms })
     }
 
-    /// Who is here.
-    fn agents(&self) -> Vec<u8> {
+    /// The agents that are connected, and the sessions where the one who asks sees sessions.
+    fn agents(&self, sees_sessions: bool) -> Vec<u8> {
         let mut agents: Vec<(&str, u32, bool)> = self
             .directory
             .agents()
-            .filter(|agent| agent.connections > 0 || agent.service.is_some())
+            .filter(|agent| agent.connections > 0 || (sees_sessions && agent.service.is_some()))
             .map(|agent| (agent.did, agent.connections, agent.service.is_some()))
             .collect();
         agents.sort_unstable();
