@@ -198,6 +198,7 @@ mod tests {
             principal: "SHA256:a".into(),
             comment: "".into(),
             role: Role::Admin,
+            granted: Role::Admin,
             client: "c".into(),
             device: "d".into(),
             name: "n".into(),

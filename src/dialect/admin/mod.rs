@@ -217,7 +217,7 @@ mod tests {
         };
         let open = ("application/openmetrics-text; version=1.0.0; charset=utf-8".to_owned(), true);
         let text = ("text/plain; version=0.0.4; charset=utf-8".to_owned(), false);
-        assert_eq!(kind(""), open);
+        assert_eq!((kind(""), kind("Accept: */*\r\n")), (text.clone(), text.clone()));
         assert_eq!(kind("Accept: text/plain;version=0.0.4\r\n"), text);
         assert_eq!(kind("Accept: text/plain;q=0.5\r\nAccept: application/openmetrics-text\r\n"), open);
     }

@@ -207,6 +207,7 @@ impl Connection {
             principal: signed.principal.clone(),
             comment: signed.comment.clone(),
             role: signed.role,
+            granted: signed.role,
             client: sign_in.client.as_str().into(),
             device: device_id(self.peer),
             name: sign_in.device.name.as_str().into(),
@@ -251,15 +252,15 @@ impl Connection {
         self.phase = Phase::Closing;
     }
 
-    /// The principal's role is now this one at the most. Without any right to sessions the connection ends: it may
-    /// watch some.
+    /// The principal's role is now this one; the connection has no more than it signed in with. Without any right to
+    /// sessions it ends: it may watch some.
     pub fn limit_role(&mut self, role: Role, acts: &mut Vec<Act>) {
         let sees = |caller: &Caller| caller.role.allows(Role::Watch);
         if !role.allows(Role::Watch) && self.caller().is_some_and(sees) {
             return self.end("this key may no longer see sessions: its role is now `agent`", acts);
         }
         if let Phase::Open(caller) = &mut self.phase {
-            caller.role = caller.role.min(role);
+            caller.role = caller.granted.min(role);
         }
     }
 
@@ -366,6 +367,9 @@ mod tests {
         let mut acts = Vec::new();
         connection.limit_role(Role::Watch, &mut acts);
         assert!(acts.is_empty() && connection.caller().is_some_and(|caller| caller.role == Role::Watch));
+        // A role that is given back, and one that is more than was signed in with.
+        connection.limit_role(Role::Admin, &mut acts);
+        assert!(acts.is_empty() && connection.caller().is_some_and(|caller| caller.role == Role::Drive));
         connection.limit_role(Role::Agent, &mut acts);
         assert!(matches!(&acts[..], [Act::Send(_), Act::Close(CloseCode::KEY_REVOKED, _)]));
     }

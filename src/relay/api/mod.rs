@@ -38,8 +38,10 @@ pub struct Caller {
     pub principal: Text,
     /// The comment that the keys file gives the key; may be empty.
     pub comment: Text,
-    /// What it may do in this connection.
+    /// What it may do in this connection, with the keys in force.
     pub role: Role,
+    /// What it signed in with: it never has more.
+    pub granted: Role,
     /// The installation's own id; command ids are scoped by (principal, client).
     pub client: Text,
     /// The device's id as other devices see it: unique per connection.

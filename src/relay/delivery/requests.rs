@@ -97,6 +97,7 @@ fn caller(agent: &Agent, peer: ConnToken) -> Option<Caller> {
         // Its name, the DID, is proved by the key already.
         comment: "".into(),
         role: principal.role,
+        granted: principal.role,
         client: "amp".into(),
         device: format!("d{peer}").into(),
         name: principal.did.clone(),

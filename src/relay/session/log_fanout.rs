@@ -11,6 +11,7 @@ use crate::{
     base::ConnToken,
     claude,
     relay::{
+        Role,
         api::{
             By, Caller, Code, DeviceInfo, Error, Event, Kind, Out, Position, Reply, RunningTurn, Snapshot, Text,
             TurnBlock, Verb, bulk,
@@ -36,6 +37,8 @@ const LOG_LOST: &str = "the session's log cannot be written any more";
 pub(super) struct Watcher {
     pub(super) peer: ConnToken,
     info: DeviceInfo,
+    /// The role that it signed in with.
+    granted: Role,
     /// The offset of the next event it gets.
     pub(super) cursor: u64,
     pub(super) paused: bool,
@@ -330,8 +333,8 @@ impl LogFanout {
         };
         let (cursor, announce) = from.map_or((next, false), |from| (from, true));
         let paused = cx.paused.contains(&caller.peer);
-        let (peer, reading, missed_presence) = (caller.peer, None, false);
-        self.watchers.push(Watcher { peer, info, cursor, paused, reading, announce, missed_presence });
+        let (peer, granted, reading, missed_presence) = (caller.peer, caller.granted, None, false);
+        self.watchers.push(Watcher { peer, info, granted, cursor, paused, reading, announce, missed_presence });
         self.presence_due = true;
         // Live text and the list of devices are as of now, so that no piece falls between snapshot and first delta.
         match &mut snapshot.turn {
@@ -397,11 +400,10 @@ impl LogFanout {
         let before = self.watchers.len();
         self.watchers.retain(|watcher| keys.lost(&watcher.info.principal, Verb::Attach).is_none());
         self.presence_due |= self.watchers.len() != before;
-        for DeviceInfo { principal, role, .. } in self.watchers.iter_mut().map(|watcher| &mut watcher.info) {
-            if let Some(entry) = keys.principal(principal).filter(|entry| entry.role < *role) {
-                *role = entry.role;
-                self.presence_due = true;
-            }
+        for Watcher { info: DeviceInfo { principal, role, .. }, granted, .. } in &mut self.watchers {
+            let now = keys.principal(principal).map_or(*role, |entry| entry.role.min(*granted));
+            self.presence_due |= *role != now;
+            *role = now;
         }
         self.release(cx);
     }

@@ -588,6 +588,7 @@ impl World {
             principal: self.person.fingerprint.clone(),
             comment: "".into(),
             role: Role::Admin,
+            granted: Role::Admin,
             client: "person".into(),
             device: "person".into(),
             name: "person".into(),

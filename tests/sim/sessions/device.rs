@@ -93,6 +93,7 @@ impl Device {
             principal: self.principal.clone(),
             comment: "one".into(),
             role: self.role,
+            granted: self.role,
             client: self.name.clone(),
             device: self.name.clone(),
             name: self.name.clone(),

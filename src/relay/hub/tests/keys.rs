@@ -81,6 +81,27 @@ fn d1_what_a_revoked_key_has_waiting_is_cancelled_and_said() {
     assert_eq!(run_on(&mut bench), ["mine".into()]);
 }
 
+/// The roles of those who watch, as they are told last.
+fn roles(outs: &[Out]) -> Option<Vec<Role>> {
+    outs.iter().rev().find_map(|out| match out {
+        Out::Presence { devices, .. } => Some(devices.iter().map(|device| device.role).collect()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_role_that_is_given_back_is_had_again_and_no_more_than_was_signed_in_with() {
+    let (mut bench, _, guest) = busy();
+    bench.hub.keys(keys(&[(1, Role::Admin), (2, Role::Watch)]), bench.now);
+    bench.outs();
+    // It attaches meanwhile, as what it is.
+    bench.answer(&Caller { role: Role::Watch, ..guest.clone() }, attach()).unwrap();
+    for (role, has) in [(Role::Drive, Role::Drive), (Role::Watch, Role::Watch), (Role::Admin, Role::Drive)] {
+        bench.hub.keys(keys(&[(1, Role::Admin), (2, role)]), bench.now);
+        assert_eq!(roles(&bench.outs()), Some(vec![Role::Admin, has]));
+    }
+}
+
 #[test]
 fn d1_a_key_that_may_no_longer_prompt_keeps_nothing_that_waits() {
     let (mut bench, owner, guest) = busy();
@@ -89,11 +110,7 @@ fn d1_a_key_that_may_no_longer_prompt_keeps_nothing_that_waits() {
     bench.hub.keys(keys(&[(1, Role::Admin), (2, Role::Watch)]), bench.now);
     let outs = bench.outs();
     assert_eq!(cancelled(&outs), ["the key may do less now".into(), "the key may do less now".into()]);
-    let roles = outs.iter().rev().find_map(|out| match out {
-        Out::Presence { devices, .. } => Some(devices.iter().map(|device| device.role).collect::<Vec<_>>()),
-        _ => None,
-    });
-    assert_eq!(roles, Some(vec![Role::Admin, Role::Watch]), "it watches on, and is shown as what it is");
+    assert_eq!(roles(&outs), Some(vec![Role::Admin, Role::Watch]), "it watches on, and is shown as what it is");
     assert_eq!(bench.answer(&guest, prompt("more")).unwrap_err().code, Code::Forbidden);
     assert!(bench.answer(&guest, Command::List { follow: None }).is_ok());
     assert_eq!(run_on(&mut bench), ["mine".into()]);
