@@ -93,6 +93,25 @@ pub(super) fn folded_on(text: &str, width: usize, goes_on: &str, used: usize, fo
     used
 }
 
+/// The rows of what stands from this place on in a text that is [`drawable`]: where each begins in it, and the row.
+/// A place is the beginning of the text, or of a row of any width.
+pub(super) fn rows_from(text: &str, from: usize, width: usize, goes_on: &str) -> Vec<(usize, String)> {
+    let mut is_inside = from > 0 && !text[..from].ends_with('\n');
+    let mut folded = if is_inside { goes_on.to_owned() } else { String::new() };
+    folded_on(&text[from..], width, goes_on, columns(&folded), &mut folded);
+    let (mut rows, mut at) = (Vec::new(), from);
+    for row in folded.split('\n') {
+        if !rows.is_empty() {
+            // Where a row goes on no line feed stands in the text.
+            is_inside = !text[at..].starts_with('\n');
+            at += usize::from(!is_inside);
+        }
+        rows.push((at, row.to_owned()));
+        at += row.len() - if is_inside { goes_on.len() } else { 0 };
+    }
+    rows
+}
+
 /// What a tool is to do, in one line of at most so many characters: nothing of it is dropped in silence.
 pub(super) fn honest_line(text: &str, chars_max: usize) -> String {
     let line = visible(text.trim_end()).replace(&escape('\n'), "⏎");
@@ -158,7 +177,10 @@ fn stands_in_a_name(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::base::glyph::odd_text;
 
     #[test]
     fn what_is_printed_can_be_pasted() {
@@ -187,6 +209,27 @@ mod tests {
         assert_eq!(folded("12345678\nab\n漢字漢字", 6, "> "), "123456\n> 78\nab\n漢字漢\n> 字");
         assert_eq!(folded("a\tbcde", 10, "> "), "a\tbc\n> de", "a tab is as wide as it moves");
         assert_eq!(folded("abc", 0, "> ").lines().count(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn rows_begin_where_others_end(lines in prop::collection::vec(odd_text(), 1..5), widths in (10_usize..60, 10_usize..60)) {
+            let text = drawable(&lines.join("\n")).replace('\t', " ");
+            let rows = rows_from(&text, 0, widths.0, GOES_ON);
+            let joined: Vec<&str> = rows.iter().map(|(_, row)| row.as_str()).collect();
+            prop_assert_eq!(joined.join("\n"), folded(&text, widths.0, GOES_ON));
+            for (at, (from, _)) in rows.iter().enumerate() {
+                prop_assert_eq!(&rows_from(&text, *from, widths.0, GOES_ON), &rows[at..]);
+                let others = rows_from(&text, *from, widths.1, GOES_ON);
+                prop_assert_eq!(others[0].0, *from);
+                let own = |(at, row): &(usize, String)| {
+                    let is_inside = *at > 0 && !text[..*at].ends_with('\n');
+                    row.strip_prefix(GOES_ON).filter(|_| is_inside).unwrap_or(row).to_owned()
+                };
+                prop_assert_eq!(others.iter().map(own).collect::<String>(), text[*from..].replace('\n', ""));
+                prop_assert!(others.iter().all(|(_, row)| columns(row) <= widths.1));
+            }
+        }
     }
 
     #[test]

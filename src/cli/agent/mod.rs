@@ -3,8 +3,10 @@
 
 mod exchange;
 mod listen;
+mod parts;
 mod questions;
 mod request;
+mod screen;
 mod send;
 
 use std::{

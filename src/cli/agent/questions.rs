@@ -1,5 +1,7 @@
 //! Questions that wait for a person, and the lines that are typed under them, sans-io. Owns which question stands on the
-//! screen: a line is an answer to the one that was put last, and to no other.
+//! screen, and which part of it: a line is an answer to the one that was put last, and to no other. It allows only what was
+//! put to its end, part after part, where each stayed in view until the line below it came: what else there is to tell is
+//! kept until the question is answered.
 
 use std::{
     collections::VecDeque,
@@ -8,6 +10,10 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::{
+    Told,
+    parts::{Follows, Size, part},
+};
 use crate::{
     base::text::unfit_for_lines,
     client::amp::{Id, Message},
@@ -18,6 +24,8 @@ use crate::{
 pub(super) const QUESTIONS_MAX: usize = 32;
 /// How long a question stands before a line can be an answer to it.
 const VISIBLE: Duration = Duration::from_millis(500);
+/// What is kept of that which comes while a question is on the screen.
+const TOLD_MAX: usize = 16;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +124,8 @@ pub(super) enum Typed {
     Answer(Box<Question>, Value),
     /// It is no answer, for this reason.
     Not(&'static str),
+    /// The next part is to be put.
+    Next,
     /// No question stood there to be answered.
     Nothing,
 }
@@ -129,12 +139,31 @@ pub(super) enum Refused {
     Gone,
 }
 
+/// A part of a question on the screen.
+#[derive(Debug)]
+struct Put {
+    since: Instant,
+    /// The size of the terminal that it was made for.
+    size: Option<Size>,
+    follows: Follows,
+    /// It had been there for [`VISIBLE`] when no line was below it yet: the next one was ended after that, however late
+    /// it is read.
+    is_seen: bool,
+}
+
 /// All questions of a request. The one that waits longest is put on the screen; others only come in behind it.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     waiting: VecDeque<Question>,
-    /// Since when the first of them stands on the screen.
-    put: Option<Instant>,
+    /// The part of the first of them that stands on the screen.
+    put: Option<Put>,
+    /// Where that part begins, or the one that is to be put: what is before it has been in view.
+    from: usize,
+    /// The first of them has been on the screen.
+    is_begun: bool,
+    /// What is to be told after that: the newest of it, and how much there was beside.
+    told: VecDeque<Told>,
+    left_out: u64,
     /// Our answers, by their ids: one that is refused has its question asked again.
     sent: Vec<(Id, Question)>,
 }
@@ -154,34 +183,117 @@ impl Questions {
         !self.waiting.is_empty()
     }
 
-    /// The question that is to be put on the screen now, if it does not stand there already. It counts as put from `now`.
-    pub(super) fn put(&mut self, now: Instant) -> Option<&Question> {
+    /// Whether a question is to be put on the screen now.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_any() && self.put.is_none()
+    }
+
+    /// Whether one stands there.
+    pub(super) fn is_put(&self) -> bool {
+        self.put.is_some()
+    }
+
+    /// The part of a question that is to be put on the screen now, if none stands there already. It counts as put from
+    /// `now`, on a terminal of this size.
+    pub(super) fn put(&mut self, now: Instant, size: Option<Size>) -> Option<String> {
         let question = self.waiting.front().filter(|_| self.put.is_none())?;
-        self.put = Some(now);
-        Some(question)
+        let part = part(question, self.from, size);
+        self.put = Some(Put { since: now, size, follows: part.follows, is_seen: false });
+        self.is_begun = true;
+        Some(part.text)
+    }
+
+    /// It took the terminal until now to show the part.
+    pub(super) fn stands(&mut self, now: Instant) {
+        if let Some(put) = &mut self.put {
+            put.since = now;
+        }
+    }
+
+    /// Something else may be on the screen by now: the part has to be put again.
+    pub(super) fn lost(&mut self) {
+        self.put = None;
+    }
+
+    /// At this moment no line had been typed below the part.
+    pub(super) fn no_line(&mut self, now: Instant) {
+        if let Some(put) = &mut self.put {
+            put.is_seen |= now.saturating_duration_since(put.since) >= VISIBLE;
+        }
+    }
+
+    /// When [`Self::no_line`] is to be said next.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.put.as_ref().filter(|put| !put.is_seen).map(|put| put.since + VISIBLE)
+    }
+
+    /// Something is to be told: given back where it may be told now. It would push a question off the screen.
+    pub(super) fn tell(&mut self, told: Told) -> Option<Told> {
+        if self.put.is_none() {
+            return Some(told);
+        }
+        if self.told.len() >= TOLD_MAX {
+            self.told.pop_front();
+            self.left_out += 1;
+        }
+        self.told.push_back(told);
+        None
+    }
+
+    /// What was kept and may be told now: how much was left out, and the rest.
+    pub(super) fn kept(&mut self) -> (u64, VecDeque<Told>) {
+        if self.is_begun {
+            return Default::default();
+        }
+        (std::mem::take(&mut self.left_out), std::mem::take(&mut self.told))
+    }
+
+    /// The request is over, and what was asked with it.
+    pub(super) fn over(&mut self) {
+        self.waiting.clear();
+        self.gone();
+    }
+
+    /// The first question has gone from the front.
+    fn gone(&mut self) {
+        (self.put, self.from, self.is_begun) = (None, 0, false);
     }
 
     /// The question that waits longest goes without an answer of ours.
     pub(super) fn passed_over(&mut self) -> Option<Question> {
-        self.put = None;
+        self.gone();
         self.waiting.pop_front()
     }
 
-    /// A line was typed. Whatever it is, the question that it stands under has to be put again before another line can
-    /// be an answer.
-    pub(super) fn typed(&mut self, line: &str, now: Instant) -> Typed {
-        let Some(since) = self.put.take() else { return Typed::Nothing };
-        let Some(question) = self.waiting.pop_front() else { return Typed::Nothing };
-        let answer = match now.saturating_duration_since(since) < VISIBLE {
-            true => Answer::Wanted("not an answer: the question had not been there for half a second"),
-            false => question.answer(line),
+    /// A line was typed, on a terminal that has had this size since the part was put; `None`: another one meanwhile, or
+    /// none that is known. Whatever the line is, what it stands under has to be put again before another can be an answer.
+    pub(super) fn typed(&mut self, line: &str, size: Option<Size>) -> Typed {
+        let (Some(put), Some(question)) = (self.put.take(), self.waiting.front()) else { return Typed::Nothing };
+        let denies = matches!(Said::of(line), Some(Said::No { .. }));
+        let is_empty = line.trim().is_empty();
+        let answer = match put.follows {
+            _ if !put.is_seen => Answer::Wanted("not an answer: the question had not been there for half a second"),
+            _ if denies => question.answer(line),
+            Follows::Same if is_empty => return Typed::Next,
+            Follows::Same => Answer::Wanted("not taken: nothing of the question has been on the screen"),
+            _ if put.size != size => Answer::Wanted(
+                "not taken: the terminal has got another size, and some of this may not have been in view; it is put again",
+            ),
+            Follows::Part(next) if is_empty => {
+                self.from = next;
+                return Typed::Next;
+            }
+            Follows::Part(_) => Answer::Wanted(
+                "not taken: not all of it has been on the screen; Enter shows the next rows, n denies it",
+            ),
+            Follows::Nothing => question.answer(line),
         };
         match answer {
-            Answer::Body(body) => Typed::Answer(Box::new(question), body),
-            Answer::Wanted(what) => {
-                self.waiting.push_front(question);
-                Typed::Not(what)
-            }
+            Answer::Body(body) => match self.passed_over() {
+                Some(question) => Typed::Answer(Box::new(question), body),
+                None => Typed::Nothing,
+            },
+            Answer::Wanted(what) => Typed::Not(what),
         }
     }
 
@@ -196,7 +308,7 @@ impl Questions {
     }
 
     /// An answer was refused; `is_open`: its question still waits for one. The question on the screen stays the one that
-    /// is answered next, and is put again below the news.
+    /// is answered next, and its part is put again below the news.
     pub(super) fn refused(&mut self, message: &Message, is_open: bool) -> Option<Refused> {
         let at = self.sent.iter().position(|(id, _)| message.answers(id))?;
         let (_, question) = self.sent.swap_remove(at);

@@ -2,23 +2,23 @@
 
 use std::{
     io::{self, IsTerminal},
-    os::fd::AsFd,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
-    termios::{QueueSelector, tcflush},
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
 };
 use serde_json::{Value, json};
 
 use super::{
-    RELAY, address,
+    RELAY, Told, address,
     exchange::{Exchange, Say},
     given, given_json, millis,
     questions::{Questions, Typed},
+    screen::Screen,
     span,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
         out,
         reach::{ReachArgs, reach_as_agent},
     },
-    client::amp::{Connection, Draft, Received, Type, body_of_json, did_base},
+    client::amp::{Connection, Draft, Message, Received, Type, body_of_json, did_base},
 };
 
 /// To the first sign of life, where nothing else is said.
@@ -35,8 +35,9 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 const ARRIVING: Duration = Duration::from_millis(50);
 
 /// Asks, and prints the answer. The relay itself knows ping, echo, time and agents; an agent or a session is asked in
-/// words. What a session wants to know meanwhile (may it use this tool?) is asked here, on a terminal; elsewhere that ends
-/// the program with an error, unless --timeout says how long somebody else may take to answer.
+/// words. What a session wants to know meanwhile (may it use this tool?) is asked here, on a terminal, and what is longer
+/// than that part by part; elsewhere a question ends the program with an error, unless --timeout says how long somebody
+/// else may take to answer.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   amp-relay request relay agents                     who is here
@@ -111,44 +112,56 @@ fn body(key: &str, text: Option<String>, json: Option<Value>) -> Result<Value, S
 fn ask(agent: &mut Connection, to: &str, body: &[u8], timeout: Option<Duration>) -> Result<String, String> {
     let wait = timeout.unwrap_or(TIMEOUT_DEFAULT);
     let draft = Draft { ttl_ms: millis(wait).max(1), ..Draft::new(to, Type::REQUEST, body) };
+    let person = io::stdin().is_terminal() && io::stderr().is_terminal();
+    let screen =
+        person.then(Screen::watched).transpose().map_err(|error| format!("signals cannot be handled: {error}"))?;
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
     let mut exchange = Exchange::new(id);
+    let answer = wait_for_answer(agent, to, &mut exchange, (wait, timeout.is_some()), screen.as_ref());
+    if exchange.questions.is_put() {
+        out::question(&"\n");
+    }
+    exchange.questions.over();
+    tell_kept(&mut exchange.questions);
+    answer
+}
+
+/// Waits for the answer and puts questions meanwhile: as long as `wait`, and if that was not said, once it is begun as
+/// long as it takes. Without a screen no person is there to answer.
+fn wait_for_answer(
+    agent: &mut Connection,
+    to: &str,
+    exchange: &mut Exchange,
+    (wait, is_said): (Duration, bool),
+    screen: Option<&Screen>,
+) -> Result<String, String> {
     let until = Instant::now() + wait;
     // The socket does not show what was read from it already.
     let mut drained = false;
-    let person = io::stdin().is_terminal() && io::stderr().is_terminal();
     loop {
-        let deadline = (timeout.is_some() || !exchange.begun).then_some(until);
-        let asking = person && exchange.questions.is_any();
-        if asking {
-            put(&mut exchange.questions);
-            if drained && wait_for_both(agent, deadline)? == Ready::Line {
-                decide(agent, &mut exchange.questions)?;
-                continue;
+        let deadline = (is_said || !exchange.begun).then_some(until);
+        let asking = screen.filter(|_| exchange.questions.is_any());
+        tell_kept(&mut exchange.questions);
+        if let Some(screen) = asking {
+            put(screen, &mut exchange.questions);
+            match if drained { wait_for_both(agent, &mut exchange.questions, deadline)? } else { Ready::Relay } {
+                Ready::Line => {
+                    decide(agent, screen, &mut exchange.questions)?;
+                    continue;
+                }
+                Ready::Neither => continue,
+                Ready::Relay => {}
             }
         }
-        let until_then = if asking { Some(Instant::now() + ARRIVING) } else { deadline };
+        let until_then = if asking.is_some() { Some(Instant::now() + ARRIVING) } else { deadline };
         let received = agent.answer(to, &exchange.ids(), until_then).map_err(|error| error.to_string())?;
         drained = received == Received::Nothing;
         match received {
-            Received::Message(message) => match exchange.received(&message) {
-                Some(Say::Status(told)) => out::note(&told.shown()),
-                Some(Say::Asked) if person => {}
-                // A script that said how long it waits leaves the answer to somebody else.
-                Some(Say::Asked) => {
-                    let prompt = exchange.questions.passed_over().map(|question| question.prompt).unwrap_or_default();
-                    if timeout.is_none() {
-                        return Err(format!("{}\n{OPEN_QUESTION}", out::foreign("", &prompt)));
-                    }
-                    let asked = out::foreign("asked: ", &prompt);
-                    out::note(&format_args!("{asked}\nit waits for an answer; `amp-relay attach` can answer"));
+            Received::Message(message) => {
+                if let Some(answer) = took(exchange, &message, is_said, screen.is_some()) {
+                    return answer;
                 }
-                Some(Say::Unaskable) if person || timeout.is_some() => out::note(&UNASKABLE),
-                Some(Say::Unaskable) => return Err(format!("{UNASKABLE}\n{OPEN_QUESTION}")),
-                Some(Say::Done(text)) => return Ok(text),
-                Some(Say::Failed(told)) => return Err(told.shown()),
-                None => {}
-            },
+            }
             Received::Nothing if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
                 return Err(format!(
                     "no answer came in {} ms{}; --timeout waits longer",
@@ -162,6 +175,50 @@ fn ask(agent: &mut Connection, to: &str, body: &[u8], timeout: Option<Duration>)
             Received::Nothing | Received::Alive | Received::Unacceptable(_) => {}
         }
     }
+}
+
+/// Takes a message; gives the answer if that ends the request. Where nobody can be asked, and the time to wait was said
+/// by a script, the answer to a question is left to somebody else.
+fn took(exchange: &mut Exchange, message: &Message, is_said: bool, person: bool) -> Option<Result<String, String>> {
+    let stood = exchange.questions.is_put();
+    let say = exchange.received(message)?;
+    if stood && !exchange.questions.is_put() {
+        // The news goes below the question, in a row of its own.
+        out::question(&"\n");
+    }
+    match say {
+        Say::Status(told) => tell(&mut exchange.questions, told),
+        Say::Asked if person => {}
+        Say::Asked => {
+            let prompt = exchange.questions.passed_over().map(|question| question.prompt).unwrap_or_default();
+            if !is_said {
+                return Some(Err(format!("{}\n{OPEN_QUESTION}", out::foreign("", &prompt))));
+            }
+            let asked = out::foreign("asked: ", &prompt);
+            out::note(&format_args!("{asked}\nit waits for an answer; `amp-relay attach` can answer"));
+        }
+        Say::Unaskable if person || is_said => tell(&mut exchange.questions, Told::new(UNASKABLE, "")),
+        Say::Unaskable => return Some(Err(format!("{UNASKABLE}\n{OPEN_QUESTION}"))),
+        Say::Done(text) => return Some(Ok(text)),
+        Say::Failed(told) => return Some(Err(told.shown())),
+    }
+    None
+}
+
+/// Says something, unless a question is on the screen: then it is kept.
+fn tell(questions: &mut Questions, told: Told) {
+    if let Some(told) = questions.tell(told) {
+        out::note(&told.shown());
+    }
+}
+
+/// Says what was kept, if no question is on the screen any more.
+fn tell_kept(questions: &mut Questions) {
+    let (left_out, told) = questions.kept();
+    if left_out > 0 {
+        out::note(&format_args!("while you were asked {left_out} more lines came than these, and are not shown:"));
+    }
+    told.iter().for_each(|told| out::note(&told.shown()));
 }
 
 /// What to do about a question that nobody here can answer.
@@ -178,32 +235,50 @@ const UNASKABLE: &str = "a question came that cannot be put here: it cannot be r
 enum Ready {
     Line,
     Relay,
+    Neither,
 }
 
 /// Waits for a line or for the relay, whichever comes first; at the deadline for the relay, which then has nothing.
-fn wait_for_both(agent: &Connection, deadline: Option<Instant>) -> Result<Ready, String> {
-    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    let left = left.and_then(|left| rustix::event::Timespec::try_from(left).ok());
+fn wait_for_both(agent: &Connection, questions: &mut Questions, deadline: Option<Instant>) -> Result<Ready, String> {
     let stdin = io::stdin();
-    let mut both = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN), PollFd::new(agent, PollFlags::IN)];
+    let cannot = |error| format!("cannot wait for an answer: {error}");
+    let now = Instant::now();
+    match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&Timespec::default())) {
+        Ok(0) => questions.no_line(now),
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(cannot(error)),
+    }
+    let until = deadline.into_iter().chain(questions.look_at()).min();
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    let mut both = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(agent, PollFlags::IN)];
     match poll(&mut both, left.as_ref()) {
+        Ok(0) if deadline.is_none_or(|deadline| Instant::now() < deadline) => Ok(Ready::Neither),
         // The relay goes first: it may say that the question is void.
         Ok(_) if both[1].revents().is_empty() && !both[0].revents().is_empty() => Ok(Ready::Line),
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(Ready::Relay),
-        Err(error) => Err(format!("cannot wait for an answer: {error}")),
+        Ok(_) => Ok(Ready::Relay),
+        Err(Errno::INTR) => Ok(Ready::Neither),
+        Err(error) => Err(cannot(error)),
     }
 }
 
-/// Shows the question that is to be answered, unless it stands there, and forgets what was typed before it.
-fn put(questions: &mut Questions) {
-    if let Some(question) = questions.put(Instant::now()) {
-        let _ = tcflush(io::stdin(), QueueSelector::IFlush);
-        out::question(&format_args!("{}\n{} ", out::foreign("? ", &question.prompt), question.keys()));
+/// Shows the part of a question that is to be answered, unless it stands there.
+fn put(screen: &Screen, questions: &mut Questions) {
+    if screen.was_stopped() && questions.is_put() {
+        out::question(&"\n");
+        questions.lost();
+    }
+    if !questions.is_due() {
+        return;
+    }
+    if let Some(part) = questions.put(Instant::now(), screen.size()) {
+        screen.show(&part);
+        questions.stands(Instant::now());
     }
 }
 
 /// Reads a line that is there, and sends what it decides about the question that it stands under.
-fn decide(agent: &Connection, questions: &mut Questions) -> Result<(), String> {
+fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions) -> Result<(), String> {
     let mut line = String::new();
     let read = io::stdin().read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
     if read == 0 {
@@ -211,7 +286,10 @@ fn decide(agent: &Connection, questions: &mut Questions) -> Result<(), String> {
         questions.passed_over();
         return Ok(());
     }
-    match questions.typed(&line, Instant::now()) {
+    if screen.was_stopped() {
+        questions.lost();
+    }
+    match questions.typed(&line, screen.same_size()) {
         Typed::Answer(question, body) => {
             let body = body_of_json(&body).map_err(|error| error.to_string())?;
             let draft = Draft::answering(&question.asking, Type::RESPONSE, &body);
@@ -219,7 +297,7 @@ fn decide(agent: &Connection, questions: &mut Questions) -> Result<(), String> {
             questions.sent(id, *question);
         }
         Typed::Not(why) => out::note(&why),
-        Typed::Nothing => {}
+        Typed::Next | Typed::Nothing => {}
     }
     Ok(())
 }
