@@ -4,6 +4,11 @@ use ssh_key::{Error, PrivateKey};
 
 use crate::base::text;
 
+const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
+const END: &str = "-----END OPENSSH PRIVATE KEY-----";
+/// The rows that ssh-keygen writes, and the only ones that the reader takes.
+const ROW_BYTES: usize = 70;
+
 /// Why a file's bytes are no key that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoKey {
@@ -25,14 +30,15 @@ pub enum NoKey {
 }
 
 /// The private key of a file's bytes, in OpenSSH's format; it may be encrypted. A byte order mark and the encoding that
-/// goes with it are no hindrance, as they are none for public keys.
+/// goes with it are no hindrance, as they are none for public keys; nor are rows of another width, with blanks at their
+/// ends, as other programs than ssh-keygen write them and ssh-keygen reads them.
 ///
 /// # Errors
 /// There is none that can be used.
 pub fn private_key(bytes: &[u8]) -> Result<PrivateKey, NoKey> {
     let text = text::of_file(bytes);
     let text = text.trim();
-    PrivateKey::from_openssh(text).map_err(|error| match error {
+    PrivateKey::from_openssh(in_usual_rows(text).as_deref().unwrap_or(text)).map_err(|error| match error {
         _ if text.is_empty() => NoKey::Empty,
         _ if text.starts_with("PuTTY-User-Key-File-") => NoKey::Putty,
         _ if !text.starts_with("-----BEGIN ") || !text.contains("PRIVATE KEY-----") => NoKey::Other,
@@ -40,6 +46,18 @@ pub fn private_key(bytes: &[u8]) -> Result<PrivateKey, NoKey> {
         Error::AlgorithmUnknown | Error::AlgorithmUnsupported { .. } => NoKey::Foreign,
         error => NoKey::Broken(error),
     })
+}
+
+/// The same key in rows as ssh-keygen writes them; none where the text does not begin and end as one.
+fn in_usual_rows(text: &str) -> Option<String> {
+    let base64: String = text.strip_prefix(BEGIN)?.strip_suffix(END)?.split_ascii_whitespace().collect();
+    let mut rows = format!("{BEGIN}\n");
+    for row in base64.as_bytes().chunks(ROW_BYTES) {
+        rows.push_str(std::str::from_utf8(row).ok()?);
+        rows.push('\n');
+    }
+    rows.push_str(END);
+    Some(rows)
 }
 
 #[cfg(test)]
@@ -59,6 +77,16 @@ mod tests {
         let utf16: Vec<u8> = [0xFF, 0xFE].into_iter().chain(dos.encode_utf16().flat_map(u16::to_le_bytes)).collect();
         for bytes in [unix.as_bytes(), dos.as_bytes(), &marked, &utf16] {
             assert_eq!(private_key(bytes).unwrap(), key, "{bytes:?}");
+        }
+        // 64 as Python's `cryptography` writes them.
+        for width in [1, 64, 69, 71, 76, 1000] {
+            let base64: String = unix.lines().filter(|line| !line.starts_with('-')).collect();
+            let rows: Vec<&str> =
+                base64.as_bytes().chunks(width).map(|row| std::str::from_utf8(row).unwrap()).collect();
+            for ending in ["\n", "\r\n", " \t\n"] {
+                let other = format!("{BEGIN}{ending}{}{ending}{END}{ending}", rows.join(ending));
+                assert_eq!(private_key(other.as_bytes()).unwrap(), key, "{other:?}");
+            }
         }
         let cut = unix.lines().take(2).collect::<String>();
         let rsa = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\n";
