@@ -1,8 +1,11 @@
 //! What every layer shares: tokens, time as a value, faults, opaque JSON text, what may stand in a text of a peer and how it
-//! is made visible. Owns no state, does no I/O, starts no thread.
+//! is made visible; and how a small file is read, for layers that have nothing else in common. Owns no state, does no other
+//! I/O, starts no thread.
 
 mod counter;
 mod fault;
+#[cfg(feature = "relay")]
+pub mod file;
 #[cfg(feature = "relay")]
 pub mod glyph;
 #[cfg(feature = "relay")]

@@ -1,6 +1,8 @@
 //! Texts from elsewhere: which characters may stand in them, and how an answer repeats one. Knows no bound of any field.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, path::Path};
+
+use super::glyph::{is_hidden, visible};
 
 /// Characters of a text that [`quoted`] repeats at the most.
 const QUOTED_CHARS_MAX: usize = 64;
@@ -46,6 +48,31 @@ pub fn quoted(text: &str) -> String {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }
+}
+
+/// A path as a line for people names it: the names in it may be anybody's, and nothing in them hides or ends the line.
+pub fn path_line(path: &Path) -> String {
+    visible(&path.to_string_lossy()).into_owned()
+}
+
+/// As a shell takes it, with what cannot be seen as its bytes (`$'...'`).
+pub fn shell_quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into();
+    }
+    if !text.chars().any(is_hidden) {
+        return format!("'{}'", text.replace('\'', "'\\''"));
+    }
+    let mut quoted = "$'".to_owned();
+    for c in text.chars() {
+        match c {
+            '\'' | '\\' => quoted.extend(['\\', c]),
+            c if is_hidden(c) => quoted.extend(c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("\\x{byte:02x}"))),
+            c => quoted.push(c),
+        }
+    }
+    quoted + "'"
 }
 
 /// The text as one line of at most `bytes_max` bytes, with a mark where it was cut: a blank stands for each line end and
@@ -111,6 +138,24 @@ mod tests {
         assert_eq!(quoted("dance"), "\"dance\"");
         assert_eq!(quoted("a\"\x1b\n\u{202e}"), r#""a\"\u{1b}\n\u{202e}""#);
         assert_eq!(quoted(&"ü".repeat(900_000)), format!("\"{}\"…", "ü".repeat(64)));
+    }
+
+    #[test]
+    fn what_is_printed_can_be_pasted() {
+        assert_eq!(shell_quoted("/home/you/target/release/amp-relay"), "/home/you/target/release/amp-relay");
+        assert_eq!(shell_quoted("/my work/it's"), "'/my work/it'\\''s'");
+        assert_eq!(shell_quoted(""), "''");
+        let odd = "k\x1b[2K\r'\\ \u{202e}ü";
+        let quoted = shell_quoted(odd);
+        assert_eq!(quoted, r"$'k\x1b[2K\x0d\'\\ \xe2\x80\xaeü'");
+        let printed = std::process::Command::new("bash").args(["-c", &format!("printf %s {quoted}")]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&printed.stdout), odd);
+    }
+
+    #[test]
+    fn a_path_is_one_line_in_which_nothing_hides() {
+        assert_eq!(path_line(Path::new("/home/größe/id.pub")), "/home/größe/id.pub");
+        assert_eq!(path_line(Path::new("a\r\x1b[2K\n\u{8}b")), "a<U+000D><U+001B>[2K<U+000A><U+0008>b");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::{
     guard::{self, GuardProgram},
     platform::{self, NoFolder},
 };
+use crate::base::text::path_line;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -41,10 +42,10 @@ pub struct Spawn {
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// The program is no file that may be executed.
-    #[error("{} is not a program", .0.display())]
+    #[error("{} is not a program", path_line(.0))]
     Program(PathBuf),
     /// The folder does not exist.
-    #[error("{} is not a folder", .0.display())]
+    #[error("{} is not a folder", path_line(.0))]
     Folder(PathBuf),
     /// A link stands where the folder was, or on the way to it.
     #[error("{} is a link to {} now: put the folder back, or start a session there", .0.display(), .1.display())]

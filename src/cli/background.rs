@@ -25,7 +25,7 @@ use super::{
     run::{self, LOG},
     sessions,
     settings::{self, Origin, RelayArgs, Settings, Variables, World, given, variable},
-    text::{clean, shell_quoted},
+    text::{clean, path_line, shell_quoted},
 };
 use crate::{
     reactor::Listen,
@@ -232,7 +232,7 @@ fn outdated(reached: &mut Reached, settings: &Settings) -> Result<Option<Outdate
             return Err(format!(
                 "the relay that runs on {} answers with Claude Code: `amp-relay down` ends it, and --data DIR gives the \
                  demo agent one of its own",
-                settings.data.value.display()
+                path_line(&settings.data.value)
             ));
         }
         _ => None,
@@ -302,9 +302,9 @@ fn start(settings: &Settings, plan: &Plan) -> Result<(), String> {
         .read(true)
         .append(true)
         .open(&path)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
+        .map_err(|error| format!("{}: {error}", path_line(&path)))?;
     let before = log.seek(SeekFrom::End(0)).unwrap_or(0);
-    let stderr = log.try_clone().map_err(|error| format!("{}: {error}", path.display()))?;
+    let stderr = log.try_clone().map_err(|error| format!("{}: {error}", path_line(&path)))?;
     let mut command = plan.command()?;
     let mut child = command
         .args(["serve", "--background"])
@@ -315,7 +315,7 @@ fn start(settings: &Settings, plan: &Plan) -> Result<(), String> {
     if has_begun(&mut child, data) || listens_soon(data) {
         return Ok(());
     }
-    Err(format!("the relay did not start. Its log, {}, says:\n{}", path.display(), tail(&mut log, before)))
+    Err(format!("the relay did not start. Its log, {}, says:\n{}", path_line(&path), tail(&mut log, before)))
 }
 
 /// Makes the data folder and its keys, asking about them here, where the person is. False: another process has started

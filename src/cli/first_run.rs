@@ -8,9 +8,14 @@ use std::{
 
 use ssh_key::PublicKey;
 
-use super::{keys::told_apart, out, settings::Settings, text::clean_line};
+use super::{
+    keys::{KEY_BYTES_MAX, told_apart},
+    out,
+    settings::Settings,
+    text::{clean_line, path_line},
+};
 use crate::{
-    base::text,
+    base::{file, text},
     relay::{
         Role,
         keys::{self, KeySet},
@@ -32,13 +37,11 @@ pub(super) fn keys_file(data: &DataFolder, settings: &Settings, asking: bool) ->
     let mut lines = vec![line(&own)?];
     if asking && io::stdin().is_terminal() && io::stderr().is_terminal() {
         for (file, key) in public_keys_of_home() {
-            let question = format_args!("Let the key {} sign in to this relay as admin? [y/N] ", file.display());
-            if out::agreed(&question) {
-                let (line, said) = beside(&lines, &key, &file)?;
-                lines.push(line);
-                if let Some(said) = said {
-                    out::note(&said);
-                }
+            match offered(&lines, &key, &file) {
+                Ok(Some(line)) => lines.push(line),
+                Ok(None) => {}
+                // It cannot be let in, and is no reason to lose what was answered about the others.
+                Err(why) => out::note(&format_args!("{} is passed over: {why}.", path_line(&file))),
             }
         }
     }
@@ -48,6 +51,28 @@ pub(super) fn keys_file(data: &DataFolder, settings: &Settings, asking: bool) ->
 
 fn line(public: &str) -> Result<String, String> {
     keys::line_for(public, Role::Admin).map(|(line, _)| line.trim_end().to_owned()).map_err(|error| error.to_string())
+}
+
+/// The line of a key, below others, if the person lets it in.
+///
+/// # Errors
+/// It cannot sign in.
+fn offered(lines: &[String], key: &str, file: &Path) -> Result<Option<String>, String> {
+    let (_, entry) = keys::line_for(key, Role::Admin).map_err(|error| error.to_string())?;
+    // Names and comments may be anybody's: each stands behind words of ours, and its further rows behind a mark.
+    let question = format!(
+        "{}:{}\nLet it sign in to this relay as admin? [y/N] ",
+        out::foreign("\nA key in ", &path_line(file)),
+        out::foreign(&format!("\n  {} ", entry.fingerprint), &clean_line(&entry.comment, 64)),
+    );
+    if !out::agreed(&question.trim_start()) {
+        return Ok(None);
+    }
+    let (line, said) = beside(lines, key, file)?;
+    if let Some(said) = said {
+        out::note(&said);
+    }
+    Ok(Some(line))
 }
 
 /// A key's line below others, and what is to be said where it cannot have the name that its file gives it, as `keys add`
@@ -63,16 +88,16 @@ fn beside(lines: &[String], public: &str, file: &Path) -> Result<(String, Option
     })
 }
 
-/// `~/.ssh/*.pub`, those that can be read, each key once.
+/// `~/.ssh/*.pub`, the files that can be read as a key, each key once.
 fn public_keys_of_home() -> Vec<(PathBuf, String)> {
     let Some(home) = std::env::var_os("HOME") else { return Vec::new() };
     let Ok(entries) = fs::read_dir(Path::new(&home).join(".ssh")) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub") && path.is_file());
     paths.sort();
     let mut seen = Vec::new();
     let read = |path: PathBuf| {
-        let bytes = fs::read(&path).ok()?;
+        let bytes = file::read(&path, KEY_BYTES_MAX).ok()?;
         let text = text::of_file(&bytes).trim().to_owned();
         let key = PublicKey::from_openssh(&text).ok()?.key_data().clone();
         let is_new = !seen.contains(&key);

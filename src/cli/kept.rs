@@ -12,9 +12,11 @@ use clap::{ArgMatches, parser::ValueSource};
 use serde::{Deserialize, Serialize};
 
 use super::settings::{Variables, World, given};
-use crate::{client::replace_file, reactor::BoundAddr, server::DataFolder};
+use crate::{base::file, client::replace_file, reactor::BoundAddr, server::DataFolder};
 
 const FILE: &str = "started_with";
+/// Largest that is read: an environment has no more.
+const BYTES_MAX: u64 = 8 << 20;
 
 /// What a relay was started with.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -88,7 +90,7 @@ impl Kept {
 
     /// That of the relay that holds a data folder; none where that relay has not said it, as one of an older version.
     pub(super) fn of_running(data: &Path) -> Option<Self> {
-        let kept: Self = serde_json::from_slice(&fs::read(data.join(FILE)).ok()?).ok()?;
+        let kept: Self = serde_json::from_slice(&file::read(&data.join(FILE), BYTES_MAX).ok()?).ok()?;
         (DataFolder::holder(data) == Some(kept.pid)).then_some(kept)
     }
 

@@ -15,10 +15,14 @@ use super::{
     reach::{ReachArgs, ask, data_flag, default_data, listens, reach},
     sessions::columns,
     settings::configured_path,
-    text::{self as cli_text, clean_line, shell_quoted},
+    text::{self as cli_text, clean_line, path_line, shell_quoted},
 };
 use crate::{
-    base::{glyph::is_hidden, text},
+    base::{
+        file,
+        glyph::{is_hidden, visible},
+        text,
+    },
     client::replace_file,
     relay::{
         Role,
@@ -31,7 +35,7 @@ use crate::{
 /// Name of the keys file in the data folder.
 const KEYS_FILE_NAME: &str = "authorized_keys";
 /// Largest file that is read as one key.
-const KEY_BYTES_MAX: u64 = 64 * 1024;
+pub(super) const KEY_BYTES_MAX: u64 = 64 * 1024;
 /// What a person at home wants of a phone: all but starting sessions.
 const ROLE_DEFAULT: Role = Role::Approve;
 
@@ -123,7 +127,7 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
             if key.is_none() && !own.exists() {
                 return Err(format!(
                     "there is no {}: `amp-relay up` makes that key; or name one, `amp-relay keys did FILE.pub`",
-                    own.display()
+                    path_line(&own)
                 ));
             }
             let own = own.to_string_lossy();
@@ -138,7 +142,7 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
             if let Some(comment) = comment {
                 public = renamed(&public, granted, comment)?;
             }
-            let entry = edit(&path, |text| {
+            let entry = edit(&path, true, |text| {
                 let (changed, entry) = append_line(text, &public, granted).map_err(|error| error.to_string())?;
                 match of_same_name(&entry, &KeySet::parse(text)) {
                     Some(other) => Err(taken(&entry, other, &named(key))),
@@ -157,9 +161,9 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
             out::line(&told?)?;
         }
         KeysVerb::Remove { name, yes } => {
-            let removed = edit(&path, |text| {
-                let (changed, removed) =
-                    remove_by_fingerprint_or_comment(text, name).map_err(|error| format!("{name}: {error}"))?;
+            let removed = edit(&path, false, |text| {
+                let (changed, removed) = remove_by_fingerprint_or_comment(text, name)
+                    .map_err(|error| format!("{}: {error}", visible(name)))?;
                 if !yes {
                     may_go(&removed, &data)?;
                 }
@@ -240,7 +244,7 @@ fn taken(entry: &Entry, other: &Entry, file: &str) -> String {
 /// It is to stay, or nobody is there to be asked.
 fn may_go(removed: &[Entry], data: &Path) -> Result<(), String> {
     let own = data.join("client_key.pub");
-    let read = fs::read(&own).ok();
+    let read = file::read(&own, KEY_BYTES_MAX).ok();
     let Some(key) = read.and_then(|bytes| ssh_key::PublicKey::from_openssh(text::of_file(&bytes).trim()).ok()) else {
         return Ok(());
     };
@@ -261,23 +265,23 @@ fn may_go(removed: &[Entry], data: &Path) -> Result<(), String> {
     }
 }
 
+/// A key as it is named to people.
 fn describe(entry: &Entry) -> String {
     let comment = clean_line(&entry.comment, 64);
     if comment.is_empty() { entry.fingerprint.to_string() } else { format!("{} {comment}", entry.fingerprint) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let cannot = |error: io::Error| match error.kind() {
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
         io::ErrorKind::NotFound => {
-            format!("there is no keys file {}: `amp-relay up` makes one, --keys FILE names another", path.display())
+            format!("there is no keys file {}: `amp-relay up` makes one, --keys FILE names another", path_line(path))
         }
-        _ => format!("keys file {}: {error}", path.display()),
-    };
-    let metadata = fs::metadata(path).map_err(cannot)?;
-    if metadata.len() > FILE_BYTES_MAX as u64 {
-        return Err(format!("keys file {} is larger than {FILE_BYTES_MAX} bytes", path.display()));
+        _ => format!("keys file {}: {error}", path_line(path)),
     }
-    fs::read(path).map_err(cannot)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    file::read(path, FILE_BYTES_MAX as u64).map_err(|error| unreadable(path, &error))
 }
 
 fn list(path: &Path, as_json: bool) -> Result<(), String> {
@@ -335,7 +339,7 @@ fn table(set: &KeySet) -> String {
 /// What is put back must be what was there, byte for byte.
 fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, String> {
     let why = "is not UTF-8 and is left as it is: save it as UTF-8, or change it in an editor";
-    String::from_utf8(bytes).map_err(|_| format!("keys file {} {why}", path.display()))
+    String::from_utf8(bytes).map_err(|_| format!("keys file {} {why}", path_line(path)))
 }
 
 /// What was given as a key: a line, a file, or standard input.
@@ -356,9 +360,10 @@ fn given_text(given: &str) -> Result<String, String> {
     if given.split_whitespace().count() >= 2 && !Path::new(given).exists() {
         return Ok(given.to_owned());
     }
-    let mut file = fs::File::open(given)
-        .map_err(|error| format!("`{given}` is neither a public key line nor a file that can be read ({error})"))?;
-    read_some(given, &mut file)
+    let shown = path_line(Path::new(given));
+    let mut file = file::open(Path::new(given))
+        .map_err(|error| format!("`{shown}` is neither a public key line nor a file that can be read ({error})"))?;
+    read_some(&shown, &mut file)
 }
 
 /// What was given as a key, as a command names it.
@@ -382,9 +387,10 @@ fn did_of_text(text: &str, file: &str) -> Result<String, String> {
     })
 }
 
-/// Reads, changes and replaces the file, one program at a time. Its mode stays; a new file gets 0600.
-fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>) -> Result<T, String> {
-    let io_error = |error: io::Error| format!("keys file {}: {error}", path.display());
+/// Reads, changes and replaces the file, one program at a time. Its mode stays; a new file, which only `makes` allows, gets
+/// 0600.
+fn edit<T>(path: &Path, makes: bool, change: impl FnOnce(&str) -> Result<(String, T), String>) -> Result<T, String> {
+    let io_error = |error: io::Error| format!("keys file {}: {error}", path_line(path));
     // A symbolic link stays one: what it points to is replaced.
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = real.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -392,7 +398,7 @@ fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>
         io::ErrorKind::NotFound => {
             format!(
                 "there is no folder for the keys file {}: `amp-relay up` makes one, --keys FILE names another",
-                path.display()
+                path_line(path)
             )
         }
         _ => io_error(error),
@@ -400,8 +406,8 @@ fn edit<T>(path: &Path, change: impl FnOnce(&str) -> Result<(String, T), String>
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|error| io_error(error.into()))?;
     let (text, mode) = match fs::metadata(&real) {
         Ok(metadata) => (utf8(read(&real)?, &real)?, Some(metadata.permissions())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), None),
-        Err(error) => return Err(io_error(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && makes => (String::new(), None),
+        Err(error) => return Err(unreadable(path, &error)),
     };
     let (changed, done) = change(&text)?;
     replace_file(&real, changed.as_bytes(), mode).map_err(io_error)?;
@@ -436,7 +442,7 @@ fn tell(data: &Path, path: &Path) -> Result<String, String> {
         return Err(format!(
             "the relay that runs on {} reads another keys file, so nothing has changed for it: name that one with \
              --keys {}",
-            data.display(),
+            path_line(data),
             shell_quoted(read)
         ));
     }
@@ -460,8 +466,9 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let (path, link) = (scratch.path().join("real"), scratch.path().join("keys"));
         symlink(&path, &link).unwrap();
-        let add =
-            |path: &Path| edit(path, |text| append_line(text, KEY, Role::Watch).map_err(|error| error.to_string()));
+        let add = |path: &Path| {
+            edit(path, true, |text| append_line(text, KEY, Role::Watch).map_err(|error| error.to_string()))
+        };
         // The link dangles: the first edit goes to the link's own name, as no target is there to be kept.
         fs::write(&path, "# mine\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
@@ -483,7 +490,7 @@ mod tests {
         let bytes = [KEY.as_bytes(), b" J\xfcrgen\n"].concat();
         fs::write(&path, &bytes).unwrap();
         list(&path, false).unwrap();
-        let refused = edit(&path, |_| Ok((String::new(), ()))).unwrap_err();
+        let refused = edit(&path, true, |_| Ok((String::new(), ()))).unwrap_err();
         assert!(refused.contains("save it as UTF-8"), "{refused}");
         assert_eq!(fs::read(&path).unwrap(), bytes);
     }

@@ -25,7 +25,7 @@ use std::{
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::claude::demo;
+use crate::{base::glyph::is_hidden, claude::demo};
 use settings::{RelayArgs, World};
 
 /// One live Claude Code session on all of your devices.
@@ -96,11 +96,11 @@ pub fn main() -> ExitCode {
             let printed = asked.print().and_then(|()| io::stdout().flush());
             return said(out::written(printed).map(|()| ExitCode::SUCCESS));
         }
-        Err(error) => error.exit(),
+        Err(error) => return misused(&error),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => return misused(&error),
     };
     // A verb's own matches know where each of its values came from.
     let of_verb = matches.subcommand().map_or(&matches, |(_, matches)| matches);
@@ -119,6 +119,21 @@ pub fn main() -> ExitCode {
         Verb::Config { verb } => config(&verb, of_verb),
         Verb::DemoAgent { arguments } => demo::main(arguments.into_iter()),
     }
+}
+
+/// Says what is wrong with the arguments. It repeats them, and what they hold may steer a terminal: then without colours.
+fn misused(error: &clap::Error) -> ExitCode {
+    let steers = |text: &OsString| text.to_string_lossy().chars().any(is_hidden);
+    let of_ours = |name: &OsString| name.to_string_lossy().starts_with("AMP_RELAY_");
+    if std::env::args_os().any(|arg| steers(&arg))
+        || std::env::vars_os().any(|(name, value)| of_ours(&name) && steers(&value))
+    {
+        out::note(&error.render().to_string().trim_end());
+    } else {
+        // Where nobody reads that, nobody is told.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// A variable that is set to nothing counts as not set, as scripts and unit files mean it.

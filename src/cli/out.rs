@@ -21,13 +21,14 @@ pub(super) fn line(line: &dyn Display) -> Result<(), String> {
     text(&format_args!("{line}\n"))
 }
 
-/// Prints text as it is.
+/// Prints text as it is; on a terminal without what could steer it.
 ///
 /// # Errors
 /// It cannot be written, a full disk for instance.
 pub(super) fn text(text: &dyn Display) -> Result<(), String> {
     let mut out = io::stdout().lock();
-    written(write!(out, "{text}").and_then(|()| out.flush()))
+    let mut written_as = |text: &dyn Display| write!(out, "{text}").and_then(|()| out.flush());
+    written(if io::stdout().is_terminal() { written_as(&clean(&text.to_string())) } else { written_as(text) })
 }
 
 /// What became of something that was written to standard output.
@@ -74,10 +75,10 @@ pub(super) fn note(line: &dyn Display) {
     let _ = writeln!(io::stderr().lock(), "{}", clean(&line.to_string()));
 }
 
-/// Asks on standard error; the answer comes on the same line.
+/// Asks on standard error, without what could steer a terminal; the answer comes on the same line.
 pub(super) fn question(text: &dyn Display) {
     let mut out = io::stderr().lock();
-    let _ = write!(out, "{text}").and_then(|()| out.flush());
+    let _ = write!(out, "{}", clean(&text.to_string())).and_then(|()| out.flush());
 }
 
 /// Asks for a yes or a no, again where the answer is neither; a second such answer is a no, and so is none at all.

@@ -15,10 +15,10 @@ use serde_json::Value;
 use super::{
     out,
     settings::{World, configured_path},
-    text::{clean_line, shell_quoted},
+    text::{clean_line, path_line, shell_quoted},
     tty,
 };
-use crate::base::text;
+use crate::base::{file, text};
 use crate::client::{
     Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target,
     Unreadable, amp, replace_file,
@@ -31,6 +31,8 @@ const AGENT_KEYS_MAX: usize = 8;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A relay that said nothing for so long, not even a tick, is gone.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest file that is read as a key or as an id.
+const KEY_BYTES_MAX: u64 = 64 * 1024;
 /// How often a passphrase is asked for.
 const PASSPHRASE_TRIES: u32 = 3;
 
@@ -87,7 +89,7 @@ impl ReachArgs {
 
 /// A socket is pinned by its path, which must not depend on where the program was started.
 fn absolute(path: PathBuf) -> Result<Target, String> {
-    std::path::absolute(&path).map(Target::Unix).map_err(|error| format!("{}: {error}", path.display()))
+    std::path::absolute(&path).map(Target::Unix).map_err(|error| format!("{}: {error}", path_line(&path)))
 }
 
 /// What the config file says, `$XDG_STATE_HOME/amp-relay`, or `$HOME/.local/state/amp-relay`.
@@ -230,7 +232,7 @@ fn place(args: &ReachArgs) -> Result<PathBuf, String> {
         return Err(format!(
             "{} holds other files and is no data folder, and the relays that are known would be noted in it: name a new or \
              an empty one with --data DIR, or leave --data out",
-            data.display()
+            path_line(&data)
         ));
     }
     Ok(data)
@@ -337,8 +339,8 @@ pub(super) fn out_of_reach(data: &Path) -> Option<String> {
     Some(format!(
         "the relay that runs on {} is process {pid}, and nothing answers at its socket, {}: unless it starts or ends in \
          this moment, `kill {pid}` ends it, with all its sessions, and `amp-relay up` starts a new one",
-        data.display(),
-        data.join("relay.sock").display()
+        path_line(data),
+        path_line(&data.join("relay.sock"))
     ))
 }
 
@@ -359,7 +361,7 @@ fn no_relay(data: &Path, why: &str) -> String {
     }
     format!(
         "no relay runs on {}{why}: start one with `amp-relay up`, or name another with --data DIR or --url URL",
-        data.display()
+        path_line(data)
     )
 }
 
@@ -414,7 +416,7 @@ fn unusable(key: &Path) -> Option<Unusable> {
     if fs::metadata(key).ok()?.permissions().mode() & 0o077 != 0 {
         return Some(Unusable::Open);
     }
-    private_key(&fs::read(key).ok()?).is_err().then_some(Unusable::Broken)
+    private_key(&file::read(key, KEY_BYTES_MAX).ok()?).is_err().then_some(Unusable::Broken)
 }
 
 /// The flag that names this data folder, where nothing else does.
@@ -471,9 +473,9 @@ fn candidates(args: &ReachArgs, data: &Path) -> Vec<Candidate> {
 fn public_of(path: &Path) -> Option<ssh_key::PublicKey> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".pub");
-    [path.to_owned(), beside.into()]
-        .iter()
-        .find_map(|path| ssh_key::PublicKey::from_openssh(text::of_file(&fs::read(path).ok()?).trim()).ok())
+    [path.to_owned(), beside.into()].iter().find_map(|path| {
+        ssh_key::PublicKey::from_openssh(text::of_file(&file::read(path, KEY_BYTES_MAX).ok()?).trim()).ok()
+    })
 }
 
 impl Candidate {
@@ -502,7 +504,7 @@ impl Candidate {
                         return None;
                     }
                     let wrong = if tries > 1 { "That passphrase is wrong. " } else { "" };
-                    let ask = format!("{wrong}Passphrase of {}: ", path.display());
+                    let ask = format!("{wrong}Passphrase of {}: ", path_line(path));
                     rpassword::prompt_password(ask).ok().filter(|given| !given.is_empty())
                 };
                 Identity::from_file(&path, &mut passphrase).map(Some).map_err(|error| error.to_string())
@@ -521,7 +523,8 @@ fn ask_about_relay(question: &Question<'_>) -> bool {
 /// The installation's id, made at first use. Without a place to keep it, one for this run.
 fn client_id(data: &Path) -> String {
     let path = data.join("client_id");
-    if let Ok(id) = fs::read_to_string(&path)
+    if let Ok(bytes) = file::read(&path, KEY_BYTES_MAX)
+        && let Ok(id) = std::str::from_utf8(&bytes)
         && is_id(id.trim())
     {
         return id.trim().to_owned();

@@ -17,10 +17,11 @@ use signal_hook::{
 use super::{
     fail, first_run,
     kept::{Kept, Noted},
-    log as logging,
+    log as logging, out,
     reach::{data_flag, opened, program},
     session::SessionArgs,
     settings::{self, RelayArgs, Settings, Variable, World},
+    text::path_line,
 };
 use crate::{
     claude::{close_inherited, environment::Changes},
@@ -198,7 +199,7 @@ pub(super) fn agent(settings: &Settings, for_person: bool) -> Result<Agent, Stri
     match (agent.find_claude(), &settings.claude.value) {
         (Some(_), _) => Ok(agent),
         (None, Some(named)) if for_person => {
-            Err(format!("{}: {} is not a program that can be run", settings.claude.origin, named.display()))
+            Err(format!("{}: {} is not a program that can be run", settings.claude.origin, path_line(named)))
         }
         (None, None) if for_person => Ok(Agent::Demo),
         (None, _) => {
@@ -250,16 +251,16 @@ fn explain(server: &Server, settings: &Settings) {
     let Some(session) = server.first_session() else { return };
     let data = data_flag(&settings.data.value);
     let program = program();
-    eprintln!(
+    out::note(&format_args!(
         "\n  session {} in {}\n\n  Attach from another terminal:   {program} attach{data}\n  \
          Let another key sign in:        {program} keys add FILE.pub{data}\n  \
          From another machine:           ssh -N -L 5711:{} HOST\n  \
          {:31} amp-relay attach --url ws://127.0.0.1:5711\n\n  Ctrl-C ends the relay and its sessions.\n",
         session.session,
-        session.folder.display(),
+        path_line(&session.folder),
         tunnel(server),
         "",
-    );
+    ));
 }
 
 /// Where a tunnel ends: the first TCP listener.

@@ -13,7 +13,7 @@ use super::{
     attach, out,
     reach::{ReachArgs, ask, ask_and_wait, reach, reach_to_join},
     sessions,
-    text::clean_line,
+    text::{clean_line, path_line},
 };
 use crate::{
     claude::arguments::{MODES, is_conversation},
@@ -88,7 +88,7 @@ impl SessionArgs {
     /// The relay refuses, or does not answer.
     pub(super) fn created(&self, connection: &mut Connection, folder: Option<&Path>) -> Result<Summary, String> {
         let folder = folder.map(|folder| {
-            folder.to_str().ok_or_else(|| format!("the folder {} cannot be sent: it is not UTF-8", folder.display()))
+            folder.to_str().ok_or_else(|| format!("the folder {} cannot be sent: it is not UTF-8", path_line(folder)))
         });
         let command = json!({
             "type": "create", "profile": "default", "folder": folder.transpose()?, "title": self.title,
@@ -152,7 +152,7 @@ pub(super) fn new(args: &NewArgs) -> Result<ExitCode, String> {
 /// # Errors
 /// It is not there.
 pub(super) fn real(folder: &Path) -> Result<PathBuf, String> {
-    folder.canonicalize().map_err(|error| format!("the folder {} cannot be used: {error}", folder.display()))
+    folder.canonicalize().map_err(|error| format!("the folder {} cannot be used: {error}", path_line(folder)))
 }
 
 /// Stops a session: its turn may end first, its conversation can be gone on with later.

@@ -4,6 +4,7 @@ use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCa
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
+pub(super) use crate::base::text::{path_line, shell_quoted};
 use crate::base::{
     glyph::{drawable, escape, is_hidden, visible},
     text::is_plain,
@@ -141,12 +142,6 @@ pub(super) fn json_for_terminal(json: &str) -> String {
         }
     }
     shown
-}
-
-/// As a shell takes it.
-pub(super) fn shell_quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:=".contains(c);
-    if text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Characters of a name that are drawn.

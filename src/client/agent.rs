@@ -10,7 +10,10 @@ use std::{
 
 use ssh_key::PublicKey;
 
-use crate::{base::text, wire::sign_in};
+use crate::{
+    base::text::{self, path_line},
+    wire::sign_in,
+};
 
 const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
@@ -136,7 +139,7 @@ impl Agent {
     fn ask(&self, request: &[u8], timeout: Duration) -> Result<Vec<u8>, AgentError> {
         self.exchange(request, timeout).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => AgentError::Unreadable,
-            _ => AgentError::Io { path: self.socket.display().to_string(), error },
+            _ => AgentError::Io { path: path_line(&self.socket), error },
         })
     }
 

@@ -11,7 +11,10 @@ use ssh_key::{Algorithm, PrivateKey, PublicKey};
 
 use super::agent::{Agent, AgentError, AgentKey};
 use crate::{
-    base::text,
+    base::{
+        file,
+        text::{self, path_line, shell_quoted},
+    },
     wire::sign_in::{self, NoKey, SignError},
 };
 
@@ -41,7 +44,7 @@ pub enum Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file cannot be read.
-    #[error("key file {path}: {error}")]
+    #[error("key file {}: {error}", path_line(path))]
     Io {
         /// Which.
         path: PathBuf,
@@ -49,7 +52,7 @@ pub enum IdentityError {
         error: io::Error,
     },
     /// Others may read it.
-    #[error("key file {path} can be read by others (mode {mode:03o}): `chmod 600 {path}`")]
+    #[error("key file {} can be read by others (mode {mode:03o}): `chmod 600 {}`", path_line(path), as_typed(path))]
     TooOpen {
         /// Which.
         path: PathBuf,
@@ -57,7 +60,10 @@ pub enum IdentityError {
         mode: u32,
     },
     /// It is the half that everybody may have.
-    #[error("key file {path} is the public half of a key, which cannot sign: name the private one, {private}")]
+    #[error(
+        "key file {} is the public half of a key, which cannot sign: name the private one, {private}",
+        path_line(path)
+    )]
     Public {
         /// Which.
         path: PathBuf,
@@ -65,7 +71,7 @@ pub enum IdentityError {
         private: String,
     },
     /// No private key that can be used here.
-    #[error("key file {path} cannot be used: {why}{hint}", hint = hint(why, path))]
+    #[error("key file {} cannot be used: {why}{hint}", path_line(path), hint = hint(why, path))]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -73,13 +79,17 @@ pub enum IdentityError {
         why: NoKey,
     },
     /// Encrypted, and no passphrase opened it.
-    #[error("key file {path} is encrypted and was not opened: give its passphrase, or load it with `ssh-add {path}`")]
+    #[error(
+        "key file {} is encrypted and was not opened: give its passphrase, or load it with `ssh-add {}`",
+        path_line(path),
+        as_typed(path)
+    )]
     Locked {
         /// Which.
         path: PathBuf,
     },
     /// It cannot sign.
-    #[error("key file {path}: {error}")]
+    #[error("key file {}: {error}", path_line(path))]
     Sign {
         /// Which.
         path: PathBuf,
@@ -97,10 +107,15 @@ pub enum IdentityError {
     Agent(#[from] AgentError),
 }
 
+/// As a command takes it.
+fn as_typed(path: &Path) -> String {
+    shell_quoted(&path.to_string_lossy())
+}
+
 /// What helps with such a file, if anything does.
 fn hint(why: &NoKey, path: &Path) -> String {
     match why {
-        NoKey::Foreign => format!(", which may hold it: `ssh-add {}`", path.display()),
+        NoKey::Foreign => format!(", which may hold it: `ssh-add {}`", as_typed(path)),
         NoKey::Empty | NoKey::Other | NoKey::Putty | NoKey::Broken(_) => String::new(),
     }
 }
@@ -114,12 +129,9 @@ impl Identity {
     pub fn from_file(path: &Path, passphrase: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Self, IdentityError> {
         let io_error = |error| IdentityError::Io { path: path.to_owned(), error };
         let metadata = fs::metadata(path).map_err(io_error)?;
-        if metadata.len() > FILE_BYTES_MAX {
-            return Err(io_error(io::Error::new(io::ErrorKind::InvalidData, "too large for a key")));
-        }
-        let text = fs::read(path).map_err(io_error)?;
+        let text = file::read(path, FILE_BYTES_MAX).map_err(io_error)?;
         if PublicKey::from_openssh(text::of_file(&text).trim()).is_ok() {
-            let private = path.display().to_string();
+            let private = path_line(path);
             let private = private.strip_suffix(".pub").unwrap_or("the file without .pub").to_owned();
             return Err(IdentityError::Public { path: path.to_owned(), private });
         }
@@ -143,7 +155,7 @@ impl Identity {
         };
         match cannot {
             Some(error) => Err(IdentityError::Sign { path: path.to_owned(), error }),
-            None => Ok(Self::Key { key: Box::new(key), origin: path.display().to_string() }),
+            None => Ok(Self::Key { key: Box::new(key), origin: path_line(path) }),
         }
     }
 

@@ -9,7 +9,10 @@ use std::{
 use ssh_key::PublicKey;
 
 use super::target::Target;
-use crate::wire::sign_in::{did_of, fingerprint};
+use crate::{
+    base::{file, text::path_line},
+    wire::sign_in::{did_of, fingerprint},
+};
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -47,7 +50,7 @@ pub enum PinError {
         fingerprint: String,
     },
     /// The file.
-    #[error("known relays in {path}: {error}")]
+    #[error("known relays in {}: {error}", path_line(path))]
     Io {
         /// Which.
         path: PathBuf,
@@ -103,15 +106,13 @@ impl KnownRelays {
     /// # Errors
     /// It is there and cannot be read.
     pub fn load(path: PathBuf) -> Result<Self, PinError> {
-        let text = match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
-                return Err(PinError::Io { path, error: io::Error::new(io::ErrorKind::InvalidData, "too large") });
-            }
-            _ => match fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-                Err(error) => return Err(PinError::Io { path, error }),
-            },
+        let read = file::read(&path, FILE_BYTES_MAX).and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+        });
+        let text = match read {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(PinError::Io { path, error }),
         };
         Ok(Self { known: text.lines().filter_map(read_line).collect(), path, ask: None })
     }
@@ -183,7 +184,7 @@ impl Pins for KnownRelays {
                 name,
                 expected: pinned.did.clone(),
                 presented: did.to_owned(),
-                file: self.path.display().to_string(),
+                file: path_line(&self.path),
             });
         }
         // A relay that is known by its key may have another name; one on this machine is believed at first sight.

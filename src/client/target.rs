@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::wire::sign_in::{Authority, PORT};
+use crate::{
+    base::text::path_line,
+    wire::sign_in::{Authority, PORT},
+};
 
 /// Where a relay is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +84,7 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) => write!(f, "unix:{}", path_line(path)),
             Self::Ws { .. } => write!(f, "ws://{}", self.authority()),
         }
     }

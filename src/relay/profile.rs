@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    base::text::{self, unfit_for_a_line},
+    base::text::{self, path_line, unfit_for_a_line},
     relay::api::{Code, Error, Text},
 };
 
@@ -65,11 +65,11 @@ impl Profile {
     pub fn resolve(&mut self, folders: &dyn Folders) -> Result<(), String> {
         for folder in &mut self.folders {
             if !folder.is_absolute() {
-                return Err(format!("folder {} is not an absolute path", folder.display()));
+                return Err(format!("folder {} is not an absolute path", path_line(folder)));
             }
-            let real = folders.canonical(folder).map_err(|error| format!("folder {}: {error}", folder.display()))?;
+            let real = folders.canonical(folder).map_err(|error| format!("folder {}: {error}", path_line(folder)))?;
             if !folders.is_folder(&real) {
-                return Err(format!("{} is not a folder", folder.display()));
+                return Err(format!("{} is not a folder", path_line(folder)));
             }
             *folder = real;
         }

@@ -2,8 +2,7 @@
 //! it changes. It must not touch a connection: its answers go to the workers by mail.
 
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
     os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
@@ -22,7 +21,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
-    base::text,
+    base::{file, text},
     reactor::{self, room::Room, ws::Framed},
     relay::{
         admission::{Admission, HelloJob, Judged},
@@ -413,12 +412,10 @@ impl KeysFile {
         }
     }
 
-    /// The file's text, one byte more than may be read at the most. A comment in another encoding than UTF-8 must not
+    /// The file's text. A comment in another encoding than UTF-8 must not
     /// cost all keys their effect.
     fn read(&self) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        fs::File::open(&self.path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(text::of_file(&bytes).into_owned())
+        Ok(text::of_file(&file::read(&self.path, FILE_BYTES_MAX as u64)?).into_owned())
     }
 }
 

@@ -16,8 +16,13 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 use ssh_key::{Algorithm, LineEnding, PrivateKey, rand_core::OsRng};
 
-use crate::wire::sign_in::private_key;
+use crate::{
+    base::{file, text::path_line},
+    wire::sign_in::private_key,
+};
 
+/// Largest file that is read as a key.
+const KEY_BYTES_MAX: u64 = 64 * 1024;
 /// How long somebody else may hold the lock who is no relay.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -26,7 +31,8 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 pub enum DataError {
     /// Another relay holds the lock.
     #[error(
-        "{folder} is in use by another amp-relay (process {pid}). Attach to it with `amp-relay attach`, or give this one a folder of its own with --data DIR"
+        "{} is in use by another amp-relay (process {pid}). Attach to it with `amp-relay attach`, or give this one a folder of its own with --data DIR",
+        path_line(folder)
     )]
     InUse {
         /// The folder.
@@ -35,20 +41,22 @@ pub enum DataError {
         pid: String,
     },
     /// It is a folder like /tmp, which closing to others would break.
-    #[error("{0} is shared by all users (its sticky bit is set). Name a folder of the relay's own with --data DIR")]
+    #[error("{} is shared by all users (its sticky bit is set). Name a folder of the relay's own with --data DIR", path_line(.0))]
     Shared(PathBuf),
     /// It is open to others and holds what is not the relay's: a project, for instance.
     #[error(
-        "{0} is open to others and holds other files, and the relay would close it to all but you. Name a folder of the relay's own with --data DIR, or close this one with `chmod 700`"
+        "{} is open to others and holds other files, and the relay would close it to all but you. Name a folder of the relay's own with --data DIR, or close this one with `chmod 700`",
+        path_line(.0)
     )]
     Foreign(PathBuf),
     /// No socket can stand in it.
     #[error(
-        "{0} is too long a path: the system takes no socket of so long a name, and the relay's stands in it. Name a shorter one with --data DIR"
+        "{} is too long a path: the system takes no socket of so long a name, and the relay's stands in it. Name a shorter one with --data DIR",
+        path_line(.0)
     )]
     TooLong(PathBuf),
     /// The system refused something.
-    #[error("{path}: {what}: {source}")]
+    #[error("{}: {what}: {source}", path_line(path))]
     Io {
         /// About which path.
         path: PathBuf,
@@ -58,7 +66,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// A key file does not hold a key we can use.
-    #[error("{path}: {why}. Move it away to have a new one made")]
+    #[error("{}: {why}. Move it away to have a new one made", path_line(path))]
     Key {
         /// Which file.
         path: PathBuf,
@@ -166,14 +174,14 @@ impl DataFolder {
 
     /// Whether a process holds the folder of this path.
     pub fn is_held(path: &Path) -> bool {
-        let Ok(lock) = File::open(path.join("lock")) else { return false };
+        let Ok(lock) = file::open(&path.join("lock")) else { return false };
         flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
     }
 
     /// The process that holds the folder of this path, if one does and says so.
     pub fn holder(path: &Path) -> Option<u32> {
         let mut pid = String::new();
-        let lock = File::open(path.join("lock")).ok().filter(|_| Self::is_held(path))?;
+        let lock = file::open(&path.join("lock")).ok().filter(|_| Self::is_held(path))?;
         lock.take(32).read_to_string(&mut pid).ok()?;
         pid.trim().parse().ok()
     }
@@ -231,7 +239,7 @@ impl DataFolder {
 /// Reads a private key, or makes an Ed25519 one with its public half beside it.
 fn ensure_key(path: &Path, comment: &str) -> Result<PrivateKey, DataError> {
     let bad = |why: String| DataError::Key { path: path.to_owned(), why };
-    match fs::read(path) {
+    match file::read(path, KEY_BYTES_MAX) {
         Ok(bytes) => {
             let key = private_key(&bytes).map_err(|why| bad(format!("this key file cannot be used: {why}")))?;
             if key.is_encrypted() {

@@ -25,6 +25,7 @@ mod clients_curl;
 mod clients_prometheus;
 mod command_line;
 mod fairness;
+mod key_files;
 mod message_bounds;
 mod oracle;
 mod permissions;

@@ -2,14 +2,16 @@
 
 use std::{
     fmt::Display,
-    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use toml::{Table, Value};
 
 use super::{NAMES, Origin, Sourced, shortened};
-use crate::base::text::{self, quoted};
+use crate::base::{
+    file,
+    text::{self, path_line, quoted},
+};
 
 /// A config file that was read; the default is an empty one.
 #[derive(Debug, Default)]
@@ -48,13 +50,8 @@ pub(super) fn read_for(path: &Path, name: &str) -> Result<(File, Option<String>)
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
-    let cannot = |why: &dyn Display| format!("{}: the config cannot be read: {why}", path.display());
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| cannot(&error))?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| cannot(&error))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(cannot(&format_args!("it is larger than {FILE_BYTES_MAX} bytes")));
-    }
+    let cannot = |why: &dyn Display| format!("{}: the config cannot be read: {why}", path_line(path));
+    let bytes = file::read(path, FILE_BYTES_MAX).map_err(|error| cannot(&error))?;
     let text = text::of_file(&bytes);
     // U+FFFD may stand in the file itself; where it stands for other bytes, a path would not be the one that was meant.
     if text.contains(char::REPLACEMENT_CHARACTER) && std::str::from_utf8(&bytes).is_err() {
@@ -82,14 +79,14 @@ fn unreadable(path: &Path, text: &str, error: &toml::de::Error) -> String {
     let before = text.get(..at).unwrap_or_default();
     let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default();
     if line.len() <= LINE_BYTES_MAX {
-        return format!("{}: {error}", path.display());
+        return format!("{}: {error}", path_line(path));
     }
     let number = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     let why = shortened(error.message());
     format!(
         "{}:{number}: {why} (at character {column} of the line, which begins with {})",
-        path.display(),
+        path_line(path),
         quoted(line)
     )
 }

@@ -6,16 +6,15 @@ mod given;
 mod show;
 mod value;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Args, parser::ValueSource};
 
 use crate::{
+    base::{self, text::path_line},
     claude::is_program,
     reactor::Listen,
+    relay::keys::FILE_BYTES_MAX,
     server::{Agent, DataFolder, Deflate, Options, Verify},
 };
 
@@ -304,13 +303,13 @@ fn can_start(settings: &Settings) -> Result<(), String> {
     let Settings { data, keys, claude, .. } = settings;
     DataFolder::usable(&data.value).map_err(|error| format!("{}: {error}", data.origin))?;
     if keys.value.exists()
-        && let Err(error) = std::fs::File::open(&keys.value).and_then(|mut file| io::copy(&mut file, &mut io::sink()))
+        && let Err(error) = base::file::read(&keys.value, FILE_BYTES_MAX as u64)
     {
-        return Err(format!("{}: the keys file {} cannot be read: {error}", keys.origin, keys.value.display()));
+        return Err(format!("{}: the keys file {} cannot be read: {error}", keys.origin, path_line(&keys.value)));
     }
     match &claude.value {
         Some(program) if !is_program(program) => {
-            Err(format!("{}: {} is not a program that can be run", claude.origin, program.display()))
+            Err(format!("{}: {} is not a program that can be run", claude.origin, path_line(program)))
         }
         _ => Ok(()),
     }

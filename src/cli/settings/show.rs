@@ -6,6 +6,7 @@ use clap::Args as _;
 
 use super::{LIVE, LogFormat, NAMES, Origin, RelayArgs, Settings, Variable};
 use crate::{
+    base::text::path_line,
     reactor::Listen,
     server::{Deflate, Verify},
 };
@@ -15,7 +16,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag(name) => write!(f, "--{}", name.replace(['_', '.'], "-")),
             Self::Environment(name) => f.write_str(name),
-            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::File(path, line) => write!(f, "{}:{line}", path_line(path)),
             Self::Default => f.write_str("default"),
         }
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::{
-    base::{ConnToken, text::quoted},
+    base::{
+        ConnToken,
+        text::{path_line, quoted},
+    },
     claude::environment,
     reactor::Listen,
     server::{Deflate, Verify},
@@ -61,8 +64,8 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
 pub(super) fn folder(path: &Path) -> Result<PathBuf, String> {
     match std::fs::canonicalize(path) {
         Ok(folder) if folder.is_dir() => Ok(folder),
-        Ok(_) => Err(format!("{} is not a folder", path.display())),
-        Err(error) => Err(format!("the folder {} cannot be used: {error}", path.display())),
+        Ok(_) => Err(format!("{} is not a folder", path_line(path))),
+        Err(error) => Err(format!("the folder {} cannot be used: {error}", path_line(path))),
     }
 }
 

@@ -1,0 +1,113 @@
+//! Files of keys as people have them: of other programs, too weak, no files at all, with names that steer a terminal.
+
+use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
+
+use crate::{
+    relay_up::{data, flat, is_attached, relays, up},
+    support::{
+        Key,
+        relay::{PROGRAM, Relay, Scratch},
+        terminal::Terminal,
+    },
+};
+
+#[test]
+fn a_keys_file_that_is_not_there_is_said_to_be_that_by_every_verb() {
+    let scratch = Scratch::new();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data(&scratch)).expect("a folder");
+    let said = ["list", "remove"].map(|verb| {
+        let words: &[&str] = if verb == "list" { &["keys", "list"] } else { &["keys", "remove", "x"] };
+        scratch.run(words).refused()
+    });
+    assert!(said[0].contains("there is no keys file") && said[0].contains("`amp-relay up` makes one"), "{said:?}");
+    assert_eq!(said[0], said[1]);
+    assert!(!data(&scratch).join("authorized_keys").exists());
+}
+
+#[test]
+fn the_first_run_names_keys_by_what_they_are_and_passes_over_what_cannot_sign_in() {
+    let scratch = Scratch::new();
+    let ssh = scratch.home().join(".ssh");
+    fs::create_dir(&ssh).expect("a folder");
+    let guest = Key::new("guest");
+    guest.write(&ssh.join("id_1"));
+    Key::ssh_keygen(&ssh, "rsa", 1024);
+    let odd = Key::new(&format!("{} sign in? [y/N] y", "x".repeat(60)));
+    fs::write(ssh.join(format!("{DRAWS}.pub")), &odd.public).expect("a file");
+    pipe(&ssh.join("pipe.pub"));
+    let terminal = Terminal::sized(&scratch, &up(""), 80, 24);
+    let screen = terminal.shows("the first question", |screen| screen.contains("[y/N]"));
+    assert!(
+        screen.contains("id_1.pub") && flat(&screen).contains(&format!("{} guest", guest.fingerprint())),
+        "{screen}"
+    );
+    terminal.line("y");
+    let screen = terminal
+        .shows("the next question", |screen| screen.matches("[y/N] ").count() == 2 || screen.contains("zz<U+000D>"));
+    let flat = flat(&screen).replace("↳ ", "");
+    assert!(flat.contains("id_rsa_1024.pub is passed over: RSA keys need at least 2048 bits"), "{screen}");
+    assert!(
+        flat.replace(' ', "").contains("zz<U+000D><U+001B>[2KLetthekey") && flat.contains(&odd.fingerprint()),
+        "{screen}"
+    );
+    let questions = screen.lines().filter(|row| row.starts_with("Let "));
+    assert!(questions.count() == 2 && !screen.lines().any(|row| row.trim_start().starts_with("sign in?")), "{screen}");
+    terminal.line("n");
+    terminal.shows("the session", is_attached);
+    let listed = scratch.run(["keys", "list"]).ok();
+    assert!(listed.contains(&guest.fingerprint()) && !listed.contains(&odd.fingerprint()), "{listed}");
+    assert_eq!(relays(&scratch).len(), 1);
+    drop(terminal);
+    scratch.run(["down"]).ok();
+}
+
+#[test]
+fn a_name_of_a_file_draws_nothing_on_a_terminal() {
+    let scratch = Scratch::new();
+    let relay = Relay::demo(&[&Key::new("owner")]);
+    let key = scratch.home().join("k\x1b[2K\rEnter the sudo password");
+    let made = scratch.runs("ssh-keygen", ["-q", "-t", "ed25519", "-N", "secret", "-f"]).arg(&key).status();
+    assert!(made.expect("ssh-keygen runs").success());
+    let url = format!("ws://{}", relay.tcp().host());
+    let terminal = Terminal::run(&scratch, &format!("{PROGRAM} sessions --url {url} --key $HOME/k*password"));
+    let screen = terminal.shows("the prompt", |screen| screen.contains("assphrase") || screen.contains("sudo"));
+    assert!(flat(&screen).replace(' ', "").contains("k<U+001B>[2K<U+000D>Enterthesudopassword:"), "{screen}");
+    let terminal = Terminal::run(&scratch, &format!("{PROGRAM} \"$(printf -- '--x\\033[2K\\033[1Gno error')\""));
+    let screen = terminal.shows("the end", |screen| screen.contains("ended with 2"));
+    assert!(screen.contains("unexpected argument '--xno error' found"), "{screen}");
+}
+
+/// Makes a pipe that nobody writes to.
+fn pipe(path: &Path) {
+    let status = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo runs");
+    assert!(status.success(), "no pipe was made");
+}
+
+#[test]
+fn a_pipe_or_an_endless_file_is_refused_wherever_a_file_is_read() {
+    let scratch = Scratch::new();
+    let (data, home) = (scratch.data(), scratch.home());
+    fs::DirBuilder::new().mode(0o700).create(&data).expect("a folder");
+    let at = |name: &str| home.join(name).display().to_string();
+    pipe(&home.join("pipe"));
+    let data = data.display().to_string();
+    let relay = Relay::demo(&[&Key::new("owner")]);
+    let url = format!("ws://{}", relay.tcp().host());
+    for (file, why) in [(at("pipe"), "a pipe"), ("/dev/zero".into(), "larger than")] {
+        for arguments in [
+            &["keys", "add", &file, "--data", &data][..],
+            &["keys", "did", &file, "--data", &data],
+            &["keys", "list", "--keys", &file],
+            &["keys", "remove", "x", "--keys", &file],
+            &["config", "check", "--config", &file],
+            &["config", "check", "--keys", &file, "--data", &data],
+            &["sessions", "--url", &url, "--key", &file],
+        ] {
+            let said = scratch.run(arguments).refused();
+            assert!(said.contains(why) && said.contains(&*file), "{arguments:?}: {said}");
+        }
+    }
+    pipe(&scratch.data().join("host_key"));
+    let said = scratch.run(["serve", "--demo", "--listen", "127.0.0.1:0", "--data", &data]).refused();
+    assert!(said.contains("host_key") && said.contains("a pipe"), "{said}");
+}
