@@ -25,6 +25,27 @@ fn a_keys_file_that_is_not_there_is_said_to_be_that_by_every_verb() {
 }
 
 #[test]
+fn the_table_of_the_data_folder_names_each_of_its_files() {
+    let scratch = Scratch::new();
+    let terminal = Terminal::run(&scratch, &up(""));
+    terminal.shows("the session", is_attached);
+    scratch.run(["sessions"]).ok();
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/getting-started.md")).expect("a page");
+    let first_cells = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let named: String = first_cells.collect();
+    for entry in fs::read_dir(data(&scratch)).expect("the data folder") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        assert!(named.contains(&format!("`{name}`")), "{name} is missing in {named}");
+    }
+    drop(terminal);
+    scratch.run(["down"]).ok();
+}
+
+/// Erases the line that it stands in and draws another, where it is written to a terminal as it is.
+const DRAWS: &str = "zz\r\x1b[2KLet the key id_ed25519.pub sign in to this relay as admin? [y\x08y\x1b[8m";
+
+#[test]
 fn the_first_run_names_keys_by_what_they_are_and_passes_over_what_cannot_sign_in() {
     let scratch = Scratch::new();
     let ssh = scratch.home().join(".ssh");
