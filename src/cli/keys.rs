@@ -432,7 +432,7 @@ fn tell(data: &Path, path: &Path) -> Result<String, String> {
         Ok(reply) => reply,
         Err(error) => {
             return Ok(format!(
-                "the running relay was not told ({error}); if it reads this file, it looks at it within a second"
+                "the running relay was not told; if it reads this file, it looks at it within a second. Why:\n  {error}"
             ));
         }
     };

@@ -165,6 +165,6 @@ fn said(result: Result<ExitCode, String>) -> ExitCode {
 
 /// Says why on stderr.
 fn fail(why: &str) -> ExitCode {
-    out::note(&format_args!("amp-relay: {why}"));
+    out::note(&format_args!("{}{why}", text::PROGRAM));
     ExitCode::FAILURE
 }

@@ -65,7 +65,8 @@ pub(super) fn folded(text: &str, to: impl AsFd) -> String {
     }
 }
 
-/// Words of ours and a text from elsewhere behind them, for standard error: no line of that can pass for one of ours.
+/// Words of ours and a text from elsewhere behind them, for standard error: no line of that can pass for one of ours. What
+/// does not begin a line of its own by a line feed comes behind the name of the program.
 pub(super) fn foreign(ours: &str, theirs: &str) -> String {
     texts::foreign(ours, theirs, tty::columns_of(io::stderr()))
 }

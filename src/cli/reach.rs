@@ -180,12 +180,12 @@ pub(super) fn reach_any(args: &ReachArgs, role: Option<&str>, kind: &str) -> Res
             Connection::connect(target, identity, &options, pins).map_err(|error| match error {
                 ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
                 ConnectError::Refused(error) if error.code == "KEY_NOT_AUTHORIZED" => {
-                    Tried::Unknown(out::foreign("", &ConnectError::Refused(error).to_string()))
+                    Tried::Unknown(ConnectError::Refused(error).to_string())
                 }
                 ConnectError::Identity(error) => Tried::Unfit(error.to_string()),
                 // Words of ours, with what to type in them.
                 ConnectError::Pin(error) => Tried::Failed(error.to_string()),
-                error if error.is_about_the_key() => Tried::Key(out::foreign("", &error.to_string())),
+                error if error.is_about_the_key() => Tried::Key(error.to_string()),
                 error => Tried::Failed(out::foreign("", &error.to_string())),
             })
         },
@@ -205,9 +205,7 @@ pub(super) fn reach_as_agent(args: &ReachArgs) -> Result<Found<amp::Connection>,
         amp::Connection::connect(target, identity, &options, pins).map_err(|error| match error {
             amp::ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
             // Which it is for the key, whatever the message.
-            error @ amp::ConnectError::Refused { .. } if error.is_about_the_key() => {
-                Tried::Unknown(out::foreign("", &error.to_string()))
-            }
+            error @ amp::ConnectError::Refused { .. } if error.is_about_the_key() => Tried::Unknown(error.to_string()),
             amp::ConnectError::Identity(error) => Tried::Unfit(error.to_string()),
             amp::ConnectError::Pin(error) => Tried::Failed(error.to_string()),
             error => Tried::Failed(out::foreign("", &error.to_string())),
@@ -256,9 +254,9 @@ pub(super) struct Found<T> {
 enum Tried {
     /// Nothing listens.
     Nobody,
-    /// The relay's keys file does not have this key; another one may do better.
+    /// The relay's keys file does not have this key, in the relay's words; another one may do better.
     Unknown(String),
-    /// Another key may do better.
+    /// Another key may do better, in words of the relay or of its system.
     Key(String),
     /// This key cannot sign here, whatever the relay lets in.
     Unfit(String),
@@ -292,7 +290,7 @@ fn with_keys<T>(
             Ok(_) => continue,
             Err(error) if args.key.is_some() => return Err(error),
             Err(error) => {
-                refusals.push(error);
+                refusals.push(format!("\n  {error}"));
                 continue;
             }
         };
@@ -309,19 +307,24 @@ fn with_keys<T>(
             }
             Err(Tried::Unknown(error)) => {
                 own_is_unknown |= is_own;
-                refusals.push(format!("{}: {error}", identity.origin()));
+                refusals.push(refused(&identity, &error));
             }
             Err(Tried::Unfit(error)) => {
                 unfit += 1;
-                refusals.push(format!("{}: {error}", identity.origin()));
+                refusals.push(format!("\n  {}: {error}", identity.origin()));
             }
-            Err(Tried::Key(error)) => refusals.push(format!("{}: {error}", identity.origin())),
+            Err(Tried::Key(error)) => refusals.push(refused(&identity, &error)),
             Err(Tried::Failed(error)) => return Err(error),
         }
     }
     let other = (unfit > 0 && unfit == refusals.len()).then(|| "--key FILE chooses another one".to_owned());
     let advice = own.and_then(|own| of_own_key(&own, data, own_is_unknown)).or(other);
     Err(no_key(&target, &refusals, advice))
+}
+
+/// That a relay refuses a key, in a line of its own.
+fn refused(identity: &Identity, theirs: &str) -> String {
+    out::foreign(&format!("\n  {}: ", identity.origin()), theirs)
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -365,13 +368,10 @@ fn no_relay(data: &Path, why: &str) -> String {
     )
 }
 
-/// `advice`: what to do about the key of this machine.
+/// `refusals` are lines with a line feed before each. `advice`: what to do about the key of this machine.
 fn no_key(target: &Target, refusals: &[String], advice: Option<String>) -> String {
     let mut text = format!("no key was found that signs in to {target}");
-    for refusal in refusals {
-        text.push_str("\n  ");
-        text.push_str(refusal);
-    }
+    text.push_str(&refusals.concat());
     text.push('\n');
     text.push_str(&advice.unwrap_or_else(|| {
         "on the relay's host, `amp-relay keys add --role ROLE FILE.pub` lets a key in; here, --key FILE chooses one"

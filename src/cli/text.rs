@@ -21,18 +21,22 @@ pub(super) const THEIRS: &str = "  | ";
 /// Begins every further row of a line of such a text.
 pub(super) const GOES_ON: &str = "  ↳ ";
 
+/// Begins the line that says why the program fails.
+pub(super) const PROGRAM: &str = "amp-relay: ";
+
 /// A text from elsewhere, for behind words of ours: its further lines are marked, so that none can pass for one of ours.
 pub(super) fn marked(theirs: &str) -> String {
     clean(theirs).replace('\n', &format!("\n{THEIRS}"))
 }
 
 /// Words of ours, and behind them a text from elsewhere of which no line, and on a terminal of so many columns no row, can
-/// pass for one of ours. More of ours may stand before it in its row: room is left for the name of the program.
+/// pass for one of ours. Rows end between words. The name of the program stands before ours, unless it begins a line.
 pub(super) fn foreign(ours: &str, theirs: &str, width: Option<usize>) -> String {
     let mut told = ours.to_owned();
     match width {
         Some(width) => {
-            folded_on(&drawable(&marked(theirs)), width, GOES_ON, columns("amp-relay: ") + columns(ours), &mut told);
+            let row = ours.rsplit_once('\n').map_or_else(|| format!("{PROGRAM}{ours}"), |(_, row)| row.to_owned());
+            wrapped_on(&drawable(&marked(theirs)), width, GOES_ON, used_of(&row, width), &mut told);
         }
         None => told.push_str(&marked(theirs)),
     }
@@ -82,7 +86,7 @@ pub(super) fn folded_on(text: &str, width: usize, goes_on: &str, used: usize, fo
             (used, is_begun) = (0, false);
             continue;
         }
-        let wide = if cluster == "\t" { 8 - used % 8 } else { columns(cluster) };
+        let wide = wide(cluster, used);
         if used + wide > width && is_begun {
             folded.push('\n');
             folded.push_str(goes_on);
@@ -111,6 +115,49 @@ pub(super) fn rows_from(text: &str, from: usize, width: usize, goes_on: &str) ->
         at += row.len() - if is_inside { goes_on.len() } else { 0 };
     }
     rows
+}
+
+/// Columns that a line has used of its last row where the terminal itself breaks it.
+fn used_of(line: &str, width: usize) -> usize {
+    line.graphemes(true).fold(0, |used, cluster| {
+        let after = used + wide(cluster, used);
+        if after > width { wide(cluster, 0) } else { after }
+    })
+}
+
+fn wide(cluster: &str, used: usize) -> usize {
+    if cluster == "\t" { 8 - used % 8 } else { columns(cluster) }
+}
+
+/// As [`folded_on`], but a row ends between words; a word is broken where it is longer than a whole row.
+fn wrapped_on(text: &str, width: usize, goes_on: &str, mut used: usize, wrapped: &mut String) {
+    let margin = columns(goes_on);
+    for (at, line) in text.split('\n').enumerate() {
+        if at > 0 {
+            wrapped.push('\n');
+            used = 0;
+        }
+        let mut rest = line;
+        while !rest.is_empty() {
+            let word_at = rest.find(|c| !matches!(c, ' ' | '\t')).unwrap_or(rest.len());
+            let end = rest[word_at..].find([' ', '\t']).map_or(rest.len(), |length| word_at + length);
+            let (piece, word) = (&rest[..end], &rest[word_at..end]);
+            let after = piece.graphemes(true).fold(used, |used, cluster| used + wide(cluster, used));
+            if after <= width {
+                wrapped.push_str(piece);
+                used = after;
+            } else if used > margin && margin + columns(word) <= width {
+                // The blanks are where the row ends.
+                wrapped.push('\n');
+                wrapped.push_str(goes_on);
+                wrapped.push_str(word);
+                used = margin + columns(word);
+            } else {
+                used = folded_on(piece, width, goes_on, used, wrapped);
+            }
+            rest = &rest[end..];
+        }
+    }
 }
 
 /// What a tool is to do, in one line of at most so many characters: nothing of it is dropped in silence.
@@ -177,12 +224,7 @@ mod tests {
     use super::*;
     use crate::base::glyph::odd_text;
 
-    #[test]
-    fn what_is_printed_can_be_pasted() {
-        assert_eq!(shell_quoted("/home/you/target/release/amp-relay"), "/home/you/target/release/amp-relay");
-        assert_eq!(shell_quoted("/my work/it's"), "'/my work/it'\\''s'");
-        assert!(!crate::cli::reach::program().is_empty());
-    }
+    use super::*;
 
     #[test]
     fn nothing_steers_the_terminal() {
@@ -238,6 +280,37 @@ mod tests {
         }
         let row = foreign("it failed: ", &"x".repeat(200), Some(80));
         assert_eq!(row.lines().next().map(columns), Some(80 - columns("amp-relay: ")));
+    }
+
+    #[test]
+    fn what_stands_before_counts_and_words_stay_whole() {
+        let theirs = "none of the keys: SHA256:IuWN, here";
+        assert_eq!(foreign("\n  /a/key: ", theirs, Some(30)), "\n  /a/key: none of the keys:\n  ↳ SHA256:IuWN, here");
+        // Ours has filled a row, and six columns of the next.
+        let ours = format!("\n{}", "x".repeat(36));
+        assert_eq!(foreign(&ours, theirs, Some(30)), format!("{ours}none of the keys:\n  ↳ SHA256:IuWN, here"));
+        assert_eq!(foreign("\n", "a 0123456789", Some(10)), "\na 01234567\n  ↳ 89", "longer than a row");
+    }
+
+    proptest! {
+        #[test]
+        fn rows_end_between_words(words in prop::collection::vec("[a-z漢]{1,30}", 0..12), ours in "[a-z ]{0,40}", width in 12_usize..60) {
+            let theirs = words.join(" ");
+            let ours = format!("\n{ours}");
+            let told = foreign(&ours, &theirs, Some(width));
+            let told = told.strip_prefix(&ours).unwrap();
+            let rows: Vec<&str> = told.split('\n').collect();
+            for (at, row) in rows.iter().enumerate() {
+                let before = if at == 0 { used_of(&ours[1..], width) } else { 0 };
+                prop_assert!(before + columns(row) <= width.max(before), "{:?}", told);
+                prop_assert!(at == 0 || row.starts_with(GOES_ON), "{:?}", told);
+            }
+            for word in words.iter().filter(|word| columns(word) + columns(GOES_ON) <= width) {
+                prop_assert!(rows.iter().any(|row| row.contains(&**word)), "{:?} in {:?}", word, told);
+            }
+            let whole: String = rows.iter().flat_map(|row| row.trim_start_matches(GOES_ON).chars()).filter(|c| *c != ' ').collect();
+            prop_assert_eq!(whole, theirs.replace(' ', ""));
+        }
     }
 
     #[test]

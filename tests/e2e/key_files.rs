@@ -132,3 +132,16 @@ fn a_pipe_or_an_endless_file_is_refused_wherever_a_file_is_read() {
     let said = scratch.run(["serve", "--demo", "--listen", "127.0.0.1:0", "--data", &data]).refused();
     assert!(said.contains("host_key") && said.contains("a pipe"), "{said}");
 }
+
+#[test]
+fn a_refusal_on_a_terminal_is_broken_between_words() {
+    let scratch = Scratch::new();
+    let relay = Relay::demo(&[&Key::new("owner")]);
+    let stranger = Key::new("stranger");
+    stranger.write(&scratch.home().join("id"));
+    let url = format!("ws://{}", relay.tcp().host());
+    let terminal = Terminal::sized(&scratch, &format!("{PROGRAM} sessions --url {url} --key $HOME/id"), 80, 24);
+    let screen = terminal.shows("the refusal", |screen| screen.contains("ended with 1"));
+    assert!(screen.lines().any(|row| row.contains(&stranger.fingerprint())), "{screen}");
+    assert!(screen.contains("\n  ↳ "), "it is long enough to be broken: {screen}");
+}
