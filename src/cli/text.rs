@@ -224,8 +224,6 @@ mod tests {
     use super::*;
     use crate::base::glyph::odd_text;
 
-    use super::*;
-
     #[test]
     fn nothing_steers_the_terminal() {
         assert_eq!(clean("a\x1b]52;c;eA==\x07b\r\n\tc\u{9b}2J\u{202e}d\x7f"), "a]52;c;eA==b\n\tc2Jd");

@@ -247,6 +247,7 @@ fn caller(slot: u32, name: &Filler) -> Caller {
         principal: format!("SHA256:{slot:p>43}").into(),
         comment,
         role: Role::Admin,
+        granted: Role::Admin,
         client: id.clone(),
         device: id,
         kind: "\"".repeat(64).into(),
