@@ -249,12 +249,14 @@ impl Translator {
         }
         let tool = request.label("tool_name").unwrap_or_else(|| Arc::from("unknown"));
         let (input, is_cut) = input(&request);
+        let unseen =
+            if is_cut { Some("its input is nested too deep to be shown whole") } else { tool_unseen(&request) };
         let questions = || request.fields("input")?.json("questions");
         out.push(Event::Permission(Permission {
             request: id,
             call: request.label("tool_use_id"),
             input,
-            is_cut,
+            unseen,
             about: about(&request).unwrap_or_else(|| tool.clone()),
             suggestions: request.json("permission_suggestions").filter(|list| list.as_str() != "[]"),
             questions: if &*tool == "AskUserQuestion" { questions() } else { None },
@@ -302,6 +304,16 @@ fn input(request: &Fields<'_>) -> (Json, bool) {
     let Some(Sound { json, is_cut }) = request.sound("input") else { return (empty_object(), false) };
     // A sound value can be read and so written anew; were it otherwise, it could not be shown whole either.
     json.plain().map_or_else(|_| (json.clone(), true), |plain| (plain, is_cut))
+}
+
+/// Why the tool's name as people see it is not the one that would run, if so.
+fn tool_unseen(request: &Fields<'_>) -> Option<&'static str> {
+    let (Some(tool), Some(shown)) = (request.text("tool_name"), request.label("tool_name")) else {
+        return Some("the name of its tool cannot be read");
+    };
+    // Half a character has been replaced already.
+    let is_whole = tool == shown && !tool.contains(char::REPLACEMENT_CHARACTER);
+    (!is_whole).then_some("the name of its tool cannot be shown whole")
 }
 
 /// What the CLI says about a request, for people: what it is for, and why it asks.

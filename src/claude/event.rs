@@ -49,8 +49,8 @@ pub struct Permission {
     pub tool: Arc<str>,
     /// The tool's input in one reading: sound, each key once.
     pub input: Json,
-    /// The input is nested too deep to be carried whole: it must not be allowed.
-    pub is_cut: bool,
+    /// Why it must not be allowed, if so: which part of it is not carried whole.
+    pub unseen: Option<&'static str>,
     /// What the CLI says about it, for people; a line or a few.
     pub about: Arc<str>,
     /// Rules the CLI suggests to remember; a JSON array.

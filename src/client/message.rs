@@ -472,8 +472,10 @@ pub struct OpenPermission {
     pub input: Option<Value>,
     /// Where the input is too large: what to fetch.
     pub input_blob: Option<Blob>,
-    /// The input cannot be shown whole, so that it can only be denied.
+    /// Part of it cannot be shown whole, so that it can only be denied.
     pub deny_only: bool,
+    /// Why it can only be denied.
+    pub deny_why: Option<String>,
     /// What the CLI says about it: a line or a few.
     pub about: String,
     /// Questions with options, where it is one.
@@ -624,6 +626,8 @@ pub struct Snapshot {
     pub session: String,
     /// Its title.
     pub title: String,
+    /// Its profile.
+    pub profile: String,
     /// Its folder.
     pub folder: String,
     /// What it is doing.

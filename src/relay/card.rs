@@ -137,6 +137,13 @@ impl Card {
         card
     }
 
+    /// The same request, which can only be denied: that, and why, stands before everything else.
+    #[must_use]
+    pub fn only_denied(mut self, why: &str) -> Self {
+        self.lines.insert(0, Line::remark(&format!("this can only be denied: {why}")));
+        self
+    }
+
     /// All of it as plain text, a title first.
     pub fn plain(&self) -> String {
         let mut text = format!("{} asks for permission:", self.tool);

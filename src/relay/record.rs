@@ -59,9 +59,9 @@ mod tests {
             json().prop_map(Input::Whole),
             (any::<u64>(), text()).prop_map(|(bytes, blob)| Input::Large { bytes, blob }),
         ];
-        let texts = (text(), maybe(), text(), maybe(), text());
+        let texts = (text(), maybe(), text(), maybe(), maybe(), text());
         (texts, input, maybe_json(), maybe_json(), any::<[bool; 3]>()).prop_map(
-            |((request, call, tool, hash, about), input, suggestions, questions, flags)| {
+            |((request, call, tool, hash, deny_why, about), input, suggestions, questions, flags)| {
                 let [default_to_no, no_always, needs_interaction] = flags;
                 OpenPermission {
                     request,
@@ -69,6 +69,7 @@ mod tests {
                     tool,
                     input,
                     hash,
+                    deny_why,
                     about,
                     suggestions,
                     questions,

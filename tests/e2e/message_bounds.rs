@@ -228,7 +228,7 @@ fn asking(id: &Text, input: &Filler, more: &Filler, asks: bool) -> Permission {
         call: Some(more.line(256)),
         tool: more.line(256),
         input: input.json(),
-        is_cut: false,
+        unseen: None,
         about: more.text(),
         suggestions: Some(more.json()),
         questions: asks.then(|| more.json()),

@@ -92,7 +92,7 @@ fn a1_a_card_longer_than_the_screen_is_paged_and_not_allowed_before_its_end() {
     });
     until("it says that there is more", || {
         terminal.line("y");
-        terminal.screen().contains("not all of it has been").then_some(())
+        terminal.screen().contains("not all of this request has been").then_some(())
     });
     // A jump to the end passes over what is between.
     terminal.keys(&["End"]);
@@ -156,7 +156,7 @@ fn a1_the_terminal_fetches_a_large_input_and_shows_it() {
     // What stood there while it was fetched has not shown it.
     until("it says that there is more", || {
         terminal.line("y");
-        terminal.screen().contains("not all of it has been").then_some(())
+        terminal.screen().contains("not all of this request has been").then_some(())
     });
     pages(&terminal, "the-very-end");
     scene.answers(&terminal, "y", &request);

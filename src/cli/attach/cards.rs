@@ -35,6 +35,8 @@ pub(super) struct Waiting {
     pub(super) number: u64,
     pub(super) open: OpenPermission,
     pub(super) body: Body,
+    /// Why it can only be denied, if so: part of it cannot be seen.
+    only_denied: Option<String>,
 }
 
 /// What there is to see of a request.
@@ -130,12 +132,13 @@ impl Cards {
         if self.waiting.iter().any(|waiting| waiting.open.request == open.request) {
             return;
         }
+        let only_denied = only_denied(&open);
         let body = match (&open.input, &open.input_blob) {
             _ if !open.unreadable.is_empty() => {
                 let what = open.unreadable.join("`, `");
                 Body::Missing(format!("part of this request cannot be read (`{what}`; is the relay another version?)"))
             }
-            (Some(input), _) => whole(&open, input),
+            (Some(input), _) => whole(&open, input, only_denied.as_deref()),
             (None, Some(blob)) if blob.bytes > INPUT_BYTES_MAX as u64 => {
                 Body::Missing(format!("its input of {} bytes is too large to be shown here", blob.bytes))
             }
@@ -143,7 +146,7 @@ impl Cards {
             (None, None) => Body::Missing("the relay did not send its input".into()),
         };
         let number = self.next_number();
-        self.waiting.push(Waiting { number, open, body });
+        self.waiting.push(Waiting { number, open, body, only_denied });
     }
 
     fn next_number(&mut self) -> u64 {
@@ -241,7 +244,7 @@ impl Cards {
             // A card that was on the screen without it has not shown it.
             waiting.number = whole_number;
             waiting.body = match serde_json::from_slice::<Value>(data) {
-                Ok(input) => whole(&waiting.open, &input),
+                Ok(input) => whole(&waiting.open, &input, waiting.only_denied.as_deref()),
                 Err(error) => Body::Missing(format!("its input cannot be read: {error}")),
             };
         } else if part.is_empty() {
@@ -304,7 +307,7 @@ impl Cards {
             Body::Missing(_) => return deny.into(),
             Body::Whole { card, .. } => (card, &waiting.open),
         };
-        if open.deny_only {
+        if waiting.only_denied.is_some() {
             return deny.into();
         }
         if card.questions.is_empty() && open.questions.is_some() {
@@ -388,12 +391,14 @@ impl Cards {
 
     /// Whether the request on the screen may be allowed: the hash of what was drawn, and its questions.
     fn allowable(&self, said: Option<&Said>) -> Result<(String, Vec<Question>), String> {
-        let Some(Waiting { open, body, .. }) = self.shown() else { return Err("there is nothing to answer".into()) };
+        let Some(Waiting { open, body, only_denied, .. }) = self.shown() else {
+            return Err("there is nothing to answer".into());
+        };
         match body {
-            _ if open.deny_only => Err("this input cannot be shown whole: it can only be denied".into()),
+            _ if let Some(why) = only_denied => Err(format!("this can only be denied: {why}")),
             Body::Fetching { .. } => Err("the input is still being fetched".into()),
             Body::Missing(why) => Err(format!("{why}: it can only be denied here")),
-            _ if !self.seen() => Err("not all of it has been on the screen: PgDn and PgUp, then answer".into()),
+            _ if !self.seen() => Err("PgDn and PgUp first: not all of this request has been on the screen".into()),
             Body::Whole { card, .. } if card.questions.is_empty() && open.questions.is_some() => {
                 Err("its questions cannot be put as questions: it can only be denied".into())
             }
@@ -434,12 +439,28 @@ fn line_feeds(value: &Value) -> usize {
     }
 }
 
-fn whole(open: &OpenPermission, input: &Value) -> Body {
+/// Why a request can only be denied, if so: the relay says it, or what is said of the request found no room in the
+/// relay's answer. What the CLI gives as its reason stands at the end of that.
+fn only_denied(open: &OpenPermission) -> Option<String> {
+    if open.deny_only {
+        let why = open.deny_why.as_deref().unwrap_or("part of it cannot be shown whole");
+        return Some(why.to_owned());
+    }
+    let last = open.about.lines().next_back().unwrap_or_default();
+    let is_cut = last.starts_with("[cut: ") && last.ends_with(" bytes in all]");
+    is_cut.then(|| "what is said of it has no room beside other requests; joining again may show it".into())
+}
+
+fn whole(open: &OpenPermission, input: &Value, only_denied: Option<&str>) -> Body {
     if line_feeds(input) > INPUT_LINES_MAX {
         return Body::Missing(format!("it has more than the {INPUT_LINES_MAX} lines that can be shown here"));
     }
     match shown::hash(input) {
-        Some(hash) => Body::Whole { card: Box::new(Card::new(&open.tool, &open.about, input)), hash },
+        Some(hash) => {
+            let card = Card::new(&open.tool, &open.about, input);
+            let card = only_denied.into_iter().fold(card, Card::only_denied);
+            Body::Whole { card: Box::new(card), hash }
+        }
         None => Body::Missing("its input has no canonical form, by which it could be named".into()),
     }
 }

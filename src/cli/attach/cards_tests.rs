@@ -440,3 +440,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_cannot_be_seen_whole_is_denied_and_the_card_says_why() {
+    let cut = "for this\n[cut: 9000 bytes in all]".to_owned();
+    for (open, why) in [
+        (
+            OpenPermission { deny_only: true, deny_why: Some("the name is long".into()), ..open("r") },
+            "the name is long",
+        ),
+        (OpenPermission { deny_only: true, ..open("r") }, "cannot be shown whole"),
+        (OpenPermission { about: cut, ..open("r") }, "no room"),
+    ] {
+        let mut cards = Cards::new(true);
+        cards.put(open);
+        draw(&mut cards, true, 0);
+        let Body::Whole { card, .. } = &cards.shown().expect("one waits").body else { panic!("a card") };
+        assert!(card.lines[0].text.contains("only be denied") && card.lines[0].text.contains(why), "{card:?}");
+        assert!(!cards.hint().contains("allow"));
+        let Meaning::NotTaken(said) = cards.line("y", 1_000) else { panic!("taken") };
+        assert!(said.contains(why), "{said}");
+        assert_eq!(decided(&cards.line("n", 1_000)), Some(("r", "deny")));
+    }
+}

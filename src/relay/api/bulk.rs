@@ -109,12 +109,13 @@ impl Snapshot {
 impl OpenPermission {
     /// See the module.
     pub fn bulk(&self) -> usize {
-        let Self { request, call, tool, input, hash, about, suggestions, questions, .. } = self;
+        let Self { request, call, tool, input, hash, deny_why, about, suggestions, questions, .. } = self;
         let input = match input {
             Input::Whole(json) => json.as_str().len(),
             Input::Large { blob, .. } => text(blob),
         };
-        let texts = text(request) + maybe(call.as_ref()) + text(tool) + maybe(hash.as_ref()) + text(about);
+        let hash = maybe(hash.as_ref()) + maybe(deny_why.as_ref());
+        let texts = text(request) + maybe(call.as_ref()) + text(tool) + hash + text(about);
         REQUEST_BYTES + texts + input + json(suggestions.as_ref()) + json(questions.as_ref())
     }
 }

@@ -271,9 +271,11 @@ pub struct OpenPermission {
     pub tool: Text,
     /// The tool's input, as it will run.
     pub input: Input,
-    /// The input's hash ([`shown::hash`](crate::wire::shown::hash)), which an allowance has to name. `None`: the input
+    /// The input's hash ([`shown::hash`](crate::wire::shown::hash)), which an allowance has to name. `None`: the request
     /// cannot be shown whole and so cannot be allowed.
     pub hash: Option<Text>,
+    /// Without a hash: why it can only be denied.
+    pub deny_why: Option<Text>,
     /// What the CLI says about it: a line or a few.
     pub about: Text,
     /// Rules the CLI suggests; `None` too where it forbids to offer any.

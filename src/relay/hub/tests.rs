@@ -155,7 +155,7 @@ fn asks(request: &str, questions: Option<Json>) -> claude::Event {
         call: Some("call".into()),
         tool: "Bash".into(),
         input: Json::parse(r#"{"b":1,"a":2}"#).unwrap(),
-        is_cut: false,
+        unseen: None,
         about: "about".into(),
         suggestions: None,
         questions,
@@ -347,10 +347,17 @@ fn what_cannot_be_shown_is_not_put_before_anybody() {
         assert_eq!(bench.state(), State::Ready);
     }
     // Nested too deep: shown as far as it can be, and never allowed.
-    ask(&mut bench, &|asked| asked.is_cut = true);
-    let error = bench.answer(&approve, decide("r", Decision::Allow, None, None)).unwrap_err();
-    assert_eq!((error.code, bench.state()), (Code::BadRequest, State::Waiting));
-    assert!(bench.answer(&approve, decide("r", Decision::Deny, None, None)).is_ok());
+    for (change, why) in [
+        (&(|asked: &mut Permission| asked.unseen = Some("it is deep")) as &dyn Fn(&mut Permission), "it is deep"),
+        (&|asked: &mut Permission| asked.about = "x".repeat(5 << 10).into(), "said about it is too long"),
+    ] {
+        let mut bench = Bench::ready(Settings::default());
+        ask(&mut bench, change);
+        let error = bench.answer(&approve, decide("r", Decision::Allow, None, None)).unwrap_err();
+        assert_eq!((error.code, bench.state()), (Code::BadRequest, State::Waiting));
+        assert!(error.message.contains(why), "{error:?}");
+        assert!(bench.answer(&approve, decide("r", Decision::Deny, None, None)).is_ok());
+    }
 }
 
 #[test]

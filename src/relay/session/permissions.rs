@@ -160,8 +160,17 @@ impl Permissions {
 
 impl Open {
     fn new(asked: claude::Permission, number: u64) -> Self {
-        let claude::Permission { request, call, tool, input, is_cut, about, suggestions, questions, .. } = asked;
-        let hash = if is_cut { None } else { hash_of(&input) };
+        let claude::Permission { request, call, tool, input, about, suggestions, questions, .. } = asked;
+        // The reason of the CLI stands at the end of what it says.
+        let about_unseen =
+            (about.len() > ABOUT_BYTES_MAX).then_some("what is said about it is too long to be shown whole");
+        let (hash, deny_why) = match asked.unseen.or(about_unseen) {
+            Some(why) => (None, Some(why)),
+            None => match hash_of(&input) {
+                None => (None, Some("its input has no canonical form (RFC 8785), by which it could be named")),
+                hash => (hash, None),
+            },
+        };
         let blob: Text = format!("input-{number}").into();
         let bytes = input.as_str().len() as u64;
         let is_large = bytes > clip::JSON_BYTES_MAX as u64;
@@ -171,6 +180,7 @@ impl Open {
             tool,
             input: if is_large { Input::Large { bytes, blob: blob.clone() } } else { Input::Whole(input.clone()) },
             hash,
+            deny_why: deny_why.map(Into::into),
             about: clip::text(about, ABOUT_BYTES_MAX),
             suggestions: suggestions.filter(|_| !asked.no_always).map(clip::json),
             questions: questions.map(clip::json),
@@ -281,7 +291,8 @@ impl Session {
 fn allowed(open: &Open, verdict: &Verdict<'_>) -> Result<(Json, Ran), Error> {
     let bad = |message: &str| Error::new(Code::BadRequest, message);
     let Some(asked_hash) = &open.shown.hash else {
-        return Err(bad("the input is nested too deep to be shown whole, so it cannot be allowed: deny it"));
+        let why = open.shown.deny_why.as_deref().unwrap_or("it cannot be shown whole");
+        return Err(bad(&format!("this request can only be denied: {why}")));
     };
     let Some(shown) = verdict.shown else {
         return Err(bad("to allow, name what was shown: `shown`, the hash of the input"));

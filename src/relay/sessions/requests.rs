@@ -390,6 +390,8 @@ impl Put {
 
 /// Ends a question that is too large.
 const NOT_ALL: &str = "\n(This is not all of it: it can be denied here, and allowed on a device that shows it whole.)";
+/// Ends a question that no device may allow.
+const NEVER_ALL: &str = "\n(This cannot be shown whole: it can only be denied.)";
 /// Ends a question that holds others, in a form that this relay does not know.
 const NOT_ASKED: &str = "\n  (What it asks cannot be put as questions, so that nothing here would be an answer: it can only be denied here.)";
 
@@ -412,7 +414,10 @@ fn input_required(session: Text, open: &OpenPermission) -> (Put, Vec<u8>) {
         Input::Whole(json) => json.value().ok(),
         Input::Large { .. } => None,
     };
-    let whole = input.map(|input| Card::new(&open.tool, &open.about, &input));
+    let whole = input.map(|input| {
+        let card = Card::new(&open.tool, &open.about, &input);
+        open.deny_why.iter().fold(card, |card, why| card.only_denied(why))
+    });
     let mut prompt = whole.as_ref().map_or_else(
         || format!("{} asks for permission, with an input too large to be sent.", visible(&open.tool)),
         Card::plain,
@@ -440,7 +445,7 @@ fn input_required(session: Text, open: &OpenPermission) -> (Put, Vec<u8>) {
         _ => {
             put.shown = None;
             prompt.truncate(prompt.floor_char_boundary(HEAD_BYTES));
-            prompt.push_str(NOT_ALL);
+            prompt.push_str(if open.hash.is_some() { NOT_ALL } else { NEVER_ALL });
             &["deny"]
         }
     };

@@ -205,6 +205,7 @@ fn open(tool: &str, input: &str) -> OpenPermission {
         tool: tool.into(),
         input: Input::Whole(Json::parse(input).expect("JSON")),
         hash: Some("hash".into()),
+        deny_why: None,
         about: "".into(),
         suggestions: None,
         questions: None,
@@ -282,17 +283,17 @@ fn what_is_not_shown_whole_can_only_be_denied() {
     assert_eq!((prompt.len(), &*options[0]), (PROMPT_BYTES_MAX, "allow"));
     assert!(allowed(&whole, &[]).is_ok());
     let large = Input::Large { bytes: 1 << 20, blob: "b".into() };
-    for open in [
-        bytes(PROMPT_BYTES_MAX - around + 1),
-        OpenPermission { hash: None, ..bytes(1) },
-        OpenPermission { input: large, ..bytes(1) },
-    ] {
+    for open in [bytes(PROMPT_BYTES_MAX - around + 1), OpenPermission { input: large, ..bytes(1) }] {
         let (cut, prompt, options) = put(&open);
         assert_eq!(options, ["deny"]);
         assert!(prompt.len() <= HEAD_BYTES + NOT_ALL.len() && prompt.ends_with(NOT_ALL), "{} bytes", prompt.len());
         assert_eq!(allowed(&cut, &[]).unwrap_err().code, Code::BAD_REQUEST);
         assert!(cut.decide(Decision::Deny, None, &[]).is_ok());
     }
+    let (cut, prompt, options) = put(&OpenPermission { hash: None, deny_why: Some("why".into()), ..bytes(1) });
+    assert_eq!(options, ["deny"]);
+    assert!(prompt.contains("\n  # this can only be denied: why\n") && prompt.ends_with(NEVER_ALL), "{prompt}");
+    assert_eq!(allowed(&cut, &[]).unwrap_err().code, Code::BAD_REQUEST);
 }
 
 #[test]

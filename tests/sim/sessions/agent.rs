@@ -312,7 +312,7 @@ impl Process {
                         call,
                         tool,
                         input,
-                        is_cut: false,
+                        unseen: None,
                         about,
                         suggestions: None,
                         questions: None,

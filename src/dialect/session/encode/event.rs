@@ -24,6 +24,8 @@ pub(super) struct WirePermission<'a> {
     hash: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deny_only: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deny_why: Option<&'a str>,
     about: &'a str,
     #[serde(serialize_with = "or_empty")]
     suggestions: Option<&'a Json>,
@@ -57,6 +59,7 @@ impl<'a> From<&'a OpenPermission> for WirePermission<'a> {
             hash: open.hash.as_deref().filter(|_| input_blob.is_none()),
             input_blob,
             deny_only: open.hash.is_none(),
+            deny_why: open.deny_why.as_deref(),
             about: &open.about,
             suggestions: open.suggestions.as_ref(),
             questions: open.questions.as_ref(),
