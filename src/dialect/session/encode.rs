@@ -141,6 +141,8 @@ pub fn reply(re: &str, reply: &Reply) -> String {
         #[serde(skip_serializing_if = "Option::is_none")]
         position: Option<WirePosition<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        ran: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         state: Option<&'static str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         data: Option<String>,
@@ -150,6 +152,7 @@ pub fn reply(re: &str, reply: &Reply) -> String {
     let mut wire = Wire { r#type: "reply", re, ..Wire::default() };
     match reply {
         Reply::Done => {}
+        Reply::Interrupted { ran } => wire.ran = Some(*ran),
         Reply::Sessions(sessions) => wire.sessions = Some(sessions.iter().map(WireSummary::from).collect()),
         Reply::Created(summary) => wire.session = Some(summary.into()),
         Reply::Attached { snapshot, events, earliest, next } => {

@@ -144,6 +144,11 @@ pub enum Reply {
         /// Where its event stands.
         position: Position,
     },
+    /// To `interrupt`.
+    Interrupted {
+        /// A turn was broken; else nothing ran.
+        ran: bool,
+    },
     /// To `decide`.
     Decided {
         /// Where the decision stands.

@@ -174,7 +174,7 @@ impl Session {
         (id, position)
     }
 
-    /// Stops the running turn; drops the prompts that wait if asked. Harmless when nothing runs.
+    /// Stops the running turn; drops the prompts that wait if asked. Harmless when nothing runs, which the answer says.
     ///
     /// # Errors
     /// `AGENT_UNAVAILABLE` when the session has ended.
@@ -184,27 +184,29 @@ impl Session {
         if cancel_queued {
             self.drop_queue(cx, Some(&by), PromptState::Cancelled, "dropped");
         }
-        self.break_turn(cx, Some(&by), cancel_queued);
-        self.answer(cx, caller.peer, re, Reply::Done);
+        let ran = self.break_turn(cx, Some(&by), cancel_queued);
+        self.answer(cx, caller.peer, re, Reply::Interrupted { ran });
         self.refresh(cx);
         Ok(())
     }
 
-    fn break_turn(&mut self, cx: &mut Cx<'_>, by: Option<&By>, cancel_queued: bool) {
+    /// Breaks the turn that runs. False: none does.
+    fn break_turn(&mut self, cx: &mut Cx<'_>, by: Option<&By>, cancel_queued: bool) -> bool {
         if self.process.up() {
-            if self.prompts.running.is_some() || self.activity.turn_runs() {
+            let runs = self.prompts.running.is_some() || self.activity.turn_runs();
+            if runs {
                 self.activity.broken(by);
                 let id = self.process.control_id("interrupt");
                 self.write(cx, claude::Command::Interrupt { id, cancel_queued });
             }
-            return;
+            return runs;
         }
         // The process that ran it is dead and the next one is not ready: there is nobody to interrupt, so the prompt is
         // settled here. A process that was already told to run the broken turn again is started once more without.
-        if let Some(prompt) = self.prompts.take_running() {
-            self.prompt_state(cx, by, prompt.id, PromptState::Cancelled, Some("interrupted".into()));
-            self.restart_without_turn(cx);
-        }
+        let Some(prompt) = self.prompts.take_running() else { return false };
+        self.prompt_state(cx, by, prompt.id, PromptState::Cancelled, Some("interrupted".into()));
+        self.restart_without_turn(cx);
+        true
     }
 
     /// Sends the next prompt when the process can take one.

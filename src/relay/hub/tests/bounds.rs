@@ -31,7 +31,7 @@ fn d2_the_interrupts_of_one_key_do_not_make_another_s_prompt_run_twice() {
     let first = answer(&bench.outs());
     for _ in 0..34_000 {
         let interrupt = Command::Interrupt { session: "id1".into(), cancel_queued: false };
-        assert_eq!(bench.answer(&flood, interrupt), Ok(Reply::Done));
+        assert_eq!(bench.answer(&flood, interrupt), Ok(Reply::Interrupted { ran: true }));
     }
     bench.hub.request(&other, request, bench.now);
     assert_eq!(answer(&bench.outs()), first);

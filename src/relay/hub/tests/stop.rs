@@ -184,6 +184,19 @@ fn a_turn_that_broke_is_run_to_its_end_before_the_session_stops() {
 }
 
 #[test]
+fn an_interrupt_says_whether_anything_ran() {
+    let interrupt = || Command::Interrupt { session: "id1".into(), cancel_queued: false };
+    let mut bench = in_turn();
+    assert_eq!(bench.answer(&caller(1, Role::Drive), interrupt()), Ok(Reply::Interrupted { ran: true }));
+    // Its process is gone and the prompt waits to be run again: it is withdrawn, and then there is nothing.
+    let mut bench = in_turn();
+    exits(&mut bench, 1);
+    for ran in [true, false] {
+        assert_eq!(bench.answer(&caller(1, Role::Drive), interrupt()), Ok(Reply::Interrupted { ran }));
+    }
+}
+
+#[test]
 fn a_turn_that_was_broken_off_names_who_did_it() {
     let interrupt = || Command::Interrupt { session: "id1".into(), cancel_queued: false };
     let mut bench = in_turn();
