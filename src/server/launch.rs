@@ -85,7 +85,11 @@ impl Launcher {
 
 /// The profiles of the config, as the core asks for them.
 #[derive(Debug)]
-pub(super) struct ConfigProfiles(pub(super) Vec<Profile>);
+pub(super) struct ConfigProfiles {
+    pub(super) profiles: Vec<Profile>,
+    /// They run the demo agent.
+    pub(super) is_demo: bool,
+}
 
 impl Profiles for ConfigProfiles {
     fn resolve(
@@ -96,8 +100,8 @@ impl Profiles for ConfigProfiles {
         mode: Option<&str>,
         admin: bool,
     ) -> Result<Resolved, Error> {
-        let Some(profile) = self.0.iter().find(|known| &*known.name == profile) else {
-            let known: Vec<&str> = self.0.iter().map(|known| &*known.name).collect();
+        let Some(profile) = self.profiles.iter().find(|known| &*known.name == profile) else {
+            let known: Vec<&str> = self.profiles.iter().map(|known| &*known.name).collect();
             let message = format!("there is no profile {}; there is: {}", quoted(profile), known.join(", "));
             return Err(Error::new(Code::NotFound, message));
         };
@@ -105,7 +109,8 @@ impl Profiles for ConfigProfiles {
         profile.model(model.as_ref())?;
         profile.mode(mode.as_ref())?;
         let folder = profile.folder(folder, &SystemFolders, admin)?;
-        Ok(Resolved { folder, model, mode })
+        // Whatever was asked for, the demo agent answers and no model does.
+        Ok(Resolved { folder, model: model.filter(|_| !self.is_demo), mode })
     }
 }
 

@@ -305,7 +305,8 @@ impl Runtime {
             last,
         )?;
         let store = Box::new(MemoryStore::new(store::Limits::default()));
-        let profiles = Box::new(ConfigProfiles(vec![profile]));
+        let profiles =
+            Box::new(ConfigProfiles { profiles: vec![profile], is_demo: matches!(options.agent, Agent::Demo) });
         let hub = Hub::new(session::Settings::default(), store, profiles, Box::new(RandomIds(keys_of)));
         let live = Live { agent: options.agent.clone(), environment: options.environment.clone() };
         let live = Arc::new(RwLock::new(live));

@@ -534,7 +534,10 @@ mod tests {
         let (mut workers, mailers, control) = sink::workers(1, 1);
         let (supervisor, prepared) = Supervisor::prepare_with(1).expect("prepared");
         let store = Box::new(MemoryStore::new(store::Limits::default()));
-        let (profiles, ids) = (Box::new(ConfigProfiles(Vec::new())), Box::new(RandomIds(SessionKeys::default())));
+        let (profiles, ids) = (
+            Box::new(ConfigProfiles { profiles: Vec::new(), is_demo: true }),
+            Box::new(RandomIds(SessionKeys::default())),
+        );
         let live = Live { agent: Agent::Demo, environment: Changes::default() };
         let parts = Parts {
             hub: Hub::new(session::Settings::default(), store, profiles, ids),
