@@ -85,6 +85,15 @@ enum State {
     Over,
 }
 
+/// A command without an answer.
+#[derive(Debug)]
+struct Unanswered {
+    id: String,
+    text: String,
+    /// It was sent: the relay may have it.
+    sent: bool,
+}
+
 /// A link to one session.
 #[derive(Debug)]
 pub struct Link {
@@ -104,7 +113,7 @@ pub struct Link {
     retry_after_ms: Option<u64>,
     /// The error that came before a close with 1008.
     refused: Option<ErrorMessage>,
-    unanswered: VecDeque<(String, String)>,
+    unanswered: VecDeque<Unanswered>,
     /// Bytes of the newest events that the first attachment asks for.
     tail_bytes: Option<u64>,
     /// A message could not be read: the events that it may have been are not asked for again.
@@ -152,6 +161,11 @@ impl Link {
         self.unanswered.len()
     }
 
+    /// Whether a command without an answer was sent, so that the relay may have it; else it was only kept.
+    pub fn was_sent(&self, id: &str) -> bool {
+        self.unanswered.iter().any(|command| command.sent && command.id == id)
+    }
+
     /// An id for a command.
     pub fn next_id(&mut self) -> String {
         self.ids += 1;
@@ -194,8 +208,8 @@ impl Link {
             fields["session"] = json!(self.session);
         }
         let text = fields.to_string();
-        self.unanswered.push_back((id.clone(), text.clone()));
         let send = matches!(self.state, State::Live | State::CatchingUp);
+        self.unanswered.push_back(Unanswered { id: id.clone(), text: text.clone(), sent: send });
         Ok((id, if send { vec![Do::Send(text)] } else { Vec::new() }))
     }
 
@@ -221,7 +235,7 @@ impl Link {
         match incoming {
             Incoming::Reply(reply) if reply.re == self.attach_id => (false, self.attached(reply)),
             Incoming::Reply(reply) => {
-                self.unanswered.retain(|(id, _)| *id != reply.re);
+                self.unanswered.retain(|command| command.id != reply.re);
                 (true, Vec::new())
             }
             Incoming::Error(error) => self.error(error),
@@ -287,8 +301,11 @@ impl Link {
     }
 
     /// What was not answered is sent again; the relay knows it by its id.
-    fn again(&self) -> impl Iterator<Item = Do> {
-        self.unanswered.iter().map(|(_, text)| Do::Send(text.clone()))
+    fn again(&mut self) -> impl Iterator<Item = Do> {
+        self.unanswered.iter_mut().map(|command| {
+            command.sent = true;
+            Do::Send(command.text.clone())
+        })
     }
 
     /// The blocks of the snapshot, once: when everything that came before them is there. A block that has become whole
@@ -306,7 +323,7 @@ impl Link {
             return (true, Vec::new());
         };
         if *re != self.attach_id {
-            self.unanswered.retain(|(id, _)| id != re);
+            self.unanswered.retain(|command| command.id != *re);
             return (true, Vec::new());
         }
         if error.code == "CANNOT_RESUME" && self.next.take().is_some() {

@@ -44,6 +44,20 @@ fn lost() -> Ended {
 }
 
 #[test]
+fn what_was_only_kept_is_told_from_what_was_sent() {
+    let mut link = live(0);
+    let (before, _) = link.command(json!({"type": "prompt"})).unwrap();
+    link.ended(at(1), &lost());
+    let (kept, todo) = link.command(json!({"type": "prompt"})).unwrap();
+    assert!(todo.is_empty() && link.was_sent(&before) && !link.was_sent(&kept));
+    link.tick(at(link.deadline_ms().unwrap()));
+    link.connected(at(9_000));
+    assert!(!link.was_sent(&kept), "the session is not joined again");
+    attached(&mut link, 0);
+    assert!(link.was_sent(&kept));
+}
+
+#[test]
 fn a_break_is_resumed_where_it_happened() {
     let mut link = live(5);
     assert!(link.received(at(1), &event(5)).0);
