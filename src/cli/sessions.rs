@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     out,
     reach::{ReachArgs, ask, reach},
-    text::{self, clean_line},
+    text::{self, clean_line, field},
     tty,
 };
 use crate::client::{Connection, Summary, Unreadable};
@@ -160,12 +160,12 @@ fn table(sessions: &[Summary], all: &[Summary], width: Option<usize>) -> String 
     let head = ["SESSION", "TITLE", "STATE", "FOLDER", "WAITING", "DEVICES", "COST"].map(str::to_owned);
     let row = |session: &Summary| {
         let cell = |field: &str, cell: String| if session.is_unreadable(field) { "?".into() } else { cell };
-        let folder = clean_line(&session.folder, usize::MAX);
+        let folder = field(&session.folder, usize::MAX);
         let folder = if width.is_some() { text::end_of(&folder, FOLDER_COLUMNS) } else { folder };
         [
             clean_line(short(&session.session, all), 64),
-            cell("title", clean_line(&session.title, 32)),
-            cell("state", clean_line(&session.state, 16) + &mode(session)),
+            cell("title", field(&session.title, 32)),
+            cell("state", field(&session.state, 16) + &mode(session)),
             cell("folder", folder),
             cell("waiting", session.waiting.to_string()),
             cell("devices", session.devices.to_string()),
@@ -193,7 +193,7 @@ fn mode(session: &Summary) -> String {
         return " (?)".into();
     }
     let unusual = session.mode.as_deref().filter(|mode| *mode != "default");
-    unusual.map(|mode| format!(" ({})", clean_line(mode, 24))).unwrap_or_default()
+    unusual.map(|mode| format!(" ({})", field(mode, 24))).unwrap_or_default()
 }
 
 /// Pads columns to their widest cell.

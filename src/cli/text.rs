@@ -191,6 +191,58 @@ pub(super) fn json_for_terminal(json: &str) -> String {
     shown
 }
 
+/// A title, a folder, a model: a text from elsewhere that stands in a row of ours beside others, of so many characters at
+/// most. A dot that stands free parts the fields of a row, and two blanks those of a table; in a field they are written as
+/// their numbers, so that it ends where we end it.
+pub(super) fn field(theirs: &str, chars_max: usize) -> String {
+    let line: Vec<char> = clean_line(theirs.trim(), usize::MAX).trim().chars().collect();
+    let in_a_word = |at: usize| line.get(at).is_some_and(|c| c.is_alphanumeric() && !is_dot(*c));
+    let mut kept = String::new();
+    for (at, c) in line.iter().enumerate() {
+        let before = at.checked_sub(1);
+        let is_inner = before.is_some_and(in_a_word) && in_a_word(at + 1);
+        let is_further_blank = *c == ' ' && before.is_some_and(|before| line[before] == ' ');
+        if is_dot(*c) && !is_inner || is_further_blank {
+            kept.push_str(&escape(*c));
+        } else {
+            kept.push(*c);
+        }
+    }
+    clean_line(&kept, chars_max)
+}
+
+/// The same between backticks of ours, which set off what can be typed.
+pub(super) fn quoted_field(theirs: &str, chars_max: usize) -> String {
+    format!("`{}`", field(&theirs.replace('`', "'"), chars_max))
+}
+
+/// What is drawn as the dot between our fields, or nearly so.
+fn is_dot(c: char) -> bool {
+    matches!(
+        c,
+        '\u{b7}'
+            | '\u{387}'
+            | '\u{16eb}'
+            | '\u{2022}'
+            | '\u{2027}'
+            | '\u{2218}'
+            | '\u{2219}'
+            | '\u{22c5}'
+            | '\u{25cf}'
+            | '\u{25e6}'
+            | '\u{26ab}'
+            | '\u{26ac}'
+            | '\u{2981}'
+            | '\u{2e30}'
+            | '\u{2e31}'
+            | '\u{2e33}'
+            | '\u{30fb}'
+            | '\u{a78f}'
+            | '\u{ff65}'
+            | '\u{10101}'
+    )
+}
+
 /// Characters of a name that are drawn.
 pub(super) const NAME_CHARS: usize = 40;
 
@@ -309,6 +361,22 @@ mod tests {
             let whole: String = rows.iter().flat_map(|row| row.trim_start_matches(GOES_ON).chars()).filter(|c| *c != ' ').collect();
             prop_assert_eq!(whole, theirs.replace(' ', ""));
         }
+    }
+
+    #[test]
+    fn a_field_ends_where_we_end_it() {
+        for (theirs, drawn) in [
+            ("site \u{b7} /home/me", "site <U+00B7> /home/me"),
+            ("site\u{a0}\u{2022}\u{200b} 9 devices", "site <U+2022> 9 devices"),
+            ("\u{b7}\u{b7}\u{a78f}", "<U+00B7><U+00B7><U+A78F>"),
+            ("x  ready\u{3000}\u{3000}/home", "x <U+0020>ready <U+0020>/home"),
+            (" col\u{b7}lecci\u{f3}: the parser (2) ", "col\u{b7}lecci\u{f3}: the parser (2)"),
+        ] {
+            assert_eq!(field(theirs, 60), drawn);
+            assert!(!field(theirs, 60).contains(" \u{b7} "));
+        }
+        assert_eq!(field("abcdef", 3), "abc…");
+        assert_eq!(quoted_field("a`, run `b", 60), "`a', run 'b`");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     session::{SessionArgs, real},
     sessions,
     settings::{self, RelayArgs, World},
-    text::clean_line,
+    text::quoted_field,
 };
 use crate::{
     client::{Summary, Unreadable},
@@ -85,16 +85,13 @@ fn joined(args: &UpArgs, matches: &ArgMatches) -> Result<ExitCode, String> {
     if is_demo && !settings.demo.value && matches!(run::agent(&settings, true)?, Agent::Demo) {
         wanted.notices.push(run::STANDS_IN.into());
     }
-    if is_demo {
-        wanted.notices.push(run::DEMO_ASKS.into());
-    }
     if is_new {
         wanted.notices.push(in_background(data));
     }
     if let Some(other) = running.filter(|_| created) {
-        let (title, id) = (clean_line(&other.title, 32), sessions::short(&other.session, &sessions));
+        let (title, id) = (quoted_field(&other.title, 32), sessions::short(&other.session, &sessions));
         wanted.notices.push(format!(
-            "This is another session beside `{title}` in this folder, which goes on: {} joins that one.",
+            "This is another session beside {title} in this folder, which goes on: {} joins that one.",
             command(&format!("attach {id}"), data)
         ));
     }
@@ -109,9 +106,9 @@ fn joined(args: &UpArgs, matches: &ArgMatches) -> Result<ExitCode, String> {
 fn beside(taken: &str, sessions: &[Summary], here: &Path, data: &Path) -> Option<String> {
     let others: Vec<&Summary> = sessions::live_in(sessions, Some(here)).filter(|one| one.session != taken).collect();
     let one = others.first()?;
-    let (title, id) = (clean_line(&one.title, 32), sessions::short(&one.session, sessions));
+    let (title, id) = (quoted_field(&one.title, 32), sessions::short(&one.session, sessions));
     Some(format!(
-        "This session was active last of the {} in this folder: {} joins `{title}`, and {} lists them all.",
+        "This session was active last of the {} in this folder: {} joins {title}, and {} lists them all.",
         others.len() + 1,
         command(&format!("attach {id}"), data),
         command("sessions", data)

@@ -43,3 +43,4 @@ mod relay_terminal;
 mod relay_up;
 mod session_bounds;
 mod unreadable;
+mod window_says;

@@ -396,9 +396,10 @@ fn what_was_typed_and_came_to_nothing_is_shown_at_the_end() {
     terminal.shows("what is typed", |screen| screen.contains("half written"));
     let other = Terminal::run(&scratch, &up(""));
     let screen = terminal.shows("the end", |screen| screen.contains("ended with"));
-    let (kept, draft) =
-        ("not answered by the relay, which may have it:\n  typed while it was away", "and not sent:\n  half written");
+    let (kept, draft) = ("typed, and not sent:\n  typed while it was away", "typed, and not sent:\n  half written");
     assert!(screen.contains(kept) && screen.contains(draft), "{screen}");
+    // The relay never had it, and nothing says that it may.
+    assert!(flat(&screen).contains("what was typed since was not sent") && !screen.contains("may have"), "{screen}");
     other.shows("the new session", is_attached);
     drop((terminal, other));
     scratch.run(["down"]).ok();

@@ -1,7 +1,16 @@
 //! What there is to read of a session: entries, each with a mark that only this program draws. Text from elsewhere stands
 //! behind the mark on every line, so that none of it can pass for a line of ours.
 
-use crate::cli::text::{GOES_ON, clean};
+use ratatui::text::Line;
+
+use super::wrap;
+use crate::{
+    base::glyph::drawable,
+    cli::text::{GOES_ON, clean, columns},
+};
+
+/// Blanks in place of a tab.
+const TAB: &str = "    ";
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +101,27 @@ impl Entry {
             plain.push('\n');
         }
         plain
+    }
+}
+
+impl Entry {
+    /// As rows of a terminal of so many columns, broken between words where there are any, each with its mark.
+    pub(super) fn rows(&self, width: usize) -> Vec<String> {
+        let ((first, others), goes_on) = (self.kind.marks(), self.kind.goes_on());
+        let inner = width.saturating_sub(columns(goes_on)).max(1);
+        let text = drawable(&self.text).replace('\t', TAB);
+        let mut rows = Vec::new();
+        for line in text.split('\n') {
+            for (at, row) in wrap::rows(&Line::raw(line), inner).iter().enumerate() {
+                let mark = match at {
+                    0 if rows.is_empty() => first,
+                    0 => others,
+                    _ => goes_on,
+                };
+                rows.push(format!("{mark}{row}").trim_end().to_owned());
+            }
+        }
+        rows
     }
 }
 

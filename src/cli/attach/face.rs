@@ -153,6 +153,13 @@ impl Face {
         }
     }
 
+    /// A line or a key was answered with this, which is to be seen where it was pressed.
+    pub(super) fn say(&mut self, text: &str) {
+        if let Self::Window(window) = self {
+            window.say(text);
+        }
+    }
+
     /// Whether the terminal was another program's since this was asked last; then all of it is to be drawn.
     pub(super) fn was_hidden(&mut self) -> bool {
         match self {

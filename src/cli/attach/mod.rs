@@ -1,5 +1,5 @@
 //! `amp-relay attach`: a session on this terminal, or at the end of a pipe. What decides does no I/O: `model` (messages to
-//! entries), `ours` (whose turn runs), `cards` (what a line answers), `editor` (keys to lines), `script` (lines of a pipe).
+//! entries, in the words of `words`), `ours` (whose turn runs), `cards` (what a line answers), `editor` (keys to lines), `script` (lines of a pipe).
 //! `window` and `face` show it, `shell` runs it.
 
 mod action;
@@ -18,6 +18,7 @@ mod shell;
 mod theme;
 mod transcript;
 mod window;
+mod words;
 mod wrap;
 
 use std::process::ExitCode;

@@ -8,21 +8,20 @@ use super::{
     cards::Cards,
     entry::{Change, Entry, Key, Kind},
     people::{Me, People},
+    words::{ARGUMENT_CHARS, add, argument, asked, is_over, lines_of, lost, named, past, reason, result, turn, unread},
 };
 use crate::{
-    cli::text::{THEIRS, clean, clean_line, honest_line, marked},
+    cli::text::{THEIRS, clean, clean_line, field, marked},
     client::{
-        Attachment, Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, OpenPermission, Page, Position, Reply,
-        Snapshot, Unreadable, is_busy,
+        Attachment, Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, Page, Position, Reply, Snapshot,
+        Unreadable, is_busy,
     },
     relay::card::Card,
 };
 
-const ARGUMENT_CHARS: usize = 160;
-const WHY_CHARS: usize = 400;
 const NAME_CHARS: usize = 40;
-const PREVIEW_LINES: usize = 3;
-const PREVIEW_CHARS: usize = 200;
+const TITLE_CHARS: usize = 60;
+const FOLDER_CHARS: usize = 120;
 /// Characters of a refusal: the longest of our own relay's has room.
 pub(super) const ERROR_CHARS: usize = 600;
 /// Prompts that are remembered as settled, for answers that come after the events.
@@ -38,6 +37,11 @@ pub(super) struct Model {
     /// Since when it is in that state, Unix milliseconds.
     since: u64,
     title: String,
+    /// The profiles that run the demo agent, and whether this session's is one of them.
+    demo_profiles: Vec<String>,
+    is_demo: bool,
+    /// The prompts that wait or run, and whether each runs.
+    prompts: HashMap<String, bool>,
     model: Option<String>,
     mode: Option<String>,
     pub(super) cards: Cards,
@@ -60,6 +64,9 @@ impl Model {
             state: "starting".into(),
             since: 0,
             title: String::new(),
+            demo_profiles: Vec::new(),
+            is_demo: false,
+            prompts: HashMap::new(),
             model: None,
             mode: None,
             cards: Cards::new(!matches!(role, "agent" | "watch" | "drive")),
@@ -71,6 +78,16 @@ impl Model {
             first: None,
             has_earlier: false,
         }
+    }
+
+    /// The same, of a relay with these profiles of the demo agent.
+    pub(super) fn with_demo(self, demo_profiles: Vec<String>) -> Self {
+        Self { demo_profiles, ..self }
+    }
+
+    /// The demo agent answers in it.
+    pub(super) fn is_demo(&self) -> bool {
+        self.is_demo
     }
 
     /// The connection is another one: its id as a device.
@@ -93,6 +110,12 @@ impl Model {
         &self.title
     }
 
+    /// What the agent may do unasked, where that is not the usual.
+    pub(super) fn unusual_mode(&self) -> Option<String> {
+        let unusual = self.mode.as_deref().filter(|mode| *mode != "default");
+        unusual.map(|mode| format!("mode: {}", field(mode, NAME_CHARS)))
+    }
+
     /// How many devices watch, this one included.
     pub(super) fn devices(&self) -> usize {
         self.devices.len()
@@ -103,9 +126,29 @@ impl Model {
         is_busy(&self.state)
     }
 
-    /// Whether the role suffices to interrupt.
+    /// A turn runs that an interrupt would break, or is run again when its process is back. A session that is only being
+    /// started has none.
+    fn has_turn(&self) -> bool {
+        let runs = matches!(self.state.as_str(), "busy" | "waiting" | "stuck");
+        !self.is_over() && (runs || self.prompts.values().any(|runs| *runs))
+    }
+
+    /// Whether Ctrl-C interrupts now.
     pub(super) fn interrupts(&self) -> bool {
-        self.drives
+        self.drives && self.has_turn()
+    }
+
+    /// What Ctrl-C is answered with where it does not.
+    pub(super) fn not_interrupted(&self) -> String {
+        let waiting = self.prompts.len();
+        let why = match waiting {
+            _ if self.is_over() => "the session is over".to_owned(),
+            _ if self.has_turn() => "your role does not interrupt".into(),
+            0 => "nothing is running".into(),
+            1 => "nothing is running; a prompt waits until the agent is ready".into(),
+            _ => format!("nothing is running; {waiting} prompts wait until the agent is ready"),
+        };
+        why + "; Ctrl-] leaves"
     }
 
     /// The session is over.
@@ -133,15 +176,15 @@ impl Model {
     pub(super) fn attached(&mut self, attachment: Attachment) -> Vec<Change> {
         let Attachment { snapshot, page, .. } = attachment;
         self.streams.clear();
-        self.title = clean_line(&snapshot.title, 60);
-        let mut head = vec![self.title.clone(), clean_line(&snapshot.folder, 120)];
-        head.extend(snapshot.model.as_ref().map(|model| clean_line(model, NAME_CHARS)));
-        let unusual = snapshot.mode.as_deref().filter(|mode| *mode != "default");
-        head.extend(unusual.map(|mode| format!("mode: {}", clean_line(mode, NAME_CHARS))));
-        head.retain(|part| !part.is_empty());
+        self.title = field(&snapshot.title, TITLE_CHARS);
+        self.is_demo = self.demo_profiles.contains(&snapshot.profile);
         // What the head says, or what is usual, the events need not say again.
         self.model = snapshot.model.clone();
         self.mode = snapshot.mode.clone().or_else(|| Some("default".into()));
+        let model = snapshot.model.as_ref().map(|model| field(model, NAME_CHARS));
+        let agent = if self.is_demo { Some("demo agent".into()) } else { model };
+        let head = [Some(self.title.clone()), Some(field(&snapshot.folder, FOLDER_CHARS)), agent, self.unusual_mode()];
+        let head: Vec<String> = head.into_iter().flatten().filter(|part| !part.is_empty()).collect();
         let mut changes = vec![Change::Abandon, add(Kind::Head, &head.join(" · "))];
         changes.extend(unread(&snapshot.unreadable));
         changes.extend(lost(&page));
@@ -177,6 +220,8 @@ impl Model {
         self.state.clone_from(&snapshot.state);
         self.since = snapshot.since;
         self.devices.clone_from(&snapshot.devices);
+        let queue = snapshot.queue.iter();
+        self.prompts = queue.map(|queued| (queued.prompt.clone(), queued.state == "running")).collect();
         changes.extend(self.streamed(snapshot.turn.as_ref().map_or(&[], |turn| &turn.blocks)));
         let untold = snapshot.permissions.iter().filter(|open| !told.contains(open.request.as_str()));
         changes.extend(untold.map(asked));
@@ -265,6 +310,7 @@ impl Model {
 
     fn settle(&mut self, prompt: &str) {
         self.unsettled.remove(prompt);
+        self.prompts.remove(prompt);
         if self.settled.len() == SETTLED_MAX {
             self.settled.pop_front();
         }
@@ -372,6 +418,7 @@ impl Model {
 
     fn prompt_state(&mut self, prompt: &str, state: &str, why: Option<&str>, by: Option<String>) -> Option<Change> {
         if !matches!(state, "done" | "cancelled" | "failed") {
+            self.prompts.insert(prompt.to_owned(), state == "running");
             return None;
         }
         // The end of its turn has said it already.
@@ -439,122 +486,18 @@ impl Model {
             new.clone().filter(|new| old.replace(new.clone()).as_ref() != Some(new))
         };
         if let Some(title) = title {
-            self.title = clean_line(title, 60);
+            self.title = field(title, TITLE_CHARS);
         }
-        let named =
-            [("title", title.clone()), ("model", new(&mut self.model, model)), ("mode", new(&mut self.mode, mode))];
+        let model = new(&mut self.model, model).filter(|_| !self.is_demo);
+        let named = [("title", title.clone()), ("model", model), ("mode", new(&mut self.mode, mode))];
         let said = |(name, value): &(&str, Option<String>)| {
-            value.as_ref().map(|value| format!("{name}: {}", clean_line(value, 60)))
+            value.as_ref().map(|value| format!("{name}: {}", field(value, TITLE_CHARS)))
         };
         let changed: Vec<String> = named.iter().filter_map(said).collect();
         (!changed.is_empty()).then(|| add(Kind::Note, &changed.join(" · ")))
     }
 }
 
-/// Who brought it about, and why, as far as either is known.
-fn reason(by: Option<String>, why: Option<&str>) -> String {
-    let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
-    let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
-    by + &why
-}
-
-fn is_over(state: &str) -> bool {
-    matches!(state, "stopped" | "failed")
-}
-
-fn add(kind: Kind, text: &str) -> Change {
-    Change::Add(Entry::new(kind, text))
-}
-
-/// What of an answer cannot be read, if anything.
-pub(super) fn unread(names: &[String]) -> Option<Change> {
-    let names = clean_line(&names.join("`, `"), WHY_CHARS);
-    let text = format!(
-        "part of the relay's answer cannot be read (`{names}`) and is not shown: is the relay another version?"
-    );
-    (!names.is_empty()).then(|| add(Kind::Warning, &text))
-}
-
-/// What of a part of the log cannot be read.
-fn lost(page: &Page) -> impl Iterator<Item = Change> {
-    let text = format!("{} event(s) of the relay cannot be read and are not shown", page.lost);
-    unread(&page.unreadable).into_iter().chain((page.lost > 0).then(|| add(Kind::Warning, &text)))
-}
-
-/// The line about a request in what there is to read; all of it is on its card.
-fn asked(open: &OpenPermission) -> Change {
-    add(Kind::Asked, &format!("asks for permission: {}", named(open)))
-}
-
-/// A request in a line, by which it can be told from others.
-fn named(open: &OpenPermission) -> String {
-    let about = match (&open.input, &open.input_blob) {
-        (Some(input), _) => argument(input),
-        (None, Some(blob)) => format!("{} bytes", blob.bytes),
-        (None, None) => String::new(),
-    };
-    format!("{}({about})", clean_line(&open.tool, 60))
-}
-
-fn turn(ok: bool, stop: &str, by: Option<String>, cost_usd: f64, duration_ms: u64) -> Change {
-    let (seconds, by) = (duration_ms as f64 / 1000.0, reason(by, None));
-    match ok {
-        true => add(Kind::Note, &format!("done in {seconds:.1} s · ${cost_usd:.4}")),
-        false if stop.starts_with("aborted") => add(Kind::Warning, &format!("interrupted{by} after {seconds:.1} s")),
-        false => add(Kind::Warning, &format!("ended after {seconds:.1} s: {}", clean_line(stop, 80))),
-    }
-}
-
-fn result(outcome: &str, preview: &str) -> Change {
-    let preview = clean(preview);
-    let lines: Vec<&str> = preview.lines().filter(|line| !line.trim().is_empty()).collect();
-    let (kind, mark) = match outcome {
-        "ok" => (Kind::Output, String::new()),
-        "error" => (Kind::FailedOutput, "error: ".into()),
-        other => (Kind::FailedOutput, format!("{}: ", clean_line(other, 20))),
-    };
-    let mut text: Vec<String> = lines.iter().take(PREVIEW_LINES).map(|line| clean_line(line, PREVIEW_CHARS)).collect();
-    match lines.len() {
-        0 => text.push("(no output)".into()),
-        more if more > PREVIEW_LINES => text.push(format!("… {} more lines", more - PREVIEW_LINES)),
-        _ => {}
-    }
-    add(kind, &format!("{mark}{}", text.join("\n")))
-}
-
-/// A card's lines as plain text.
-fn lines_of(card: &Card) -> String {
-    card.lines.iter().map(crate::relay::card::Line::plain).collect::<Vec<_>>().join("\n")
-}
-
-fn past(decision: &str) -> &'static str {
-    match decision {
-        "allow" => "allowed",
-        "deny" => "denied",
-        _ => "closed",
-    }
-}
-
-/// A tool's input in a line: the field that says most, else all of it. Nobody decides by it.
-fn argument(input: &Value) -> String {
-    let telling = [
-        "/command",
-        "/file_path",
-        "/notebook_path",
-        "/path",
-        "/pattern",
-        "/url",
-        "/query",
-        "/prompt",
-        "/plan",
-        "/questions/0/question",
-        "/description",
-    ];
-    let found = telling.iter().find_map(|place| input.pointer(place).and_then(Value::as_str));
-    match (found, input) {
-        (Some(text), _) => honest_line(text, ARGUMENT_CHARS),
-        (None, Value::Null) => String::new(),
-        (None, Value::Object(fields)) if fields.is_empty() => String::new(),
-        (None, other) => honest_line(&other.to_string(), ARGUMENT_CHARS),
-    }
-}
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

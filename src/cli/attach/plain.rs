@@ -5,7 +5,7 @@
 use super::entry::{Change, Key, Kind};
 use crate::{
     base::glyph::drawable,
-    cli::text::{columns, folded, folded_on},
+    cli::text::{columns, folded_on},
 };
 
 /// Where a piece of text goes.
@@ -65,7 +65,7 @@ impl Printer {
                 self.make_way(to, &mut out);
                 let text = match self.columns_of(to) {
                     _ if to == To::Stdout && !self.marked => format!("{}\n", entry.text),
-                    Some(columns) => folded(&drawable(&entry.plain()), columns, entry.kind.goes_on()),
+                    Some(columns) => entry.rows(columns).iter().map(|row| format!("{row}\n")).collect(),
                     None => entry.plain(),
                 };
                 out.push((to, text));
@@ -201,7 +201,7 @@ mod tests {
         let changes = [stream(0, "12345"), stream(0, "67✓ allowed"), whole(0, "1234567✓ allowed", "")];
         assert_eq!(printed(&mut printer, &changes).0, "  123456\n  7✓ all\n  owed\n");
         let note = Change::Add(Entry::new(Kind::Output, "123456✓ allowed"));
-        assert_eq!(printed(&mut printer, &[note]).0, "⎿ 123456\n  ✓ allo\n  wed\n");
+        assert_eq!(printed(&mut printer, &[note]).0, "⎿ 123456\n  ✓\n  allowe\n  d\n");
         let thinking = Change::Stream { key: ("m".into(), 7), kind: Kind::Thinking, piece: "Hm\n? so".into() };
         assert_eq!(printed(&mut Printer::new(true), &[thinking]).0, "✻ Hm\n  ? so");
     }

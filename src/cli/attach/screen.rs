@@ -31,6 +31,10 @@ const TITLE_COLUMNS: usize = 36;
 const CARD_COLUMNS_MIN: u16 = 16;
 /// Rows that stay for what there is to read beside a card.
 const TEXT_ROWS_MIN: u16 = 4;
+/// Less of what the keys do says nothing.
+const KEYS_COLUMNS_MIN: usize = 9;
+/// Less of which session this is says nothing.
+const PLACE_COLUMNS_MIN: usize = 8;
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
 /// What the status row says.
@@ -44,8 +48,10 @@ pub(super) struct Status {
     pub(super) state: String,
     /// What Ctrl-C does now, and the like.
     pub(super) keys: String,
-    /// Which session, and who else is here.
-    pub(super) place: String,
+    /// Which session, what it may do, and who else is here: what matters most comes first.
+    pub(super) place: Vec<String>,
+    /// What the last line or key was answered with.
+    pub(super) said: Option<String>,
     /// Something went wrong.
     pub(super) alarm: bool,
 }
@@ -357,21 +363,49 @@ fn cut(text: &str, first: usize, others: usize) -> Vec<&str> {
     pieces
 }
 
+/// The status row. Where it is narrow its right part gives way first, then what the keys do; what is said stays longest.
 fn draw_status(frame: &mut Frame<'_>, area: Rect, status: &Status, theme: Theme) {
-    let spinner = if status.turns { SPINNER[status.tick % SPINNER.len()] } else { " " };
-    let state = if status.alarm { theme.bad() } else { theme.bold() };
+    let width = usize::from(area.width);
+    let (mark, state, style) = match &status.said {
+        Some(said) => ("! ", said, theme.warn()),
+        None => {
+            let mark = if status.turns { SPINNER[status.tick % SPINNER.len()] } else { " " };
+            (mark, &status.state, if status.alarm { theme.bad() } else { theme.bold() })
+        }
+    };
+    let state = beginning(state, width.saturating_sub(2));
+    let keys = format!(" · {}", status.keys);
+    let room = width.saturating_sub(2 + columns(&state));
+    let fits = columns(&keys) <= room || status.said.is_none() && room >= KEYS_COLUMNS_MIN;
+    let keys = if fits { beginning(&keys, room) } else { String::new() };
     let left = Line::from(vec![
-        Span::styled(format!("{spinner} "), theme.good()),
-        Span::styled(status.state.clone(), state),
-        Span::styled(format!(" · {}", status.keys), theme.dim()),
+        Span::styled(format!("{mark:2}"), theme.good()),
+        Span::styled(state, style),
+        Span::styled(keys, theme.dim()),
     ]);
-    let width = left.width() as u16;
+    // Blanks stand on both sides of the place, and one more before it.
+    let room = width.saturating_sub(left.width() + 3);
     frame.render_widget(Paragraph::new(left), area);
-    let place = format!(" {} ", status.place);
-    let wide = columns(&place) as u16;
-    if width + wide < area.width {
-        frame.buffer_mut().set_string(area.right() - wide, area.y, place, theme.dim());
+    let mut place = status.place.clone();
+    while place.len() > 1 && columns(&place.join(" · ")) > room {
+        place.pop();
     }
+    let whole = place.join(" · ");
+    let place = beginning(&whole, room);
+    if !place.is_empty() && (place == whole || columns(&place) >= PLACE_COLUMNS_MIN) {
+        let at = area.right() - columns(&place) as u16 - 1;
+        frame.buffer_mut().set_string(at, area.y, place, theme.dim());
+    }
+}
+
+/// As much of a text as has room in so many columns, with a mark where that is not all.
+fn beginning(text: &str, room: usize) -> String {
+    if columns(text) <= room {
+        return text.to_owned();
+    }
+    let room = room.saturating_sub(1);
+    let begins = cut(text, room, room)[0];
+    if columns(begins) > room { String::new() } else { format!("{begins}…") }
 }
 
 #[cfg(test)]
@@ -424,6 +458,39 @@ mod tests {
             .map(row)
             .filter_map(|row| Some(row.strip_prefix("│ ")?.strip_suffix('│')?.trim_end().to_owned()));
         (rows.collect(), card)
+    }
+
+    /// The status row of this width.
+    fn status_row(width: u16, status: &Status) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, 6)).expect("a terminal of memory");
+        let mut screen = Screen::new(THEME);
+        let cards = Cards::new(true);
+        terminal
+            .draw(|frame| {
+                screen.draw(frame, &cards, &Editor::default(), status);
+            })
+            .expect("a frame");
+        let buffer = terminal.backend().buffer();
+        (0..width).map(|x| buffer[(x, 4)].symbol()).collect::<String>().trim_end().to_owned()
+    }
+
+    #[test]
+    fn a_narrow_status_row_gives_up_first_what_matters_least() {
+        let place = ["a title", "mode: plan", "3 devices"].map(str::to_owned).into();
+        let mut status = Status { state: "ready".into(), keys: "Ctrl-] leaves".into(), place, ..Status::default() };
+        for (width, shown) in [
+            (58, "  ready · Ctrl-] leaves  a title · mode: plan · 3 devices"),
+            (57, "  ready · Ctrl-] leaves             a title · mode: plan"),
+            (40, "  ready · Ctrl-] leaves         a title"),
+            (28, "  ready · Ctrl-] leaves"),
+            (20, "  ready · Ctrl-] le…"),
+            (5, "  re…"),
+        ] {
+            assert_eq!(status_row(width, &status), shown, "{width}");
+        }
+        status.said = Some("PgDn and PgUp first: not all was seen".into());
+        assert_eq!(status_row(20, &status), "! PgDn and PgUp fir…");
+        assert_eq!(status_row(41, &status), "! PgDn and PgUp first: not all was seen");
     }
 
     #[test]
@@ -494,7 +561,7 @@ mod tests {
                 let key = ("m".to_owned(), 0);
                 screen.transcript.apply(Change::Stream { key, kind: kinds[*kind], piece: text.clone() });
             }
-            let status = Status { place: crate::cli::text::clean_line(&typed, 60), ..Status::default() };
+            let status = Status { place: vec![crate::cli::text::clean_line(&typed, 60)], ..Status::default() };
             let mut editor = Editor::default();
             editor.key(Key::Paste(typed), 0, false);
             let mut terminal = Terminal::new(TestBackend::new(width, height))?;

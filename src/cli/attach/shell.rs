@@ -2,6 +2,7 @@
 //! state and does what the state machines say.
 
 mod keys;
+mod left;
 mod readers;
 mod typed;
 
@@ -23,11 +24,12 @@ use super::{
     editor::Key,
     entry::{Change, Entry, Kind},
     face::{Face, Lines},
-    model::{ERROR_CHARS, Model, unread},
+    model::{ERROR_CHARS, Model},
     ours::{Asks, Ours},
     people::Me,
     theme::Theme,
     window::Window,
+    words::unread,
 };
 use crate::{
     base::Now,
@@ -45,6 +47,10 @@ const ALL_BYTES: u64 = 1 << 20;
 
 /// Where no deadline is set, the loop looks around once an hour for nothing.
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Said to those who join a session of the demo agent.
+const DEMO_ANSWERS: &str = "The demo agent answers in this session, with made-up text: it calls no model and runs nothing. It asks \
+                            for permission where a prompt has the word `ask`: `please ask me`, for instance.";
 
 /// What helps where no relay runs.
 const START: &str = "`amp-relay up` starts one on this machine";
@@ -124,13 +130,8 @@ enum Pending {
     Fetch,
     /// Earlier events.
     History,
-}
-
-fn prompt_of<'a>((id, pending): (&'a String, &'a Pending)) -> Option<(&'a String, &'a String)> {
-    match pending {
-        Pending::Prompt(text) => Some((id, text)),
-        _ => None,
-    }
+    /// The end of the turn.
+    Interrupt,
 }
 
 struct Shell {
@@ -157,6 +158,8 @@ struct Shell {
     /// When the next attempt to connect is, while there is no connection.
     offline: Option<u64>,
     attached: bool,
+    /// It was said that the demo agent answers.
+    demo_is_told: bool,
     /// The relay refused something that a line of the pipe asked for.
     refused: bool,
     ended: Option<Result<ExitCode, String>>,
@@ -174,11 +177,13 @@ impl Shell {
             device: welcome.device.clone(),
             name: reached.options.device.clone(),
         };
+        let demo = welcome.profiles.iter().filter(|profile| profile.agent == "demo");
+        let demo = demo.map(|profile| profile.name.clone()).collect();
         let tail = if face.is_window() { HISTORY_BYTES } else { 0 };
         Self {
             link: Link::new(&wanted.session, &prefix[..12], u64::from_ne_bytes(seed)).with_tail(tail),
             ours: Ours::new(&welcome.principal, &reached.options.device),
-            model: Model::new(me, &welcome.role),
+            model: Model::new(me, &welcome.role).with_demo(demo),
             message_bytes_max: usize::try_from(welcome.limits.message_bytes).unwrap_or(usize::MAX),
             first: Some((reached.connection, welcome.device.clone())),
             target: reached.target,
@@ -195,6 +200,7 @@ impl Shell {
             pending: HashMap::new(),
             offline: None,
             attached: false,
+            demo_is_told: false,
             refused: false,
             ended: None,
         }
@@ -280,7 +286,7 @@ impl Shell {
         match wake {
             Wake::Key(key, at) => {
                 let at_ms = self.mono_ms(at);
-                if let Some(action) = self.face.key(key, at_ms, self.model.is_busy()) {
+                if let Some(action) = self.face.key(key, at_ms, self.offline.is_none() && self.model.interrupts()) {
                     self.action(action);
                 }
             }
@@ -352,44 +358,6 @@ impl Shell {
         self.act(todo);
     }
 
-    /// What is said to somebody who leaves.
-    fn left(&self, again: &str) -> String {
-        let next = if matches!(self.target, Target::Unix(_)) {
-            START.to_owned()
-        } else {
-            format!("{again} joins the session again when the way to it is open")
-        };
-        match (self.offline.is_some(), self.link.unanswered()) {
-            (true, 0) => format!("detached; the relay cannot be reached; {next}"),
-            (true, lost) => {
-                format!("detached; the relay cannot be reached, and did not answer {lost} of what was typed; {next}")
-            }
-            _ if self.model.is_over() => "detached; the session is over".into(),
-            _ => format!("detached; the session goes on: {again} joins it again"),
-        }
-    }
-
-    /// What was typed and came to nothing, to be shown when the terminal is the shell's again: prompts without an answer,
-    /// and `with_draft` what stands in the editor.
-    fn unanswered(&self, with_draft: bool) -> String {
-        let mut prompts: Vec<(&String, &String)> = self.pending.iter().filter_map(prompt_of).collect();
-        // Commands are numbered as they are made.
-        prompts.sort_by_key(|(id, _)| (id.len(), id.as_str()));
-        let mut out = String::new();
-        let mut add = |what: &str, text: &str| {
-            out += what;
-            out.extend(text.lines().map(|line| format!("\n  {line}")));
-            out.push('\n');
-        };
-        for (_, text) in prompts {
-            add("typed, and not answered by the relay, which may have it:", text);
-        }
-        if let Some(draft) = self.face.draft().filter(|_| with_draft) {
-            add("typed, and not sent:", &draft);
-        }
-        out
-    }
-
     fn message(&mut self, text: &str) {
         self.face.stale();
         let shown = self.face.json(text);
@@ -414,6 +382,7 @@ impl Shell {
                     self.check(shown);
                     self.more_history();
                 }
+                Some(Pending::Interrupt) => self.interrupted(reply.field("ran").ok().flatten()),
                 Some(Pending::Decision(_)) | None => {
                     let changes = self.model.incoming(&incoming);
                     self.apply(changes);
@@ -451,7 +420,7 @@ impl Shell {
                 self.model.cards.not_decided(&request);
                 self.refused = true;
             }
-            Some(Pending::Decision(_)) => {}
+            Some(Pending::Decision(_) | Pending::Interrupt) => {}
             Some(Pending::History) => {
                 self.all = false;
                 let shown = self.face.all_came();
@@ -460,6 +429,7 @@ impl Shell {
             None => self.refused |= error.re.is_some(),
         }
         let entry = self.model.error(error);
+        self.face.say(&entry.text);
         self.apply(vec![Change::Add(entry)]);
     }
 
@@ -488,11 +458,7 @@ impl Shell {
                     }
                 }
                 Do::GiveUp(why) => {
-                    let lost = match self.link.unanswered() {
-                        0 => "",
-                        _ => "; what was typed since was not carried out",
-                    };
-                    self.ended = Some(Err(clean_line(&why, 400) + lost));
+                    self.ended = Some(Err(clean_line(&why, 400) + self.lost()));
                 }
                 Do::Streamed(blocks) => {
                     let changes = self.model.streamed(&blocks);
@@ -538,7 +504,12 @@ impl Shell {
         self.ours.attached(&attachment.snapshot);
         let changes = self.model.attached(attachment);
         self.apply(changes);
-        for notice in std::mem::take(&mut self.notices) {
+        let mut notices = std::mem::take(&mut self.notices);
+        // Those who are connected again know it.
+        if self.model.is_demo() && !std::mem::replace(&mut self.demo_is_told, true) {
+            notices.insert(0, DEMO_ANSWERS.into());
+        }
+        for notice in notices {
             self.note(Kind::Note, &notice);
         }
         let shown = self.face.earlier(Vec::new(), self.model.earlier().is_some());
@@ -589,10 +560,16 @@ impl Shell {
                 Some(id)
             }
             Err(full) => {
-                self.note(Kind::Error, &full.to_string());
+                self.say(Kind::Error, &full.to_string());
                 None
             }
         }
+    }
+
+    /// What a line or a key is answered with: it is to be seen where that was typed, however small the screen is.
+    fn say(&mut self, kind: Kind, text: &str) {
+        self.face.say(text);
+        self.note(kind, text);
     }
 
     /// A line about the connection or the program itself.

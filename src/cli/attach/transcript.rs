@@ -15,11 +15,7 @@ use super::{
     theme::Theme,
     wrap,
 };
-use crate::{
-    base::glyph::drawable,
-    cli::text::{columns, folded},
-    relay::card,
-};
+use crate::{cli::text::columns, relay::card};
 
 /// Most bytes of text that are kept.
 const BYTES_MAX: usize = 16 << 20;
@@ -275,9 +271,7 @@ impl Transcript {
     pub(super) fn last_lines(&mut self, width: u16, rows: usize) -> String {
         let mut lines: Vec<String> = Vec::new();
         for item in self.items.iter().rev() {
-            let plain = drawable(&item.entry.plain()).into_owned();
-            let folded = folded(&plain, usize::from(width), item.entry.kind.goes_on());
-            let mut own: Vec<String> = folded.lines().map(str::to_owned).collect();
+            let mut own = item.entry.rows(usize::from(width));
             own.append(&mut lines);
             lines = own;
             if lines.len() >= rows {
@@ -400,6 +394,15 @@ mod tests {
         assert_eq!(drawn(&mut transcript)[0], "· new 0", "what was in view stays there");
         transcript.scroll(-9, area);
         assert_eq!(drawn(&mut transcript)[..3], ["· project", "· old 0", "· old 1"], "nothing is missing any more");
+    }
+
+    #[test]
+    fn what_stays_on_the_terminal_is_broken_between_words() {
+        let mut transcript = Transcript::new(Theme { color: false });
+        transcript.apply(add("one, and nothing else was touched\n\tten"));
+        assert_eq!(transcript.last_lines(24, 9), "· one, and nothing else\n  was touched\n      ten\n");
+        transcript.apply(Change::Add(Entry::new(Kind::Denied, "denied by another: rm")));
+        assert_eq!(transcript.last_lines(18, 2), "✗ denied by\n  ↳ another: rm\n");
     }
 
     #[test]

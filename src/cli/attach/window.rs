@@ -21,10 +21,15 @@ use super::{
     screen::{DrawnCard, Screen, Status},
     theme::Theme,
 };
-use crate::{base::Now, cli::tty::Taken};
+use crate::{
+    base::Now,
+    cli::{text::clean_line, tty::Taken},
+};
 
 /// The pause between two frames, in milliseconds.
 const FRAME_MS: u64 = 33;
+/// Characters of an answer to a key; a row of most terminals has fewer.
+const SAID_CHARS: usize = 240;
 /// How long one picture of the spinner stands, in milliseconds.
 const SPIN_MS: u64 = 100;
 
@@ -35,6 +40,8 @@ pub(super) struct Window {
     editor: Editor,
     /// The card as it was drawn last.
     card: Option<DrawnCard>,
+    /// What the last line or key was answered with: it stands in the status row until the next key.
+    said: Option<String>,
     /// Something changed since the last frame.
     stale: bool,
     drawn_ms: u64,
@@ -52,6 +59,7 @@ impl Window {
             screen: Screen::new(theme),
             editor: Editor::default(),
             card: None,
+            said: None,
             stale: true,
             drawn_ms: 0,
             hidden: Arc::default(),
@@ -95,7 +103,8 @@ impl Window {
         if !due || !self.is_ours() || (self.drawn_ms > 0 && now.mono_ms < self.drawn_ms + FRAME_MS) {
             return Ok(());
         }
-        let status = status(model, turns, offline, now, self.editor.is_empty());
+        let mut status = status(model, turns, offline, now, self.editor.is_empty());
+        status.said.clone_from(&self.said);
         let Self { terminal, screen, editor, card, .. } = self;
         let failed = |error: io::Error| format!("the terminal cannot be written: {error}");
         // Whatever this terminal has drawn otherwise than it was meant is not to stand in a card.
@@ -122,8 +131,15 @@ impl Window {
         turns.then(|| self.drawn_ms + SPIN_MS)
     }
 
+    /// A line or a key was answered with this.
+    pub(super) fn say(&mut self, text: &str) {
+        self.stale = true;
+        self.said = Some(clean_line(text, SAID_CHARS));
+    }
+
     pub(super) fn key(&mut self, key: Key, at_ms: u64, busy: bool) -> Option<Action> {
         self.stale = true;
+        self.said = None;
         match self.editor.key(key, at_ms, busy) {
             editor::Action::Draw => None,
             editor::Action::Submit { text, began_ms } => {
@@ -195,6 +211,16 @@ fn repaint(terminal: &mut Terminal<CrosstermBackend<Stdout>>) -> io::Result<()> 
     Ok(())
 }
 
+/// What the keys do now: [`Editor::key`] is told the same of the turn.
+fn keys(model: &Model, offline: Option<u64>, is_empty: bool) -> &'static str {
+    match (offline.is_none() && model.interrupts(), is_empty) {
+        (true, _) => "Ctrl-C interrupts",
+        (false, false) => "Ctrl-C clears the line",
+        (false, true) if model.is_over() => "Ctrl-] leaves",
+        (false, true) => "Ctrl-] leaves · /help",
+    }
+}
+
 fn status(model: &Model, turns: bool, offline: Option<u64>, now: Now, is_empty: bool) -> Status {
     // Until the session says since when, nothing has passed.
     let since = if model.since() == 0 { now.unix_ms } else { model.since() };
@@ -210,25 +236,70 @@ fn status(model: &Model, turns: bool, offline: Option<u64>, now: Now, is_empty: 
         (None, "busy") => format!("working {seconds} s"),
         (None, "starting") => format!("starting {seconds} s"),
         (None, state @ ("retrying" | "stuck")) => format!("{state} {seconds} s"),
-        (None, state) => crate::cli::text::clean_line(state, 16),
+        (None, state) => clean_line(state, 16),
     };
-    let keys = match (model.is_over(), model.is_busy(), is_empty) {
-        (true, ..) => "Ctrl-] leaves",
-        (_, true, _) if offline.is_some() || !model.interrupts() => "Ctrl-] leaves",
-        (_, true, _) => "Ctrl-C interrupts",
-        (_, false, false) => "Ctrl-C clears the line",
-        (_, false, true) => "Ctrl-] leaves · /help",
-    };
-    let devices = match model.devices() {
-        0 | 1 => String::new(),
-        more => format!(" · {more} devices"),
-    };
+    let devices = Some(model.devices()).filter(|devices| *devices > 1).map(|devices| format!("{devices} devices"));
+    let place = [Some(model.title().to_owned()), model.unusual_mode(), devices];
     Status {
         turns,
         tick: (now.mono_ms / SPIN_MS) as usize,
         state,
-        keys: keys.into(),
-        place: format!("{}{devices}", model.title()),
+        keys: keys(model, offline, is_empty).into(),
+        place: place.into_iter().flatten().filter(|part| !part.is_empty()).collect(),
+        said: None,
         alarm: offline.is_some() || matches!(model.state(), "stuck" | "failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{super::people::Me, *};
+    use crate::client::{Attachment, Snapshot};
+
+    /// A session in this state, with prompts in these.
+    fn session(role: &str, state: &str, queue: &[&str]) -> Model {
+        let queue: Vec<Value> = queue.iter().map(|state| json!({"prompt": state, "state": state})).collect();
+        let snapshot = Snapshot::read(&json!({"state": state, "queue": queue, "permissions": []})).expect("a snapshot");
+        let mut model = Model::new(Me::default(), role);
+        model.attached(Attachment { snapshot, ..Attachment::default() });
+        model
+    }
+
+    #[test]
+    fn what_the_row_says_of_ctrl_c_is_what_it_does() {
+        let states = ["starting", "ready", "busy", "waiting", "retrying", "stuck", "stopped", "failed", "later"];
+        let queues: [&[&str]; 4] = [&[], &["queued"], &["running"], &["running", "queued"]];
+        for (state, queue, role) in states
+            .iter()
+            .flat_map(|state| queues.map(|queue| (*state, queue, "drive")))
+            .chain(states.map(|state| (state, &["running"][..], "watch")))
+        {
+            let model = session(role, state, queue);
+            for (offline, typed) in [(None, ""), (None, "draft"), (Some(5), ""), (Some(5), "draft")] {
+                let mut editor = Editor::default();
+                editor.key(Key::Paste(typed.into()), 0, false);
+                let says = keys(&model, offline, editor.is_empty());
+                let busy = offline.is_none() && model.interrupts();
+                let does = editor.key(Key::Interrupt, 0, busy);
+                let what = format!("{role} {state} {queue:?} {offline:?} {typed:?}: {says}");
+                match says {
+                    "Ctrl-C interrupts" => {
+                        assert!(does == editor::Action::Interrupt && busy && editor.text() == typed, "{what}");
+                        assert!(queue.contains(&"running") || ["busy", "waiting", "stuck"].contains(&state), "{what}");
+                    }
+                    "Ctrl-C clears the line" => assert!(!typed.is_empty() && editor.is_empty(), "{what}"),
+                    _ => {
+                        assert!(does == editor::Action::Interrupt && !busy && typed.is_empty(), "{what}");
+                        let said = model.not_interrupted();
+                        assert!(said.ends_with("; Ctrl-] leaves"), "{what}: {said}");
+                    }
+                }
+            }
+        }
+        let retrying = |queue| session("drive", "retrying", queue).not_interrupted();
+        assert_eq!(retrying(&[]), "nothing is running; Ctrl-] leaves");
+        assert_eq!(retrying(&["queued"]), "nothing is running; a prompt waits until the agent is ready; Ctrl-] leaves");
     }
 }

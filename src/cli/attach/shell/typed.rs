@@ -25,10 +25,14 @@ impl Shell {
         match action {
             Action::Line { text, began_ms } => self.line(&text, began_ms),
             Action::Interrupt if self.offline.is_some() => {
-                self.note(Kind::Note, "the relay cannot be reached, so nothing can be interrupted; Ctrl-] leaves");
+                self.say(Kind::Note, "the relay cannot be reached, so nothing can be interrupted; Ctrl-] leaves");
             }
-            Action::Interrupt if self.model.is_busy() => drop(self.command(json!({"type": "interrupt"}))),
-            Action::Interrupt => self.note(Kind::Note, "nothing is running; Ctrl-] leaves"),
+            Action::Interrupt if self.model.interrupts() => {
+                if let Some(id) = self.command(json!({"type": "interrupt"})) {
+                    self.pending.insert(id, Pending::Interrupt);
+                }
+            }
+            Action::Interrupt => self.say(Kind::Note, &self.model.not_interrupted()),
             Action::Leave => {
                 let failed = !self.face.is_window() && (self.model.is_over() || self.refused || self.ours.has_failed());
                 self.ended = Some(Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }));
@@ -45,7 +49,7 @@ impl Shell {
                     "{bytes} bytes were pasted, and {} fit: nothing was taken; put it into a file and name that in a prompt",
                     TEXT_BYTES_MAX
                 );
-                self.note(Kind::Warning, &text);
+                self.say(Kind::Warning, &text);
             }
             Action::Failed(why) => self.ended = Some(Err(why)),
         }
@@ -72,7 +76,7 @@ impl Shell {
             Meaning::Text => self.prompt(text),
             Meaning::Next => {}
             Meaning::NotTaken(why) => {
-                self.note(Kind::Warning, &why);
+                self.say(Kind::Warning, &why);
                 // What was an answer to something else is not to stand there for another request.
                 if Said::of(text).is_none() && text.chars().any(char::is_alphabetic) {
                     self.face.put_back(text);
@@ -143,8 +147,22 @@ impl Shell {
     /// A prompt is not sent, or not taken: it stays where it was typed.
     pub(super) fn not_sent(&mut self, text: &str, why: &str) {
         self.refused = true;
-        self.note(Kind::Error, &format!("not sent: {why}"));
+        self.say(Kind::Error, &format!("not sent: {why}"));
         self.face.put_back(text);
+    }
+
+    /// What an interrupt came to. One that was heard is followed by the end of its turn.
+    pub(super) fn interrupted(&mut self, ran: Option<bool>) {
+        match ran {
+            Some(false) => self.say(Kind::Note, "nothing was running any more"),
+            Some(true) if self.model.state() == "stuck" => {
+                self.say(
+                    Kind::Note,
+                    "the agent was told to stop, and gives no sign of life: `amp-relay stop --now` ends the session",
+                );
+            }
+            Some(true) | None => {}
+        }
     }
 
     /// What there is to say of a line that was sent.

@@ -1,0 +1,68 @@
+//! Tests of what a session's messages come to.
+
+use serde_json::json;
+
+use super::*;
+
+/// What a model of this relay shows first of a session.
+fn shown(model: &mut Model, snapshot: Value) -> Vec<String> {
+    let snapshot = Snapshot::read(&snapshot).expect("a snapshot");
+    let changes = model.attached(Attachment { snapshot, ..Attachment::default() });
+    changes.iter().filter_map(entry).collect()
+}
+
+fn entry(change: &Change) -> Option<String> {
+    match change {
+        Change::Add(entry) => Some(entry.text.clone()),
+        _ => None,
+    }
+}
+
+fn happens(model: &mut Model, mut fields: Value) -> Vec<String> {
+    fields["type"] = json!("event");
+    fields["session"] = json!("s");
+    fields["epoch"] = json!("e");
+    fields["offset"] = json!(0);
+    let incoming = Incoming::parse(&fields.to_string()).expect("a message");
+    model.incoming(&incoming).iter().filter_map(entry).collect()
+}
+
+#[test]
+fn a_title_and_a_folder_draw_no_field_of_ours() {
+    let mut model = Model::new(Me::default(), "admin");
+    let snapshot = json!({
+        "title": "site \u{b7} /home \u{b7} opus \u{b7} mode: plan", "folder": "/srv/x \u{b7} 9 devices",
+        "model": "haiku", "mode": "acceptEdits", "permissions": [],
+    });
+    let title = "site <U+00B7> /home <U+00B7> opus <U+00B7> mode: plan";
+    let head = format!("{title} \u{b7} /srv/x <U+00B7> 9 devices \u{b7} haiku \u{b7} mode: acceptEdits");
+    assert_eq!(shown(&mut model, snapshot), [head]);
+    assert_eq!((model.title(), model.unusual_mode().as_deref()), (title, Some("mode: acceptEdits")));
+    let said = happens(&mut model, json!({"kind": "settings", "title": "a \u{2022} mode: plan", "model": "b"}));
+    assert_eq!(said, ["title: a <U+2022> mode: plan \u{b7} model: b"]);
+}
+
+#[test]
+fn the_demo_agent_is_named_and_no_model() {
+    let snapshot = json!({"title": "t", "folder": "/f", "profile": "default", "model": "opus", "permissions": []});
+    let mut model = Model::new(Me::default(), "admin").with_demo(vec!["default".into()]);
+    assert_eq!(shown(&mut model, snapshot.clone()), ["t \u{b7} /f \u{b7} demo agent"]);
+    assert!(model.is_demo() && happens(&mut model, json!({"kind": "settings", "model": "demo-model"})).is_empty());
+    let mut other = Model::new(Me::default(), "admin").with_demo(vec!["else".into()]);
+    assert_eq!(shown(&mut other, snapshot), ["t \u{b7} /f \u{b7} opus"]);
+    assert!(!other.is_demo());
+}
+
+#[test]
+fn an_input_that_no_event_holds_is_told_by_its_length() {
+    let mut model = Model::new(Me::default(), "admin");
+    let cut = json!({"truncated": true, "bytes": 4_400_237, "head": "{\"file_path\":\"x"});
+    let call = |input: &Value| json!({"kind": "tool_call", "call": "c", "tool": "Write", "input": input});
+    assert_eq!(happens(&mut model, call(&cut)), ["Write(4400237 bytes)"]);
+    let blob = json!({"bytes": 4_400_237, "blob": "b"});
+    let asks = json!({"kind": "permission", "request": "r", "tool": "Write", "input_blob": blob});
+    assert_eq!(happens(&mut model, asks), ["asks for permission: Write(4400237 bytes)"]);
+    // What a tool is really called with is told as it is.
+    let own = json!({"truncated": true, "bytes": 3, "head": "12345"});
+    assert!(happens(&mut model, call(&own))[0].contains("truncated"));
+}

@@ -1,0 +1,66 @@
+//! What is said when the terminal is the shell's again: how the session goes on, and what became of what was typed.
+
+use super::{Pending, START, Shell};
+use crate::client::Target;
+
+/// Said before what was typed and has no answer, when the terminal is the shell's again.
+const NOT_SENT: &str = "typed, and not sent:";
+const MAY_HAVE_IT: &str = "typed, and not answered by the relay, which may have it:";
+
+fn prompt_of<'a>((id, pending): (&'a String, &'a Pending)) -> Option<(&'a String, &'a String)> {
+    match pending {
+        Pending::Prompt(text) => Some((id, text)),
+        _ => None,
+    }
+}
+
+impl Shell {
+    /// What is said to somebody who leaves.
+    pub(super) fn left(&self, again: &str) -> String {
+        let next = if matches!(self.target, Target::Unix(_)) {
+            START.to_owned()
+        } else {
+            format!("{again} joins the session again when the way to it is open")
+        };
+        match (self.offline.is_some(), self.link.unanswered()) {
+            (true, 0) => format!("detached; the relay cannot be reached; {next}"),
+            (true, _) => format!("detached; the relay cannot be reached{}; {next}", self.lost()),
+            _ if self.model.is_over() => "detached; the session is over".into(),
+            _ => format!("detached; the session goes on: {again} joins it again"),
+        }
+    }
+
+    /// What is to be said of lines without an answer, where there will be none.
+    pub(super) fn lost(&self) -> &'static str {
+        let mut lines =
+            self.pending.iter().filter(|(_, pending)| matches!(pending, Pending::Prompt(_) | Pending::Decision(_)));
+        let is_sent = |(id, _): (&String, &Pending)| self.link.was_sent(id);
+        match (lines.clone().any(is_sent), lines.any(|line| !is_sent(line))) {
+            (false, false) => "",
+            (false, true) => "; what was typed since was not sent",
+            (true, false) => "; what was typed last was sent, and not answered",
+            (true, true) => "; of what was typed last a part was sent and not answered, and the rest was not sent",
+        }
+    }
+
+    /// What was typed and came to nothing, to be shown when the terminal is the shell's again: prompts without an answer,
+    /// and `with_draft` what stands in the editor.
+    pub(super) fn unanswered(&self, with_draft: bool) -> String {
+        let mut prompts: Vec<(&String, &String)> = self.pending.iter().filter_map(prompt_of).collect();
+        // Commands are numbered as they are made.
+        prompts.sort_by_key(|(id, _)| (id.len(), id.as_str()));
+        let mut out = String::new();
+        let mut add = |what: &str, text: &str| {
+            out += what;
+            out.extend(text.lines().map(|line| format!("\n  {line}")));
+            out.push('\n');
+        };
+        for (id, text) in prompts {
+            add(if self.link.was_sent(id) { MAY_HAVE_IT } else { NOT_SENT }, text);
+        }
+        if let Some(draft) = self.face.draft().filter(|_| with_draft) {
+            add(NOT_SENT, &draft);
+        }
+        out
+    }
+}

@@ -1,0 +1,134 @@
+//! What the events of a session say, in words: one line each, with what others wrote cut and cleaned.
+
+use serde_json::Value;
+
+use super::entry::{Change, Entry, Kind};
+use crate::{
+    cli::text::{clean, clean_line, honest_line},
+    client::{OpenPermission, Page},
+    relay::card::Card,
+};
+
+pub(super) const ARGUMENT_CHARS: usize = 160;
+const WHY_CHARS: usize = 400;
+const PREVIEW_LINES: usize = 3;
+const PREVIEW_CHARS: usize = 200;
+
+/// Who brought it about, and why, as far as either is known.
+pub(super) fn reason(by: Option<String>, why: Option<&str>) -> String {
+    let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+    let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
+    by + &why
+}
+
+pub(super) fn is_over(state: &str) -> bool {
+    matches!(state, "stopped" | "failed")
+}
+
+pub(super) fn add(kind: Kind, text: &str) -> Change {
+    Change::Add(Entry::new(kind, text))
+}
+
+/// What of an answer cannot be read, if anything.
+pub(super) fn unread(names: &[String]) -> Option<Change> {
+    let names = clean_line(&names.join("`, `"), WHY_CHARS);
+    let text = format!(
+        "part of the relay's answer cannot be read (`{names}`) and is not shown: is the relay another version?"
+    );
+    (!names.is_empty()).then(|| add(Kind::Warning, &text))
+}
+
+/// What of a part of the log cannot be read.
+pub(super) fn lost(page: &Page) -> impl Iterator<Item = Change> {
+    let text = format!("{} event(s) of the relay cannot be read and are not shown", page.lost);
+    unread(&page.unreadable).into_iter().chain((page.lost > 0).then(|| add(Kind::Warning, &text)))
+}
+
+/// The line about a request in what there is to read; all of it is on its card.
+pub(super) fn asked(open: &OpenPermission) -> Change {
+    add(Kind::Asked, &format!("asks for permission: {}", named(open)))
+}
+
+/// A request in a line, by which it can be told from others.
+pub(super) fn named(open: &OpenPermission) -> String {
+    let about = match (&open.input, &open.input_blob) {
+        (Some(input), _) => argument(input),
+        (None, Some(blob)) => format!("{} bytes", blob.bytes),
+        (None, None) => String::new(),
+    };
+    format!("{}({about})", clean_line(&open.tool, 60))
+}
+
+pub(super) fn turn(ok: bool, stop: &str, by: Option<String>, cost_usd: f64, duration_ms: u64) -> Change {
+    let (seconds, by) = (duration_ms as f64 / 1000.0, reason(by, None));
+    match ok {
+        true => add(Kind::Note, &format!("done in {seconds:.1} s · ${cost_usd:.4}")),
+        false if stop.starts_with("aborted") => add(Kind::Warning, &format!("interrupted{by} after {seconds:.1} s")),
+        false => add(Kind::Warning, &format!("ended after {seconds:.1} s: {}", clean_line(stop, 80))),
+    }
+}
+
+pub(super) fn result(outcome: &str, preview: &str) -> Change {
+    let preview = clean(preview);
+    let lines: Vec<&str> = preview.lines().filter(|line| !line.trim().is_empty()).collect();
+    let (kind, mark) = match outcome {
+        "ok" => (Kind::Output, String::new()),
+        "error" => (Kind::FailedOutput, "error: ".into()),
+        other => (Kind::FailedOutput, format!("{}: ", clean_line(other, 20))),
+    };
+    let mut text: Vec<String> = lines.iter().take(PREVIEW_LINES).map(|line| clean_line(line, PREVIEW_CHARS)).collect();
+    match lines.len() {
+        0 => text.push("(no output)".into()),
+        more if more > PREVIEW_LINES => text.push(format!("… {} more lines", more - PREVIEW_LINES)),
+        _ => {}
+    }
+    add(kind, &format!("{mark}{}", text.join("\n")))
+}
+
+/// A card's lines as plain text.
+pub(super) fn lines_of(card: &Card) -> String {
+    card.lines.iter().map(crate::relay::card::Line::plain).collect::<Vec<_>>().join("\n")
+}
+
+pub(super) fn past(decision: &str) -> &'static str {
+    match decision {
+        "allow" => "allowed",
+        "deny" => "denied",
+        _ => "closed",
+    }
+}
+
+/// The length of an input which no event could hold: the relay has put its beginning in its place.
+fn length_of_cut(input: &Value) -> Option<u64> {
+    let fields = input.as_object().filter(|fields| fields.len() == 3)?;
+    let (is_cut, head) = (fields.get("truncated")?.as_bool()?, fields.get("head")?.as_str()?);
+    let bytes = fields.get("bytes")?.as_u64()?;
+    (is_cut && bytes > head.len() as u64).then_some(bytes)
+}
+
+/// A tool's input in a line: the field that says most, else all of it. Nobody decides by it.
+pub(super) fn argument(input: &Value) -> String {
+    if let Some(bytes) = length_of_cut(input) {
+        return format!("{bytes} bytes");
+    }
+    let telling = [
+        "/command",
+        "/file_path",
+        "/notebook_path",
+        "/path",
+        "/pattern",
+        "/url",
+        "/query",
+        "/prompt",
+        "/plan",
+        "/questions/0/question",
+        "/description",
+    ];
+    let found = telling.iter().find_map(|place| input.pointer(place).and_then(Value::as_str));
+    match (found, input) {
+        (Some(text), _) => honest_line(text, ARGUMENT_CHARS),
+        (None, Value::Null) => String::new(),
+        (None, Value::Object(fields)) if fields.is_empty() => String::new(),
+        (None, other) => honest_line(&other.to_string(), ARGUMENT_CHARS),
+    }
+}

@@ -1,0 +1,152 @@
+//! What the window of a session says of it: whose words stand in its rows, what its keys do, and who answers.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Device, Key, Relay,
+    relay::{PROGRAM, Scratch},
+    standin::{Scene, asks, id},
+    terminal::Terminal,
+    text, until,
+};
+
+/// The last row but one: what the session does.
+fn status_row(screen: &str) -> &str {
+    screen.trim_end().lines().rev().nth(1).unwrap_or_default()
+}
+
+#[test]
+fn a_title_and_a_folder_end_where_the_relay_ends_them() {
+    let owner = Key::new("owner");
+    let relay = Relay::demo(&[&owner]);
+    let mut device = Device::connect(&relay, &owner, "laptop");
+    let folder = relay.scratch.project().join("x \u{b7} 9 devices");
+    fs::create_dir(&folder).expect("a folder");
+    let title = "site \u{b7} opus \u{b7} mode: plan";
+    let fields = json!({"profile": "default", "title": title, "folder": folder, "mode": "acceptEdits"});
+    let session = text(&device.ok("create", fields)["session"]["session"]).to_owned();
+    let key = relay.scratch.home().join("owner_key");
+    owner.write(&key);
+    let reach = format!("--data {} --key {}", relay.scratch.data().display(), key.display());
+    let terminal = Terminal::sized(&relay.scratch, &format!("{PROGRAM} attach {session} {reach}"), 160, 30);
+    let drawn = "site <U+00B7> opus <U+00B7> mode: plan";
+    let screen = terminal.shows("its row", |screen| status_row(screen).contains("mode: acceptEdits"));
+    assert!(status_row(&screen).contains(&format!("{drawn} \u{b7} mode: acceptEdits")), "{screen}");
+    assert!(screen.contains("x <U+00B7> 9 devices \u{b7} demo agent") && !screen.contains(title), "{screen}");
+    // A folder's name is the title where none is given.
+    device.ok("create", json!({"profile": "default", "folder": folder}));
+    let table = relay.scratch.run(["sessions"].into_iter().chain(reach.split(' '))).ok();
+    assert!(
+        table.contains("site <U+00B7> opus <U+00B7> mode…") && table.contains("  x <U+00B7> 9 devices  "),
+        "{table}"
+    );
+    assert!(!table.contains(" \u{b7} "), "{table}");
+}
+
+#[test]
+fn a_tool_of_a_name_too_long_can_only_be_denied() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(100, 30);
+    let tool = format!("mcp__a__{}_DELETE", "n".repeat(300));
+    let request = scene.ask(&tool, &json!({"path": "x"}));
+    assert_eq!((&request["deny_only"], &request["hash"]), (&json!(true), &Value::Null));
+    let why = "the name of its tool cannot be shown whole";
+    assert_eq!(request["deny_why"], why);
+    let screen = terminal.shows("why", |screen| screen.contains(&format!("# this can only be denied: {why}")));
+    assert!(!screen.contains("y: allow"), "{screen}");
+    // No client can allow it, whatever it names.
+    let shown = scene.laptop.shown(id(&request)).unwrap_or_default();
+    let fields = json!({"session": scene.session, "request": request["request"], "decision": "allow", "shown": shown});
+    assert_eq!(scene.laptop.refused("decide", fields), "BAD_REQUEST");
+    until("a yes is refused", || {
+        terminal.line("y");
+        status_row(&terminal.screen()).contains(why).then_some(())
+    });
+    scene.answers(&terminal, "n", &request);
+    assert_eq!(scene.standin.answer(id(&request))["response"]["behavior"], "deny");
+}
+
+#[test]
+fn ctrl_c_is_answered_where_there_is_nothing_to_interrupt() {
+    let owner = Key::new("owner");
+    let options = Relay::options(&[&owner]);
+    let program = options.scratch.root().join("claude");
+    fs::write(&program, "#!/bin/sh\nexit 3\n").expect("a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");
+    let relay = options.claude(&program).start();
+    let mut device = Device::connect(&relay, &owner, "laptop");
+    let session = device.create();
+    device.attach(&session);
+    device.prompt(&session, "later");
+    let key = relay.scratch.home().join("owner_key");
+    owner.write(&key);
+    let attach = format!("{PROGRAM} attach --data {} --key {}", relay.scratch.data().display(), key.display());
+    let terminal = Terminal::run(&relay.scratch, &attach);
+    let screen = terminal.shows("its state", |screen| status_row(screen).contains("retrying"));
+    assert!(!status_row(&screen).contains("interrupts"), "{screen}");
+    terminal.keys(&["C-c"]);
+    terminal.shows("an answer", |screen| status_row(screen).contains("nothing is running; a prompt waits"));
+    let reply = device.ok("interrupt", json!({"session": session}));
+    assert_eq!(reply["ran"], false, "{reply}");
+}
+
+#[test]
+fn a_refused_answer_is_seen_on_a_very_small_screen() {
+    let mut scene = Scene::new();
+    let terminal = Terminal::sized(&scene.relay.scratch, &scene.attach(), 20, 6);
+    terminal.shows("the session", |screen| screen.contains("ready"));
+    let lines: String = (0..12).map(|n| format!("line {n}\n")).collect();
+    scene.ask("Edit", &json!({"file_path": "x", "old_string": "", "new_string": lines}));
+    terminal.shows("the card", |screen| screen.contains("PgDn"));
+    until("the refusal is seen", || {
+        terminal.line("y");
+        status_row(&terminal.screen()).starts_with("! PgDn").then_some(())
+    });
+}
+
+#[test]
+fn what_is_left_on_the_screen_is_broken_between_words() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(40, 20);
+    scene.standin.does("plain", &[]);
+    let said = "one two three four five six seven eight nine and nothing else was touched";
+    scene.laptop.prompt(&scene.session, said);
+    terminal.shows("the prompt", |screen| screen.contains("touched"));
+    terminal.keys(&["C-]"]);
+    let screen = terminal.shows("the end", |screen| screen.contains("ended with"));
+    let rows: Vec<&str> = screen.lines().filter(|row| row.len() > 2).map(|row| &row[2..]).collect();
+    assert!(said.split(' ').all(|word| rows.iter().any(|row| row.split(' ').any(|other| other == word))), "{screen}");
+}
+
+#[test]
+fn a_large_input_is_told_in_one_way() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(100, 30);
+    let input = json!({"file_path": "x", "content": "y".repeat(300_000)}).to_string();
+    let content = format!(r#"[{{"type":"tool_use","id":"call-large","name":"Write","input":{input}}}]"#);
+    let call = format!(r#"{{"type":"assistant","message":{{"id":"large","content":{content}}}}}"#);
+    scene.standin.does("large", &[call, asks("large", "Write", &input, &json!({})), "@wait".into()]);
+    scene.laptop.prompt(&scene.session, "large");
+    let told = format!("Write({} bytes)", input.len());
+    let screen = terminal.shows("both", |screen| screen.matches(&told).count() == 2);
+    assert!(!screen.contains("truncated"), "{screen}");
+}
+
+#[test]
+fn whoever_joins_a_session_of_the_demo_agent_is_told() {
+    let scratch = Scratch::new();
+    let command = scratch.command(["up", "--demo", "--listen", "127.0.0.1:0"]);
+    let relay = Relay::spawn(scratch, command, 2);
+    let told = |verb: &str| {
+        let terminal = Terminal::run(&relay.scratch, &format!("{PROGRAM} {verb}"));
+        let screen = terminal.shows("who answers", |screen| screen.contains("The demo agent answers in this session"));
+        assert!(screen.contains("demo agent\n") && screen.contains("`please ask me`"), "{verb}: {screen}");
+        assert!(!screen.contains("opus"), "{verb}: {screen}");
+    };
+    told("new --model opus --title another");
+    told("attach another");
+    let listed = relay.scratch.run(["sessions", "--json"]).ok();
+    assert!(listed.contains("another") && !listed.contains("opus"), "{listed}");
+}
