@@ -182,7 +182,11 @@ impl Cards {
 
     /// Our answer was not taken: the request may be answered again.
     pub(super) fn not_decided(&mut self, request: &str) {
+        let shown = self.shown().map(|waiting| waiting.number);
         self.sent.remove(request);
+        if self.shown().map(|waiting| waiting.number) != shown {
+            self.typed.clear();
+        }
     }
 
     /// The request to show: the oldest that we have not answered.
@@ -275,7 +279,6 @@ impl Cards {
             self.left.push_front(Left { since_ms, until_ms: now_ms, asks });
         }
         if let Some((number, end)) = card {
-            self.typed.clear();
             self.drawn = Some(Drawn { number, since_ms: now_ms, to_the_end: end, asks });
         }
     }
@@ -360,7 +363,6 @@ impl Cards {
         let (request, number) = (waiting.open.request.clone(), waiting.number);
         let visible = self.drawn.as_ref().filter(|drawn| drawn.number == number);
         if visible.is_none_or(|drawn| began_ms < drawn.since_ms.saturating_add(VISIBLE_MS)) {
-            self.typed.clear();
             let why = "not an answer: that was typed before this request had been on the screen for half a second";
             return Meaning::NotTaken(why.into());
         }

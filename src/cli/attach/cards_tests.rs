@@ -323,6 +323,41 @@ fn questions_are_answered_one_after_the_other() {
     assert_eq!(fields["shown"], json!(shown::hash(&input)));
 }
 
+/// A request that asks two questions of two choices each.
+fn asking(request: &str, questions: [&str; 2]) -> OpenPermission {
+    let options = json!([{"label": "Red"}, {"label": "Blue"}]);
+    let questions = questions.map(|question| json!({"question": question, "options": options}));
+    let input = Some(json!({"questions": questions}));
+    OpenPermission { tool: "AskUserQuestion".into(), input, ..open(request) }
+}
+
+#[test]
+fn what_was_answered_so_far_is_not_said_of_another_request() {
+    let mut cards = Cards::new(true);
+    cards.put(asking("r1", ["Delete the branch?", "Which?"]));
+    cards.put(asking("r2", ["Colour?", "Shape?"]));
+    draw(&mut cards, true, 0);
+    assert_eq!(cards.line("2", 1_000), Meaning::Next);
+    assert_eq!(decided(&cards.line("2", 1_000)), Some(("r1", "allow")));
+    draw(&mut cards, true, 2_000);
+    assert_eq!(cards.line("1", 3_000), Meaning::Next);
+    // The relay did not take it, so that it is the oldest again.
+    cards.not_decided("r1");
+    assert_eq!((cards.question().map(|(at, _)| at), cards.answers()), (Some(0), Vec::new()), "as it is drawn first");
+    draw(&mut cards, true, 4_000);
+    assert_eq!(cards.line("2", 5_000), Meaning::Next);
+    let Meaning::Decide(fields) = cards.line("1", 5_000) else { panic!("not taken") };
+    assert_eq!(fields["answers"], json!({"Delete the branch?": "Blue", "Which?": "Red"}));
+    // One that stays on the screen keeps what was answered to it.
+    draw(&mut cards, true, 6_000);
+    assert_eq!(cards.line("1", 7_000), Meaning::Next);
+    cards.put(asking("r3", ["Colour?", "Shape?"]));
+    cards.gone("r1");
+    cards.not_decided("r1");
+    let Meaning::Decide(fields) = cards.line("2", 7_000) else { panic!("not taken") };
+    assert_eq!(fields["answers"], json!({"Colour?": "Red", "Shape?": "Blue"}));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// A request comes, with one of two inputs.
@@ -339,10 +374,20 @@ enum Step {
     Begin,
     /// It is ended.
     Line(&'static str),
+    /// The screen is drawn and seen to its end, and a line typed after a while.
+    Typed(&'static str),
+    /// Another program has the terminal.
+    Hidden,
     /// The relay did not take our answer.
     NotDecided(u8),
     /// Connected again: only these wait.
     Only(Vec<(u8, bool)>),
+}
+
+fn line() -> impl Strategy<Value = &'static str> {
+    const NUMBERS: [&str; 4] = ["1", "2", "1", "2"];
+    let others = ["y", "yes", "n", "yes but", "x", "3", "back"];
+    prop_oneof![prop::sample::select(&NUMBERS[..]), prop::sample::select(others.to_vec())]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -353,13 +398,37 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u8..4).prop_map(Step::Gone),
         5 => any::<bool>().prop_map(|end| Step::Draw { end }),
         3 => Just(Step::Begin),
-        4 => prop_oneof![Just("y"), Just("yes"), Just("n"), Just("yes but"), Just("x")].prop_map(Step::Line),
-        1 => (0u8..4).prop_map(Step::NotDecided),
+        4 => line().prop_map(Step::Line),
+        10 => line().prop_map(Step::Typed),
+        1 => Just(Step::Hidden),
+        2 => (0u8..4).prop_map(Step::NotDecided),
         1 => prop::collection::vec((0u8..4, any::<bool>()), 0..4).prop_map(Step::Only),
     ]
 }
 
+/// What happens where questions are asked and nothing else, so that some are answered in part.
+fn asking_step() -> impl Strategy<Value = Step> {
+    let one = || prop_oneof![Just(1u8), Just(3)];
+    prop_oneof![
+        4 => (one(), any::<bool>()).prop_map(|(n, other)| Step::Put(n, other)),
+        10 => line().prop_map(Step::Typed),
+        3 => one().prop_map(Step::NotDecided),
+        1 => one().prop_map(Step::Gone),
+        1 => Just(Step::Draw { end: true }),
+        1 => Just(Step::Hidden),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<(Step, u64)>> {
+    let of = |step: BoxedStrategy<Step>| prop::collection::vec((step, 0u64..400), 1..80);
+    prop_oneof![of(step().boxed()), of(asking_step().boxed())]
+}
+
+/// One of four requests, of which two ask questions, with one of two inputs.
 fn request_of(n: u8, other: bool) -> OpenPermission {
+    if n % 2 == 1 {
+        return asking(&format!("r{n}"), if other { ["Delete the branch?", "Which?"] } else { ["Colour?", "Shape?"] });
+    }
     let input = json!({"command": format!("touch {n} {other}")});
     OpenPermission { input: Some(input), ..open(&format!("r{n}")) }
 }
@@ -391,16 +460,73 @@ fn to_see(cards: &Cards) -> Option<(String, Option<String>)> {
     }
 }
 
+/// What a person has before the eyes.
+struct Eyes {
+    number: u64,
+    /// What is to be seen, and its hash where that is all of it.
+    seen: (String, Option<String>),
+    since: u64,
+    to_end: bool,
+    /// What was typed last under which question of it.
+    typed: HashMap<String, &'static str>,
+}
+
+impl Eyes {
+    /// The screen is drawn.
+    fn draw(eyes: Option<Self>, cards: &mut Cards, end: bool, now: u64) -> Option<Self> {
+        let number = cards.shown().map(|waiting| waiting.number);
+        let seen = to_see(cards);
+        let before = (cards.question().map(|(at, _)| at), cards.answers());
+        cards.drawn(number.map(|number| (number, end)), now);
+        assert_eq!((cards.question().map(|(at, _)| at), cards.answers()), before, "what was drawn stays true");
+        let (number, seen) = (number?, seen?);
+        Some(match eyes {
+            Some(eyes) if eyes.number == number => {
+                Self { since: eyes.since.min(now), to_end: eyes.to_end || end, ..eyes }
+            }
+            _ => Self { number, seen, since: now, to_end: end, typed: HashMap::new() },
+        })
+    }
+
+    /// A line is ended that was begun then.
+    fn line(eyes: &mut Option<Self>, cards: &mut Cards, line: &'static str, began: u64) {
+        let question = cards.question().map(|(_, question)| question.clone());
+        let meaning = cards.line(line, began);
+        let eyes = match (&meaning, eyes) {
+            (Meaning::Text | Meaning::NotTaken(_), _) => return,
+            (_, eyes) => eyes.as_mut().expect("something was drawn"),
+        };
+        assert!(began >= eyes.since + VISIBLE_MS);
+        let Meaning::Decide(fields) = &meaning else {
+            // A question whose answer is taken back has to be answered anew.
+            eyes.typed.insert(question.expect("a question").text, line);
+            return;
+        };
+        let (request, decision) = decided(&meaning).expect("a request and a decision");
+        let (seen, hash) = &eyes.seen;
+        assert!(seen.starts_with(request));
+        if decision == "deny" {
+            assert_eq!(line, "n");
+            return;
+        }
+        assert!(eyes.to_end && hash.is_some() && fields["shown"].as_str() == hash.as_deref());
+        let Some(last) = question else { return assert!(matches!(line, "y" | "yes")) };
+        eyes.typed.insert(last.text.clone(), line);
+        let label = |line: &str| last.answer(line).expect("an answer");
+        let answers = eyes.typed.drain().map(|(question, line)| (question, label(line).into()));
+        assert_eq!(fields["answers"], Value::Object(answers.collect()), "each was typed under its own question");
+    }
+}
+
 proptest! {
     /// Over random orders of cards, parts of inputs, decisions elsewhere, withdrawals, ids that come again and keys: what
     /// is allowed is the request whose card was drawn last, whole, drawn for as long as it takes before the first key of
-    /// the line, seen to its end, by the hash of what was drawn.
+    /// the line, seen to its end, by the hash of what was drawn, and with what was typed under each of its questions.
     #[test]
-    fn nothing_is_allowed_but_what_was_drawn(steps in prop::collection::vec((step(), 0u64..400), 1..80)) {
+    fn nothing_is_allowed_but_what_was_drawn(steps in steps()) {
         let mut cards = Cards::new(true);
         let (mut now, mut began) = (0, 0);
-        // What a person has before the eyes: what is to be seen, since when, and whether its end was seen.
-        let mut eyes: Option<((String, Option<String>), u64, bool)> = None;
+        let mut eyes: Option<Eyes> = None;
         for (step, passes) in steps {
             now += passes;
             match step {
@@ -415,25 +541,20 @@ proptest! {
                     all.dedup_by_key(|(n, _)| *n);
                     cards.only(all.into_iter().map(|(n, other)| request_of(n, other)).collect());
                 }
-                Step::Draw { end } => {
-                    let number = cards.shown().map(|waiting| waiting.number);
-                    cards.drawn(number.map(|number| (number, end)), now);
-                    eyes = to_see(&cards).map(|seen| match eyes.take() {
-                        Some((same, since, to_end)) if same == seen => (same, since, to_end || end),
-                        _ => (seen, now, end),
-                    });
+                Step::Draw { end } => eyes = Eyes::draw(eyes.take(), &mut cards, end, now),
+                Step::Hidden => {
+                    cards.drawn(None, now);
+                    eyes = eyes.map(|eyes| Eyes { since: u64::MAX, to_end: false, ..eyes });
                 }
                 Step::Begin => began = now,
                 Step::Line(line) => {
-                    let meaning = cards.line(line, began);
-                    if let Some((request, decision)) = decided(&meaning) {
-                        let ((seen, hash), since, end) = eyes.clone().expect("something was drawn");
-                        prop_assert!(seen.starts_with(request));
-                        prop_assert!(began >= since + VISIBLE_MS);
-                        let Meaning::Decide(fields) = &meaning else { unreachable!() };
-                        prop_assert!(decision == "deny" || end && hash.is_some() && fields["shown"].as_str() == hash.as_deref());
-                        prop_assert!(matches!(line, "y" | "yes" | "n"));
-                    }
+                    Eyes::line(&mut eyes, &mut cards, line, began);
+                    began = now;
+                }
+                Step::Typed(line) => {
+                    eyes = Eyes::draw(eyes.take(), &mut cards, true, now);
+                    now += VISIBLE_MS;
+                    Eyes::line(&mut eyes, &mut cards, line, now);
                     began = now;
                 }
             }
