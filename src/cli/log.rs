@@ -111,18 +111,18 @@ impl Queue {
             // It ends when the holder is dropped.
             let _ = release.recv();
             for entry in waiting {
-                let Entry::Line(line) = entry else { continue };
+                let Entry::Line(mut line) = entry else { continue };
+                let lost = told.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    line.extend_from_slice(lost_line(format, lost).as_bytes());
+                }
                 written += line.len() as u64;
                 if let Some(path) = file.as_ref().filter(|_| written > FILE_BYTES_MAX) {
                     make_room(path);
-                    written = 0;
+                    written = line.len() as u64;
                 }
                 // An error means that stderr has no reader any more.
                 let _ = out.write_all(&line);
-                let lost = told.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    let _ = writeln!(out, "{}", lost_line(format, lost));
-                }
             }
         };
         thread::Builder::new().name("log".into()).spawn(write).ok()?;
@@ -151,9 +151,10 @@ fn make_room(path: &Path) {
 fn lost_line(format: LogFormat, lost: u64) -> String {
     const WHY: &str = "log lines were lost: stderr is too slow";
     match format {
-        LogFormat::Text => format!("({lost} {WHY})"),
+        LogFormat::Text => format!("({lost} {WHY})\n"),
         LogFormat::Json => {
-            serde_json::json!({"level": "warn", "target": module_path!(), "message": WHY, "lost": lost}).to_string()
+            let line = serde_json::json!({"level": "warn", "target": module_path!(), "message": WHY, "lost": lost});
+            format!("{line}\n")
         }
     }
 }
@@ -273,6 +274,51 @@ mod tests {
         turn.send(()).unwrap();
         assert!(queue.flush_within(Duration::from_secs(60)));
         assert_eq!(*taken.lock(), b"first\nsecond\n");
+    }
+
+    #[test]
+    fn a_log_is_bounded_and_what_is_older_lies_beside_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (path, beside) = (scratch.path().join("relay.log"), scratch.path().join("relay.log.1"));
+        let line = |at: u8| [vec![b'a' + at; (1 << 20) - 1], vec![b'\n']].concat();
+        let held = |path: &Path| fs::read(path).unwrap();
+        // One that ran before has left half of it.
+        let half = FILE_BYTES_MAX as usize / 2;
+        fs::write(&path, vec![b'.'; half]).unwrap();
+        let out = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let (release, released) = crossbeam_channel::bounded(0);
+        drop(release);
+        let mut queue = Queue::start(out, LogFormat::Text, Some(path.clone()), released).unwrap();
+        let mut log = |ats: std::ops::Range<u8>| {
+            let lines: Vec<_> = ats.map(line).collect();
+            lines.iter().for_each(|line| queue.write_all(line).unwrap());
+            assert!(queue.flush_within(Duration::from_secs(60)));
+            lines.concat()
+        };
+        let first = log(0..4);
+        assert!(held(&path).len() as u64 == FILE_BYTES_MAX && !beside.exists(), "it may be full");
+        let second = log(4..12);
+        assert!(held(&beside)[half..] == first && held(&path) == second, "the line that had no room is counted");
+        let third = log(12..13);
+        assert!(held(&beside) == second && held(&path) == third);
+    }
+
+    #[test]
+    fn what_is_lost_is_said_in_the_form_of_the_others() {
+        for (format, said) in [(LogFormat::Text, "(3 log lines were lost"), (LogFormat::Json, "\"lost\":3")] {
+            let (release, held) = crossbeam_channel::bounded(0);
+            let (turn, turns) = crossbeam_channel::unbounded();
+            let taken = Arc::new(Mutex::new(Vec::new()));
+            let out = Slow { turns, taken: taken.clone() };
+            let mut queue = Queue::start(out, format, None, held).unwrap();
+            (0..QUEUE_MAX + 3).for_each(|_| queue.write_all(b"{}\n").unwrap());
+            drop((release, turn));
+            assert!(queue.flush_within(Duration::from_secs(60)));
+            let taken = String::from_utf8(taken.lock().clone()).unwrap();
+            let lines: Vec<_> = taken.lines().filter(|line| *line != "{}").collect();
+            assert!(lines.len() == 1 && lines[0].contains(said), "{lines:?}");
+            assert_eq!(taken.lines().count(), QUEUE_MAX + 1, "each in a line of its own");
+        }
     }
 
     #[test]
