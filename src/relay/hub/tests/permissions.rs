@@ -117,3 +117,22 @@ fn an_approver_s_input_is_one_that_every_reader_reads_alike() {
     let outs = bench.ask(&approve, decide("r", Decision::Allow, Some(&nested(63)), None));
     assert!(matches!(&writes(&outs)[..], [Say::Allow { input, .. }] if input.as_str() == nested(63)));
 }
+
+#[test]
+fn an_approver_s_input_has_a_bound() {
+    const BYTES_MAX: usize = 256 << 10;
+    let mut bench = Bench::ready(Settings::default());
+    let approve = caller(1, Role::Approve);
+    let input = |bytes: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - r#"{"a":""}"#.len()));
+    for (request, questions) in [("plain", None), ("questions", Some(Json::parse("[]").unwrap()))] {
+        bench.says(1, asks(request, questions));
+        let refused = bench.answer(&approve, decide(request, Decision::Allow, Some(&input(BYTES_MAX + 1)), None));
+        let refused = refused.unwrap_err();
+        assert!(refused.code == Code::TooLarge && refused.message.contains("262144"), "{refused:?}");
+        assert_eq!(permissions(&mut bench).len(), 1, "it can be answered otherwise");
+        let whole = input(BYTES_MAX);
+        let outs = bench.ask(&approve, decide(request, Decision::Allow, Some(&whole), None));
+        assert!(matches!(&writes(&outs)[..], [Say::Allow { input, .. }] if input.as_str() == whole));
+        bench.outs();
+    }
+}
