@@ -82,3 +82,69 @@ impl<C> Core<C> {
         self.paced = paced;
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use mio::net::UnixStream;
+
+    use super::*;
+    use crate::reactor::{Options, WorkerCounters, connections::Slot, sendq::SendQueue, stream::Stream};
+
+    fn probe() -> Bytes {
+        Bytes::from_static(b"?")
+    }
+
+    /// A worker with one connection.
+    fn core() -> (Core<()>, ConnToken) {
+        let options = Options::default();
+        let counters = Arc::new(WorkerCounters::default());
+        let mut core = Core::new(0, crate::reactor::now(), &options, 1, counters);
+        let slot = Slot {
+            stream: Stream::Unix(UnixStream::pair().unwrap().0),
+            conn: Some(()),
+            queue: SendQueue::default(),
+            kept: Vec::new(),
+            need: 0,
+            flags: Flags::default(),
+            rare: None,
+        };
+        let token = core.slots.insert(slot).ok().unwrap();
+        (core, token)
+    }
+
+    /// The kernel takes more after so long.
+    fn blocked_for(core: &mut Core<()>, token: ConnToken, ms: u64) -> bool {
+        let slot = core.slots.get_mut(token).unwrap();
+        slot.rare().blocked_ms = core.now.mono_ms;
+        core.now.mono_ms += ms;
+        core.moves(token, probe);
+        core.slots.get(token).unwrap().flags.has(Flags::PACED)
+    }
+
+    /// So many bytes are read between two answers, a second apart. Whether it is still slow.
+    fn reads(core: &mut Core<()>, token: ConnToken, bytes: usize) -> bool {
+        for bytes in [0, bytes] {
+            core.now.mono_ms += 1_000;
+            let now_ms = core.now.mono_ms;
+            let pace = core.slots.get_mut(token).unwrap().rare().pace.as_mut().unwrap();
+            pace.wrote(bytes);
+            pace.probed(0, now_ms);
+            core.answered(token);
+        }
+        core.slots.get(token).unwrap().flags.has(Flags::PACED)
+    }
+
+    #[test]
+    fn a_peer_that_was_slow_and_became_quick_may_become_slow_again() {
+        let (mut core, token) = core();
+        let pace_ms = core.pace_ms;
+        for _ in 0..3 {
+            assert!(!blocked_for(&mut core, token, pace_ms / 8 - 1));
+            assert!(blocked_for(&mut core, token, pace_ms / 8));
+            assert!(reads(&mut core, token, 1 << 10));
+            assert!(!reads(&mut core, token, 4 << 20), "it is left alone");
+        }
+    }
+}
