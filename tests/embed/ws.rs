@@ -62,6 +62,10 @@ impl WsHandler for Chat {
             Data::Text("boom") => panic!("as the test wants it"),
             Data::Text("fault") => return Err(Fault::new(CloseCode::POLICY, "against the rules")),
             Data::Text("bye") => io.close(me, CloseCode(4000), "bye"),
+            Data::Text("hush and bye") => {
+                io.pause(me);
+                io.close(me, CloseCode(4000), "bye");
+            }
             Data::Text("kick") => {
                 for other in io.tokens().filter(|&token| token != me) {
                     io.close(other, CloseCode::POLICY, "kicked");
@@ -552,6 +556,18 @@ fn a_peer_that_is_paused_and_takes_nothing_is_not_waited_for() {
 }
 
 #[test]
+fn a_peer_that_takes_nothing_is_asked_nothing() {
+    let running = start(WsOptions { ping_every_ms: 50, ..WsOptions::default() });
+    let mut socket = connect(&running);
+    socket.send("pile".into()).unwrap();
+    running.until("it waits", |sum| sum.messages_in == 1 && sum.queue_bytes > (PILE * PILED / 2) as u64);
+    let before = running.sum().frames_out;
+    running.until("it is given up", |sum| sum.closed[4] == 1);
+    assert_eq!(running.sum().frames_out, before, "a ping would only lie behind what it does not take");
+    running.end(socket);
+}
+
+#[test]
 fn a_close_frame_without_an_answer_is_not_waited_for() {
     let running = start(WsOptions { close_ms: 50, ..WsOptions::default() });
     let mut socket = connect(&running);
@@ -598,6 +614,28 @@ fn a_drain_says_1001() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop((sockets, half));
     running.handle.join().unwrap();
+}
+
+#[test]
+fn a_close_hears_the_answer_of_a_paused_peer() {
+    // Longer than the client waits: only the answer can end it.
+    let running = start(WsOptions { close_ms: 600_000, ..WsOptions::default() });
+    let ends = |mut socket: WebSocket<TcpStream>, closed: u64| {
+        assert!(matches!(socket.read(), Ok(Message::Close(Some(_)))));
+        assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
+        running.until("it is closed", |sum| sum.closed.iter().sum::<u64>() == closed);
+    };
+    let mut socket = connect(&running);
+    socket.send("hush and bye".into()).unwrap();
+    ends(socket, 1);
+    // By a callback of another connection.
+    let mut socket = connect(&running);
+    socket.send("hush".into()).unwrap();
+    running.until("it is paused", |sum| sum.messages_in == 2);
+    let mut other = connect(&running);
+    other.send("kick".into()).unwrap();
+    ends(socket, 2);
+    running.end(other);
 }
 
 #[test]
