@@ -309,6 +309,27 @@ fn f_a_yes_in_a_pipe_answers_the_request_that_waits() {
 }
 
 #[test]
+fn a_line_of_a_pipe_answers_no_question_of_others() {
+    let mut scene = Scene::new();
+    let questions = json!({"questions": [{"question": "Which?", "options": [{"label": "one"}, {"label": "two"}]}]});
+    let request = scene.ask("AskUserQuestion", &questions);
+    let (scratch, attach, session) = (&scene.relay.scratch, scene.attach(), &scene.session);
+    std::thread::scope(|threads| {
+        // The second comes when something was said to the agent from here.
+        let running = threads.spawn(|| shell(scratch, &attach, "one\ntwo\n"));
+        for text in ["one", "two"] {
+            let said = |event: &serde_json::Value| event["kind"] == "prompt" && event["text"] == text;
+            scene.laptop.event(session, "it is a prompt", said);
+        }
+        let denial = json!({"session": session, "request": request["request"], "decision": "deny"});
+        scene.laptop.ok("decide", denial);
+        let ran = running.join().expect("it ran");
+        assert!(ran.status.success(), "{ran:?}");
+    });
+    assert_eq!(scene.standin.answer(support::standin::id(&request))["response"]["behavior"], "deny");
+}
+
+#[test]
 fn f_the_history_that_is_not_shown_is_reached() {
     let mut scene = Scene::new();
     scene.say("the very first words");
