@@ -34,7 +34,9 @@ fn a_relay_that_is_restarted_keeps_what_it_was_started_with() {
     let text = fs::read_to_string(&kept).expect("what it was started with");
     assert!(text.contains(r#""FOO=bar\nNO_SUCH_THING""#), "{text}");
     let claude = with_claude(&scratch);
-    let terminal = Terminal::sized(&scratch, &format!("cd /; {claude} {PROGRAM} up --workers 1"), 120, 30);
+    // Another terminal has other variables, and stands in another folder.
+    let others = format!("AMP_RELAY_GRACE=9s AMP_RELAY_WS_PING=11s {claude}");
+    let terminal = Terminal::sized(&scratch, &format!("cd /; {others} {PROGRAM} up --workers 1"), 120, 30);
     let said = flat(&terminal.shows("the question", |screen| screen.contains("[y/N]")));
     assert!(said.contains("settings that it was started with, and the flags of this command over them"), "{said}");
     terminal.line("y");
@@ -46,6 +48,9 @@ fn a_relay_that_is_restarted_keeps_what_it_was_started_with() {
     let given = fs::read_to_string(format!("/proc/{}/environ", after[0])).expect("its environment");
     let has = |entry: &str| given.split('\0').any(|other| other == entry);
     assert!(has("AMP_RELAY_LISTEN=127.0.0.1:0") && has("AMP_RELAY_GRACE=3s") && has("AMP_RELAY_WORKERS=1"), "{given}");
+    assert!(!given.contains("AMP_RELAY_WS_PING"), "{given}");
+    let folder = fs::read_link(format!("/proc/{}/cwd", after[0])).expect("its folder");
+    assert_eq!(folder, scratch.project(), "a relative path in its config means what it meant");
     scratch.run(["new", "--detach"]).ok();
     let started = standin.started();
     assert!(started.iter().any(|line| line == "FOO=bar"), "{started:?}");
@@ -98,14 +103,25 @@ fn a_relay_runs_on_where_no_other_can_take_its_place() {
         assert!(sessions(&scratch).iter().all(|session| session["state"] == "ready"));
     };
     refuses(&format!("--listen {address}"), &["--listen ADDR:PORT", &address.to_string()]);
-    // The one that runs says nothing of itself, as one of an older version.
-    fs::remove_file(data(&scratch).join("started_with")).expect("the file");
-    let terminal = Terminal::sized(&scratch, &format!("{claude} {PROGRAM} up"), 200, 30);
-    let said = flat(&terminal.shows("the question", |screen| screen.contains("[y/N]")));
-    assert!(said.contains("is not known here, so give them again"), "{said}");
-    terminal.line("n");
-    terminal.shows("the session", is_attached);
-    drop((first, terminal));
+    // The one that runs says nothing of itself, as one of an older version, and another may have left its file.
+    let file = data(&scratch).join("started_with");
+    let mut kept = until("it is written for the last time", || {
+        let kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+        kept["bound"][0].is_string().then_some(kept)
+    });
+    kept["pid"] = std::process::id().into();
+    for left in [Some(kept.to_string()), None] {
+        match left {
+            Some(left) => fs::write(&file, left).expect("the file"),
+            None => fs::remove_file(&file).expect("the file"),
+        }
+        let terminal = Terminal::sized(&scratch, &format!("{claude} {PROGRAM} up"), 200, 30);
+        let said = flat(&terminal.shows("the question", |screen| screen.contains("[y/N]")));
+        assert!(said.contains("is not known here, so give them again"), "{said}");
+        terminal.line("n");
+        terminal.shows("the session", is_attached);
+    }
+    drop(first);
     scratch.run(["down"]).ok();
 }
 
