@@ -1,6 +1,5 @@
 //! A question as parts that a terminal has room for, sans-io. Owns how much of it one part shows, and what stands below.
 
-use super::questions::Question;
 use crate::{
     base::glyph::drawable,
     cli::text::{GOES_ON, folded, marked, rows_from},
@@ -42,8 +41,9 @@ pub(super) enum Follows {
     Same,
 }
 
-/// The part of a question that begins at this place, as much of it as stays in view together with what is typed below.
-pub(super) fn part(question: &Question, from: usize, size: Option<Size>) -> Part {
+/// The part of a question that begins at this place, as much of it as stays in view together with what is typed below;
+/// `keys` stand below the last one.
+pub(super) fn part(prompt: &str, keys: &str, from: usize, size: Option<Size>) -> Part {
     let Some(size) = size else { return Part { text: UNKNOWN.into(), follows: Follows::Same } };
     // A row that fills the last column is ended by that on some terminals, and once more by the line feed.
     let width = size.columns.saturating_sub(1);
@@ -51,9 +51,9 @@ pub(super) fn part(question: &Question, from: usize, size: Option<Size>) -> Part
     if size.columns < COLUMNS_MIN {
         return small();
     }
-    let text = format!("? {}", marked(&question.prompt));
+    let text = format!("? {}", marked(prompt));
     let rows = rows_from(&drawable(&text), from, width, GOES_ON);
-    let last = folded(&format!("{} ", question.keys()), width, "");
+    let last = folded(&format!("{} ", keys), width, "");
     let more = |rows: usize| {
         let rows = if rows == 1 { "1 more row".into() } else { format!("{rows} more rows") };
         folded(&format!("-- {rows}: Enter shows the next, n denies it -- "), width, "")

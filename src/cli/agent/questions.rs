@@ -197,7 +197,7 @@ impl Questions {
     /// `now`, on a terminal of this size.
     pub(super) fn put(&mut self, now: Instant, size: Option<Size>) -> Option<String> {
         let question = self.waiting.front().filter(|_| self.put.is_none())?;
-        let part = part(question, self.from, size);
+        let part = part(&question.prompt, question.keys(), self.from, size);
         self.put = Some(Put { since: now, size, follows: part.follows, is_seen: false });
         self.is_begun = true;
         Some(part.text)
