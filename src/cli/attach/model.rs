@@ -11,7 +11,7 @@ use super::{
     words::{ARGUMENT_CHARS, add, argument, asked, is_over, lines_of, lost, named, past, reason, result, turn, unread},
 };
 use crate::{
-    cli::text::{THEIRS, clean, clean_line, field, marked},
+    cli::text::{NAME_CHARS, THEIRS, clean, clean_line, field, marked},
     client::{
         Attachment, Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, Page, Position, Reply, Snapshot,
         Unreadable, is_busy,
@@ -19,7 +19,6 @@ use crate::{
     relay::card::Card,
 };
 
-const NAME_CHARS: usize = 40;
 const TITLE_CHARS: usize = 60;
 const FOLDER_CHARS: usize = 120;
 /// Characters of a refusal: the longest of our own relay's has room.

@@ -17,12 +17,17 @@ pub(super) fn prefix(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
+/// The beginning of a text of so many bytes, with the mark that says that it is not all of it.
+pub fn cut(beginning: &str, bytes: usize) -> String {
+    format!("{beginning}\n[cut: {bytes} bytes in all]")
+}
+
 /// The text, cut to `bytes` with a mark at its end if it is longer.
 pub(super) fn text(text: Text, bytes: usize) -> Text {
     if text.len() <= bytes {
         return text;
     }
-    format!("{}\n[cut: {} bytes in all]", prefix(&text, bytes), text.len()).into()
+    cut(prefix(&text, bytes), text.len()).into()
 }
 
 /// The text of an event, cut with a mark at its end where no message could hold it.
@@ -36,7 +41,7 @@ pub(super) fn within(text: Text, bytes: usize) -> Text {
     if text.len() <= bytes && bulk::text(&text) <= bytes {
         return text;
     }
-    format!("{}\n[cut: {} bytes in all]", bulk::prefix(&text, bytes), text.len()).into()
+    cut(bulk::prefix(&text, bytes), text.len()).into()
 }
 
 /// The value, or an object in its place that says how long it is and how it begins.

@@ -27,6 +27,7 @@ use std::{
     sync::Arc,
 };
 
+pub use clip::cut;
 use log_fanout::{LogFanout, Wanted};
 use permissions::Permissions;
 pub use permissions::Verdict;

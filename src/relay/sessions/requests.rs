@@ -329,7 +329,7 @@ impl PendingRequest {
         if self.bytes == self.text.len() {
             return Cow::Borrowed(&self.text);
         }
-        Cow::Owned(format!("{}\n[cut: {} bytes in all]", self.text, self.bytes))
+        Cow::Owned(session::cut(&self.text, self.bytes))
     }
 }
 
