@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::support::{
     device::text,
-    standin::{Scene, asks, says},
+    standin::{Scene, asks, id, says},
 };
 use serde_json::json;
 
@@ -93,4 +93,25 @@ fn c5_people_are_told_of_a_request_that_no_answer_could_name() {
         let notice = scene.laptop.events_of(&session, "notice").pop().expect("a notice");
         assert!(text(&notice["text"]).starts_with("a request for Bash was refused"), "{notice}");
     }
+}
+
+/// serde_json reads the text behind this key anew, without end.
+#[test]
+fn a1_a_key_that_a_reader_takes_for_its_own_is_a_key_and_ends_no_relay() {
+    let key = "$serde_json::private::RawValue";
+    let mut text = "1".to_owned();
+    for _ in 0..12 {
+        text = format!("{}{}{}", "[".repeat(120), json!({key: text}), "]".repeat(120));
+    }
+    let mut scene = Scene::new();
+    let input = json!({"command": text, "cents": {key: "9007199254740993"}, key: text});
+    let request = scene.ask_with("Bash", &input.to_string(), json!({}));
+    let marked = format!("[a key that readers take for their own: {key}]");
+    assert_eq!(request["input"], json!({"command": text, "cents": {&marked: "9007199254740993"}, &marked: text}));
+    let mut answer = json!({"decision": "allow", "session": scene.session, "request": id(&request)});
+    answer["shown"] = request["hash"].clone();
+    answer["input"] = json!({"command": {key: text}});
+    assert_eq!(scene.laptop.command("decide", answer).expect_err("refused")["code"], "BAD_REQUEST");
+    scene.decided(&request, json!({"decision": "allow"}));
+    assert_eq!(scene.standin.answer(id(&request))["response"]["updatedInput"], request["input"]);
 }

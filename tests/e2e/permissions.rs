@@ -416,27 +416,6 @@ fn a1_an_integer_that_a_double_rounds_is_not_what_runs() {
     assert_eq!(scene.standin.answer(id(&request))["response"]["updatedInput"], request["input"]);
 }
 
-/// serde_json reads the text behind this key anew, without end.
-#[test]
-fn a1_a_key_that_a_reader_takes_for_its_own_is_a_key_and_ends_no_relay() {
-    let key = "$serde_json::private::RawValue";
-    let mut text = "1".to_owned();
-    for _ in 0..12 {
-        text = format!("{}{}{}", "[".repeat(120), json!({key: text}), "]".repeat(120));
-    }
-    let mut scene = Scene::new();
-    let input = json!({"command": text, "cents": {key: "9007199254740993"}, key: text});
-    let request = scene.ask_with("Bash", &input.to_string(), json!({}));
-    let marked = format!("[a key that readers take for their own: {key}]");
-    assert_eq!(request["input"], json!({"command": text, "cents": {&marked: "9007199254740993"}, &marked: text}));
-    let mut answer = json!({"decision": "allow", "session": scene.session, "request": id(&request)});
-    answer["shown"] = request["hash"].clone();
-    answer["input"] = json!({"command": {key: text}});
-    assert_eq!(scene.laptop.command("decide", answer).expect_err("refused")["code"], "BAD_REQUEST");
-    scene.decided(&request, json!({"decision": "allow"}));
-    assert_eq!(scene.standin.answer(id(&request))["response"]["updatedInput"], request["input"]);
-}
-
 #[test]
 fn a4_an_agent_answers_questions_by_number() {
     let key = AgentKey::new();

@@ -118,6 +118,11 @@ impl Cards {
         Self { decides, ..Self::default() }
     }
 
+    /// Our role has changed.
+    pub(super) fn decide_from_now(&mut self, decides: bool) {
+        self.decides = decides;
+    }
+
     pub(super) fn decides(&self) -> bool {
         self.decides
     }

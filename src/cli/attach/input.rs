@@ -458,6 +458,16 @@ mod tests {
     }
 
     #[test]
+    fn a_character_that_is_left_unfinished_is_seen() {
+        let (mut parser, mut out) = (Parser::default(), Vec::new());
+        parser.feed(b"y\xf0\x9f\x98", &mut out);
+        assert_eq!(out, typed("y"), "the rest may come");
+        parser.give_up(&mut out);
+        parser.feed(b"\x80", &mut out);
+        assert_eq!(out, typed("y\u{fffd}\u{fffd}"), "what stands there is no bare answer");
+    }
+
+    #[test]
     fn a_click_is_no_key_whatever_its_parts_are() {
         for click in [&b"\x1b[M \0Y"[..], b"\x1b[M \xc2\x84y", b"\x1b[M \r!", b"\x1b[M \xe8\xe9"] {
             assert_eq!(read(&[click, b"n no"].concat()), typed("n no"), "{click:?}");

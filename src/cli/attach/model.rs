@@ -31,6 +31,8 @@ const STREAMS_MAX: usize = 64;
 /// One attached session.
 pub(super) struct Model {
     people: People,
+    /// What this device may do, as the relay said last.
+    role: String,
     drives: bool,
     state: String,
     /// Since when it is in that state, Unix milliseconds.
@@ -68,8 +70,9 @@ impl Model {
             prompts: HashMap::new(),
             model: None,
             mode: None,
-            cards: Cards::new(!matches!(role, "agent" | "watch" | "drive")),
-            drives: !matches!(role, "agent" | "watch"),
+            cards: Cards::new(decides(role)),
+            role: role.to_owned(),
+            drives: drives(role),
             streams: HashMap::new(),
             devices: Vec::new(),
             unsettled: HashSet::new(),
@@ -339,7 +342,20 @@ impl Model {
         let mut changed = changes(&self.devices, devices, "joined");
         changed.extend(changes(devices, &self.devices, "left"));
         self.devices = devices.to_vec();
+        changed.extend(self.new_role());
         (!changed.is_empty()).then(|| add(Kind::Note, &changed.join(", ")))
+    }
+
+    /// The keys in force have given this device another role than it had.
+    fn new_role(&mut self) -> Option<String> {
+        let own = self.devices.iter().find(|device| device.device == self.people.me.device)?;
+        if own.role == self.role || own.role.is_empty() {
+            return None;
+        }
+        self.role.clone_from(&own.role);
+        self.drives = drives(&self.role);
+        self.cards.decide_from_now(decides(&self.role));
+        Some(format!("this key's role is `{}` now", clean_line(&self.role, NAME_CHARS)))
     }
 
     fn delta(&mut self, message: &str, block: u32, at: u64, text: &str, kind: Option<&str>) -> Option<Change> {
@@ -495,6 +511,16 @@ impl Model {
         let changed: Vec<String> = named.iter().filter_map(said).collect();
         (!changed.is_empty()).then(|| add(Kind::Note, &changed.join(" · ")))
     }
+}
+
+/// Whether a role answers requests for permission.
+fn decides(role: &str) -> bool {
+    !matches!(role, "agent" | "watch" | "drive")
+}
+
+/// Whether a role interrupts.
+fn drives(role: &str) -> bool {
+    !matches!(role, "agent" | "watch")
 }
 
 #[cfg(test)]

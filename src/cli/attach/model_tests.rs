@@ -18,13 +18,20 @@ fn entry(change: &Change) -> Option<String> {
     }
 }
 
-fn happens(model: &mut Model, mut fields: Value) -> Vec<String> {
-    fields["type"] = json!("event");
+fn comes(model: &mut Model, mut fields: Value) -> Vec<Change> {
     fields["session"] = json!("s");
     fields["epoch"] = json!("e");
     fields["offset"] = json!(0);
-    let incoming = Incoming::parse(&fields.to_string()).expect("a message");
-    model.incoming(&incoming).iter().filter_map(entry).collect()
+    model.incoming(&Incoming::parse(&fields.to_string()).expect("a message"))
+}
+
+fn event(model: &mut Model, mut fields: Value) -> Vec<Change> {
+    fields["type"] = json!("event");
+    comes(model, fields)
+}
+
+fn happens(model: &mut Model, fields: Value) -> Vec<String> {
+    event(model, fields).iter().filter_map(entry).collect()
 }
 
 #[test]
@@ -65,4 +72,59 @@ fn an_input_that_no_event_holds_is_told_by_its_length() {
     // What a tool is really called with is told as it is.
     let own = json!({"truncated": true, "bytes": 3, "head": "12345"});
     assert!(happens(&mut model, call(&own))[0].contains("truncated"));
+}
+
+#[test]
+fn a_session_that_is_over_asks_nothing() {
+    for (state, asks) in [("busy", true), ("stuck", true), ("stopped", false), ("failed", false)] {
+        let mut model = Model::new(Me::default(), "approve");
+        happens(&mut model, json!({"kind": "permission", "request": "r", "tool": "Bash", "input": {"command": "ls"}}));
+        happens(&mut model, json!({"kind": "state", "state": state}));
+        assert_eq!(model.cards.len() == 1, asks, "{state}");
+    }
+}
+
+#[test]
+fn of_more_blocks_than_can_be_streamed_each_is_shown_when_it_is_whole() {
+    let mut model = Model::new(Me::default(), "approve");
+    let block = |at: usize, kind: &str| json!({"type": kind, "kind": "text", "message": "m", "block": at, "at": 0});
+    let mut piece = |at: usize| {
+        let mut delta = block(at, "delta");
+        delta["text"] = json!("a");
+        !comes(&mut model, delta).is_empty()
+    };
+    let shown = (0..STREAMS_MAX + 2).filter(|at| piece(*at)).count();
+    assert_eq!(shown, STREAMS_MAX);
+    let mut whole = |at: usize| {
+        let mut event = block(at, "event");
+        event["text"] = json!("abc");
+        match self::event(&mut model, event).as_slice() {
+            [Change::Whole { rest, .. }] => rest.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([whole(STREAMS_MAX), whole(0)], ["abc", "bc"], "nothing of it is lost, and nothing said twice");
+    let mut delta = block(STREAMS_MAX + 1, "delta");
+    delta["text"] = json!("a");
+    assert!(!comes(&mut model, delta).is_empty(), "there is room again");
+}
+
+#[test]
+fn a_role_that_changes_is_said_and_had() {
+    let me = Me { device: "d1".into(), ..Me::default() };
+    let mut model = Model::new(me, "approve");
+    event(&mut model, json!({"kind": "state", "state": "busy"}));
+    let mut is_now = |role: &str| {
+        let devices = json!([{"device": "d0", "role": "admin"}, {"device": "d1", "role": role}]);
+        let said = comes(&mut model, json!({"type": "presence", "devices": devices}));
+        let said: Vec<String> = said.iter().filter_map(entry).filter(|said| said.contains("role")).collect();
+        (said, model.cards.decides(), model.drives)
+    };
+    assert_eq!(is_now("approve"), (vec![], true, true));
+    let (said, decides, drives) = is_now("watch");
+    assert!(said[0].contains("this key's role is `watch` now") && !decides && !drives, "{said:?}");
+    assert_eq!(is_now("watch"), (vec![], false, false), "once");
+    assert_eq!(is_now("drive").1, false);
+    let (said, decides, drives) = is_now("approve");
+    assert!(said.len() == 1 && decides && drives, "it is had again");
 }

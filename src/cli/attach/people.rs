@@ -103,6 +103,10 @@ mod tests {
             "\u{2066}you",
             "you,",
             "(you)",
+            // Each of these would be a name of its own as it is drawn.
+            "gue\u{200b}st",
+            "guest\u{202e}",
+            "\u{2066}guest",
             "owner",
             "an\u{ad}na",
             "Anna",
