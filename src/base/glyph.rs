@@ -25,8 +25,8 @@ pub fn is_hidden(c: char) -> bool {
     };
     match c {
         ' '..='~' => false,
-        // U+2800 is a symbol that is blank.
-        '\u{2800}' => true,
+        // Symbols and letters that are blank: braille, a note without a head, fillers of Khitan and of hieroglyphs.
+        '\u{2800}' | '\u{1d159}' | '\u{16fe4}' | '\u{13441}' | '\u{13442}' => true,
         _ if is_ignorable(c) => true,
         _ => matches!(
             c.general_category(),

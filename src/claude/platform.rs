@@ -193,6 +193,25 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_was_checked_is_the_one_that_is_used() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let root = scratch.path().canonicalize().expect("a path");
+        let at = |name: &str| root.join(name);
+        std::fs::create_dir(at("site")).expect("a folder");
+        std::fs::write(at("site").join("ours"), "").expect("a file");
+        let (_held, folder) = folder(&at("site")).expect("it is there");
+        std::fs::rename(at("site"), at("away")).expect("moved");
+        std::fs::create_dir(at("outside")).expect("a folder");
+        std::os::unix::fs::symlink(at("outside"), at("site")).expect("a link");
+        if cfg!(target_os = "linux") {
+            assert!(folder.join("ours").exists(), "whatever stands in its place");
+        }
+        let why = super::folder(&at("site")).map(|(_, folder)| folder).unwrap_err();
+        assert_eq!(why, NoFolder::Elsewhere(at("outside")));
+        assert_eq!(super::folder(&at("no")).map(|_| ()).unwrap_err(), NoFolder::Missing);
+    }
+
+    #[test]
     fn a_descriptor_passes_and_the_other_end_closes_with_it() {
         let (here, there) = UnixStream::pair().expect("a pair");
         let (mut reader, writer) = io::pipe().expect("a pipe");

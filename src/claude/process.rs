@@ -48,7 +48,7 @@ pub enum SpawnError {
     #[error("{} is not a folder", path_line(.0))]
     Folder(PathBuf),
     /// A link stands where the folder was, or on the way to it.
-    #[error("{} is a link to {} now: put the folder back, or start a session there", .0.display(), .1.display())]
+    #[error("{} is a link to {} now: put the folder back, or start a session there", path_line(.0), path_line(.1))]
     Elsewhere(PathBuf, PathBuf),
     /// The system gave no process or no pipe.
     #[error("cannot start a process: {0}")]

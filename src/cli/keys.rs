@@ -274,7 +274,10 @@ fn describe(entry: &Entry) -> String {
 fn unreadable(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
-            format!("there is no keys file {}: `amp-relay up` makes one, --keys FILE names another", path_line(path))
+            format!(
+                "there is no keys file {}: `amp-relay up` and `amp-relay serve` make one, --keys FILE names another",
+                path_line(path)
+            )
         }
         _ => format!("keys file {}: {error}", path_line(path)),
     }
@@ -397,7 +400,7 @@ fn edit<T>(path: &Path, makes: bool, change: impl FnOnce(&str) -> Result<(String
     let lock = fs::File::open(folder).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             format!(
-                "there is no folder for the keys file {}: `amp-relay up` makes one, --keys FILE names another",
+                "there is no folder for the keys file {}: `amp-relay up` and `amp-relay serve` make one, --keys FILE names another",
                 path_line(path)
             )
         }

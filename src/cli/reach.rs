@@ -464,7 +464,9 @@ fn candidates(args: &ReachArgs, data: &Path) -> Vec<Candidate> {
     all.extend(agent_keys().map(|held| Candidate::Ready(Box::new(held))));
     if let Some(home) = env::var_os("HOME") {
         let ssh = Path::new(&home).join(".ssh");
-        all.extend(["id_ed25519", "id_ecdsa"].map(|name| Candidate::File { path: ssh.join(name), named: false }));
+        all.extend(
+            ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| Candidate::File { path: ssh.join(name), named: false }),
+        );
     }
     all
 }

@@ -227,6 +227,8 @@ mod tests {
         let titled = [session("8c9623d3aaaa", "one", "ready"), session("f", "8c9623d3", "ready")];
         assert_eq!(choose(&titled, Some("8c9623d3"), "stop").unwrap(), "8c9623d3aaaa", "whatever others are called");
         assert!(choose(&titled[1..], Some("8c9623d3"), "stop").is_ok(), "where it is no id it is a title");
+        let short = [session("8c9623d3aaaa", "one", "ready"), session("f", "8c9", "ready")];
+        assert!(choose(&short, Some("8c9"), "stop").unwrap_err().contains("several"), "too little for an id");
         assert!(choose(&all, Some("ab"), "attach").unwrap_err().contains("several"));
         assert!(choose(&all, Some(""), "attach").is_err());
         assert!(choose(&all, Some("ab"), "attach").unwrap_err().contains("next: `amp-relay attach abc1`"));

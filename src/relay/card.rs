@@ -10,7 +10,7 @@ pub use questions::{AnswerError, Question, Said, answers, check, questions};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use crate::base::glyph::visible;
+use crate::base::glyph::{escape, visible};
 
 /// What a line shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct Line {
 
 impl Line {
     fn new(kind: Kind, text: &str) -> Self {
-        Self { kind, name: String::new(), text: visible(text).into_owned() }
+        Self { kind, name: String::new(), text: to_its_end(text) }
     }
 
     /// A remark of ours.
@@ -85,7 +85,7 @@ impl Line {
         let name = visible(name);
         let plain = !name.is_empty() && name.chars().all(is_name);
         let name = if plain { format!("{name}:") } else { format!("\"{name}\":") };
-        Self { kind: Kind::Field, name, text: visible(text).into_owned() }
+        Self { kind: Kind::Field, name, text: to_its_end(text) }
     }
 
     /// The line as plain text, marked so that no text of the request can pass for a line of ours.
@@ -93,6 +93,14 @@ impl Line {
         let Self { kind, name, text } = self;
         let blank = if name.is_empty() || text.is_empty() { "" } else { " " };
         format!("  {}{name}{blank}{text}", kind.mark())
+    }
+}
+
+/// A line in which nothing hides, a blank at its end neither: behind a backslash it makes two commands of one.
+fn to_its_end(text: &str) -> String {
+    match text.strip_suffix(' ') {
+        Some(before) => visible(before).into_owned() + &escape(' '),
+        None => visible(text).into_owned(),
     }
 }
 
@@ -125,6 +133,9 @@ impl Card {
             Value::Object(fields) => card.object(tool, fields),
             other => card.value("input", other),
         }
+        if card.lines.is_empty() {
+            card.lines.push(Line::remark("it has no input"));
+        }
         // What a field says already is not said again.
         let is_field = |line: &str| input.as_object().is_some_and(|fields| fields.values().any(|value| value == line));
         for line in about.lines().filter(|line| !line.trim().is_empty() && *line != tool && !is_field(line)) {
@@ -139,8 +150,14 @@ impl Card {
 
     /// The same request, which can only be denied: that, and why, stands before everything else.
     #[must_use]
-    pub fn only_denied(mut self, why: &str) -> Self {
-        self.lines.insert(0, Line::remark(&format!("this can only be denied: {why}")));
+    pub fn only_denied(self, why: &str) -> Self {
+        self.warned(&format!("this can only be denied: {why}"))
+    }
+
+    /// The same request, with a remark of ours before everything else: a row that has to be in view like the others.
+    #[must_use]
+    pub fn warned(mut self, remark: &str) -> Self {
+        self.lines.insert(0, Line::remark(remark));
         self
     }
 
@@ -271,6 +288,23 @@ mod tests {
 
     fn plain(tool: &str, input: Value) -> String {
         Card::new(tool, "", &input).plain()
+    }
+
+    #[test]
+    fn a_request_without_an_input_says_so() {
+        for (tool, input) in [("EnterPlanMode", json!({})), ("AskUserQuestion", json!({"questions": []}))] {
+            assert!(!Card::new(tool, "", &input).lines.is_empty(), "{tool}");
+        }
+        assert_eq!(plain("EnterPlanMode", json!({})), "EnterPlanMode asks for permission:\n  # it has no input");
+    }
+
+    #[test]
+    fn a_blank_at_the_end_of_a_line_is_seen() {
+        let shown = plain("Bash", json!({"command": "echo \\ \nrm -rf x", "why": "a  "}));
+        let lines = ["Bash asks for permission:", "  │ echo \\<U+0020>", "  │ rm -rf x", "  ▸ why: a <U+0020>"];
+        assert_eq!(shown, lines.join("\n"));
+        let shown = plain("Edit", json!({"old_string": "c  \nd", "new_string": "c\nd"}));
+        assert!(shown.contains("- c <U+0020>") && shown.contains("+ c\n"), "{shown}");
     }
 
     #[test]

@@ -149,6 +149,7 @@ impl Prepared {
             drain,
             hub,
             agents: AgentRequests::new(super::random),
+            taken: Vec::new(),
             launcher,
             links: mailers.links(&waker),
             shared,
@@ -181,6 +182,8 @@ struct SupervisorLoop {
     drain: Arc<AtomicBool>,
     hub: Hub,
     agents: AgentRequests,
+    /// Devices one of whose commands was taken.
+    taken: Vec<ConnToken>,
     launcher: Launcher,
     links: Links,
     shared: Arc<Shared>,
@@ -268,7 +271,10 @@ impl SupervisorLoop {
             handled += batch.len().max(1);
             for message in batch {
                 match message {
-                    ToSessions::Request(caller, request) => self.hub.request(&caller, request, now),
+                    ToSessions::Request(caller, request) => {
+                        self.hub.request(&caller, request, now);
+                        self.taken.push(caller.peer);
+                    }
                     ToSessions::Paused(peer) => self.hub.paused(peer),
                     ToSessions::Resumed(peer) => self.hub.resumed(peer, now),
                     ToSessions::Gone(peer) => self.hub.disconnected(peer, now),
@@ -378,7 +384,8 @@ impl SupervisorLoop {
             self.links.push(usize::from(reply.via.worker()), Mail::Said(Box::new(reply)));
         }
         let mut taken: BTreeMap<u16, Vec<ConnToken>> = BTreeMap::new();
-        while let Some(peer) = self.agents.poll_taken() {
+        let devices = self.taken.drain(..);
+        for peer in devices.chain(std::iter::from_fn(|| self.agents.poll_taken())) {
             taken.entry(peer.worker()).or_default().push(peer);
         }
         for (worker, peers) in taken {

@@ -398,7 +398,7 @@ fn what_cannot_be_done_says_why_and_what_to_do() {
         assert!(said.contains("amp-relay request relay agents"), "what to do: {said}");
     }
     let said = stage.run("alice", &["request", &stage.did, "hello"]).refused();
-    assert!(said.contains("may not do that") && said.contains("amp-relay keys list"), "{said}");
+    assert!(said.contains("needs the role `drive`") && said.contains("amp-relay keys list"), "{said}");
     let said = stage.run("alice", &["send", "bob", "hello"]).refused();
     assert!(said.contains("no DID") && said.contains("keys did"), "{said}");
     let stranger = stage.key("stranger");

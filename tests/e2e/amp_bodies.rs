@@ -175,7 +175,9 @@ fn e_what_an_answer_repeats_has_a_bound() {
     ] {
         let fits = agent.draft(kind, to.as_str(), &asked).thread(&large[..1024]);
         agent.send(&fits);
-        assert_eq!(agent.answer(&fits.id).thread_id.as_deref(), Some(&large[..1024]), "0x{kind:02x}");
+        let answer = agent.answer(&fits.id);
+        assert_eq!(answer.thread_id.as_deref(), Some(&large[..1024]), "0x{kind:02x}");
+        assert_eq!(&answer.from, to, "whoever is asked answers");
         let draft = agent.draft(kind, to.as_str(), &asked).thread(&large);
         agent.send(&draft);
         let answer = agent.answer(&draft.id);

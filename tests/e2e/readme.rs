@@ -183,7 +183,7 @@ fn without_colours(coloured: &str) -> String {
     parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
 }
 
-/// Makes the picture at the top of the README: `cargo test --all-features --test readme picture -- --ignored`.
+/// Makes the picture at the top of the README: `cargo test --test e2e picture -- --ignored`.
 #[test]
 #[ignore = "writes docs/images/two-terminals.svg"]
 fn the_picture_of_two_terminals_is_taken() {

@@ -149,3 +149,24 @@ fn whoever_joins_a_session_of_the_demo_agent_is_told() {
     let listed = relay.scratch.run(["sessions", "--json"]).ok();
     assert!(listed.contains("another") && !listed.contains("opus"), "{listed}");
 }
+
+#[test]
+fn a1_a_request_without_an_input_is_a_card_like_any_other() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(80, 12);
+    for (tool, input) in [("EnterPlanMode", json!({})), ("AskUserQuestion", json!({"questions": []}))] {
+        let request = scene.ask(tool, &input);
+        terminal.shows("its card", |screen| screen.contains(&format!("{tool} asks for permission")));
+        scene.answers(&terminal, "n", &request);
+    }
+}
+
+#[test]
+fn a5_what_the_cli_advises_is_a_row_of_the_card() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(28, 24);
+    let request = scene.ask_with("Bash", r#"{"command":"ls"}"#, json!({"default_to_no": true}));
+    let screen = terminal.shows("the card", |screen| screen.contains("# Claude Code advises"));
+    assert!(screen.contains("…╯"), "what is cut is marked: {screen}");
+    scene.answers(&terminal, "n", &request);
+}

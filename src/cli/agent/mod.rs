@@ -166,10 +166,9 @@ fn explained(ours: &'static str, error: &ErrorAnswer) -> Told {
             ": nothing was delivered; `amp-relay request relay agents` lists who is here, and `amp-relay listen` is an agent"
         }
         Code::INVALID_TIMESTAMP => ": compare this machine's clock with the relay's",
-        Code::UNAUTHORIZED => {
-            ": this key may not do that; on the relay's host, `amp-relay keys list` shows what it may"
-        }
-        Code::RATE_LIMITED | Code::OVERLOADED | Code::UNAVAILABLE => ": try again later",
+        Code::UNAUTHORIZED => "; on the relay's host, `amp-relay keys list` shows the role of each key",
+        Code::UNAVAILABLE => ": it may be back soon, or be over; `amp-relay sessions` tells which",
+        Code::RATE_LIMITED | Code::OVERLOADED => ": try again later",
         Code::UNKNOWN_TYPE | Code::BAD_REQUEST | Code::SCHEMA_VIOLATION | Code::CAPABILITY_NOT_FOUND => {
             ": the recipient does not understand this; `amp-relay request relay ping` asks the relay, and --json sets the whole body"
         }

@@ -329,8 +329,7 @@ impl Cards {
             return format!("{number}{numbers}{back} · {deny}");
         }
         let yes = if open.needs_interaction { "yes" } else { "y" };
-        let default = if open.default_to_no { " · Claude Code advises against it" } else { "" };
-        format!("{yes}: allow · {deny}{default}")
+        format!("{yes}: allow · {deny}")
     }
 
     /// A request that waits, by its id.
@@ -465,6 +464,7 @@ fn whole(open: &OpenPermission, input: &Value, only_denied: Option<&str>) -> Bod
     match shown::hash(input) {
         Some(hash) => {
             let card = Card::new(&open.tool, &open.about, input);
+            let card = if open.default_to_no { card.warned("Claude Code advises against it") } else { card };
             let card = only_denied.into_iter().fold(card, Card::only_denied);
             Body::Whole { card: Box::new(card), hash }
         }

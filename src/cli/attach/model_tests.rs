@@ -124,7 +124,7 @@ fn a_role_that_changes_is_said_and_had() {
     let (said, decides, drives) = is_now("watch");
     assert!(said[0].contains("this key's role is `watch` now") && !decides && !drives, "{said:?}");
     assert_eq!(is_now("watch"), (vec![], false, false), "once");
-    assert_eq!(is_now("drive").1, false);
+    assert!(!is_now("drive").1);
     let (said, decides, drives) = is_now("approve");
     assert!(said.len() == 1 && decides && drives, "it is had again");
 }

@@ -181,6 +181,8 @@ impl Screen {
             Some(page) => format!(" {page}: what you have not seen · {part}n: deny · n REASON "),
             None => format!(" {part}{} ", cards.hint()),
         };
+        let room = usize::from(area.width - 2);
+        let keys = if columns(&keys) > room { format!("{}…", cut(&keys, room - 1, room - 1)[0]) } else { keys };
         let block = Block::bordered()
             .border_type(BorderType::Rounded)
             .border_style(self.theme.warn())

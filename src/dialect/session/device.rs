@@ -339,6 +339,9 @@ impl Devices {
                 if !delivery.commands.ask(&principal, ToSessions::Request(caller, request)) {
                     let text = overloaded(&id, "the relay is overloaded; the command was not run");
                     self.send(peer, &text, net);
+                } else if delivery.lanes.owe(peer) {
+                    // What one connection asks for waits with it, and not in the way of the others.
+                    net.pause(peer);
                 }
             }
         }

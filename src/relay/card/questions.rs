@@ -194,6 +194,12 @@ pub fn check(input: &Map<String, Value>, answers: &Map<String, Value>) -> Result
     let Some(asked) = asked.and_then(|list| list.iter().map(text).collect::<Option<Vec<String>>>()) else {
         return Ok(());
     };
+    if let Some((_, twice)) = asked.iter().enumerate().find(|(at, question)| asked[..*at].contains(question)) {
+        return Err(format!(
+            "two of the questions are {}, so that no answer names one of them: deny it",
+            quoted(twice)
+        ));
+    }
     if let Some(open) = asked.iter().find(|question| !answers.contains_key(*question)) {
         return Err(format!("`answers` holds no answer to {}: name each question by its text", quoted(open)));
     }
@@ -275,6 +281,8 @@ mod tests {
         ] {
             assert!(is(two.clone(), answers.clone()).is_err(), "{answers}");
         }
+        let alike = json!([{"question": "A?"}, {"question": "A?"}]);
+        assert!(is(alike, json!({"A?": "x"})).is_err_and(|why| why.contains("deny it")));
         assert_eq!(is(json!("odd"), json!({"Q": "A"})), Ok(()));
         assert!(is(json!("odd"), json!({"Q": 5})).is_err());
     }

@@ -19,16 +19,16 @@ pub enum Wish {
 /// # Errors
 /// 1005 for a type that no session takes, 3001 for a role that does not suffice.
 pub fn admit(typ: Type, role: Role) -> Result<Option<Wish>, Refusal> {
-    let (wish, verb) = match typ {
-        Type::REQUEST => (Wish::Prompt, Verb::Prompt),
-        Type::RESPONSE => (Wish::Decide, Verb::Decide),
+    let (wish, verb, lacks) = match typ {
+        Type::REQUEST => (Wish::Prompt, Verb::Prompt, "to ask a session a key needs the role `drive`"),
+        Type::RESPONSE => (Wish::Decide, Verb::Decide, "to decide for a session a key needs the role `approve`"),
         Type::PING | Type::ERROR | Type::ACK | Type::PONG => return Ok(None),
         _ => return Err(Refusal::new(Code::UNKNOWN_TYPE, "a session takes REQUEST and RESPONSE")),
     };
     if verb.is_open_to(role) {
         return Ok(Some(wish));
     }
-    Err(Refusal::new(Code::UNAUTHORIZED, "this key's role does not include that"))
+    Err(Refusal::new(Code::UNAUTHORIZED, lacks))
 }
 
 #[cfg(test)]
@@ -40,6 +40,9 @@ mod tests {
         for role in Role::ALL {
             let code = |typ| admit(typ, role).map_err(|refusal| refusal.code);
             let or_not = |wish, needed| if role >= needed { Ok(Some(wish)) } else { Err(Code::UNAUTHORIZED) };
+            let lacks = |typ| admit(typ, Role::Agent).unwrap_err().reason;
+            assert!(lacks(Type::REQUEST).contains(&format!("`{}`", Verb::Prompt.needs())));
+            assert!(lacks(Type::RESPONSE).contains(&format!("`{}`", Verb::Decide.needs())));
             assert_eq!(code(Type::REQUEST), or_not(Wish::Prompt, Role::Drive));
             assert_eq!(code(Type::RESPONSE), or_not(Wish::Decide, Role::Approve));
             assert_eq!((code(Type::ACK), code(Type::MESSAGE)), (Ok(None), Err(Code::UNKNOWN_TYPE)));

@@ -281,6 +281,7 @@ mod tests {
         assert_eq!(taken as usize + 1, ALL_MESSAGES_MAX / 2, "half of all");
         assert!(checks.take(&name(1), peer(1_000), framed(10)), "one more of each connection at the most");
         assert!(!checks.take(&name(2), peer(2_000), framed(10)), "another principal is read");
+        assert_eq!(checks.resumable(), [], "its share is full, though none of its connections is");
         let first = checks.next_batch().expect("a batch");
         assert!(first[..2].iter().any(|check| check.peer == peer(2_000)), "by turns");
         for check in &first {

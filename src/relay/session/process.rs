@@ -472,6 +472,10 @@ impl Session {
             let why = lost(&by).unwrap_or_default();
             self.feed.hold(cx, Out::Answer { peer, re, result: Err(Error::new(Code::Forbidden, why)) });
         }
+        // What has ended was permitted when it did.
+        if self.ended() {
+            return;
+        }
         let waiting = self.process.stop.as_mut().filter(|stop| stop.ladder.is_none());
         let Some(by) = waiting.and_then(|stop| stop.by.as_mut()) else { return };
         let Some(why) = lost(by) else { return };
@@ -488,7 +492,7 @@ impl Session {
     #[cfg(debug_assertions)]
     pub(super) fn check_stop(&self, keys: Option<&KeySet>) {
         let is_lost = |by: &By| keys.is_some_and(|keys| keys.lost(&by.principal, Verb::Stop).is_some());
-        let stop = self.process.stop.as_ref().filter(|stop| stop.ladder.is_none());
+        let stop = self.process.stop.as_ref().filter(|stop| stop.ladder.is_none() && !self.ended());
         let by = stop.and_then(|stop| stop.by.as_ref()).into_iter();
         let mut waiting = by.chain(self.process.waiters.iter().map(|waiter| &waiter.by));
         assert!(!waiting.any(is_lost), "a stop waits that its key does not permit");

@@ -200,5 +200,12 @@ fn a_stop_that_waits_for_the_turn_ends_with_the_right_to_it() {
         assert_eq!(bench.answer(&owner, prompt("more")).is_ok(), !other_waits, "it takes prompts again");
         let outs = stop::turn_ends(&mut bench, 1, true, "completed");
         assert_eq!(ends(&outs).is_empty(), !other_waits, "{outs:?}");
+        // One that has ended stays ended, by the one who ended it.
+        bench.ask(&owner, stop(true));
+        bench.hub.exited("id1", 1, &ExitInfo::default(), bench.now);
+        bench.outs();
+        bench.hub.keys(keys(&[(2, Role::Drive)]), bench.now);
+        let outs = bench.outs();
+        assert!(!kinds(&outs).iter().any(|kind| matches!(kind, Kind::Notice { .. })), "{outs:?}");
     }
 }
