@@ -69,6 +69,25 @@ fn a_tool_of_a_name_too_long_can_only_be_denied() {
 }
 
 #[test]
+fn a_tool_whose_name_cannot_be_read_can_only_be_denied() {
+    let mut scene = Scene::new();
+    let ask = |scene: &mut Scene, word: &str, tool: &str| {
+        let line = asks(word, "TOOL", r#"{"path":"x"}"#, &json!({})).replace(r#""TOOL""#, tool);
+        scene.standin.does(word, &[line, "@wait".into()]);
+        scene.laptop.prompt(&scene.session, word);
+        scene.laptop.event(&scene.session, "the request", |event| event["request"] == word)
+    };
+    for (word, tool, why) in [
+        ("half", r#""A\ud83d""#, "the name of its tool cannot be shown whole"),
+        ("none", "7", "the name of its tool cannot be read"),
+    ] {
+        let request = ask(&mut scene, word, tool);
+        assert_eq!((&request["deny_only"], &request["deny_why"]), (&json!(true), &json!(why)), "{request}");
+        scene.laptop.ok("decide", json!({"session": scene.session, "request": word, "decision": "deny"}));
+    }
+}
+
+#[test]
 fn ctrl_c_is_answered_where_there_is_nothing_to_interrupt() {
     let owner = Key::new("owner");
     let options = Relay::options(&[&owner]);

@@ -128,3 +128,18 @@ fn a_role_that_changes_is_said_and_had() {
     let (said, decides, drives) = is_now("approve");
     assert!(said.len() == 1 && decides && drives, "it is had again");
 }
+
+#[test]
+fn the_list_of_prompts_follows_the_events() {
+    let mut model = Model::new(Me::default(), "drive");
+    let mut interrupts = |prompt: &str, state: &str| {
+        event(&mut model, json!({"kind": "prompt_state", "prompt": prompt, "state": state}));
+        event(&mut model, json!({"kind": "state", "state": "retrying"}));
+        (model.interrupts(), model.prompts.len())
+    };
+    assert_eq!(interrupts("one", "queued"), (false, 1));
+    assert_eq!(interrupts("one", "running"), (true, 1), "a turn is run again when its process is back");
+    assert_eq!(interrupts("two", "queued"), (true, 2));
+    assert_eq!(interrupts("one", "done"), (false, 1));
+    assert_eq!(interrupts("two", "cancelled"), (false, 0));
+}
