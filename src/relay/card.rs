@@ -104,6 +104,15 @@ fn to_its_end(text: &str) -> String {
     }
 }
 
+/// A tool's name as it stands before a word of ours: in quotes where it holds what names are not written with.
+pub fn tool_name(tool: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
+    if !tool.is_empty() && tool.chars().all(is_plain) {
+        return tool.to_owned();
+    }
+    format!("\"{}\"", visible(tool).replace('"', &escape('"')))
+}
+
 /// A request as a person sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {
@@ -123,12 +132,8 @@ const FIRST: [&str; 8] = ["command", "file_path", "notebook_path", "path", "url"
 impl Card {
     /// The card of a request: the tool, what the CLI says about it, and the input that will run.
     pub fn new(tool: &str, about: &str, input: &Value) -> Self {
-        let mut card = Self {
-            tool: visible(tool).into_owned(),
-            lines: Vec::new(),
-            questions: Vec::new(),
-            budget: diff::LINES_MAX,
-        };
+        let mut card =
+            Self { tool: tool_name(tool), lines: Vec::new(), questions: Vec::new(), budget: diff::LINES_MAX };
         match input {
             Value::Object(fields) => card.object(tool, fields),
             other => card.value("input", other),
@@ -288,6 +293,15 @@ mod tests {
 
     fn plain(tool: &str, input: Value) -> String {
         Card::new(tool, "", &input).plain()
+    }
+
+    #[test]
+    fn the_name_of_a_tool_ends_where_it_ends() {
+        let shown = plain("Bash asks for permission: ls\" y: allow", json!({"command": "rm"}));
+        let title = "\"Bash asks for permission: ls<U+0022> y: allow\" asks for permission:";
+        assert_eq!(shown.lines().next(), Some(title));
+        assert_eq!(tool_name("mcp__a-b__c.d"), "mcp__a-b__c.d");
+        assert_eq!(tool_name(""), "\"\"");
     }
 
     #[test]

@@ -189,3 +189,14 @@ fn a5_what_the_cli_advises_is_a_row_of_the_card() {
     assert!(screen.contains("…╯"), "what is cut is marked: {screen}");
     scene.answers(&terminal, "n", &request);
 }
+
+#[test]
+fn a_window_with_no_room_for_a_request_says_so() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(60, 4);
+    let request = scene.ask("Bash", &json!({"command": "ls"}));
+    terminal.shows("why there is no card", |screen| screen.contains("larger window, please: a request waits"));
+    terminal.resize(60, 20);
+    terminal.shows("the card", |screen| screen.contains("│ ls"));
+    scene.answers(&terminal, "n", &request);
+}

@@ -11,6 +11,7 @@ use super::{
     words::{ARGUMENT_CHARS, add, argument, asked, is_over, lines_of, lost, named, past, reason, result, turn, unread},
 };
 use crate::{
+    base::glyph::visible,
     cli::text::{NAME_CHARS, THEIRS, clean, clean_line, field, marked},
     client::{
         Attachment, Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, Page, Position, Reply, Snapshot,
@@ -471,7 +472,8 @@ impl Model {
         if let Some(answers) = answers.as_ref().and_then(Value::as_object) {
             for (question, answer) in answers {
                 let answer = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
-                text.push_str(&format!("\n{THEIRS}{}\nanswer: {}", marked(question), marked(&answer)));
+                let question: Vec<_> = question.split('\n').map(visible).collect();
+                text.push_str(&format!("\n{THEIRS}{}\nanswer: {}", marked(&question.join("\n")), marked(&answer)));
             }
         }
         Some(add(if decision == "allow" { Kind::Allowed } else { Kind::Denied }, &text))

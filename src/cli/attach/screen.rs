@@ -29,6 +29,8 @@ const NAME_COLUMNS_MAX: usize = 40;
 const TITLE_COLUMNS: usize = 36;
 /// A card on a narrower screen could not hold what is drawn as one.
 const CARD_COLUMNS_MIN: u16 = 16;
+/// Said where a request is not drawn.
+const TOO_SMALL: &str = "larger window, please: a request waits";
 /// Rows that stay for what there is to read beside a card.
 const TEXT_ROWS_MIN: u16 = 4;
 /// Less of what the keys do says nothing.
@@ -108,7 +110,9 @@ impl Screen {
             more_below(frame, text, self.theme);
         }
         let drawn = self.draw_card(frame, card, cards);
-        draw_status(frame, status_row, status, self.theme);
+        let is_too_small = cards.shown().is_some() && drawn.is_none();
+        let larger = is_too_small.then(|| Status { said: Some(TOO_SMALL.into()), ..status.clone() });
+        draw_status(frame, status_row, larger.as_ref().unwrap_or(status), self.theme);
         let mark = if drawn.is_some() && cards.decides() { "? " } else { "> " };
         if !editor_area.is_empty() {
             frame.buffer_mut().set_string(editor_area.x, editor_area.y, mark, self.theme.bold());
@@ -166,7 +170,7 @@ impl Screen {
         }
         let (place, all) = cards.place();
         let what = if cards.question().is_some() { "asks" } else { "asks for permission" };
-        let tool = visible(&waiting.open.tool);
+        let tool = card::tool_name(&waiting.open.tool);
         let room = title_room(usize::from(area.width));
         let begins = cut(&tool, room, room)[0];
         let more = if begins.len() < tool.len() { "…" } else { "" };
