@@ -244,4 +244,38 @@ mod tests {
         assert_eq!(refusal(&other), Err("this DID is not in the relay's keys file"));
         assert_eq!(refusal(&listed), Err("this HELLO cannot be read"));
     }
+
+    #[test]
+    fn a_hello_proves_its_did_once() {
+        use crate::wire::amp::{Builder, Header, KeyEncoding, To, Type};
+        let (ours, other) = (key(), key());
+        let signing = |key: &PrivateKey| {
+            let pair = key.key_data().ed25519().expect("Ed25519");
+            ed25519_dalek::SigningKey::from_bytes(&pair.private.to_bytes())
+        };
+        let mut admission = admission(&[&ours]);
+        let did = Text::from(did_of(ours.public_key()).expect("a DID"));
+        let said = |n: u8, by: &PrivateKey| {
+            let id = Id::new(1_800_000_000_000, [n; 8]);
+            let header = Header::new(id, Type::HELLO, &did, To::One("did:key:zRelay"));
+            let mut frame = Vec::new();
+            let built = Builder::new(header).body(&[0xf6]);
+            built.write_signed(KeyEncoding::Text, &signing(by), &mut Vec::new(), &mut frame).expect("built");
+            (id, frame)
+        };
+        let mut judged = |n: u8, by: &PrivateKey, now_ms: u64| {
+            let (id, frame) = said(n, by);
+            admission.hello(&did, &frame, &id, now_ms).map(|principal| principal.role).map_err(|refusal| refusal.code)
+        };
+        assert!(judged(1, &ours, 1).is_ok());
+        assert_eq!(judged(2, &other, 2), Err(amp::Code::INVALID_SIGNATURE));
+        assert_eq!(judged(1, &ours, 3), Err(amp::Code::INVALID_MESSAGE), "it was said before");
+        assert!(judged(2, &ours, 4).is_ok(), "what was wrongly signed was not said");
+        for n in admission.hellos.len()..HELLOS_MAX {
+            admission.hellos.remember(&did, &Id::new(n as u64, [9; 8]), 5);
+        }
+        let (id, frame) = said(3, &ours);
+        let refused = admission.hello(&did, &frame, &id, 6).map_err(|refusal| refusal.code);
+        assert_eq!(refused.map(drop), Err(amp::Code::OVERLOADED));
+    }
 }
