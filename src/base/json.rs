@@ -280,9 +280,11 @@ impl<'a> Repair<'a> {
             return None;
         }
         let end = after_string(bytes, start);
-        let is_key = self.text[end..].trim_start().starts_with(':');
+        if !self.text[end..].trim_start().starts_with(':') {
+            return None;
+        }
         // Half a surrogate pair may stand behind the beginning.
-        let fair = if is_key { Self::fair(&self.text[start..end]) } else { return None };
+        let fair = Self::fair(&self.text[start..end]);
         fair.starts_with(PRIVATE_KEY).then_some((end, fair))
     }
 

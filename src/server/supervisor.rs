@@ -182,7 +182,7 @@ struct SupervisorLoop {
     drain: Arc<AtomicBool>,
     hub: Hub,
     agents: AgentRequests,
-    /// Devices one of whose commands was taken.
+    /// Connections one of whose commands or messages was taken, or refused: their workers count what is on the way.
     taken: Vec<ConnToken>,
     launcher: Launcher,
     links: Links,
@@ -278,7 +278,10 @@ impl SupervisorLoop {
                     ToSessions::Paused(peer) => self.hub.paused(peer),
                     ToSessions::Resumed(peer) => self.hub.resumed(peer, now),
                     ToSessions::Gone(peer) => self.hub.disconnected(peer, now),
-                    ToSessions::Ask(ask) => self.agents.ask(*ask, &mut self.hub, now),
+                    ToSessions::Ask(ask) => {
+                        self.taken.push(ask.caller.peer);
+                        self.agents.ask(*ask, &mut self.hub, now);
+                    }
                     ToSessions::AskerGone(peer) => self.agents.gone(peer, &mut self.hub, now),
                 }
                 self.carry_out(now);
@@ -384,8 +387,7 @@ impl SupervisorLoop {
             self.links.push(usize::from(reply.via.worker()), Mail::Said(Box::new(reply)));
         }
         let mut taken: BTreeMap<u16, Vec<ConnToken>> = BTreeMap::new();
-        let devices = self.taken.drain(..);
-        for peer in devices.chain(std::iter::from_fn(|| self.agents.poll_taken())) {
+        for peer in self.taken.drain(..) {
             taken.entry(peer.worker()).or_default().push(peer);
         }
         for (worker, peers) in taken {

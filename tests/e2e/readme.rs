@@ -1,7 +1,11 @@
 //! The README is followed, not only read: its first screen holds the two commands, every command in it is one the
 //! program knows, and `./tests/run --full` runs it literally from a fresh clone.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::support::{
     self,
@@ -190,7 +194,9 @@ fn the_picture_of_two_terminals_is_taken() {
     const WIDTH: u16 = 62;
     let scratch = Scratch::new();
     let run = |verb: &str| {
-        let command = format!("AMP_RELAY_LISTEN=127.0.0.1:0 AMP_RELAY_DEMO=1 {PROGRAM} {verb}");
+        // By its name, for the folder that it was built in is no other machine's.
+        let built = Path::new(PROGRAM).parent().expect("a folder").display();
+        let command = format!("PATH={built}:$PATH AMP_RELAY_LISTEN=127.0.0.1:0 AMP_RELAY_DEMO=1 amp-relay {verb}");
         let terminal = Terminal::sized(&scratch, &command, WIDTH, 20);
         terminal.shows("the session", |screen| screen.contains("Ctrl-] leaves"));
         terminal
@@ -205,6 +211,7 @@ fn the_picture_of_two_terminals_is_taken() {
     // The scratch folder has a name for this run alone.
     let root = scratch.root().display().to_string();
     let [left, right] = [left, right].map(|screen| screen.replace(&format!("{root}/project"), "~/project"));
+    assert!(!left.contains(PROGRAM) && !right.contains(PROGRAM), "{left}");
     let picture = anstyle_svg::Term::new().render_svg(&side_by_side(&left, &right, usize::from(WIDTH)));
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/images/two-terminals.svg");
     fs::create_dir_all(path.parent().expect("a folder")).expect("docs/images");

@@ -21,7 +21,8 @@ const OUT_MAX: [usize; 3] = [8, 8, 64];
 pub const JOBS_OUT_MAX: usize = OUT_MAX[0] + OUT_MAX[1] + OUT_MAX[2];
 /// Jobs of connections that have proved nothing that may wait in a lane; more are told to try again.
 const WAITING_MAX: usize = 1024;
-/// Answers to a connection that are not signed yet, above which it is not read.
+/// What may be due to a connection, answers that are not signed yet and what the sessions have not taken; from there on
+/// it is not read.
 const ANSWERS_MAX: usize = 64;
 
 /// A queue towards the crypto thread.
@@ -77,7 +78,7 @@ pub struct Lanes {
     out: [usize; 3],
     /// The key that a connection has proved: by its own word alone its answers would wait in another's queue.
     principals: HashMap<ConnToken, Text>,
-    /// Answers that are not signed yet and messages that the sessions have not taken, by connection.
+    /// Answers that are not signed yet, and messages and commands that the sessions have not taken, by connection.
     answers: HashMap<ConnToken, usize>,
     /// Connections that are not read for that.
     paused: Vec<ConnToken>,

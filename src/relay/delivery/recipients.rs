@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::{Agent, Counters, Delivery, Net, backpressure::Backpressure, failures::About};
+use super::{Agent, Counters, Delivery, Net, backpressure::Backpressure, failures::About, serve::pong};
 use crate::{
     base::{ConnToken, Sent},
     relay::{
@@ -206,14 +206,13 @@ impl<S: Shared> Delivery<S> {
         }
         for number in rest.sessions {
             let Some((session, did)) = self.sessions.get(&number).cloned() else { continue };
-            if view.header.typ == Type::PING {
-                if let Err(refusal) = self.pong(did.clone(), peer, dialect, net, view) {
-                    self.refuse_message(&did, dialect, peer, view, refusal, net);
-                }
-                continue;
-            }
-            let Some(agent) = asker(&mut agent, peer, net) else { return };
-            match self.ask_session(agent, peer, view, &session, &did) {
+            let asked = if view.header.typ == Type::PING {
+                self.reply(did.clone(), peer, dialect, net, view, pong()).map(|()| false)
+            } else {
+                let Some(agent) = asker(&mut agent, peer, net) else { return };
+                self.ask_session(agent, peer, view, &session, &did)
+            };
+            match asked {
                 Ok(true) => net.pause(peer),
                 Ok(false) => {}
                 Err(refusal) => {

@@ -33,28 +33,15 @@ impl<S: Shared> Delivery<S> {
             return Ok(());
         }
         let from = self.greeting.did.clone();
-        match view.header.typ {
-            Type::PING => self.pong(from, peer, dialect, net, view),
-            _ => {
-                let body = self.call(role, net, view)?;
-                self.reply(from, peer, dialect, net, view, (Type::RESPONSE, body))
-            }
-        }
+        let answer = match view.header.typ {
+            Type::PING => pong(),
+            _ => (Type::RESPONSE, self.call(role, net, view)?),
+        };
+        self.reply(from, peer, dialect, net, view, answer)
     }
 
-    /// Has the relay, or a session of it, answer a PING.
-    pub(super) fn pong<N: Net<Shared = S>>(
-        &mut self,
-        from: Text,
-        peer: ConnToken,
-        dialect: KeyEncoding,
-        net: &mut N,
-        view: &EnvelopeView<'_>,
-    ) -> Result<(), Refusal> {
-        self.reply(from, peer, dialect, net, view, (Type::PONG, cbor::NULL.to_vec()))
-    }
-
-    fn reply<N: Net<Shared = S>>(
+    /// Has the relay, or a session of it, answer a message.
+    pub(super) fn reply<N: Net<Shared = S>>(
         &mut self,
         from: Text,
         peer: ConnToken,
@@ -108,4 +95,9 @@ impl<S: Shared> Delivery<S> {
         }
         body
     }
+}
+
+/// The answer to a PING.
+pub(super) fn pong() -> (Type, Vec<u8>) {
+    (Type::PONG, cbor::NULL.to_vec())
 }

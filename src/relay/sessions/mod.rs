@@ -100,8 +100,6 @@ pub struct AgentRequests {
     /// Makes the token of each agent another one.
     generation: u32,
     replies: VecDeque<Reply>,
-    /// Connections one of whose messages was taken, or refused.
-    taken: VecDeque<ConnToken>,
     random: Random,
 }
 
@@ -115,8 +113,7 @@ impl AgentRequests {
     /// Nobody has asked. `random` gives bytes that nobody can guess.
     pub fn new(random: impl FnMut() -> Option<[u8; 8]> + Send + 'static) -> Self {
         let (agents, by_did) = (Slab::new(), HashMap::new());
-        let (replies, taken) = (VecDeque::new(), VecDeque::new());
-        Self { agents, by_did, generation: 0, replies, taken, random: Box::new(random) }
+        Self { agents, by_did, generation: 0, replies: VecDeque::new(), random: Box::new(random) }
     }
 
     /// Whether a token is an agent's: what the hub has for it goes to [`out`](Self::out).
@@ -129,17 +126,11 @@ impl AgentRequests {
         self.replies.pop_front()
     }
 
-    /// The next connection one of whose messages was taken, or refused: its worker counts what is on the way.
-    pub fn poll_taken(&mut self) -> Option<ConnToken> {
-        self.taken.pop_front()
-    }
-
     /// A message for a session.
     pub fn ask(&mut self, ask: Ask, hub: &mut Hub, now: Now) {
         let slot = self.agent(&ask.caller);
         let agent = &mut self.agents[slot];
         let peer = ask.caller.peer;
-        self.taken.push_back(peer);
         match agent.begin(peer, &ask) {
             Ok(None) => {}
             Ok(Some((id, command))) => hub.request(&agent.caller, Request { id, command }, now),

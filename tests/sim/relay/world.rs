@@ -480,15 +480,22 @@ impl World {
             let Supervisor { inbox, hub, agents, .. } = &mut self.supervisor;
             let Some(message) = inbox.queue.pop_front() else { break };
             moved = true;
+            let mut taken = None;
             match message {
                 ToSessions::Request(caller, request) => hub.request(&caller, request, now),
                 ToSessions::Paused(peer) => hub.paused(peer),
                 ToSessions::Resumed(peer) => hub.resumed(peer, now),
                 ToSessions::Gone(peer) => hub.disconnected(peer, now),
-                ToSessions::Ask(ask) => agents.ask(*ask, hub, now),
+                ToSessions::Ask(ask) => {
+                    taken = Some(ask.caller.peer);
+                    agents.ask(*ask, hub, now);
+                }
                 ToSessions::AskerGone(peer) => agents.gone(peer, hub, now),
             }
             self.carry_out();
+            if let Some(peer) = taken {
+                self.supervisor.outbox.push_back((usize::from(peer.worker()), Mail::Taken(peer)));
+            }
         }
         self.carry_out();
         let outbox = std::mem::take(&mut self.supervisor.outbox);
@@ -545,9 +552,6 @@ impl World {
         }
         while let Some(reply) = agents.poll() {
             outbox.push_back((usize::from(reply.via.worker()), Mail::Said(Box::new(reply))));
-        }
-        while let Some(peer) = agents.poll_taken() {
-            outbox.push_back((usize::from(peer.worker()), Mail::Taken(peer)));
         }
     }
 
