@@ -37,6 +37,8 @@ pub(super) struct Waiting {
     pub(super) body: Body,
     /// Why it can only be denied, if so: part of it cannot be seen.
     only_denied: Option<String>,
+    /// The answers so far to its questions.
+    typed: Vec<String>,
 }
 
 /// What there is to see of a request.
@@ -107,8 +109,6 @@ pub(super) struct Cards {
     drawn: Option<Drawn>,
     /// The cards that were drawn before that, the newest first.
     left: VecDeque<Left>,
-    /// Answers so far to the questions of the present request.
-    typed: Vec<String>,
     /// The `fetch` commands under way, by their id: the number of what is fetched, and the place that was asked for.
     fetches: HashMap<String, (u64, usize)>,
 }
@@ -151,7 +151,7 @@ impl Cards {
             (None, None) => Body::Missing("the relay did not send its input".into()),
         };
         let number = self.next_number();
-        self.waiting.push(Waiting { number, open, body, only_denied });
+        self.waiting.push(Waiting { number, open, body, only_denied, typed: Vec::new() });
     }
 
     fn next_number(&mut self) -> u64 {
@@ -161,9 +161,6 @@ impl Cards {
 
     /// A request is over. True: it was among those that wait.
     pub(super) fn gone(&mut self, request: &str) -> bool {
-        if self.shown().is_some_and(|waiting| waiting.open.request == request) {
-            self.typed.clear();
-        }
         let before = self.waiting.len();
         self.waiting.retain(|waiting| waiting.open.request != request);
         self.sent.remove(request);
@@ -187,11 +184,7 @@ impl Cards {
 
     /// Our answer was not taken: the request may be answered again.
     pub(super) fn not_decided(&mut self, request: &str) {
-        let shown = self.shown().map(|waiting| waiting.number);
         self.sent.remove(request);
-        if self.shown().map(|waiting| waiting.number) != shown {
-            self.typed.clear();
-        }
     }
 
     /// The request to show: the oldest that we have not answered.
@@ -208,14 +201,14 @@ impl Cards {
 
     /// The question that the next line answers, of the request that is shown.
     pub(super) fn question(&self) -> Option<(usize, &Question)> {
-        let Body::Whole { card, .. } = &self.shown()?.body else { return None };
-        Some((self.typed.len(), card.questions.get(self.typed.len())?))
+        let Waiting { body: Body::Whole { card, .. }, typed, .. } = self.shown()? else { return None };
+        Some((typed.len(), card.questions.get(typed.len())?))
     }
 
     /// The answers so far to the questions of the request that is shown, as they will be sent.
     pub(super) fn answers(&self) -> Vec<String> {
-        let Some(Waiting { body: Body::Whole { card, .. }, .. }) = self.shown() else { return Vec::new() };
-        let typed = card.questions.iter().zip(&self.typed);
+        let Some(Waiting { body: Body::Whole { card, .. }, typed, .. }) = self.shown() else { return Vec::new() };
+        let typed = card.questions.iter().zip(typed);
         typed.map(|(question, line)| question.answer(line).unwrap_or_default()).collect()
     }
 
@@ -383,8 +376,12 @@ impl Cards {
         };
         let mut fields = json!({"type": "decide", "request": request, "decision": "allow", "shown": hash});
         if !questions.is_empty() {
-            if line.trim().eq_ignore_ascii_case(BACK) && self.typed.pop().is_some() {
-                return Meaning::Next;
+            if line.trim().eq_ignore_ascii_case(BACK) {
+                match self.typed().and_then(Vec::pop) {
+                    Some(_) => return Meaning::Next,
+                    None if is_choice => {}
+                    None => return Meaning::NotTaken("this is the first question: there is none to go back to".into()),
+                }
             }
             match self.answered(&questions, line) {
                 Ok(Some(answers)) => fields["answers"] = answers.into(),
@@ -417,19 +414,26 @@ impl Cards {
 
     /// Takes the answer to the next question; gives all of them with the last one.
     fn answered(&mut self, questions: &[Question], line: &str) -> Result<Option<Map<String, Value>>, String> {
-        if let Some(question) = questions.get(self.typed.len()) {
+        let Some(typed) = self.typed() else { return Ok(None) };
+        if let Some(question) = questions.get(typed.len()) {
             question.answer(line).map_err(|error| error.to_string())?;
-            self.typed.push(line.to_owned());
+            typed.push(line.to_owned());
         }
-        if self.typed.len() < questions.len() {
+        if typed.len() < questions.len() {
             return Ok(None);
         }
-        let typed = std::mem::take(&mut self.typed);
+        let typed = std::mem::take(typed);
         card::answers(questions, &typed).map(Some).map_err(|(_, error)| error.to_string())
     }
 
+    /// The answers so far of the request that is shown.
+    fn typed(&mut self) -> Option<&mut Vec<String>> {
+        let shown = self.waiting.iter_mut().find(|waiting| !self.sent.contains(&waiting.open.request));
+        shown.map(|waiting| &mut waiting.typed)
+    }
+
     fn decide(&mut self, request: String, fields: Value) -> Meaning {
-        self.typed.clear();
+        self.typed().into_iter().for_each(Vec::clear);
         self.sent.insert(request);
         Meaning::Decide(fields)
     }

@@ -348,14 +348,32 @@ fn what_was_answered_so_far_is_not_said_of_another_request() {
     assert_eq!(cards.line("2", 5_000), Meaning::Next);
     let Meaning::Decide(fields) = cards.line("1", 5_000) else { panic!("not taken") };
     assert_eq!(fields["answers"], json!({"Delete the branch?": "Blue", "Which?": "Red"}));
-    // One that stays on the screen keeps what was answered to it.
+    // What was answered is kept while others are on the screen, or come back to it.
     draw(&mut cards, true, 6_000);
-    assert_eq!(cards.line("1", 7_000), Meaning::Next);
+    assert_eq!(cards.answers(), ["Red"]);
     cards.put(asking("r3", ["Colour?", "Shape?"]));
     cards.gone("r1");
     cards.not_decided("r1");
+    // So does one behind another that comes back, is not taken and ends before a frame.
+    cards.put(asking("r4", ["Which?", "How?"]));
     let Meaning::Decide(fields) = cards.line("2", 7_000) else { panic!("not taken") };
     assert_eq!(fields["answers"], json!({"Colour?": "Red", "Shape?": "Blue"}));
+    draw(&mut cards, true, 8_000);
+    assert_eq!(cards.line("1", 9_000), Meaning::Next);
+    cards.not_decided("r2");
+    cards.gone("r2");
+    assert_eq!(cards.question().map(|(at, _)| at), Some(1), "the question on the screen");
+    assert_eq!(cards.answers(), ["Red"]);
+}
+
+#[test]
+fn there_is_nothing_to_go_back_to_before_a_first_question() {
+    let mut cards = Cards::new(true);
+    cards.put(asking("r1", ["Where?", "Which?"]));
+    draw(&mut cards, true, 0);
+    assert!(matches!(cards.line("back", 1_000), Meaning::NotTaken(why) if why.contains("the first question")));
+    assert_eq!(cards.line("1", 1_000), Meaning::Next);
+    assert_eq!((cards.line("Back", 1_000), cards.answers()), (Meaning::Next, Vec::new()));
 }
 
 #[derive(Clone, Debug)]
@@ -467,9 +485,10 @@ struct Eyes {
     seen: (String, Option<String>),
     since: u64,
     to_end: bool,
-    /// What was typed last under which question of it.
-    typed: HashMap<String, &'static str>,
 }
+
+/// What was typed last under which question of what there was to see.
+type Typed = HashMap<(u64, String), &'static str>;
 
 impl Eyes {
     /// The screen is drawn.
@@ -484,36 +503,37 @@ impl Eyes {
             Some(eyes) if eyes.number == number => {
                 Self { since: eyes.since.min(now), to_end: eyes.to_end || end, ..eyes }
             }
-            _ => Self { number, seen, since: now, to_end: end, typed: HashMap::new() },
+            _ => Self { number, seen, since: now, to_end: end },
         })
     }
 
     /// A line is ended that was begun then.
-    fn line(eyes: &mut Option<Self>, cards: &mut Cards, line: &'static str, began: u64) {
+    fn line(eyes: &Option<Self>, typed: &mut Typed, cards: &mut Cards, line: &'static str, began: u64) {
         let question = cards.question().map(|(_, question)| question.clone());
         let meaning = cards.line(line, began);
         let eyes = match (&meaning, eyes) {
             (Meaning::Text | Meaning::NotTaken(_), _) => return,
-            (_, eyes) => eyes.as_mut().expect("something was drawn"),
+            (_, eyes) => eyes.as_ref().expect("something was drawn"),
         };
         assert!(began >= eyes.since + VISIBLE_MS);
         let Meaning::Decide(fields) = &meaning else {
             // A question whose answer is taken back has to be answered anew.
-            eyes.typed.insert(question.expect("a question").text, line);
+            typed.insert((eyes.number, question.expect("a question").text), line);
             return;
         };
         let (request, decision) = decided(&meaning).expect("a request and a decision");
         let (seen, hash) = &eyes.seen;
         assert!(seen.starts_with(request));
+        let mut answers: Typed = typed.extract_if(|(number, _), _| *number == eyes.number).collect();
         if decision == "deny" {
             assert_eq!(line, "n");
             return;
         }
         assert!(eyes.to_end && hash.is_some() && fields["shown"].as_str() == hash.as_deref());
         let Some(last) = question else { return assert!(matches!(line, "y" | "yes")) };
-        eyes.typed.insert(last.text.clone(), line);
+        answers.insert((eyes.number, last.text.clone()), line);
         let label = |line: &str| last.answer(line).expect("an answer");
-        let answers = eyes.typed.drain().map(|(question, line)| (question, label(line).into()));
+        let answers = answers.into_iter().map(|((_, question), line)| (question, label(line).into()));
         assert_eq!(fields["answers"], Value::Object(answers.collect()), "each was typed under its own question");
     }
 }
@@ -526,7 +546,7 @@ proptest! {
     fn nothing_is_allowed_but_what_was_drawn(steps in steps()) {
         let mut cards = Cards::new(true);
         let (mut now, mut began) = (0, 0);
-        let mut eyes: Option<Eyes> = None;
+        let (mut eyes, mut typed): (Option<Eyes>, _) = (None, Typed::new());
         for (step, passes) in steps {
             now += passes;
             match step {
@@ -548,13 +568,13 @@ proptest! {
                 }
                 Step::Begin => began = now,
                 Step::Line(line) => {
-                    Eyes::line(&mut eyes, &mut cards, line, began);
+                    Eyes::line(&eyes, &mut typed, &mut cards, line, began);
                     began = now;
                 }
                 Step::Typed(line) => {
                     eyes = Eyes::draw(eyes.take(), &mut cards, true, now);
                     now += VISIBLE_MS;
-                    Eyes::line(&mut eyes, &mut cards, line, now);
+                    Eyes::line(&eyes, &mut typed, &mut cards, line, now);
                     began = now;
                 }
             }
