@@ -2,17 +2,27 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     thread,
 };
 
+use amp_relay::{
+    reactor::{BoundAddr, Listen},
+    server::{Agent as Runs, DataFolder, Options, Server},
+    wire::amp::{Code, check::Refusal},
+};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
 use crate::support::{
     self, Agent, AgentKey, Keys, Relay,
     agent::{beside, presence, wait_alone},
-    amp::{Draft, Message, To, bytes, cbor, hex, keyed, map, map_as_given, now_ms, text, typ, uint, unhex},
+    amp::{Draft, Message, To, body, bytes, cbor, hex, keyed, map, map_as_given, now_ms, text, typ, uint, unhex},
+    http::Endpoint,
     until,
 };
 
@@ -485,6 +495,41 @@ fn the_relay_answers_what_it_is_asked() {
         assert_eq!((pong.thread_id.as_deref(), pong.keys), (Some(&[0; 3][..]), kind), "{pong:?}");
         assert_eq!(pong.to, To::from(&key));
     }
+}
+
+/// A program that embeds the relay has agents ask it what it likes: once for each REQUEST that can be answered.
+#[test]
+fn a_host_serves_actions_of_its_own() {
+    let key = AgentKey::new();
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let data = DataFolder::open(&folder.path().join("data")).expect("a data folder");
+    let keys = folder.path().join("authorized_keys");
+    data.ensure_keys_file(&keys, &[key.line("agent")]).expect("a keys file");
+    let mut options = Options::new(keys, Runs::Demo);
+    options.listen = vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    options.services.register("count", move |call| {
+        assert!(!call.body.is_empty() && call.now_ms > 0);
+        Ok(body(&json!({"from": call.from, "calls": counted.fetch_add(1, Ordering::Relaxed)})))
+    });
+    options.services.register("echo", |_| Err(Refusal::new(Code::BAD_REQUEST, "not here")));
+    let relay = Server::start(&options, data.host_key().expect("a host key")).expect("a relay");
+    let [BoundAddr::Tcp(addr)] = relay.addresses() else { panic!("{:?}", relay.addresses()) };
+
+    let mut agent = Agent::connect(&Endpoint::Tcp(*addr), &key);
+    let count = json!({"action": "count"});
+    assert_eq!(agent.ask(&count), json!({"from": key.did, "calls": 0}));
+    let did = agent.relay.clone();
+    let unanswerable = agent.draft(typ::REQUEST, did.as_str(), &count).thread(&[7; 1025]);
+    agent.refused(&unanswerable, 4001);
+    assert_eq!(agent.ask(&count)["calls"], json!(1), "what was refused had no effect");
+    let echo = agent.draft(typ::REQUEST, did.as_str(), &json!({"action": "echo"}));
+    agent.refused(&echo, 4001);
+
+    drop(agent);
+    relay.stopper().drain();
+    relay.join().expect("the relay ends");
 }
 
 #[test]

@@ -32,6 +32,8 @@ impl<S: Shared> Delivery<S> {
             // Nothing of ours waits for these.
             return Ok(());
         }
+        // What cannot be answered has no effect either.
+        message::thread(view)?;
         let from = self.greeting.did.clone();
         let answer = match view.header.typ {
             Type::PING => pong(),
