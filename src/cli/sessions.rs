@@ -16,11 +16,13 @@ use crate::client::{Connection, Summary, Unreadable};
 /// Characters of an id that are shown, if they are enough.
 const SHORT_CHARS: usize = 8;
 
-/// Columns of a folder that are shown on a terminal, and those that stay where a terminal is narrow.
+/// Columns of a folder that are shown on a terminal.
 const FOLDER_COLUMNS: usize = 48;
-const FOLDER_COLUMNS_MIN: usize = 12;
-/// Which cell of a row is its folder.
+/// Which cells of a row are its title and its folder.
+const TITLE: usize = 1;
 const FOLDER: usize = 3;
+/// What gives way where a terminal is narrow, one after the other, and the columns of it that stay.
+const CUTS: [(usize, usize); 4] = [(FOLDER, 12), (TITLE, 12), (FOLDER, 8), (TITLE, 6)];
 
 /// Said where a relay has no session.
 pub(super) const NONE: &str = "this relay has no sessions: `amp-relay new` starts one in this folder";
@@ -151,8 +153,8 @@ pub(super) fn short<'a>(id: &'a str, all: &[Summary]) -> &'a str {
     unique.next().unwrap_or(id)
 }
 
-/// A table with a line for each session, named as it is told apart among all. On a terminal of so many columns the folders
-/// are as short as their rows need it; elsewhere they are whole.
+/// A table with a line for each session, named as it is told apart among all. On a terminal of so many columns the folders,
+/// and where that is not enough the titles, are as short as their rows need it; elsewhere they are whole.
 fn table(sessions: &[Summary], all: &[Summary], width: Option<usize>) -> String {
     if sessions.is_empty() {
         return String::new();
@@ -173,16 +175,16 @@ fn table(sessions: &[Summary], all: &[Summary], width: Option<usize>) -> String 
         ]
     };
     let mut rows: Vec<_> = std::iter::once(head).chain(sessions.iter().map(row)).collect();
-    let table = columns(&rows);
-    let widest = table.lines().map(text::columns).max().unwrap_or_default();
-    let over = width.map_or(0, |width| widest.saturating_sub(width));
-    if over == 0 {
-        return table;
-    }
-    let folders = rows.iter().map(|row| text::columns(&row[FOLDER])).max().unwrap_or_default();
-    let fits = folders.saturating_sub(over).max(FOLDER_COLUMNS_MIN);
-    for row in &mut rows {
-        row[FOLDER] = text::end_of(&row[FOLDER], fits);
+    for (cell, least) in CUTS {
+        let widest = columns(&rows).lines().map(text::columns).max().unwrap_or_default();
+        let over = width.map_or(0, |width| widest.saturating_sub(width));
+        if over > 0 {
+            let used = rows.iter().map(|row| text::columns(&row[cell])).max().unwrap_or_default();
+            let fits = used.saturating_sub(over).max(least);
+            // The end of a folder tells it from others, the beginning of a title.
+            let cut = if cell == FOLDER { text::end_of } else { text::beginning_of };
+            rows.iter_mut().for_each(|row| row[cell] = cut(&row[cell], fits));
+        }
     }
     columns(&rows)
 }
@@ -316,7 +318,16 @@ mod tests {
         assert!(narrow.lines().all(|row| text::columns(row) <= 80), "{narrow}");
         assert!(narrow.lines().any(|row| text::columns(row) == 80), "no shorter than that: {narrow}");
         assert!(narrow.contains("…") && narrow.contains("/größer/relay "), "its end tells it from others: {narrow}");
-        assert!(table(&all, &all, Some(20)).contains("ößer/relay "), "something of it stays");
+        assert!(table(&all, &all, Some(20)).contains("…r/relay "), "something of it stays");
+        for (mode, title, folder) in
+            [("bypassPermissions", "修修…", "…r/relay "), ("plan", "修修修修修…", "…rößer/relay ")]
+        {
+            let state = "waiting".into();
+            let long = [Summary { title: "修".repeat(20), state, mode: Some(mode.into()), ..all[0].clone() }];
+            let narrow = table(&long, &long, Some(80));
+            assert!(narrow.lines().all(|row| text::columns(row) <= 80), "{narrow}");
+            assert!(narrow.contains(title) && narrow.contains(folder), "{narrow}");
+        }
     }
 
     #[test]

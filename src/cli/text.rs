@@ -70,6 +70,20 @@ pub(super) fn end_of(line: &str, columns_max: usize) -> String {
     format!("…{}", &line[start..])
 }
 
+/// The beginning of a line, of so many columns at most, with `…` for what was cut off behind it.
+pub(super) fn beginning_of(line: &str, columns_max: usize) -> String {
+    if columns(line) <= columns_max {
+        return line.to_owned();
+    }
+    let (mut used, room) = (0, columns_max.saturating_sub(1));
+    let fits = |(_, cluster): &(usize, &str)| {
+        used += columns(cluster);
+        used <= room
+    };
+    let end = line.grapheme_indices(true).take_while(fits).last().map_or(0, |(at, cluster)| at + cluster.len());
+    format!("{}…", &line[..end])
+}
+
 /// The text in rows of so many columns at most: `goes_on` stands before each that a line is continued on.
 pub(super) fn folded(text: &str, width: usize, goes_on: &str) -> String {
     let mut folded = String::with_capacity(text.len());
@@ -289,6 +303,8 @@ mod tests {
         assert_eq!(end_of("/größer", 7), "/größer");
         assert_eq!(end_of("/größer", 6), "…rößer");
         assert_eq!(end_of("漢字漢字", 6), "…漢字", "no half of a character");
+        assert_eq!((beginning_of("größer/", 7), beginning_of("größer/", 6)), ("größer/".into(), "größe…".into()));
+        assert_eq!((beginning_of("漢字漢字", 6), beginning_of("漢字", 1)), ("漢字…".into(), "…".into()));
     }
 
     #[test]

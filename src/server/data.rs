@@ -162,6 +162,17 @@ impl DataFolder {
         }
     }
 
+    /// Whether new files can stand in the folder, or where it would be made: one is made there for a moment.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn takes_files(path: &Path) -> Result<(), DataError> {
+        let there = path.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        let probe = there.join(format!(".amp-relay-check-{}", std::process::id()));
+        let made = DirBuilder::new().mode(0o700).create(&probe).and_then(|()| fs::remove_dir(&probe));
+        made.map_err(io_error(there, if there == path { "takes no files" } else { "takes no folder" }))
+    }
+
     fn takes_socket(path: &Path) -> Result<(), DataError> {
         let address = SocketAddr::from_pathname(Self::socket_of(path));
         address.map(drop).map_err(|_| DataError::TooLong(path.to_owned()))

@@ -507,7 +507,11 @@ fn f_a_config_is_checked_as_a_relay_would_use_it() {
     fs::write(&program, "#!/bin/sh\n").expect("a program");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("ours");
     check("claude = \"~/bin/claude\"\ndata = \"~/fresh\"\n").ok();
+    assert!(!scratch.home().join("fresh").exists(), "a check makes nothing");
     check("[amp]\n").ok();
+    // Where no process can make a folder, whoever runs it.
+    let said = check("data = \"/proc/amp-relay\"\n").refused();
+    assert!(said.contains("config.toml:1: /proc: takes no folder"), "{said}");
     // As an editor elsewhere saves it.
     let saved = |bytes: Vec<u8>| {
         fs::write(&config, bytes).expect("a config");

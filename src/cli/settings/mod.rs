@@ -301,7 +301,9 @@ pub(crate) fn usable(settings: &Settings) -> Result<(), String> {
 
 fn can_start(settings: &Settings) -> Result<(), String> {
     let Settings { data, keys, claude, .. } = settings;
-    DataFolder::usable(&data.value).map_err(|error| format!("{}: {error}", data.origin))?;
+    DataFolder::usable(&data.value)
+        .and_then(|_| DataFolder::takes_files(&data.value))
+        .map_err(|error| format!("{}: {error}", data.origin))?;
     if keys.value.exists()
         && let Err(error) = base::file::read(&keys.value, FILE_BYTES_MAX as u64)
     {

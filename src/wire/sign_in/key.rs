@@ -1,11 +1,20 @@
 //! Private keys as files hold them.
 
-use ssh_key::{Error, PrivateKey};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ssh_key::{
+    Error, PrivateKey,
+    private::{Ed25519Keypair, KeypairData},
+};
 
 use crate::base::text;
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
+const PKCS8_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const PKCS8_END: &str = "-----END PRIVATE KEY-----";
+/// What stands before the 32 bytes of an Ed25519 key in PKCS #8 form (RFC 8410 section 7).
+const ED25519_INFO: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 /// The rows that ssh-keygen writes, and the only ones that the reader takes.
 const ROW_BYTES: usize = 70;
 
@@ -29,7 +38,8 @@ pub enum NoKey {
     Broken(Error),
 }
 
-/// The private key of a file's bytes, in OpenSSH's format; it may be encrypted. A byte order mark and the encoding that
+/// The private key of a file's bytes: in OpenSSH's format, where it may be encrypted, or an Ed25519 key as
+/// `openssl genpkey` writes it, which not every `ssh-keygen` and `ssh-add` reads. A byte order mark and the encoding that
 /// goes with it are no hindrance, as they are none for public keys; nor are rows of another width, with blanks at their
 /// ends, as other programs than ssh-keygen write them and ssh-keygen reads them.
 ///
@@ -38,6 +48,9 @@ pub enum NoKey {
 pub fn private_key(bytes: &[u8]) -> Result<PrivateKey, NoKey> {
     let text = text::of_file(bytes);
     let text = text.trim();
+    if let Some(key) = ed25519_of_pkcs8(text) {
+        return Ok(key);
+    }
     PrivateKey::from_openssh(in_usual_rows(text).as_deref().unwrap_or(text)).map_err(|error| match error {
         _ if text.is_empty() => NoKey::Empty,
         _ if text.starts_with("PuTTY-User-Key-File-") => NoKey::Putty,
@@ -46,6 +59,14 @@ pub fn private_key(bytes: &[u8]) -> Result<PrivateKey, NoKey> {
         Error::AlgorithmUnknown | Error::AlgorithmUnsupported { .. } => NoKey::Foreign,
         error => NoKey::Broken(error),
     })
+}
+
+/// An Ed25519 key in PKCS #8 form.
+fn ed25519_of_pkcs8(text: &str) -> Option<PrivateKey> {
+    let base64: String = text.strip_prefix(PKCS8_BEGIN)?.strip_suffix(PKCS8_END)?.split_ascii_whitespace().collect();
+    let der = STANDARD.decode(base64).ok()?;
+    let seed = der.strip_prefix(&ED25519_INFO)?.try_into().ok()?;
+    PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(seed)), "").ok()
 }
 
 /// The same key in rows as ssh-keygen writes them; none where the text does not begin and end as one.
@@ -62,12 +83,25 @@ fn in_usual_rows(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use ssh_key::{
-        LineEnding,
-        private::{Ed25519Keypair, KeypairData},
-    };
+    use ssh_key::LineEnding;
 
     use super::*;
+
+    /// RFC 8410 section 10.3: the key, and in 10.1 its public one.
+    #[test]
+    fn an_ed25519_key_is_read_as_openssl_writes_it() {
+        let base64 = "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC";
+        let public = STANDARD.decode("Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=").unwrap();
+        for ending in ["\n", "\r\n"] {
+            let key =
+                private_key(format!("{PKCS8_BEGIN}{ending}{base64}{ending}{PKCS8_END}{ending}").as_bytes()).unwrap();
+            assert_eq!(key.public_key().key_data().ed25519().unwrap().0, public[..], "{ending:?}");
+        }
+        for other in ["MC4CAQAwBQYDK2VwBCIEIA==", "AAAA", "?"] {
+            let text = format!("{PKCS8_BEGIN}\n{other}\n{PKCS8_END}\n");
+            assert_eq!(private_key(text.as_bytes()), Err(NoKey::Foreign), "{other}");
+        }
+    }
 
     #[test]
     fn a_key_is_read_as_other_systems_write_it_or_called_what_it_is() {
