@@ -53,6 +53,11 @@ fn in_background(data: &Path) -> String {
     )
 }
 
+/// Said where the relay was started just now, and has no session.
+fn goes_on(data: &Path) -> String {
+    format!("The relay that was started for it goes on without a session: {} ends it.", command("down", data))
+}
+
 /// Runs the verb.
 pub(super) fn up(args: &UpArgs, matches: &ArgMatches) -> ExitCode {
     if args.foreground || !io::stdout().is_terminal() {
@@ -77,7 +82,11 @@ fn joined(args: &UpArgs, matches: &ArgMatches) -> Result<ExitCode, String> {
     let running = sessions::newest_in(&sessions, Some(&here));
     let (session, created) = match running.filter(|_| args.session.is_any()) {
         Some(session) => (session.session.clone(), false),
-        None => (args.session.created(&mut reached.connection, Some(&here))?.session, true),
+        None => {
+            let created = args.session.created(&mut reached.connection, Some(&here));
+            let refused = |why| if is_new { format!("{why}\n{}", goes_on(data)) } else { why };
+            (created.map_err(refused)?.session, true)
+        }
     };
     let mut wanted =
         attach::Wanted::session(&session, command(&format!("attach {}", sessions::short(&session, &sessions)), data));

@@ -141,6 +141,16 @@ fn a_relay_that_does_not_start_says_why_on_the_terminal() {
 }
 
 #[test]
+fn an_up_that_gets_no_session_says_that_its_relay_goes_on() {
+    let scratch = Scratch::new();
+    let terminal = Terminal::run(&scratch, &up("--permission-mode nonsense"));
+    terminal.shows("why, and what goes on", |screen| {
+        screen.contains("permission mode") && flat(screen).contains("goes on without a session")
+    });
+    scratch.run(["down"]).ok();
+}
+
+#[test]
 fn the_log_is_not_written_through_a_link() {
     let scratch = Scratch::new();
     let victim = scratch.home().join("victim");
