@@ -8,12 +8,33 @@
 //! turns out to be quick is left alone again. One that does not answer in time is given more and more until it is left alone
 //! as well: an answer that is merely late finds little before the peer, and a peer that never answers gets everything.
 //! Should the answer come after all, more time is given to the next ones.
+//!
+//! Before any of that a new peer has shown nothing, and its system would take the megabytes at once. So it is *unproved*
+//! once it has had [`UNPROVED_BYTES`]: it is given little more than that again until it answers, and with each answer that
+//! comes at once twice as much, up to a bound, as TCP itself begins. One that answers late is slow. What was read at once may
+//! have gone into a buffer of the program, which then reads nothing for long. So a peer is quick, whether it was slow or new,
+//! when it has read [`QUICK_BYTES`] in one go.
 
 /// The least that may be before a peer.
 const WINDOW_MIN: usize = 32 * 1024;
-/// A peer that reads this much in [`Options::pace_ms`](super::Options::pace_ms) is not slow.
+/// A peer that reads this much in [`Options::pace_ms`](super::Options::pace_ms) is not slow; the most that is before another.
 const WINDOW_MAX: usize = 1024 * 1024;
+/// The most that is before a peer that has not shown yet whether it is slow.
+const UNPROVED_MAX: usize = 256 * 1024;
+/// What a peer has to read no slower than that until it is quick. Python's `websockets` reads 16 messages ahead of its program.
+const QUICK_BYTES: usize = 4 * 1024 * 1024;
 
+/// Bytes that a new peer is given before it is asked whether it reads.
+pub(super) const UNPROVED_BYTES: u16 = 60 * 1024;
+/// What stands for the bytes that a peer may be given before it is asked, where it is not: it has shown that it reads, or is
+/// reckoned with.
+pub(super) const PROVED: u16 = u16::MAX - 1;
+/// Its protocol has no probes, or not yet.
+pub(super) const UNASKED: u16 = u16::MAX;
+
+/// The answer of a new peer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms): one that reads 20 KB a
+/// second needs half of it.
+const UNPROVED_PATIENCE: u64 = 5;
 /// An answer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms).
 const PATIENCE: u64 = 12;
 
@@ -46,6 +67,11 @@ pub(super) struct Pace {
     read: usize,
     /// The peer was given less than it might have.
     is_least: bool,
+    /// Whether it reads slowly has not shown yet.
+    is_unproved: bool,
+    /// Since when it reads like one that is quick, and how much.
+    quick_from_ms: u64,
+    quick_read: usize,
 }
 
 impl Pace {
@@ -68,12 +94,35 @@ impl Pace {
             from_ms: None,
             read: 0,
             is_least: false,
+            is_unproved: false,
+            quick_from_ms: 0,
+            quick_read: 0,
         }
     }
 
-    /// Whether a probe is to go ahead of what is written now.
-    pub(super) fn wants_probe(&self) -> bool {
-        !self.is_out
+    /// A new peer, which has been given so much.
+    pub(super) fn unproved(given: usize, now_ms: u64, pace_ms: u64) -> Self {
+        let window = 2 * WINDOW_MIN;
+        Self {
+            window,
+            allowed: window.saturating_sub(given),
+            since: given,
+            is_unproved: true,
+            quick_from_ms: now_ms,
+            ..Self::with_patience(pace_ms.saturating_mul(UNPROVED_PATIENCE))
+        }
+    }
+
+    /// Whether the peer has been found slow.
+    pub(super) fn is_slow(&self) -> bool {
+        !self.is_unproved
+    }
+
+    /// Whether a probe is to go ahead of what is written now, where so much waits. What trickles to a new peer proves
+    /// nothing, and is not worth one each time.
+    pub(super) fn wants_probe(&self, waits: usize) -> bool {
+        let is_due = !self.is_unproved || self.since >= self.window / 2 || self.since + waits > self.window;
+        is_due && !self.is_out
     }
 
     /// A probe goes out behind `ahead` bytes, its own among them.
@@ -111,6 +160,7 @@ impl Pace {
     /// answer comes.
     pub(super) fn late(&mut self, now_ms: u64, pace_ms: u64) -> bool {
         self.is_late = true;
+        self.is_unproved = false;
         if self.window >= WINDOW_MAX {
             self.waits_until_ms = u64::MAX;
             return true;
@@ -119,6 +169,18 @@ impl Pace {
         self.window *= 2;
         self.waits_until_ms = now_ms.saturating_add(pace_ms);
         false
+    }
+
+    /// A new peer has answered.
+    fn answered_anew(&mut self, now_ms: u64, pace_ms: u64) {
+        if now_ms.saturating_sub(self.probed_ms) > pace_ms / 4 {
+            (self.is_unproved, self.window, self.from_ms) = (false, WINDOW_MIN, Some(now_ms));
+            return;
+        }
+        if self.before >= self.window / 2 {
+            self.window = (2 * self.window).min(UNPROVED_MAX);
+        }
+        self.allowed = self.window.saturating_sub(self.since);
     }
 
     /// The probe was answered. True: the peer is not slow.
@@ -131,9 +193,13 @@ impl Pace {
         if !std::mem::take(&mut self.is_out) {
             return false;
         }
+        if self.is_unproved {
+            self.answered_anew(now_ms, pace_ms);
+            return self.is_quick(now_ms, pace_ms);
+        }
         let Some(from_ms) = self.from_ms else {
             // What was before it until now is not known.
-            self.from_ms = Some(now_ms);
+            (self.from_ms, self.quick_from_ms, self.quick_read) = (Some(now_ms), now_ms, 0);
             return false;
         };
         self.read += self.before;
@@ -141,14 +207,24 @@ impl Pace {
         // Programs read by leaps: into a buffer of their own until that is full, and then nothing for a while.
         let elapsed_ms = now_ms.saturating_sub(from_ms);
         if elapsed_ms < (pace_ms / 4).max(1) {
-            return false;
+            return self.is_quick(now_ms, pace_ms);
         }
         let reads = (self.read as u64).saturating_mul(pace_ms) / elapsed_ms;
         let reads = usize::try_from(reads).unwrap_or(usize::MAX);
         // A peer that was given less than it could read shows only the least that it reads.
-        self.window = if self.is_least { self.window.max(reads) } else { reads.max(WINDOW_MIN) };
+        self.window = if self.is_least { self.window.max(reads) } else { reads.max(WINDOW_MIN) }.min(WINDOW_MAX);
         (self.from_ms, self.read, self.is_least) = (Some(now_ms), 0, false);
-        self.window >= WINDOW_MAX
+        self.is_quick(now_ms, pace_ms)
+    }
+
+    /// Counts what was before the probe that has just been answered.
+    fn is_quick(&mut self, now_ms: u64, pace_ms: u64) -> bool {
+        self.quick_read += self.before;
+        let elapsed_ms = now_ms.saturating_sub(self.quick_from_ms);
+        if elapsed_ms >= pace_ms && (self.quick_read as u64).saturating_mul(pace_ms) < WINDOW_MAX as u64 * elapsed_ms {
+            (self.quick_from_ms, self.quick_read) = (now_ms, 0);
+        }
+        self.quick_read >= QUICK_BYTES
     }
 }
 
@@ -160,12 +236,15 @@ mod tests {
     /// has more. Gives the most that lay before the peer once those were read, and what was read after `s` seconds;
     /// `None`: it is not slow.
     fn drive(rate: u64, s: u64, first: usize) -> Option<(usize, usize)> {
+        drive_from(Pace::new(2_000), rate, s, first)
+    }
+
+    fn drive_from(mut pace: Pace, rate: u64, s: u64, first: usize) -> Option<(usize, usize)> {
         const TICK_MS: u64 = 10;
-        let mut pace = Pace::new(2_000);
         let (mut written, mut read) = (first, 0);
         let (mut probe_at, mut most) = (None, 0);
         for now_ms in (0..s * 1_000).step_by(TICK_MS as usize) {
-            if pace.wants_probe() {
+            if pace.wants_probe(usize::MAX / 2) {
                 probe_at = Some(written);
                 pace.probed(0, now_ms);
             }
@@ -175,7 +254,7 @@ mod tests {
             if probe_at.is_some_and(|at| read >= at) && pace.answered(now_ms + TICK_MS, 2_000) {
                 return None;
             }
-            if now_ms > first as u64 * 1_000 / rate + 20_000 {
+            if !pace.is_slow() || now_ms > first as u64 * 1_000 / rate + 20_000 {
                 most = most.max(written - read);
             }
         }
@@ -189,6 +268,74 @@ mod tests {
             assert!(most as u64 <= (5 * rate).max(3 * WINDOW_MIN as u64), "{most} bytes at {rate}");
             assert!(read as u64 >= 299 * rate, "it never has to wait: {read} bytes at {rate}");
         }
+    }
+
+    #[test]
+    fn a_new_peer_is_given_little_until_it_shows_that_it_reads() {
+        let first = usize::from(UNPROVED_BYTES);
+        let new = || Pace::unproved(first, 0, 2_000);
+        for rate in [10_000, 20_000, 60_000, 200_000] {
+            let (most, read) = drive_from(new(), rate, 300, first).expect("slow");
+            assert!(most as u64 <= (5 * rate).max(4 * WINDOW_MIN as u64), "{most} bytes at {rate}");
+            assert!(read as u64 >= 299 * rate, "it never has to wait: {read} bytes at {rate}");
+        }
+        assert_eq!(drive_from(new(), 20_000_000, 2, first), None, "one that is quick is left alone");
+    }
+
+    /// As Python's `websockets` does: 16 messages are read ahead of a program that takes 60 KB a second, and no more until
+    /// four are left.
+    #[test]
+    fn a_program_that_reads_ahead_is_not_taken_for_a_quick_one() {
+        const MESSAGE: usize = 60_000;
+        let mut pace = Pace::unproved(usize::from(UNPROVED_BYTES), 0, 2_000);
+        let (mut written, mut parsed, mut probes) = (usize::from(UNPROVED_BYTES), 0, Vec::new());
+        let mut is_reading = true;
+        for now_ms in (0..300_000).step_by(10) {
+            let taken = (now_ms as usize / 1_000) * MESSAGE;
+            is_reading = if is_reading { parsed < taken + 16 * MESSAGE } else { parsed <= taken + 4 * MESSAGE };
+            if is_reading {
+                parsed = written.min(taken + 16 * MESSAGE);
+            }
+            while let Some(at) = probes.pop_if(|at: &mut usize| *at <= parsed) {
+                assert!(!pace.answered(now_ms, 2_000), "not quick: {at} at {now_ms} ms");
+            }
+            if pace.wants_probe(usize::MAX / 2) {
+                probes.push(written);
+                pace.probed(0, now_ms);
+            }
+            written += pace.allowed();
+            pace.wrote(pace.allowed());
+            // What is sent now is read after the next pause, not the one behind that.
+            assert!(written - parsed <= 12 * MESSAGE, "{} bytes at {now_ms} ms", written - parsed);
+        }
+        assert!(parsed >= 290 * MESSAGE, "it never has to wait long: {parsed}");
+    }
+
+    #[test]
+    fn what_trickles_to_a_new_peer_proves_nothing_and_is_not_asked_about_each_time() {
+        let (mut pace, mut asked) = (Pace::unproved(0, 0, 2_000), 0);
+        for now_ms in (0..3_600_000).step_by(100) {
+            if pace.wants_probe(100) {
+                asked += 1;
+                pace.probed(0, now_ms);
+                assert!(!pace.answered(now_ms + 50, 2_000), "it is not known to read faster");
+            }
+            assert!(pace.allowed() >= 100 && !pace.is_slow() && pace.late_ms().is_none());
+            pace.wrote(100);
+        }
+        assert!(
+            (1..=36_000 * 100 / WINDOW_MIN + 1).contains(&asked),
+            "{asked} times for each half of what it may have"
+        );
+    }
+
+    #[test]
+    fn a_new_peer_that_does_not_answer_is_slow_and_then_left_alone() {
+        let mut pace = Pace::unproved(0, 0, 2_000);
+        pace.probed(0, 1_000);
+        assert_eq!(pace.late_ms(), Some(11_000));
+        assert!(!pace.late(11_000, 2_000) && pace.is_slow());
+        assert!((0..4).any(|_| pace.late(13_000, 2_000)), "left alone");
     }
 
     #[test]
@@ -242,7 +389,7 @@ mod tests {
         assert_eq!(pace.late_ms(), Some(25_000));
         pace.late(25_000, 2_000);
         assert!(!pace.answered(101_000, 2_000));
-        assert!(pace.wants_probe());
+        assert!(pace.wants_probe(0));
         pace.probed(0, 101_000);
         assert_eq!(pace.late_ms(), Some(301_000), "it took 100 s");
     }

@@ -9,6 +9,7 @@ use super::{
     connections::{Core, Flags},
     counters::WorkerCounters,
     options::Peer,
+    pace::Pace,
     sendq::Range,
 };
 use crate::base::{Close, ConnToken, Fault, Now, Sent};
@@ -125,10 +126,10 @@ pub trait Protocol: Sized + Send + 'static {
         None
     }
 
-    /// A frame that the peer's program answers when it has read it, which is told by [`Io::answered`]. Sent to a peer whose
-    /// connection the kernel has refused bytes of, so that no more is before it than it reads in a few seconds: what is
-    /// sent ahead is worth nothing behind the megabytes that a peer's system takes. Empty, the default, where there is no
-    /// such frame: then the kernel is given all that it takes. Needs [`frame_len`](Self::frame_len).
+    /// A frame that the peer's program answers when it has read it, which is told by [`Io::answered`]. Sent once
+    /// [`Io::answers_probes`] was called: to a new peer, and to one whose connection the kernel has refused bytes of, so that
+    /// no more is before it than it reads in a few seconds: what is sent ahead is worth nothing behind the megabytes that a
+    /// peer's system takes. Empty, the default, where there is no such frame: then the kernel is given all that it takes. Needs [`frame_len`](Self::frame_len).
     fn probe() -> Bytes {
         Bytes::new()
     }
@@ -355,7 +356,14 @@ impl<'a, P: Protocol> Io<'a, P> {
     /// Whether the connection's peer is slow: no more is before it than it reads in a moment, so that what it takes does
     /// not show but by its answers to probes.
     pub(super) fn is_paced(&self, token: ConnToken) -> bool {
-        self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::PACED))
+        let rare = self.core.slots.get(token).filter(|slot| slot.flags.has(Flags::PACED)).map(|slot| &slot.rare);
+        rare.is_some_and(|rare| rare.as_ref().is_none_or(|rare| rare.pace.as_ref().is_none_or(Pace::is_slow)))
+    }
+
+    /// The current connection's peer answers probes ([`Protocol::probe`]) from now on; nothing is sent ahead of what waits for
+    /// it now. It is given 64 KiB before it is asked whether it reads.
+    pub fn answers_probes(&mut self) {
+        self.core.answers_probes(self.token);
     }
 
     /// The peer has answered a probe ([`Protocol::probe`]): what was sent before it is read.

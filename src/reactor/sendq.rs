@@ -205,6 +205,13 @@ impl SendQueue {
         self.0.as_ref().map_or(0, |container| container.cut)
     }
 
+    /// Nothing goes ahead of what waits now.
+    pub(super) fn keep_front(&mut self) {
+        if let Some(container) = &mut self.0 {
+            container.cut = container.bytes;
+        }
+    }
+
     /// Puts a probe ahead of everything that waits. Says how many bytes it goes out behind, its own among them.
     pub(super) fn place_probe(&mut self, probe: Bytes) -> usize {
         self.0.as_mut().map_or(0, |container| container.place_probe(probe))

@@ -1,24 +1,40 @@
 //! Which peers are slow ([`Pace`]), and which of these are left alone again: a part of [`Core`]. Makes no system call.
 
-use bytes::Bytes;
-
 use super::{
-    connections::Core,
+    connections::{Core, Slot},
     flags::Flags,
-    pace::{Pace, is_slow},
+    pace::{PROVED, Pace, UNASKED, UNPROVED_BYTES, is_slow},
 };
 use crate::base::ConnToken;
 
+impl<C> Slot<C> {
+    /// Counts what a new peer is about to be given; one that would have all that it may before it is asked is paced.
+    #[cold]
+    pub(super) fn prove(&mut self, now_ms: u64, pace_ms: u64) {
+        let waits = u16::try_from(self.queue.len()).unwrap_or(u16::MAX);
+        match self.room.checked_sub(waits).filter(|room| *room > 0) {
+            Some(room) => self.room = room,
+            None => {
+                let given = UNPROVED_BYTES - self.room;
+                self.room = PROVED;
+                self.flags.set(Flags::PACED);
+                self.rare().pace = Some(Pace::unproved(given.into(), now_ms, pace_ms));
+            }
+        }
+    }
+}
+
 impl<C> Core<C> {
     /// The kernel takes more of a connection again. A peer that was long in reading what that took is slow.
-    pub(super) fn moves(&mut self, token: ConnToken, probe: fn() -> Bytes) {
+    pub(super) fn moves(&mut self, token: ConnToken) {
         let now_ms = self.now.mono_ms;
         if let Some(slot) = self.slots.get_mut(token)
             && !slot.flags.has(Flags::PACED | Flags::CLOSED)
             && slot.rare().pace.is_none()
             && is_slow(now_ms.saturating_sub(slot.rare().blocked_ms), self.pace_ms)
-            && !probe().is_empty()
+            && slot.room != UNASKED
         {
+            slot.room = PROVED;
             slot.rare().pace = Some(Pace::new(self.pace_ms));
             self.pace(token);
         }
@@ -40,13 +56,18 @@ impl<C> Core<C> {
         self.unblock(token);
     }
 
+    /// The peer answers probes from now on, and has yet to show that it reads. Nothing goes ahead of what waits.
+    pub(super) fn answers_probes(&mut self, token: ConnToken) {
+        if let Some(slot) = self.slots.get_mut(token).filter(|_| self.pace_ms > 0) {
+            slot.room = UNPROVED_BYTES;
+            slot.queue.keep_front();
+        }
+    }
+
     /// From now on the peer is given what it reads.
     fn pace(&mut self, token: ConnToken) {
-        if let Some(slot) = self.slots.get_mut(token)
-            && slot.flags.newly(Flags::PACED)
-        {
-            self.paced.insert(token);
-            self.paced_at_ms = self.paced_at_ms.min(self.now.mono_ms.saturating_add(self.pace_ms));
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.flags.set(Flags::PACED);
         }
     }
 
@@ -68,8 +89,11 @@ impl<C> Core<C> {
                 return false;
             };
             let Some(pace) = &mut slot.rare().pace else { return false };
-            if pace.late_ms().is_none_or(|at_ms| at_ms > now_ms) {
-                return true;
+            match pace.late_ms() {
+                // It is looked at again when it has been asked again.
+                None => return false,
+                Some(at_ms) if at_ms > now_ms => return true,
+                Some(_) => {}
             }
             let is_left_alone = pace.late(now_ms, pace_ms);
             if is_left_alone {
@@ -90,11 +114,7 @@ mod tests {
     use mio::net::UnixStream;
 
     use super::*;
-    use crate::reactor::{Options, WorkerCounters, connections::Slot, sendq::SendQueue, stream::Stream};
-
-    fn probe() -> Bytes {
-        Bytes::from_static(b"?")
-    }
+    use crate::reactor::{Options, WorkerCounters, sendq::SendQueue, stream::Stream};
 
     /// A worker with one connection.
     fn core() -> (Core<()>, ConnToken) {
@@ -107,6 +127,7 @@ mod tests {
             queue: SendQueue::default(),
             kept: Vec::new(),
             need: 0,
+            room: PROVED,
             flags: Flags::default(),
             rare: None,
         };
@@ -119,7 +140,7 @@ mod tests {
         let slot = core.slots.get_mut(token).unwrap();
         slot.rare().blocked_ms = core.now.mono_ms;
         core.now.mono_ms += ms;
-        core.moves(token, probe);
+        core.moves(token);
         core.slots.get(token).unwrap().flags.has(Flags::PACED)
     }
 

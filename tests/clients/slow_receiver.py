@@ -6,9 +6,7 @@ Ends with 0 when all messages have come, in order, and the connection was closed
 """
 
 import asyncio
-import socket as sockets
 import sys
-from urllib.parse import urlsplit
 
 import cbor2
 from websockets.asyncio.client import connect, unix_connect
@@ -17,21 +15,11 @@ URL, SOCKET, HELLO, RATE, COUNT, PING = sys.argv[1:]
 HELLO_ACK, MESSAGE = 0x71, 0x10
 
 
-def dial():
-    # A kernel that takes 64 KB for its program. By default it may take megabytes in the first moment, before anybody can
-    # see that the program reads slowly: over the loopback that differs from run to run.
-    url = urlsplit(URL)
-    sock = sockets.socket()
-    sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 64 * 1024)
-    sock.connect((url.hostname, url.port))
-    return sock
-
-
 async def main():
     options = {"subprotocols": ["amp.v1"]}
     if PING != "default":
         options |= {"ping_interval": float(PING), "ping_timeout": float(PING)}
-    opening = unix_connect(SOCKET, uri=URL, **options) if SOCKET else connect(URL, sock=dial(), **options)
+    opening = unix_connect(SOCKET, uri=URL, **options) if SOCKET else connect(URL, **options)
     loop = asyncio.get_running_loop()
     async with opening as socket:
         await socket.send(bytes.fromhex(HELLO))

@@ -241,7 +241,8 @@ fn large_fragmented_and_halved_messages_come_whole() {
     for len in [0, 125, 126, 65_535, 65_536, 300_000, 1 << 20] {
         let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
         one.send(Message::binary(bytes.clone())).unwrap();
-        assert!(one.read().unwrap() == Message::binary(bytes), "{len} bytes");
+        let mut came = std::iter::from_fn(|| Some(one.read().unwrap())).filter(|message| !message.is_ping());
+        assert!(came.next() == Some(Message::binary(bytes)), "{len} bytes");
         let long = "ä".repeat(len / 2);
         one.send(Message::text(long.clone())).unwrap();
         assert!(text(&mut two) == long, "{len} bytes, forwarded");
@@ -258,7 +259,8 @@ fn large_fragmented_and_halved_messages_come_whole() {
     for byte in wire {
         one.get_mut().write_all(&[byte]).unwrap();
     }
-    assert_eq!(one.read().unwrap(), Message::Pong("?".into()));
+    let mut came = std::iter::from_fn(|| Some(one.read().unwrap())).filter(|message| !message.is_ping());
+    assert_eq!(came.next(), Some(Message::Pong("?".into())));
     assert_eq!(text(&mut two), "one two");
     drop(one);
     running.until("nothing is kept", |sum| sum.open == 1 && sum.kept_bytes == 0 && sum.queue_bytes == 0);
@@ -398,6 +400,7 @@ fn c1_a_ping_is_answered_however_much_waits_for_the_peer() {
         match socket.read().unwrap() {
             Message::Text(text) => piled += usize::from(text.len() == PILED),
             Message::Pong(payload) => pongs.push((piled, payload)),
+            Message::Ping(_) => {}
             other => panic!("{other:?}"),
         }
     }

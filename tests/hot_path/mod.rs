@@ -16,7 +16,7 @@ use amp_relay::{
         amp::{Builder, Frame, Header, Id, KeyEncoding, To, Type, body, parse},
         cbor,
         sign_in::did_of,
-        ws::{OpCode, client_frame},
+        ws::{OpCode, client_frame, frame_len},
     },
 };
 use ed25519_dalek::SigningKey;
@@ -25,6 +25,8 @@ use tempfile::TempDir;
 
 /// Nothing is asserted about time: this turns a hang into a failure.
 pub const LIMIT: Duration = Duration::from_secs(120);
+/// Answers of 32 KiB after which an agent has shown that it reads.
+const PROOFS: u64 = 48;
 /// The mask of every frame.
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
@@ -153,7 +155,49 @@ impl Agent {
             Ok(Frame::Envelope(view)) if view.header.typ == Type::HELLO_ACK => {}
             other => panic!("no HELLO_ACK: {other:?}"),
         }
+        agent.prove(key, &relay, &mut wait);
         agent
+    }
+
+    /// Shows that it reads: until then a new peer is asked, between its messages, which nobody measures here.
+    fn prove(&mut self, key: &Key, relay: &str, wait: &mut impl FnMut()) {
+        let mut asked = Vec::new();
+        cbor::map(&mut asked, 2);
+        cbor::text(&mut asked, "action");
+        cbor::text(&mut asked, "echo");
+        cbor::text(&mut asked, "fill");
+        cbor::bytes(&mut asked, &[0x5a; 32 * 1024]);
+        let (mut bytes, mut at) = (Vec::new(), 0);
+        let mut frame = |agent: &mut Self, wait: &mut dyn FnMut()| {
+            let give_up = Instant::now() + LIMIT;
+            loop {
+                let end = frame_len(&bytes[at..]).map(|len| at + len);
+                if let Some(end) = end.filter(|end| *end <= bytes.len()) {
+                    let frame: Vec<u8> = bytes[at..end].to_vec();
+                    at = end;
+                    return frame;
+                }
+                assert!(Instant::now() < give_up, "no answer");
+                wait();
+                let read = agent.read();
+                bytes.extend_from_slice(&agent.room[..read]);
+            }
+        };
+        for n in 0..PROOFS {
+            let now_ms = reactor::now().unix_ms;
+            let id = Id::new(now_ms, (u64::MAX - n).to_be_bytes());
+            let header = Header { ts: now_ms, ..Header::new(id, Type::REQUEST, &key.did, To::One(relay)) };
+            let request = key.message(KeyEncoding::Text, header, &asked);
+            self.write_all(&client_frame(OpCode::Binary, &request, MASK), wait);
+            loop {
+                match frame(self, wait) {
+                    ping if ping[0] == 0x89 => self.write_all(&client_frame(OpCode::Pong, &ping[2..], MASK), wait),
+                    _ => break,
+                }
+            }
+        }
+        self.write_all(&client_frame(OpCode::Ping, b"", MASK), wait);
+        assert_eq!(frame(self, wait), [0x8a, 0], "all that was sent before has been read");
     }
 
     /// Writes all of it; `wait` is called while the kernel takes no more.

@@ -41,6 +41,9 @@ pub(super) struct Slot<C> {
     pub(super) kept: Vec<u8>,
     /// Bytes that must be there before input is worth a call.
     pub(super) need: u32,
+    /// Bytes that the kernel may be given before the peer is asked whether it reads, or [`PROVED`](super::pace::PROVED), or
+    /// [`UNASKED`](super::pace::UNASKED).
+    pub(super) room: u16,
     pub(super) flags: Flags,
     /// What most connections have no need of.
     pub(super) rare: Option<Box<Rare>>,
@@ -82,7 +85,8 @@ pub(super) struct Core<C> {
     /// Ranges of the lent buffer that were forwarded since the worker began.
     pub(super) forwards: u64,
     pub(super) queue_bytes: usize,
-    /// Connections whose peers are given as much as they read, and when it is next looked whether they answer.
+    /// Connections whose peers are given as much as they read and have been asked, and when it is next looked whether they
+    /// answer.
     pub(super) paced: BTreeSet<ConnToken>,
     pub(super) paced_at_ms: u64,
     /// How often a connection was paused or asked to close since the worker began.

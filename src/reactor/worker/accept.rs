@@ -14,6 +14,7 @@ use crate::{
         connections::{Flags, Slot},
         listen::is_exhausted,
         options::{Peer, PeerAddr},
+        pace::UNASKED,
         protocol::{Io, Lent, Protocol},
         sendq::SendQueue,
         shared::InboxItem,
@@ -184,6 +185,7 @@ impl<P: Protocol> Worker<P> {
             queue: SendQueue::default(),
             kept: Vec::new(),
             need: 0,
+            room: UNASKED,
             flags: Flags::default(),
             rare: None,
         };

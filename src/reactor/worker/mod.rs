@@ -26,6 +26,7 @@ use super::{
     inbox::{Receiver, Sender},
     listen::Listener,
     options::Options,
+    pace::PROVED,
     protocol::{Io, Lent, NOBODY, Protocol},
     sendq::{Scratch, TurnBuffers},
     shared::{InboxItem, Shared},
@@ -295,7 +296,7 @@ impl<P: Protocol> Worker<P> {
             if event.is_writable() && slot.flags.has(Flags::BLOCKED) {
                 slot.flags.clear(Flags::BLOCKED);
                 slot.flags.set(Flags::MOVED);
-                self.core.moves(token, P::probe);
+                self.core.moves(token);
             } else if gone && slot.flags.has(Flags::PAUSED | Flags::EOF) {
                 // Nobody reads a paused connection, or one that was read to its end, so nobody would find out.
                 self.core.break_off(token, Close::Broken);
@@ -365,9 +366,20 @@ impl<P: Protocol> Worker<P> {
                 slot.queue.own(&turn);
                 continue;
             }
+            if slot.room < PROVED && !slot.flags.has(Flags::CLOSED) {
+                slot.prove(core.now.mono_ms, core.pace_ms);
+            }
             let is_paced = slot.flags.has(Flags::PACED);
-            let most =
-                if is_paced { paced(slot, P::probe, core.now.mono_ms, &mut core.queue_bytes) } else { usize::MAX };
+            let most = if is_paced {
+                let (most, is_asked) = paced(slot, P::probe, core.now.mono_ms, &mut core.queue_bytes);
+                if is_asked {
+                    core.paced.insert(token);
+                    core.paced_at_ms = core.paced_at_ms.min(core.now.mono_ms.saturating_add(core.pace_ms));
+                }
+                most
+            } else {
+                usize::MAX
+            };
             match slot.queue.write(&mut slot.stream, &turn, scratch, most, P::frame_len) {
                 Ok(wrote) => {
                     core.counters.bytes_out.add(wrote.bytes as u64);
@@ -461,17 +473,18 @@ impl<P: Protocol> AsFd for Worker<P> {
     }
 }
 
-/// How much of a slow peer's queue may be written now; puts a probe ahead of it if none is out.
+/// How much of the queue of a peer that is paced may be written now. True: a probe goes ahead of it.
 #[cold]
-fn paced<C>(slot: &mut Slot<C>, probe: impl Fn() -> Bytes, now_ms: u64, queue_bytes: &mut usize) -> usize {
+fn paced<C>(slot: &mut Slot<C>, probe: impl Fn() -> Bytes, now_ms: u64, queue_bytes: &mut usize) -> (usize, bool) {
     let Slot { queue, rare, .. } = slot;
-    let Some(pace) = rare.as_mut().and_then(|rare| rare.pace.as_mut()) else { return usize::MAX };
-    if pace.wants_probe() && !queue.is_empty() {
+    let Some(pace) = rare.as_mut().and_then(|rare| rare.pace.as_mut()) else { return (usize::MAX, false) };
+    let is_asked = !queue.is_empty() && pace.wants_probe(queue.len());
+    if is_asked {
         let probe = probe();
         *queue_bytes += probe.len();
         pace.probed(queue.place_probe(probe), now_ms);
     }
-    pace.allowed()
+    (pace.allowed(), is_asked)
 }
 
 /// Runs a callback of an open connection. A panic closes that connection and nothing else.

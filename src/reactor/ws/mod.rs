@@ -340,6 +340,7 @@ impl<H: WsHandler> Ws<H> {
             }
             Ok(answer) => {
                 let _ = io.send(answer.into());
+                io.answers_probes();
                 conn.app = Some(app);
                 conn.phase = Phase::Open;
                 conn.watch_pings(io.now(), &self.options);

@@ -3,7 +3,7 @@
 //!
 //! A receiver that is refused by the kernel above its mark blocks each sender that writes to it, until its queue has
 //! drained. What a sender has for others waits meanwhile, so that is bounded: where the receiver takes nothing for
-//! [`IDLE_MS`], and after [`HOLD_MS`] however it trickles, the pair *parts*. The sender is read again, and what it has for
+//! [`IDLE_MS`], or less than [`HOLD_BYTES`] in [`HOLD_MS`], the pair *parts*. The sender is read again, and what it has for
 //! that receiver is refused until the receiver's queue has drained.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -11,11 +11,14 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::{Delivery, Net};
 use crate::{base::ConnToken, relay::message::Shared};
 
-/// How long a receiver that takes nothing may block its senders. A slow one takes bytes of the queue in steps of the
-/// kernel's buffers, which are seconds apart.
-const IDLE_MS: u64 = 15_000;
-/// How long a receiver may block one sender: as long as one that takes 20 KB a second has a message of the largest kind.
+/// How long a receiver that takes nothing may block its senders. A slow one takes bytes of the queue in steps: of the
+/// kernel's buffers, and of those of a library that reads ahead. Python's `websockets` reads nothing while its program takes
+/// twelve messages.
+const IDLE_MS: u64 = 30_000;
+/// How long a receiver may block one sender where it trickles, and what it takes in that time where it does not: 15 KB a
+/// second. What waits for it when it blocks a sender may be minutes for one that takes 20 KB.
 const HOLD_MS: u64 = 60_000;
+const HOLD_BYTES: u64 = 900_000;
 
 /// What another worker is told of a sender of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +38,36 @@ impl SenderNews {
     }
 }
 
+/// A sender that a receiver blocks.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    sender: ConnToken,
+    /// When the pair parts, unless the receiver has taken enough since it had taken so much.
+    until_ms: u64,
+    taken: u64,
+}
+
+impl Held {
+    fn new(sender: ConnToken, taken: u64, now_ms: u64) -> Self {
+        Self { sender, until_ms: now_ms + HOLD_MS, taken }
+    }
+
+    /// Whether the pair parts: the receiver, which has taken so much by now, trickles.
+    fn is_due(&mut self, taken: u64, now_ms: u64) -> bool {
+        let is_over = self.until_ms <= now_ms;
+        if is_over && taken.saturating_sub(self.taken) >= HOLD_BYTES {
+            *self = Self::new(self.sender, taken, now_ms);
+            return false;
+        }
+        is_over
+    }
+}
+
 /// A receiver that blocks senders.
 #[derive(Debug)]
 struct Blocking {
-    /// Of any worker, each with the time when the pair parts at the latest.
-    senders: Vec<(ConnToken, u64)>,
+    /// Of any worker.
+    senders: Vec<Held>,
     /// What it had taken when that was looked at last. What waits for it tells nothing: others write to it too.
     taken: u64,
     /// When it must have taken more.
@@ -48,7 +76,7 @@ struct Blocking {
 
 impl Blocking {
     fn next_ms(&self) -> Option<u64> {
-        let first = self.senders.iter().map(|(_, until_ms)| *until_ms).min()?;
+        let first = self.senders.iter().map(|held| held.until_ms).min()?;
         Some(first.min(self.look_ms))
     }
 }
@@ -73,8 +101,8 @@ impl Backpressure {
         }
         let new = || Blocking { senders: Vec::new(), taken, look_ms: now_ms + IDLE_MS };
         let blocking = self.by_receiver.entry(receiver).or_insert_with(new);
-        if !blocking.senders.iter().any(|(known, _)| *known == sender) {
-            blocking.senders.push((sender, now_ms + HOLD_MS));
+        if !blocking.senders.iter().any(|held| held.sender == sender) {
+            blocking.senders.push(Held::new(sender, taken, now_ms));
             self.news.push_back(SenderNews::Blocked(sender));
         }
         blocking.next_ms()
@@ -89,14 +117,14 @@ impl Backpressure {
             is_idle = taken == blocking.taken;
             (blocking.taken, blocking.look_ms) = (taken, now_ms + IDLE_MS);
         }
-        let due: Vec<_> = blocking.senders.extract_if(.., |(_, until_ms)| is_idle || *until_ms <= now_ms).collect();
+        let due: Vec<_> = blocking.senders.extract_if(.., |held| is_idle || held.is_due(taken, now_ms)).collect();
         let next_ms = blocking.next_ms();
         if next_ms.is_none() {
             self.by_receiver.remove(&receiver);
         }
         if !due.is_empty() {
-            self.parted.entry(receiver).or_default().extend(due.iter().map(|(sender, _)| *sender));
-            self.news.extend(due.into_iter().map(|(sender, _)| SenderNews::Unblocked(sender)));
+            self.parted.entry(receiver).or_default().extend(due.iter().map(|held| held.sender));
+            self.news.extend(due.into_iter().map(|held| SenderNews::Unblocked(held.sender)));
         }
         next_ms
     }
@@ -105,7 +133,7 @@ impl Backpressure {
     pub(super) fn release(&mut self, receiver: ConnToken) {
         self.parted.remove(&receiver);
         let senders = self.by_receiver.remove(&receiver).map(|blocking| blocking.senders);
-        self.news.extend(senders.into_iter().flatten().map(|(sender, _)| SenderNews::Unblocked(sender)));
+        self.news.extend(senders.into_iter().flatten().map(|held| SenderNews::Unblocked(held.sender)));
     }
 
     /// A connection is gone, as a receiver and as a sender.
@@ -163,7 +191,7 @@ impl Backpressure {
         assert!(self.parted.values().all(|senders| !senders.is_empty()));
         assert!(self.blocked.values().all(|count| *count > 0));
         for (receiver, blocking) in &self.by_receiver {
-            let blocks_parted = blocking.senders.iter().any(|(sender, _)| self.is_parted(*receiver, Some(*sender)));
+            let blocks_parted = blocking.senders.iter().any(|held| self.is_parted(*receiver, Some(held.sender)));
             assert!(!blocks_parted, "a sender that has parted is not blocked");
         }
     }
@@ -267,6 +295,23 @@ mod tests {
         backpressure.gone(sender);
         backpressure.release(slow);
         assert!(!backpressure.count(SenderNews::Unblocked(sender)));
+    }
+
+    #[test]
+    fn a_pair_does_not_part_from_a_slow_one_that_goes_on_taking() {
+        let [slow, one] = [1, 2].map(|slot| ConnToken::new(0, slot, 0));
+        let mut backpressure = Backpressure::default();
+        let mut look = backpressure.block(slow, one, 0, 0).expect("a time to look");
+        // 20 KB a second for five minutes, of what waited when it began.
+        while look <= 5 * HOLD_MS {
+            look = backpressure.part(slow, 20 * look, look).expect("it blocks still");
+        }
+        // From then on 14 KB a second.
+        let at = 20 * 5 * HOLD_MS;
+        while let Some(next) = backpressure.part(slow, at + 14 * (look - 5 * HOLD_MS), look) {
+            look = next;
+        }
+        assert_eq!((look, backpressure.is_parted(slow, Some(one))), (6 * HOLD_MS, true));
     }
 
     #[test]
