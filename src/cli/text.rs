@@ -91,7 +91,8 @@ pub(super) fn folded(text: &str, width: usize, goes_on: &str) -> String {
     folded
 }
 
-/// The same, appended to a row that has used so many columns; gives those that its last row has used.
+/// The same, appended to a row that has used so many columns; gives those that its last row has used. A row that has used
+/// no more than a mark takes is not ended: the next one has no more room.
 pub(super) fn folded_on(text: &str, width: usize, goes_on: &str, used: usize, folded: &mut String) -> usize {
     let (mut used, mut is_begun) = (used, used > columns(goes_on));
     for cluster in text.graphemes(true) {
@@ -160,8 +161,8 @@ fn wrapped_on(text: &str, width: usize, goes_on: &str, mut used: usize, wrapped:
             if after <= width {
                 wrapped.push_str(piece);
                 used = after;
-            } else if used > margin && margin + columns(word) <= width {
-                // The blanks are where the row ends.
+            } else if (used > 0 || word_at > 0) && margin + columns(word) <= width {
+                // Something stands in this row. The blanks are where it ends.
                 wrapped.push('\n');
                 wrapped.push_str(goes_on);
                 wrapped.push_str(word);
@@ -360,22 +361,37 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_end_between_words(words in prop::collection::vec("[a-z漢]{1,30}", 0..12), ours in "[a-z ]{0,40}", width in 12_usize..60) {
-            let theirs = words.join(" ");
-            let ours = format!("\n{ours}");
-            let told = foreign(&ours, &theirs, Some(width));
-            let told = told.strip_prefix(&ours).unwrap();
-            let rows: Vec<&str> = told.split('\n').collect();
-            for (at, row) in rows.iter().enumerate() {
-                let before = if at == 0 { used_of(&ours[1..], width) } else { 0 };
-                prop_assert!(before + columns(row) <= width.max(before), "{:?}", told);
-                prop_assert!(at == 0 || row.starts_with(GOES_ON), "{:?}", told);
-            }
-            for word in words.iter().filter(|word| columns(word) + columns(GOES_ON) <= width) {
-                prop_assert!(rows.iter().any(|row| row.contains(&**word)), "{:?} in {:?}", word, told);
-            }
-            let whole: String = rows.iter().flat_map(|row| row.trim_start_matches(GOES_ON).chars()).filter(|c| *c != ' ').collect();
-            prop_assert_eq!(whole, theirs.replace(' ', ""));
+        fn rows_end_between_words(
+            blanks in " {0,14}", words in prop::collection::vec("[a-z漢]{1,30}", 0..12), ours in "[a-z ]{0,40}", width in 12_usize..60,
+        ) {
+            end_between_words(&blanks, &words, &ours, width);
+        }
+    }
+
+    #[test]
+    fn a_word_stays_whole_behind_a_row_of_which_little_is_used() {
+        let words = ["漢", "漢aaa漢aaa漢a"].map(str::to_owned);
+        // Ours has used two columns of its third row, and the first word two more: as many as the mark takes.
+        end_between_words("", &words, "a     aa aaaa    a a aaa aa    a aa ", 17);
+        for used in 0..8 {
+            end_between_words("", &words, &"x".repeat(used), 17);
+            end_between_words("     ", &words[1..], &"x".repeat(used), 17);
+        }
+    }
+
+    fn end_between_words(blanks: &str, words: &[String], ours: &str, width: usize) {
+        let theirs = format!("{blanks}{}", words.join(" "));
+        let ours = format!("\n{ours}");
+        let told = foreign(&ours, &theirs, Some(width));
+        let told = told.strip_prefix(&ours).unwrap();
+        let rows: Vec<&str> = told.split('\n').collect();
+        for (at, row) in rows.iter().enumerate() {
+            let before = if at == 0 { used_of(&ours[1..], width) } else { 0 };
+            assert!(before + columns(row) <= width.max(before), "{told:?}");
+            assert!(at == 0 || row.starts_with(GOES_ON), "{told:?}");
+        }
+        for word in words.iter().filter(|word| columns(word) + columns(GOES_ON) <= width) {
+            assert!(rows.iter().any(|row| row.contains(&**word)), "{word:?} in {told:?}");
         }
     }
 
