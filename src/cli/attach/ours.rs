@@ -74,6 +74,11 @@ impl Ours {
         self.has_sent = true;
     }
 
+    /// Whether one was.
+    pub(super) fn has_sent(&self) -> bool {
+        self.has_sent
+    }
+
     /// The relay took a prompt of ours.
     pub(super) fn taken(&mut self, reply: &Reply) {
         self.prompts.extend(reply.field::<String>("prompt").ok().flatten());

@@ -160,7 +160,7 @@ struct Shell {
     attached: bool,
     /// It was said that the demo agent answers.
     demo_is_told: bool,
-    /// The relay refused something that a line of the pipe asked for.
+    /// A line of the pipe was not sent, or the relay refused what it asked for.
     refused: bool,
     ended: Option<Result<ExitCode, String>>,
 }

@@ -17,6 +17,10 @@ use crate::cli::attach::{
 };
 use crate::relay::card::Said;
 
+/// Said of an answer that came down a pipe when nothing was asked.
+const NOTHING_TO_ANSWER: &str =
+    "this answers a request for permission, and none waits; as a prompt it needs more words than that";
+
 /// What a command has beside its text, in bytes.
 const FIELDS_BYTES: usize = 512;
 
@@ -67,6 +71,7 @@ impl Shell {
             _ => {}
         }
         if self.face.takes_no_answer(text, &self.model.cards) {
+            self.refused = true;
             return self.note(Kind::Warning, &format!("not sent: what a tool asks is not answered here; {ELSEWHERE}"));
         }
         if !self.fits(text) {
@@ -76,6 +81,7 @@ impl Shell {
             Meaning::Text => self.prompt(text),
             Meaning::Next => {}
             Meaning::NotTaken(why) => {
+                self.refused = true;
                 self.say(Kind::Warning, &why);
                 // What was an answer to something else is not to stand there for another request.
                 if Said::of(text).is_none() && text.chars().any(char::is_alphabetic) {
@@ -97,8 +103,14 @@ impl Shell {
 
     /// A line of a pipe was written before anybody knew what would be asked. So it answers what a prompt of the same pipe
     /// leads to; before any prompt a yes or a no is also for what others are asked. Nothing else that is asked makes an
-    /// answer of a prompt, or is allowed by a yes that was meant for something else.
+    /// answer of a prompt, or is allowed by a yes that was meant for something else. Before any prompt a bare yes or no is
+    /// an answer to a request that was there, and where none is left it is nothing that an agent should be told.
     fn piped(&mut self, text: &str) {
+        let has_no_request = !self.ours.has_sent() && self.model.cards.shown().is_none();
+        if has_no_request && Said::of(text).is_some() && !self.face.is_typed() {
+            let why = self.model.refusal().unwrap_or_else(|| NOTHING_TO_ANSWER.into());
+            return self.not_sent(text, &why);
+        }
         let is_for_others = match self.asks() {
             Some(Asks::Others) => true,
             Some(Asks::Anyone) => Said::of(text).is_none(),
