@@ -159,10 +159,10 @@ fn start(settings: &Settings, purpose: Purpose, kept: Kept) -> Result<Running, S
     announce(&server).map_err(|error| format!("stdout cannot be written: {error}"))?;
     if explains {
         if stands_in {
-            eprintln!("\n{STANDS_IN}");
+            out::note(&format_args!("\n{STANDS_IN}"));
         }
         if is_demo {
-            eprintln!("\n{DEMO_ASKS}");
+            out::note(&format_args!("\n{DEMO_ASKS}"));
         }
         explain(&server, settings);
     }

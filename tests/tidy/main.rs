@@ -210,6 +210,10 @@ fn word_problems(path: &str, source: &str) -> Vec<String> {
         if path.starts_with("tests/") && line.contains("thread::sleep") {
             complain("a test waits on a condition, it does not sleep");
         }
+        let prints = |word: &str| line.match_indices(word).any(|(at, _)| !ends_in_name(&line[..at]));
+        if path.starts_with("src/") && ["print!", "println!", "eprint!", "eprintln!"].into_iter().any(prints) {
+            complain("this panics where its reader has gone: write with src/cli/out.rs");
+        }
         let is_unsafe = trimmed.split(|one: char| !one.is_alphanumeric() && one != '_').any(|word| word == "unsafe");
         if is_unsafe && !UNSAFE_ALLOWED.contains(&path) {
             complain("unsafe in a module that may not hold any");
@@ -340,6 +344,9 @@ fn the_word_rules_find_what_they_look_for() {
     assert_eq!(found("src/a.rs", "#[ignore = \"needs a terminal\"]\nfn a() {}"), 0);
     assert_eq!(found("tests/a.rs", "fn a() { std::thread::sleep(x); }"), 1);
     assert_eq!(found("src/a.rs", "fn a() { unsafe { b() } }"), 1);
+    assert_eq!(found("src/a.rs", "fn a() { eprintln!(\"b\") }\nfn b() { std::print!(\"c\") }"), 2);
+    assert_eq!(found("src/a.rs", "fn a() { my_println!(); } // println!()"), 0);
+    assert_eq!(found("tests/a.rs", "fn a() { println!() }"), 0);
     assert_eq!(found("src/a.rs", "#![deny(unsafe_code)] // unsafe\nconst A: &str = \"unsafe todo!\";"), 0);
 }
 

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     base::Now,
-    cli::{reach::Reached, text::clean_line, tty},
+    cli::{out, reach::Reached, text::clean_line, tty},
     client::{Attachment, Connection, Do, Ended, Identity, Incoming, Link, Options, Received, Target, Writer},
 };
 use readers::{connect_again, read_lines, read_messages, watch_stops};
@@ -111,9 +111,11 @@ pub(super) fn run(reached: Reached, wanted: &Wanted) -> Result<ExitCode, String>
     drop(shell);
     if interactive {
         let _ = write!(io::stdout(), "{rest}");
-        eprint!("{unanswered}");
+        if !unanswered.is_empty() {
+            out::note(&unanswered.trim_end());
+        }
         if ended.is_ok() {
-            eprintln!("{left}");
+            out::note(&left);
         }
     }
     ended
