@@ -28,7 +28,7 @@ const WHEEL_SENDS_NO_ARROWS: &str = "\x1b[?1007l";
 const CLICKS_SEND_NOTHING: &str = "\x1b[?9;1000;1001;1002;1003;1005;1006;1015;1016l";
 const WHEEL_SENDS_ARROWS: &str = "\x1b[?1007h";
 
-/// The modes that standard input had when the program began.
+/// The modes that standard input had when the program began, or took the screen.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 /// Held while the screen is taken, and by what ends the program: after that nobody takes it again.
 static TAKING: Mutex<()> = Mutex::new(());
@@ -120,16 +120,20 @@ impl Taken {
         Ok(taken)
     }
 
-    /// Takes it again after the program was stopped: a shell may have set other modes meanwhile.
+    /// Takes it again after the program was stopped or in the background: a shell may have set other modes meanwhile.
     ///
     /// # Errors
     /// The terminal refuses.
     pub(super) fn again(&self) -> io::Result<()> {
         let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let is_in_front = is_in_front();
-        TAKEN.store(is_in_front, Ordering::SeqCst);
+        let was_taken = TAKEN.swap(is_in_front, Ordering::SeqCst);
         if !is_in_front {
             return Ok(());
+        }
+        if !was_taken {
+            // Those at the start of a job in the background are the ones that the shell edits its line with.
+            *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = tcgetattr(io::stdin()).ok();
         }
         // The library sets nothing where it believes that the modes are set.
         disable_raw_mode()?;

@@ -130,7 +130,12 @@ impl Face {
         }
     }
 
-    /// The program goes on after it was stopped.
+    /// The terminal is another's as far as this knows, and was given to this program meanwhile.
+    pub(super) fn is_to_front(&self) -> bool {
+        matches!(self, Self::Window(window) if window.is_to_front())
+    }
+
+    /// The program goes on after it was stopped, or was brought to the front.
     pub(super) fn go_on(&mut self) -> Option<Action> {
         match self {
             Self::Window(window) => window.go_on(),

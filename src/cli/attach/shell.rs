@@ -259,6 +259,11 @@ impl Shell {
 
     /// Draws what has changed, and asks for what of a card is not here yet.
     fn show(&mut self) -> Result<(), String> {
+        if self.face.is_to_front()
+            && let Some(action) = self.face.go_on()
+        {
+            self.action(action);
+        }
         self.look_anew();
         let now = self.now();
         let (turns, offline, started) = (self.turns(), self.offline, self.started);

@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     base::Now,
-    cli::{text::clean_line, tty::Taken},
+    cli::{
+        text::clean_line,
+        tty::{Taken, is_in_front},
+    },
 };
 
 /// The pause between two frames, in milliseconds.
@@ -33,6 +36,8 @@ const SAID_CHARS: usize = 240;
 /// How long one picture of the spinner stands, in milliseconds.
 const SPIN_MS: u64 = 100;
 
+/// How soon a job in the background looks whether it was brought to the front, in milliseconds.
+const LOOK_MS: u64 = 250;
 pub(super) struct Window {
     taken: Option<Taken>,
     terminal: Terminal<CrosstermBackend<Stdout>>,
@@ -123,7 +128,7 @@ impl Window {
     pub(super) fn next_frame_ms(&self, turns: bool, now_ms: u64) -> Option<u64> {
         // Nothing is drawn while the terminal is another's; it is told when that ends.
         if !self.is_ours() {
-            return None;
+            return Some(now_ms + LOOK_MS);
         }
         if self.stale {
             return Some((self.drawn_ms + FRAME_MS).max(now_ms));
@@ -181,6 +186,10 @@ impl Window {
     }
 
     /// Gives the terminal back and stops the program. What follows is told when it goes on.
+    pub(super) fn is_to_front(&self) -> bool {
+        self.taken.is_some() && !self.is_ours() && is_in_front()
+    }
+
     pub(super) fn stop(&mut self) -> Option<Action> {
         self.taken.as_ref()?.stop().err().map(|error| Action::Failed(error.to_string()))
     }
