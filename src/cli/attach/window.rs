@@ -1,7 +1,7 @@
 //! A session in a terminal's window: owns the terminal, the text that is typed and what is in view.
 
 use std::{
-    io::{self, Stdout},
+    io::{self, Stdout, Write},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,12 +9,13 @@ use std::{
 };
 
 use ratatui::{
-    Terminal,
+    Frame, Terminal,
     backend::{Backend, CrosstermBackend},
 };
 
 use super::{
     action::Action,
+    cards::Cards,
     editor::{self, Editor, Key, View},
     entry::Change,
     model::Model,
@@ -35,9 +36,9 @@ const FRAME_MS: u64 = 33;
 const SAID_CHARS: usize = 240;
 /// How long one picture of the spinner stands, in milliseconds.
 const SPIN_MS: u64 = 100;
-
 /// How soon a job in the background looks whether it was brought to the front, in milliseconds.
 const LOOK_MS: u64 = 250;
+
 pub(super) struct Window {
     taken: Option<Taken>,
     terminal: Terminal<CrosstermBackend<Stdout>>,
@@ -111,22 +112,17 @@ impl Window {
         let mut status = status(model, turns, offline, now, self.editor.is_empty());
         status.said.clone_from(&self.said);
         let Self { terminal, screen, editor, card, .. } = self;
-        let failed = |error: io::Error| format!("the terminal cannot be written: {error}");
-        // Whatever this terminal has drawn otherwise than it was meant is not to stand in a card.
-        let is_new = model.cards.shown().is_some_and(|new| card.as_ref().is_none_or(|old| old.number != new.number));
-        if is_new {
-            repaint(terminal).map_err(failed)?;
-        }
-        terminal.draw(|frame| *card = screen.draw(frame, &model.cards, editor, &status)).map_err(failed)?;
+        let draw = |frame: &mut Frame<'_>, cards: &Cards| screen.draw(frame, cards, editor, &status);
+        let drawn_ms = drawn(terminal, card, &mut model.cards, draw, clock_ms)
+            .map_err(|error| format!("the terminal cannot be written: {error}"))?;
         self.stale = false;
-        self.drawn_ms = clock_ms().max(1);
-        let drawn = self.card.as_ref().map(|card| (card.number, card.to_the_end));
-        model.cards.drawn(drawn, self.drawn_ms);
+        self.drawn_ms = drawn_ms.max(1);
         Ok(())
     }
 
     pub(super) fn next_frame_ms(&self, turns: bool, now_ms: u64) -> Option<u64> {
-        // Nothing is drawn while the terminal is another's; it is told when that ends.
+        // Nothing is drawn while the terminal is another's. A shell need not tell when that ends: a job that runs already
+        // gets no signal by `fg`.
         if !self.is_ours() {
             return Some(now_ms + LOOK_MS);
         }
@@ -186,12 +182,12 @@ impl Window {
     }
 
     /// Gives the terminal back and stops the program. What follows is told when it goes on.
-    pub(super) fn is_to_front(&self) -> bool {
-        self.taken.is_some() && !self.is_ours() && is_in_front()
-    }
-
     pub(super) fn stop(&mut self) -> Option<Action> {
         self.taken.as_ref()?.stop().err().map(|error| Action::Failed(error.to_string()))
+    }
+
+    pub(super) fn is_to_front(&self) -> bool {
+        self.taken.is_some() && !self.is_ours() && is_in_front()
     }
 
     /// The program goes on. Who stopped it need not have given the terminal back, so all of it is set and drawn anew.
@@ -211,9 +207,29 @@ impl Window {
     }
 }
 
+/// Draws a frame, and notes which card stands on the terminal, and since when: the clock is read when the terminal has
+/// taken all of it, which a slow one does late. Gives that time.
+fn drawn<W: Write>(
+    terminal: &mut Terminal<CrosstermBackend<W>>,
+    card: &mut Option<DrawnCard>,
+    cards: &mut Cards,
+    mut draw: impl FnMut(&mut Frame<'_>, &Cards) -> Option<DrawnCard>,
+    clock_ms: &mut dyn FnMut() -> u64,
+) -> io::Result<u64> {
+    // Whatever this terminal has drawn otherwise than it was meant is not to stand in a card.
+    let is_new = cards.shown().is_some_and(|new| card.as_ref().is_none_or(|old| old.number != new.number));
+    if is_new {
+        repaint(terminal)?;
+    }
+    terminal.draw(|frame| *card = draw(frame, cards))?;
+    let now_ms = clock_ms();
+    cards.drawn(card.as_ref().map(|card| (card.number, card.to_the_end)), now_ms);
+    Ok(now_ms)
+}
+
 /// Has the next frame draw every cell. The library's own `clear` asks the terminal where its cursor is, and the answer
 /// would come to the thread that reads keys.
-fn repaint(terminal: &mut Terminal<CrosstermBackend<Stdout>>) -> io::Result<()> {
+fn repaint<W: Write>(terminal: &mut Terminal<CrosstermBackend<W>>) -> io::Result<()> {
     terminal.backend_mut().clear()?;
     // What stood there is forgotten, so that every cell differs.
     terminal.swap_buffers();
@@ -262,10 +278,83 @@ fn status(model: &Model, turns: bool, offline: Option<u64>, now: Now, is_empty: 
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use ratatui::{TerminalOptions, Viewport, layout::Rect};
     use serde_json::{Value, json};
 
-    use super::{super::people::Me, *};
+    use super::{
+        super::{
+            cards::{Meaning, VISIBLE_MS},
+            people::Me,
+        },
+        *,
+    };
     use crate::client::{Attachment, Snapshot};
+
+    /// A terminal that takes its time for each write.
+    struct Slow<'a> {
+        clock_ms: &'a Cell<u64>,
+        write_ms: u64,
+        written: &'a RefCell<Vec<u8>>,
+    }
+
+    impl Write for Slow<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.clock_ms.set(self.clock_ms.get() + self.write_ms);
+            self.written.borrow_mut().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn asks(model: &mut Model, request: &str) {
+        let event = json!({
+            "type": "event", "session": "s", "epoch": "e", "offset": 0, "kind": "permission", "request": request,
+            "tool": "Bash", "input": {"command": "ls"},
+        });
+        model.incoming(&crate::client::Incoming::parse(&event.to_string()).expect("an event"));
+    }
+
+    #[test]
+    fn a_card_is_drawn_anew_whole_and_counts_from_when_a_slow_terminal_has_taken_it() {
+        let (clock_ms, written) = (Cell::new(0), RefCell::new(Vec::new()));
+        let writer = Slow { clock_ms: &clock_ms, write_ms: 2 * VISIBLE_MS, written: &written };
+        let viewport = Viewport::Fixed(Rect::new(0, 0, 80, 24));
+        let options = TerminalOptions { viewport };
+        let mut terminal = Terminal::with_options(CrosstermBackend::new(writer), options).expect("a terminal");
+        let (mut screen, editor) = (Screen::new(Theme { color: false }), Editor::default());
+        let (mut model, mut card) = (session("approve", "waiting", &["running"]), None);
+        let is_repainted = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains("\x1b[2J");
+        for request in ["one", "two"] {
+            asks(&mut model, request);
+            let row = status(&model, false, None, Now { mono_ms: 0, unix_ms: 0 }, true);
+            let mut frame = |model: &mut Model| {
+                written.borrow_mut().clear();
+                let draw = |frame: &mut Frame<'_>, cards: &Cards| screen.draw(frame, cards, &editor, &row);
+                drawn(&mut terminal, &mut card, &mut model.cards, draw, &mut || clock_ms.get()).expect("it is drawn");
+            };
+            let before_ms = clock_ms.get();
+            frame(&mut model);
+            assert!(
+                is_repainted(&written.borrow()),
+                "what a terminal has kept does not stand in the card of {request}"
+            );
+            let shown_ms = clock_ms.get();
+            assert!(shown_ms >= before_ms + 2 * VISIBLE_MS);
+            frame(&mut model);
+            assert!(!is_repainted(&written.borrow()), "once");
+            for began_ms in [before_ms, shown_ms, shown_ms + VISIBLE_MS - 1] {
+                let meaning = model.cards.line("y", began_ms);
+                assert!(matches!(meaning, Meaning::NotTaken(_)), "{began_ms} of {shown_ms}: {meaning:?}");
+            }
+            let meaning = model.cards.line("y", shown_ms + VISIBLE_MS);
+            assert!(matches!(&meaning, Meaning::Decide(fields) if fields["request"] == request), "{meaning:?}");
+        }
+    }
 
     /// A session in this state, with prompts in these.
     fn session(role: &str, state: &str, queue: &[&str]) -> Model {
