@@ -37,7 +37,7 @@ pub(super) fn keys_file(data: &DataFolder, settings: &Settings, asking: bool) ->
     let mut lines = vec![line(&own)?];
     if asking && io::stdin().is_terminal() && io::stderr().is_terminal() {
         for (file, key) in public_keys_of_home() {
-            match offered(&lines, &key, &file) {
+            match key.and_then(|key| offered(&lines, &key, &file)) {
                 Ok(Some(line)) => lines.push(line),
                 Ok(None) => {}
                 // It cannot be let in, and is no reason to lose what was answered about the others.
@@ -88,21 +88,29 @@ fn beside(lines: &[String], public: &str, file: &Path) -> Result<(String, Option
     })
 }
 
-/// `~/.ssh/*.pub`, the files that can be read as a key, each key once.
-fn public_keys_of_home() -> Vec<(PathBuf, String)> {
+/// `~/.ssh/*.pub`, each key once, and why a file has none that can be read.
+fn public_keys_of_home() -> Vec<(PathBuf, Result<String, String>)> {
     let Some(home) = std::env::var_os("HOME") else { return Vec::new() };
     let Ok(entries) = fs::read_dir(Path::new(&home).join(".ssh")) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub") && path.is_file());
     paths.sort();
     let mut seen = Vec::new();
-    let read = |path: PathBuf| {
-        let bytes = file::read(&path, KEY_BYTES_MAX).ok()?;
-        let text = text::of_file(&bytes).trim().to_owned();
-        let key = PublicKey::from_openssh(&text).ok()?.key_data().clone();
-        let is_new = !seen.contains(&key);
-        seen.push(key);
-        is_new.then_some((path, text))
+    let mut is_new = |text: &str| match PublicKey::from_openssh(text) {
+        Ok(key) if seen.contains(key.key_data()) => false,
+        Ok(key) => {
+            seen.push(key.key_data().clone());
+            true
+        }
+        // Why it is none is said of each.
+        Err(_) => true,
+    };
+    let read = |path: PathBuf| match file::read(&path, KEY_BYTES_MAX) {
+        Ok(bytes) => {
+            let text = text::of_file(&bytes).trim().to_owned();
+            is_new(&text).then_some((path, Ok(text)))
+        }
+        Err(error) => Some((path, Err(format!("it cannot be read: {error}")))),
     };
     paths.into_iter().filter_map(read).collect()
 }

@@ -88,7 +88,12 @@ pub(super) fn agreed(text: &dyn Display) -> bool {
     let mut answer = String::new();
     for last in [false, true] {
         answer.clear();
-        if io::stdin().read_line(&mut answer).is_err() {
+        let read = io::stdin().read_line(&mut answer);
+        if !answer.ends_with('\n') {
+            // What is typed ends the row of the question, and an end of the input does not.
+            note(&"");
+        }
+        if read.is_err() {
             return false;
         }
         match yes_or_no(&answer) {
