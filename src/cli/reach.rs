@@ -98,6 +98,8 @@ fn absolute(path: PathBuf) -> Result<Target, String> {
 /// Nothing is set, or the config cannot be read.
 pub(super) fn default_data() -> Result<PathBuf, String> {
     static SAID: Once = Once::new();
+    // What is wrong with the folder has nothing to do with the config.
+    let world = World::of_process()?;
     let (data, wrong) =
         configured_path("data").map_err(|why| format!("{why}\n--data DIR goes on without the config"))?;
     if let Some(why) = wrong {
@@ -106,7 +108,7 @@ pub(super) fn default_data() -> Result<PathBuf, String> {
     if let Some(data) = data {
         return Ok(data);
     }
-    World::of_process()?.data()
+    world.data()
 }
 
 /// A relay that was reached, and what is needed to reach it again.

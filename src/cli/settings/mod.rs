@@ -175,7 +175,9 @@ impl World {
     /// There is no current folder.
     pub(crate) fn of_process() -> Result<Self, String> {
         let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let here = std::env::current_dir().map_err(|error| format!("the current folder cannot be used: {error}"))?;
+        let here = std::env::current_dir().map_err(|error| {
+            format!("the current folder cannot be used: {error}; go to another one (`cd`), and try again from there")
+        })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let home = folder("HOME");
         Ok(Self { home, config_home: folder("XDG_CONFIG_HOME"), state_home: folder("XDG_STATE_HOME"), here, cores })
