@@ -24,15 +24,10 @@ pub(crate) fn given(matches: &ArgMatches, sources: &[ValueSource], world: &World
         if !sources.contains(&source) {
             continue;
         }
-        let value = if arg.get_action().takes_values() {
-            let delimiter = arg.get_value_delimiter().unwrap_or(',').to_string();
-            let raw = matches.get_raw(id).into_iter().flatten();
-            let values: Vec<OsString> = raw.map(|raw| from_everywhere(arg, raw, world)).collect();
-            values.join(OsStr::new(&delimiter))
-        } else {
-            matches.get_flag(id).to_string().into()
-        };
-        given.insert(name.to_string_lossy().into_owned(), value);
+        let delimiter = arg.get_value_delimiter().unwrap_or(',').to_string();
+        let raw = matches.get_raw(id).into_iter().flatten();
+        let values: Vec<OsString> = raw.map(|raw| from_everywhere(arg, raw, world)).collect();
+        given.insert(name.to_string_lossy().into_owned(), values.join(OsStr::new(&delimiter)));
     }
     given
 }

@@ -8,7 +8,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgMatches, Args, parser::ValueSource};
+use clap::{ArgAction, ArgMatches, Args, parser::ValueSource};
 
 use crate::{
     base::{self, text::path_line},
@@ -20,6 +20,7 @@ use crate::{
 
 pub(crate) use given::{Variables, given, variables};
 pub(crate) use show::{changed, show, table};
+use value::Switch;
 pub(crate) use value::{LogFormat, Millis, Variable};
 
 /// The variables that other code asks for by name.
@@ -49,8 +50,8 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "PATH", env = "AMP_RELAY_CLAUDE")]
     claude: Option<PathBuf>,
     /// Run the built-in demo agent instead of Claude Code
-    #[arg(long, env = variable::DEMO, value_parser = clap::builder::FalseyValueParser::new())]
-    demo: bool,
+    #[arg(long, env = variable::DEMO, action = ArgAction::SetTrue, value_parser = value::switch)]
+    demo: Switch,
     /// A variable that sessions get besides the usual ones: NAME passes the relay's own, NAME=VALUE sets it; several
     /// times, and several lines in the variable
     #[arg(long, value_name = "NAME[=VALUE]", env = variable::ENV, value_delimiter = '\n')]
@@ -63,8 +64,8 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "N", env = "AMP_RELAY_WORKERS")]
     workers: Option<usize>,
     /// Keep each event-loop thread on a CPU of its own
-    #[arg(long, env = "AMP_RELAY_PIN", value_parser = clap::builder::FalseyValueParser::new())]
-    pin: bool,
+    #[arg(long, env = "AMP_RELAY_PIN", action = ArgAction::SetTrue, value_parser = value::switch)]
+    pin: Switch,
     /// A name, besides loopback names, that requests may carry in Host; several times
     #[arg(long, value_name = "NAME", env = "AMP_RELAY_HOST", value_delimiter = ',')]
     host: Vec<String>,
@@ -265,11 +266,11 @@ fn all(args: &RelayArgs, matches: &ArgMatches, world: &World) -> Result<Settings
     let workers = args.workers.map(|workers| workers.to_string());
     let workers = layers.parsed("workers", workers.as_deref(), value::workers)?;
     let settings = Settings {
-        demo: layers.flag("demo", args.demo)?,
+        demo: layers.flag("demo", &args.demo)?,
         env: env.unwrap_or_else(|| default(Vec::new())),
         folder: folder.unwrap_or_else(|| default(vec![world.here.clone()])),
         workers: workers.unwrap_or_else(|| default(world.cores)),
-        pin: layers.flag("pin", args.pin)?,
+        pin: layers.flag("pin", &args.pin)?,
         host: host.unwrap_or_else(|| default(Vec::new())),
         grace: layers.parsed("grace", args.grace.as_deref(), value::millis)?.unwrap_or(default(Millis(usual.grace_ms))),
         amp_verify: layers
@@ -413,9 +414,12 @@ impl Layers<'_> {
         }
     }
 
-    fn flag(&self, name: &'static str, given: bool) -> Result<Sourced<bool>, String> {
+    fn flag(&self, name: &'static str, given: &Switch) -> Result<Sourced<bool>, String> {
         if let Some(origin) = self.given(name) {
-            return Ok(Sourced { value: given, origin });
+            return match &given.0 {
+                Ok(value) => Ok(Sourced { value: *value, origin }),
+                Err(why) => Err(format!("{origin}: {why}")),
+            };
         }
         Ok(self.file.flag(name)?.unwrap_or(default(false)))
     }

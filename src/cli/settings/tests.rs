@@ -161,3 +161,21 @@ fn f_a_tilde_is_the_home_folder_in_a_file_too() {
     let error = usable(&settings).expect_err("there is no such program");
     assert!(error.contains("config.toml:1") && error.contains("/home/u/bin/claude"), "{error}");
 }
+
+#[test]
+fn a_variable_that_is_neither_on_nor_off_is_refused() {
+    let switch = |text: &str| value::switch(text).expect("the library goes on").0;
+    for on in ["true", "1", "yes", "on", "True", "YES"] {
+        assert_eq!((switch(on), switch(&format!("{on} "))), (Ok(true), Ok(true)), "{on}");
+    }
+    for off in ["false", "0", "no", "off", "FALSE", "Off"] {
+        assert_eq!(switch(off), Ok(false), "{off}");
+    }
+    for neither in ["maybe", "2", "truee", "-"] {
+        let why = switch(neither).expect_err(neither);
+        assert!(why.contains(neither) && why.contains("true") && why.contains("off"), "{why}");
+    }
+    let settings = resolved(&["--pin"], "demo = true\n").expect("good settings");
+    assert_eq!((settings.pin.value, settings.pin.origin), (true, Origin::Flag("pin")));
+    assert!(settings.demo.value && !resolved(&[], "").expect("good settings").demo.value);
+}

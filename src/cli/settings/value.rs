@@ -35,6 +35,26 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// On or off, or why what a variable says is neither: that is told with where it was said.
+#[derive(Clone, Debug)]
+pub(crate) struct Switch(pub(super) Result<bool, String>);
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self(Ok(false))
+    }
+}
+
+/// Never fails, so that a refusal is the settings' own.
+#[allow(clippy::unnecessary_wraps, reason = "the library's form")]
+pub(super) fn switch(text: &str) -> Result<Switch, String> {
+    Ok(Switch(match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("{} is neither true nor false (nor 1 or 0, yes or no, on or off)", quoted(text))),
+    }))
+}
+
 pub(super) fn listen(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() {
