@@ -254,10 +254,11 @@ fn ignored(matches: &ArgMatches, plan: &Plan, kept: Option<&Kept>, data: &Path) 
         return None;
     }
     let flags: Vec<_> = flags.iter().map(|flag| shell_quoted(&flag.to_string_lossy())).collect();
+    let (change, heeded) = if flags.len() == 1 { ("changes", "It is") } else { ("change", "They are") };
     let flags = flags.join(" ");
     Some(format!(
-        "A relay runs already and keeps the settings it was started with, so {flags} changes nothing now. It is heeded \
-         by a new one: {}, then {}, with what else that one is to have.",
+        "A relay runs already and keeps the settings it was started with, so {flags} {change} nothing now. {heeded} \
+         heeded by a new one: {}, then {}, with what else that one is to have.",
         command("down", data),
         command(&format!("up {flags}"), data)
     ))
@@ -427,4 +428,47 @@ fn stopped(reached: Reached, data: &Path) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("the relay (process {pid}) has not ended: `kill -9 {pid}` ends it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, FromArgMatches};
+
+    use super::*;
+
+    /// What `up` was called with, where a config that lies in the folder `here` names a data folder beside it.
+    fn called(here: &Path, arguments: &[&str]) -> (Settings, ArgMatches, World) {
+        std::fs::write(here.join("config.toml"), "data = \"beside\"\n").expect("a config");
+        let command = RelayArgs::augment_args(Command::new("up")).mut_args(|arg| arg.env(None::<&str>));
+        let arguments = [&["up", "--config", "config.toml"], arguments].concat();
+        let matches = command.try_get_matches_from(arguments).expect("known flags");
+        let args = RelayArgs::from_arg_matches(&matches).expect("known flags");
+        let world = World { home: None, config_home: None, state_home: None, here: here.to_owned(), cores: 1 };
+        (settings::resolve(&args, &matches, &world).expect("good settings"), matches, world)
+    }
+
+    #[test]
+    fn the_relay_that_is_started_has_the_data_folder_that_is_looked_into() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let (settings, matches, world) = called(scratch.path(), &[]);
+        let plan = Plan::first(&settings, &matches, &world);
+        let command = plan.command().expect("this program");
+        let data = command.get_envs().find(|(name, _)| *name == variable::DATA).and_then(|(_, value)| value);
+        // It may run in another folder, and that of the config is beside this one.
+        assert_eq!(data, Some(scratch.path().join("beside").as_os_str()));
+    }
+
+    #[test]
+    fn what_changes_nothing_is_told_of_one_flag_and_of_several() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        for (flags, said) in [
+            (&["--log=debug"][..], "so --log=debug changes nothing now. It is heeded by a new one"),
+            (&["--log=debug", "--pin"], "so --pin --log=debug change nothing now. They are heeded by a new one"),
+        ] {
+            let (settings, matches, world) = called(scratch.path(), flags);
+            let plan = Plan::first(&settings, &matches, &world);
+            let told = ignored(&matches, &plan, None, &settings.data.value).expect("they are not heeded");
+            assert!(told.contains(said), "{told}");
+        }
+    }
 }

@@ -450,9 +450,10 @@ fn tell(data: &Path, path: &Path) -> Result<String, String> {
         ));
     }
     let count = |name| reply.fields.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let keys = cli_text::counted(count("entries"), "key");
     Ok(match count("refused") {
-        0 => format!("in force in the running relay: {} keys", count("entries")),
-        refused => format!("in force in the running relay: {} keys, {refused} lines refused", count("entries")),
+        0 => format!("in force in the running relay: {keys}"),
+        refused => format!("in force in the running relay: {keys}, {} refused", cli_text::counted(refused, "line")),
     })
 }
 

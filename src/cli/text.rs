@@ -185,6 +185,11 @@ fn is_harmless(c: char) -> bool {
     matches!(c, '\n' | '\t') || is_plain(c)
 }
 
+/// So many of something whose name takes an `s`.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Columns that a text takes on a terminal.
 pub(super) fn columns(text: &str) -> usize {
     text.width()

@@ -216,7 +216,8 @@ fn tell(questions: &mut Questions, told: Told) {
 fn tell_kept(questions: &mut Questions) {
     let (left_out, told) = questions.kept();
     if left_out > 0 {
-        out::note(&format_args!("while you were asked {left_out} more lines came than these, and are not shown:"));
+        let lines = if left_out == 1 { "line came than these, and is" } else { "lines came than these, and are" };
+        out::note(&format_args!("while you were asked {left_out} more {lines} not shown:"));
     }
     told.iter().for_each(|told| out::note(&told.shown()));
 }

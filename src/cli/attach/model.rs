@@ -8,7 +8,10 @@ use super::{
     cards::Cards,
     entry::{Change, Entry, Key, Kind},
     people::{Me, People},
-    words::{ARGUMENT_CHARS, add, argument, asked, is_over, lines_of, lost, named, past, reason, result, turn, unread},
+    words::{
+        ARGUMENT_CHARS, add, argument, asked, is_over, lines_of, lost, named, past, reason, result, session_is, turn,
+        unread,
+    },
 };
 use crate::{
     base::glyph::visible,
@@ -161,8 +164,7 @@ impl Model {
 
     /// Why a prompt is not taken: the session is over.
     pub(super) fn refusal(&self) -> Option<String> {
-        let is = if self.state == "failed" { "has failed" } else { "is stopped" };
-        self.is_over().then(|| format!("the session {is}; `amp-relay new` starts another"))
+        self.is_over().then(|| format!("{}; `amp-relay new` starts another", session_is(&self.state)))
     }
 
     /// Our own prompts are not all settled, or a turn runs.
@@ -235,7 +237,7 @@ impl Model {
         }
         if is_over(&self.state) && !end_is_told {
             let why = reason(None, snapshot.why.as_deref());
-            changes.push(add(Kind::Warning, &format!("the session is {}{why}", clean_line(&self.state, 16))));
+            changes.push(add(Kind::Warning, &format!("{}{why}", session_is(&self.state))));
         }
     }
 
@@ -495,7 +497,7 @@ impl Model {
         if self.is_over() {
             self.cards.only(Vec::new());
         }
-        Some(add(Kind::Warning, &format!("the session is {state}{}", reason(by, why))))
+        Some(add(Kind::Warning, &format!("{}{}", session_is(state), reason(by, why))))
     }
 
     fn settings(&mut self, title: &Option<String>, model: &Option<String>, mode: &Option<String>) -> Option<Change> {

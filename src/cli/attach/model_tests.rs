@@ -143,3 +143,45 @@ fn the_list_of_prompts_follows_the_events() {
     assert_eq!(interrupts("one", "done"), (false, 1));
     assert_eq!(interrupts("two", "cancelled"), (false, 0));
 }
+
+#[test]
+fn prompts_that_are_settled_are_remembered_up_to_a_bound() {
+    let mut model = Model::new(Me::default(), "drive");
+    let of = |at: usize| format!("p{at}");
+    for at in 0..SETTLED_MAX + 5 {
+        event(&mut model, json!({"kind": "prompt_state", "prompt": of(at), "state": "done"}));
+    }
+    assert_eq!(model.settled.len(), SETTLED_MAX);
+    // An answer that comes after the end of its prompt leaves nothing to wait for.
+    let mut waits = |at: usize| {
+        comes(&mut model, json!({"type": "reply", "re": "c", "prompt": of(at)}));
+        model.is_working()
+    };
+    assert!(!waits(SETTLED_MAX + 4) && !waits(5), "the newest are known");
+    assert!(waits(4), "the oldest are not");
+}
+
+#[test]
+fn a_state_is_told_in_a_sentence() {
+    let mut model = Model::new(Me::default(), "drive");
+    let said = happens(&mut model, json!({"kind": "state", "state": "failed", "why": "the CLI is gone"}));
+    assert_eq!(said, ["the session has failed: the CLI is gone"]);
+    assert_eq!(model.refusal().as_deref(), Some("the session has failed; `amp-relay new` starts another"));
+    assert_eq!(happens(&mut model, json!({"kind": "state", "state": "stuck"})), ["the session is stuck"]);
+    let mut joined = Model::new(Me::default(), "drive");
+    let said = shown(&mut joined, json!({"state": "failed", "why": "it is gone", "permissions": []}));
+    assert_eq!(said.last().map(String::as_str), Some("the session has failed: it is gone"));
+}
+
+#[test]
+fn one_line_more_is_one_line() {
+    let output = |lines: usize| {
+        let preview = vec!["x"; lines].join("\n");
+        happens(
+            &mut Model::new(Me::default(), "drive"),
+            json!({"kind": "tool_result", "call": "c", "outcome": "ok", "preview": preview}),
+        )
+        .concat()
+    };
+    assert!(output(4).ends_with("… 1 more line") && output(5).ends_with("… 2 more lines"), "{}", output(4));
+}

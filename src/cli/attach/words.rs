@@ -21,6 +21,14 @@ pub(super) fn reason(by: Option<String>, why: Option<&str>) -> String {
     by + &why
 }
 
+/// What is said of a session in this state.
+pub(super) fn session_is(state: &str) -> String {
+    match state {
+        "failed" => "the session has failed".into(),
+        _ => format!("the session is {}", clean_line(state, 16)),
+    }
+}
+
 pub(super) fn is_over(state: &str) -> bool {
     matches!(state, "stopped" | "failed")
 }
@@ -79,7 +87,10 @@ pub(super) fn result(outcome: &str, preview: &str) -> Change {
     let mut text: Vec<String> = lines.iter().take(PREVIEW_LINES).map(|line| clean_line(line, PREVIEW_CHARS)).collect();
     match lines.len() {
         0 => text.push("(no output)".into()),
-        more if more > PREVIEW_LINES => text.push(format!("… {} more lines", more - PREVIEW_LINES)),
+        more if more > PREVIEW_LINES => {
+            let more = more - PREVIEW_LINES;
+            text.push(format!("… {more} more line{}", if more == 1 { "" } else { "s" }));
+        }
         _ => {}
     }
     add(kind, &format!("{mark}{}", text.join("\n")))
