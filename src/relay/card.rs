@@ -371,6 +371,14 @@ mod tests {
     }
 
     #[test]
+    fn a_list_without_an_item_is_shown() {
+        let shown = plain("MultiEdit", json!({"file_path": "a", "edits": []}));
+        assert!(shown.contains("▸ edits:") && shown.contains("[]"), "{shown}");
+        let shown = plain("AskUserQuestion", json!({"questions": []}));
+        assert!(shown.contains("▸ questions:") && shown.contains("[]"), "{shown}");
+    }
+
+    #[test]
     fn questions_have_numbers() {
         let input = json!({"questions": [
             {"question": "Which one?", "header": "Pick", "options": [{"label": "A", "description": "first"}, {"label": "B"}]},
@@ -400,6 +408,7 @@ mod tests {
                     Just("edits".to_owned()), Just("questions".to_owned()), "[a-z]{1,8}"],
                  prop_oneof![Just(json!([{"old_string": "vwx", "new_string": "yz0"}])),
                     Just(json!([{"question": "q1q", "options": [{"label": "l1l", "description": "d1d"}]}])),
+                    Just(json!([])), Just(json!({})), Just(json!(null)),
                     "[a-z0-9 \\n\\t]{0,40}".prop_map(Value::String)]),
                 0..6),
         ) {
@@ -410,8 +419,16 @@ mod tests {
             for word in words {
                 prop_assert!(shown.contains(&word), "{} is missing in {}", word, shown);
             }
+            // Of what is empty its name is there.
+            for (name, _) in input.as_object().unwrap().iter().filter(|(_, value)| is_empty(value)) {
+                prop_assert!(shown.contains(&format!("▸ {name}")), "{} is missing in {}", name, shown);
+            }
             prop_assert!(shown.lines().skip(1).all(|line| line.starts_with("  ")));
         }
+    }
+
+    fn is_empty(value: &Value) -> bool {
+        ["[]", "{}", "null"].contains(&value.to_string().as_str())
     }
 
     fn texts(value: &Value, words: &mut Vec<String>) {

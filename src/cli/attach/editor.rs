@@ -358,6 +358,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recalled_over_a_draft_is_chosen_then() {
+        let mut editor = Editor::default();
+        type_text(&mut editor, "y", 10);
+        submitted(&mut editor, 20);
+        type_text(&mut editor, "draft", 100);
+        editor.key(Key::Edit(Edit::Up), 900, false);
+        assert_eq!(submitted(&mut editor, 1_000), Some(("y".into(), 900)), "not when the draft was begun");
+    }
+
+    #[test]
+    fn the_history_has_an_end() {
+        let mut editor = Editor::default();
+        for at in 0..HISTORY_MAX + 5 {
+            type_text(&mut editor, &at.to_string(), 0);
+            submitted(&mut editor, 0);
+        }
+        for _ in 0..2 * HISTORY_MAX {
+            editor.key(Key::Edit(Edit::Up), 0, false);
+        }
+        assert_eq!((editor.text().as_str(), editor.history.len()), ("5", HISTORY_MAX));
+    }
+
+    #[test]
     fn what_was_not_taken_is_there_again() {
         let mut editor = Editor::default();
         type_text(&mut editor, "are you there", 10);
