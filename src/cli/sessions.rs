@@ -299,7 +299,7 @@ mod tests {
         let all = [session];
         assert_eq!(
             table(&all, &all, None),
-            "SESSION  TITLE  STATE  FOLDER  WAITING  DEVICES  COST\nabc      a[2Jb  busy           0        0        $0.00\n"
+            "SESSION  TITLE          STATE  FOLDER  WAITING  DEVICES  COST\nabc      a<U+001B>[2Jb  busy           0        0        $0.00\n"
         );
         assert_eq!(table(&[], &[], None), "");
     }

@@ -213,9 +213,9 @@ pub(super) fn json_for_terminal(json: &str) -> String {
 
 /// A title, a folder, a model: a text from elsewhere that stands in a row of ours beside others, of so many characters at
 /// most. A dot that stands free parts the fields of a row, and two blanks those of a table; in a field they are written as
-/// their numbers, so that it ends where we end it.
+/// their numbers, so that it ends where we end it. So is what cannot be seen: no two fields look the same.
 pub(super) fn field(theirs: &str, chars_max: usize) -> String {
-    let line: Vec<char> = clean_line(theirs.trim(), usize::MAX).trim().chars().collect();
+    let line: Vec<char> = seen(theirs).chars().collect();
     let in_a_word = |at: usize| line.get(at).is_some_and(|c| c.is_alphanumeric() && !is_dot(*c));
     let mut kept = String::new();
     for (at, c) in line.iter().enumerate() {
@@ -231,7 +231,20 @@ pub(super) fn field(theirs: &str, chars_max: usize) -> String {
     clean_line(&kept, chars_max)
 }
 
-/// The same between backticks of ours, which set off what can be typed.
+/// A line in which nothing hides, the blanks at its ends included.
+fn seen(theirs: &str) -> String {
+    let inner = theirs.trim_matches(' ');
+    if inner.is_empty() {
+        return theirs.replace(' ', &escape(' '));
+    }
+    let lead = theirs.len() - theirs.trim_start_matches(' ').len();
+    let tail = theirs.len() - lead - inner.len();
+    // Blanks stand for a tab elsewhere.
+    let inner: Vec<_> = inner.split('\t').map(visible).collect();
+    format!("{}{}{}", escape(' ').repeat(lead), inner.join(&escape('\t')), escape(' ').repeat(tail))
+}
+
+/// The same as a field between backticks of ours, which set off what can be typed.
 pub(super) fn quoted_field(theirs: &str, chars_max: usize) -> String {
     format!("`{}`", field(&theirs.replace('`', "'"), chars_max))
 }
@@ -398,22 +411,41 @@ mod tests {
         for word in words.iter().filter(|word| columns(word) + columns(GOES_ON) <= width) {
             assert!(rows.iter().any(|row| row.contains(&**word)), "{word:?} in {told:?}");
         }
+        let drawn = rows.iter().flat_map(|row| row.trim_start_matches(GOES_ON).chars());
+        assert_eq!(drawn.filter(|c| *c != ' ').collect::<String>(), theirs.replace(' ', ""));
     }
 
     #[test]
     fn a_field_ends_where_we_end_it() {
         for (theirs, drawn) in [
             ("site \u{b7} /home/me", "site <U+00B7> /home/me"),
-            ("site\u{a0}\u{2022}\u{200b} 9 devices", "site <U+2022> 9 devices"),
+            ("site\u{a0}\u{2022}\u{200b} 9 devices", "site<U+00A0><U+2022><U+200B> 9 devices"),
             ("\u{b7}\u{b7}\u{a78f}", "<U+00B7><U+00B7><U+A78F>"),
-            ("x  ready\u{3000}\u{3000}/home", "x <U+0020>ready <U+0020>/home"),
-            (" col\u{b7}lecci\u{f3}: the parser (2) ", "col\u{b7}lecci\u{f3}: the parser (2)"),
+            ("x  ready\u{3000}\u{3000}/home", "x <U+0020>ready<U+3000><U+3000>/home"),
+            ("col\u{b7}lecci\u{f3}: the parser (2)", "col\u{b7}lecci\u{f3}: the parser (2)"),
         ] {
             assert_eq!(field(theirs, 60), drawn);
             assert!(!field(theirs, 60).contains(" \u{b7} "));
         }
-        assert_eq!(field("abcdef", 3), "abc…");
+        assert_eq!((field("abcdef", 3).as_str(), field("", 3).as_str()), ("abc…", ""));
         assert_eq!(quoted_field("a`, run `b", 60), "`a', run 'b`");
+    }
+
+    #[test]
+    fn fields_that_differ_in_what_cannot_be_seen_look_different() {
+        let hidden =
+            [" ", "  ", "\t", "\n", "\u{a0}", "\u{200b}", "\u{3000}", "\u{feff}", "\u{34f}", "\u{fe0f}", "\u{ad}"];
+        let mut all = vec!["proj".to_owned(), "pr oj".into(), String::new()];
+        for hidden in hidden {
+            all.extend([format!("{hidden}proj"), format!("proj{hidden}"), hidden.to_owned()]);
+            all.extend((hidden != " ").then(|| format!("pr{hidden}oj")));
+        }
+        all.extend(all.clone().iter().filter(|one| field(one, 60) != **one).map(|one| field(one, 60)));
+        let drawn: std::collections::BTreeSet<String> = all.iter().map(|one| field(one, 60)).collect();
+        assert_eq!(drawn.len(), all.len(), "{drawn:?}");
+        for drawn in drawn {
+            assert!(drawn.trim() == drawn && !drawn.contains("  ") && !drawn.contains(is_hidden), "{drawn:?}");
+        }
     }
 
     #[test]
