@@ -24,6 +24,7 @@ mod clients;
 mod clients_curl;
 mod clients_prometheus;
 mod command_line;
+mod edges_of_use;
 mod fairness;
 mod key_files;
 mod message_bounds;
