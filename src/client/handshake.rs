@@ -16,6 +16,9 @@ pub enum HandshakeError {
     /// The other side answers something else.
     #[error("the other side is no relay: {0}")]
     NoRelay(&'static str),
+    /// It closes the connection without an answer: no relay, or a forwarder that cannot reach the one behind it.
+    #[error("the other side is no relay: it closed the connection without an answer")]
+    Unanswered,
     /// It answers as no relay does: a web page, or a status that no relay gives.
     #[error("the other side is no relay: it answered {status} {reason}")]
     Stranger {
@@ -35,6 +38,17 @@ pub enum HandshakeError {
         /// Reason and the first part of the body, without control characters.
         text: String,
     },
+}
+
+impl HandshakeError {
+    /// Whether trying again later may help, where a relay was reached before.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unanswered => true,
+            Self::Refused { status, .. } => *status >= 500,
+            Self::NoRelay(_) | Self::Stranger { .. } | Self::Mute(_) => false,
+        }
+    }
 }
 
 /// The statuses below 500 with which a relay refuses a client of its own. From 500 on it may also be what stands before it.
@@ -105,11 +119,11 @@ impl<'a> Handshake<'a> {
         let mut head = httparse::Response::new(&mut headers);
         let consumed = match head.parse(bytes) {
             Ok(httparse::Status::Complete(consumed)) => consumed,
-            Ok(httparse::Status::Partial) if ended => {
-                return Err(HandshakeError::NoRelay("it closed the connection without an answer"));
+            Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => {
+                return Err(HandshakeError::NoRelay("its answer has no end"));
             }
-            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(Answer::Partial),
-            Ok(httparse::Status::Partial) => return Err(HandshakeError::NoRelay("its answer has no end")),
+            Ok(httparse::Status::Partial) if ended => return Err(HandshakeError::Unanswered),
+            Ok(httparse::Status::Partial) => return Ok(Answer::Partial),
             Err(_) => return Err(HandshakeError::NoRelay("its answer is not HTTP")),
         };
         let status = head.code.unwrap_or_default();
@@ -222,6 +236,20 @@ mod tests {
         for status in [400, 403, 408, 421, 426, 431, 500, 503] {
             let refused = ours.answer(format!("HTTP/1.1 {status} x\r\n\r\nno").as_bytes(), true);
             assert!(matches!(refused, Err(HandshakeError::Refused { .. })), "{status}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_no_close() {
+        let ours = handshake(1);
+        assert_eq!(ours.answer(b"", true), Err(HandshakeError::Unanswered));
+        let endless = format!("HTTP/1.1 101 x\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
+        for ended in [false, true] {
+            assert_eq!(
+                ours.answer(endless.as_bytes(), ended),
+                Err(HandshakeError::NoRelay("its answer has no end")),
+                "{ended}"
+            );
         }
     }
 

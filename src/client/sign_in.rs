@@ -87,11 +87,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether trying again later may help.
+    /// Whether trying again later may help, for a client that was signed in before.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Io { .. } => true,
-            Self::Handshake { error: HandshakeError::Refused { status, .. }, .. } => *status >= 500,
+            Self::Handshake { error, .. } => error.is_passing(),
             Self::Refused(error) => error.is_passing(),
             _ => false,
         }

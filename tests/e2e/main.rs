@@ -32,6 +32,7 @@ mod oracle;
 mod permissions;
 mod readme;
 mod relay_admin;
+mod relay_away;
 mod relay_deflate;
 mod relay_demo;
 mod relay_late_devices;

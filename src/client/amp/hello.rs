@@ -109,11 +109,11 @@ pub(super) fn relay_time(error: &ConnectError) -> Option<u64> {
 }
 
 impl ConnectError {
-    /// Whether trying again later may help.
+    /// Whether trying again later may help, for an agent that was connected before.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Io { .. } | Self::NoAnswer(_) => true,
-            Self::Handshake { error: HandshakeError::Refused { status, .. }, .. } => *status >= 500,
+            Self::Handshake { error, .. } => error.is_passing(),
             Self::Refused { error, .. } => matches!(error.code.0, 3005 | 5001..=5004),
             _ => false,
         }

@@ -6,7 +6,10 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -17,6 +20,15 @@ type Alter = dyn Fn(String) -> String + Send + Sync;
 pub struct Proxy {
     pub address: SocketAddr,
     open: Arc<Mutex<Vec<TcpStream>>>,
+    away: Arc<Away>,
+}
+
+/// The relay at the other end cannot be reached.
+#[derive(Default)]
+struct Away {
+    is: AtomicBool,
+    /// Connections that were closed without an answer since it is.
+    turned: AtomicUsize,
 }
 
 impl Proxy {
@@ -35,8 +47,17 @@ impl Proxy {
         let address = listener.local_addr().expect("its address");
         let open = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&open);
+        let away = Arc::new(Away::default());
+        let is_away = Arc::clone(&away);
         thread::spawn(move || {
-            for near in listener.incoming().flatten() {
+            for mut near in listener.incoming().flatten() {
+                if is_away.is.load(Ordering::SeqCst) {
+                    // What it was asked is read, so that the close is one and no reset.
+                    let _ = head(&mut near);
+                    drop(near);
+                    is_away.turned.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
                 let Ok(far) = TcpStream::connect(target) else { continue };
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if join(&near, &far, alter.clone()).is_ok() {
@@ -44,7 +65,25 @@ impl Proxy {
                 }
             }
         });
-        Self { address, open }
+        Self { address, open, away }
+    }
+
+    /// Ends every connection, and closes new ones without an answer, as `ssh -L` does while the relay at its other end is
+    /// away.
+    pub fn goes_away(&self) {
+        self.away.turned.store(0, Ordering::SeqCst);
+        self.away.is.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Forwards again.
+    pub fn comes_back(&self) {
+        self.away.is.store(false, Ordering::SeqCst);
+    }
+
+    /// How many connections were closed without an answer since it went away.
+    pub fn turned_away(&self) -> usize {
+        self.away.turned.load(Ordering::SeqCst)
     }
 
     /// Ends every connection at once, in both directions. New ones are forwarded again.
@@ -106,15 +145,20 @@ fn join<W: Wire>(near: &W, far: &W, alter: Option<Arc<Alter>>) -> io::Result<()>
     Ok(())
 }
 
-/// Forwards the head of the answer as it is, then the frames of a WebSocket server: unmasked, and each text in one.
-fn altered(from: &mut impl Read, to: &mut impl Write, alter: &Alter) -> io::Result<()> {
+/// The head of a request or of an answer.
+fn head(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(0);
         let last = head.len() - 1;
         from.read_exact(&mut head[last..])?;
     }
-    to.write_all(&head)?;
+    Ok(head)
+}
+
+/// Forwards the head of the answer as it is, then the frames of a WebSocket server: unmasked, and each text in one.
+fn altered(from: &mut impl Read, to: &mut impl Write, alter: &Alter) -> io::Result<()> {
+    to.write_all(&head(from)?)?;
     loop {
         let mut start = [0; 2];
         from.read_exact(&mut start)?;
