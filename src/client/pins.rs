@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     io::Write as _,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -128,6 +129,9 @@ impl KnownRelays {
         for known in &self.known {
             text.push_str(&format!("{} {} {}\n", known.did, known.key, known.names.join(",")));
         }
+        if let Some(folder) = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
         replace_file(&self.path, text.as_bytes(), None)
     }
 }
@@ -230,7 +234,7 @@ mod tests {
     #[test]
     fn the_first_local_relay_is_believed_and_another_one_is_not() {
         let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("known relays");
+        let path = scratch.path().join("not there yet/known relays");
         let unix = Target::Unix("/a b/relay.sock".into());
         let loopback = Target::parse("127.0.0.1:1").unwrap();
         let ((did, key), (other_did, other_key)) = (relay(1), relay(2));
