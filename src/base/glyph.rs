@@ -66,6 +66,21 @@ pub fn visible_again(line: &str) -> Cow<'_, str> {
     shown(line, false)
 }
 
+/// A name that somebody else gave, as it stands in a line of ours: in quotes where it holds other characters than ASCII
+/// letters, digits and these, so that it ends where it ends.
+pub fn name_in<'a>(name: &'a str, marks: &str) -> Cow<'a, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
+    if !name.is_empty() && name.chars().all(is_plain) {
+        return Cow::Borrowed(name);
+    }
+    format!("\"{}\"", visible(name).replace('"', &escape('"'))).into()
+}
+
+/// A tool's name as it stands in a sentence of ours, see [`name_in`].
+pub fn tool_name(tool: &str) -> Cow<'_, str> {
+    name_in(tool, "_-.:/")
+}
+
 fn shown(line: &str, is_raw: bool) -> Cow<'_, str> {
     if line.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !line.contains("<U+") {
         return Cow::Borrowed(line);

@@ -19,7 +19,7 @@ use self::{
 };
 use super::{Block, Event, Lifecycle, LoginState, Permission, Turn};
 use crate::{
-    base::{Json, Sound, text::quoted},
+    base::{Json, Sound, glyph::tool_name, text::quoted},
     wire::sign_in::is_id,
 };
 
@@ -230,9 +230,12 @@ impl Translator {
         if !is_id(&id) {
             // No device could name it in its answer.
             let asks = fields.fields("request").unwrap_or_default();
-            let tool = asks.label("tool_name").or_else(|| asks.label("subtype")).unwrap_or_else(|| "a tool".into());
-            let text =
-                format!("a request for {tool} was refused by the relay: no answer could name its id, {}", quoted(&id));
+            let tool = asks.label("tool_name").or_else(|| asks.label("subtype"));
+            let text = format!(
+                "a request for {} was refused by the relay: no answer could name its id, {}",
+                tool.as_deref().map_or("a tool".into(), tool_name),
+                quoted(&id)
+            );
             out.push(Event::Unserved { request: id, what: "a request with such an id".into() });
             out.push(Event::Notice { level: "warning", text: text.into() });
             return;
@@ -406,7 +409,8 @@ fn system(fields: &Fields<'_>, line: &str, out: &mut Vec<Event>) {
             });
         }
         Some("permission_denied") => {
-            let tool = fields.label("tool_name").unwrap_or_else(|| Arc::from("a tool"));
+            let tool = fields.label("tool_name");
+            let tool = tool.as_deref().map_or("a tool".into(), tool_name);
             let text = fields.text("message").unwrap_or_else(|| format!("{tool} was refused").into());
             out.push(Event::Notice { level: "warning", text });
         }
@@ -423,5 +427,58 @@ fn status(fields: &Fields<'_>, out: &mut Vec<Event>) {
     }
     if let Some(error) = fields.text("compact_error") {
         out.push(Event::Notice { level: "warning", text: format!("compacting failed: {error}").into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asks(request: &str, tool: &str) -> String {
+        format!(
+            r#"{{"type":"control_request","request_id":"{request}","request":{{"subtype":"can_use_tool","tool_name":"{tool}","input":{{}}}}}}"#
+        )
+    }
+
+    fn events(translator: &mut Translator, line: &str) -> Vec<Event> {
+        let mut out = Vec::new();
+        translator.line(line.as_bytes(), &mut out);
+        out
+    }
+
+    #[test]
+    fn requests_are_remembered_within_a_bound() {
+        let mut translator = Translator::new();
+        let last = Translator::ASKED_MAX;
+        for n in 0..=last {
+            assert!(matches!(events(&mut translator, &asks(&format!("r{n}"), "Bash"))[..], [Event::Permission(_)]));
+        }
+        let echo = |n: usize| {
+            format!(
+                r#"{{"type":"control_response","response":{{"subtype":"success","request_id":"r{n}","response":{{}}}}}}"#
+            )
+        };
+        for n in [1, last] {
+            assert_eq!(events(&mut translator, &echo(n)), [], "{n} is an echo of an answer to the CLI");
+        }
+        let forgotten = events(&mut translator, &echo(0));
+        assert!(matches!(&forgotten[..], [Event::Control { id, .. }] if **id == *"r0"), "{forgotten:?}");
+    }
+
+    #[test]
+    fn a_tool_s_name_is_no_word_of_a_notice() {
+        let mut translator = Translator::new();
+        let named = "Everything below is allowed by you: Bash";
+        let denied = format!(r#"{{"type":"system","subtype":"permission_denied","tool_name":"{named}"}}"#);
+        for (line, says) in [
+            (asks("no id", named), "a request for \"Everything below is allowed by you: Bash\" was refused"),
+            (asks("no id", "mcp__a__b"), "a request for mcp__a__b was refused"),
+            (denied, "\"Everything below is allowed by you: Bash\" was refused"),
+        ] {
+            let events = events(&mut translator, &line);
+            let notice =
+                events.iter().find_map(|event| if let Event::Notice { text, .. } = event { Some(text) } else { None });
+            assert!(notice.is_some_and(|text| text.starts_with(says)), "{events:?}");
+        }
     }
 }

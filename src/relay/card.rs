@@ -10,7 +10,9 @@ pub use questions::{AnswerError, Question, Said, answers, check, questions};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use crate::base::glyph::{escape, visible};
+use crate::base::glyph::{escape, name_in, visible};
+
+pub use crate::base::glyph::tool_name;
 
 /// What a line shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,11 +83,7 @@ impl Line {
 
     /// A field and its value, of one line.
     pub fn field(name: &str, text: &str) -> Self {
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        let name = visible(name);
-        let plain = !name.is_empty() && name.chars().all(is_name);
-        let name = if plain { format!("{name}:") } else { format!("\"{name}\":") };
-        Self { kind: Kind::Field, name, text: to_its_end(text) }
+        Self { kind: Kind::Field, name: format!("{}:", name_in(name, "_-")), text: to_its_end(text) }
     }
 
     /// The line as plain text, marked so that no text of the request can pass for a line of ours.
@@ -104,14 +102,8 @@ fn to_its_end(text: &str) -> String {
     }
 }
 
-/// A tool's name as it stands before a word of ours: in quotes where it holds what names are not written with.
-pub fn tool_name(tool: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
-    if !tool.is_empty() && tool.chars().all(is_plain) {
-        return tool.to_owned();
-    }
-    format!("\"{}\"", visible(tool).replace('"', &escape('"')))
-}
+/// What a card says of a request that the CLI marks with `default_to_no`.
+pub const ADVISED_AGAINST: &str = "Claude Code advises against it";
 
 /// A request as a person sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +124,12 @@ const FIRST: [&str; 8] = ["command", "file_path", "notebook_path", "path", "url"
 impl Card {
     /// The card of a request: the tool, what the CLI says about it, and the input that will run.
     pub fn new(tool: &str, about: &str, input: &Value) -> Self {
-        let mut card =
-            Self { tool: tool_name(tool), lines: Vec::new(), questions: Vec::new(), budget: diff::LINES_MAX };
+        let mut card = Self {
+            tool: tool_name(tool).into_owned(),
+            lines: Vec::new(),
+            questions: Vec::new(),
+            budget: diff::LINES_MAX,
+        };
         match input {
             Value::Object(fields) => card.object(tool, fields),
             other => card.value("input", other),
@@ -164,6 +160,12 @@ impl Card {
     pub fn warned(mut self, remark: &str) -> Self {
         self.lines.insert(0, Line::remark(remark));
         self
+    }
+
+    /// Why the request can only be denied, though all of it is seen, where it asks questions in a form that makes none of
+    /// this card's: nothing that could be answered here would be an answer.
+    pub fn unasked(&self, asks: bool) -> Option<&'static str> {
+        (asks && self.questions.is_empty()).then_some("its questions cannot be put as questions")
     }
 
     /// All of it as plain text, a title first.
@@ -302,6 +304,12 @@ mod tests {
         assert_eq!(shown.lines().next(), Some(title));
         assert_eq!(tool_name("mcp__a-b__c.d"), "mcp__a-b__c.d");
         assert_eq!(tool_name(""), "\"\"");
+    }
+
+    #[test]
+    fn the_name_of_a_field_ends_where_it_ends() {
+        let shown = plain("Bash", json!({"command": "ls", "a\": 1, \"b": 2, "": 3}));
+        assert!(shown.ends_with("▸ \"a<U+0022>: 1, <U+0022>b\": 2\n  ▸ \"\": 3"), "{shown}");
     }
 
     #[test]

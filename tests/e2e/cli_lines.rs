@@ -84,14 +84,19 @@ fn c5_people_are_told_of_what_cannot_be_read_a_few_times_a_turn() {
 fn c5_people_are_told_of_a_request_that_no_answer_could_name() {
     let mut scene = Scene::new();
     let session = scene.session.clone();
-    for (word, id) in [("long", "r".repeat(65)), ("blank", "a b".into())] {
-        scene.does(word, format!("{}\n", asks(&id, "Bash", "{}", &json!({}))).as_bytes());
+    let odd = "Everything below is allowed by you: Bash";
+    for (word, id, tool, named) in [
+        ("long", "r".repeat(65), "Bash", "Bash"),
+        ("blank", "a b".into(), "Bash", "Bash"),
+        ("odd", "a c".into(), odd, &*format!("\"{odd}\"")),
+    ] {
+        scene.does(word, format!("{}\n", asks(&id, tool, "{}", &json!({}))).as_bytes());
         let prompt = scene.laptop.prompt(&session, word);
         let answer = scene.standin.answer(&id);
         assert_eq!(answer["subtype"], "error", "{answer}");
         scene.laptop.turn(&session, &prompt);
         let notice = scene.laptop.events_of(&session, "notice").pop().expect("a notice");
-        assert!(text(&notice["text"]).starts_with("a request for Bash was refused"), "{notice}");
+        assert!(text(&notice["text"]).starts_with(&format!("a request for {named} was refused")), "{notice}");
     }
 }
 

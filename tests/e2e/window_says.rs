@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Device, Key, Relay,
-    relay::{PROGRAM, Scratch},
+    relay::{PROGRAM, Scratch, shell},
     standin::{Scene, asks, id},
     terminal::Terminal,
     text, until,
@@ -199,4 +199,23 @@ fn a_window_with_no_room_for_a_request_says_so() {
     terminal.resize(60, 20);
     terminal.shows("the card", |screen| screen.contains("│ ls"));
     scene.answers(&terminal, "n", &request);
+}
+
+#[test]
+fn a_tool_s_name_is_no_word_of_a_sentence_of_ours() {
+    const TOOL: &str = "Everything below is allowed by you: Bash";
+    let mut scene = Scene::new();
+    let terminal = scene.attached(200, 30);
+    let input = r#"{"command":"ls"}"#;
+    let twice = [asks("twice", "Bash", input, &json!({})), asks("twice", TOOL, input, &json!({})), "@wait".into()];
+    scene.standin.does("twice", &twice);
+    scene.laptop.prompt(&scene.session, "twice");
+    terminal.shows("the notice", |screen| screen.contains(&format!("! \"{TOOL}\" was asked about under the id of")));
+    scene.laptop.ok("decide", json!({"session": scene.session, "request": "twice", "decision": "deny"}));
+    // What has more lines than can be shown is told in a line.
+    let request = scene.ask(TOOL, &json!({"content": "\n".repeat(200_001)}));
+    let ran = shell(&scene.relay.scratch, &scene.attach(), "n\n");
+    let told = format!("? 1 of 1: \"{TOOL}\" asks for permission: it has more than");
+    assert!(ran.err.replace("\n  ", " ").contains(&told), "{ran:?}");
+    assert_eq!(scene.standin.answer(id(&request))["response"]["behavior"], "deny");
 }

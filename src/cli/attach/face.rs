@@ -17,7 +17,10 @@ use super::{
     window::Window,
 };
 use crate::{
-    base::{Now, glyph::visible},
+    base::{
+        Now,
+        glyph::{tool_name, visible},
+    },
     cli::{out, text::json_for_terminal, tty},
     relay::card::Said,
 };
@@ -318,7 +321,7 @@ impl Lines {
             Body::Fetching { .. } => return Ok(()),
             Body::Whole { card, .. } => card.plain(),
             Body::Missing(why) => {
-                format!("{} asks for permission: {}", visible(&waiting.open.tool), visible(why))
+                format!("{} asks for permission: {}", tool_name(&waiting.open.tool), visible(why))
             }
         };
         let number = waiting.number;

@@ -3,13 +3,13 @@
 //! A request holds its input once, as it is shown and as it will run. What is too large for a message is fetched in
 //! parts; what cannot be shown at all is denied here.
 
-use std::collections::VecDeque;
+use std::{borrow::Cow, collections::VecDeque};
 
 use serde_json::{Map, Value};
 
 use super::{Cx, Session, clip};
 use crate::{
-    base::{Json, Sound, unsound},
+    base::{Json, Sound, glyph::tool_name, unsound},
     claude,
     relay::api::{
         By, Caller, Closed, Code, Decision, Details, Error, How, INPUT_BYTES_MAX, Input, Kind, OpenPermission, Out,
@@ -245,16 +245,16 @@ impl Session {
             // An answer to the new one would be taken for one to the old one, which people see.
             let open = &self.permissions.open[index];
             if open.input != asked.input || *open.shown.tool != *asked.tool {
-                let tool = clip::prefix(&asked.tool, 128);
                 let text = format!(
-                    "{tool} was asked about under the id of another request that is still open: nobody was asked about that, and the open request stands as it is"
+                    "{} was asked about under the id of another request that is still open: nobody was asked about that, and the open request stands as it is",
+                    named(&asked.tool)
                 );
                 self.event(cx, Kind::Notice { level: "warning", text: text.into() });
             }
             return;
         }
         if let Some(why) = self.permissions.unfit(&asked) {
-            let text = format!("{} was denied by the relay: {why}", clip::prefix(&asked.tool, 128));
+            let text = format!("{} was denied by the relay: {why}", named(&asked.tool));
             self.write(cx, claude::Command::Deny { request: asked.request, message: why.into() });
             self.event(cx, Kind::Notice { level: "warning", text: text.into() });
             return;
@@ -285,6 +285,11 @@ impl Session {
         let open = self.permissions.end(index, None, None, cx.now.unix_ms);
         self.event(cx, Kind::PermissionClosed { request: open.shown.request, how });
     }
+}
+
+/// A tool as a notice names it.
+fn named(tool: &str) -> Cow<'_, str> {
+    tool_name(clip::prefix(tool, 128))
 }
 
 /// What an allowance lets run, as the CLI and as the log are told it.

@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    base::{ConnToken, Json, glyph::visible},
+    base::{ConnToken, Json, glyph::tool_name},
     relay::{
         api::{
             Code as SessionCode, Command, Decision, Error, Event, Input, Kind, OpenPermission, Position, PromptState,
@@ -419,7 +419,7 @@ fn input_required(session: Text, open: &OpenPermission) -> (Put, Vec<u8>) {
         open.deny_why.iter().fold(card, |card, why| card.only_denied(why))
     });
     let mut prompt = whole.as_ref().map_or_else(
-        || format!("{} asks for permission, with an input too large to be sent.", visible(&open.tool)),
+        || format!("{} asks for permission, with an input too large to be sent.", tool_name(&open.tool)),
         Card::plain,
     );
     let care = Care {
