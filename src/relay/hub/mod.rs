@@ -280,7 +280,8 @@ impl Hub {
     }
 
     /// Two processes on one conversation would write its history over each other. Which one is the newest of a folder is
-    /// known to the CLI alone: most likely the one that runs there.
+    /// known to the CLI alone, which says it with the first prompt: most likely the one that runs there, and until then any
+    /// that is asked for by its name.
     fn is_free(&self, past: &Past, folder: &Path) -> Result<(), Error> {
         let (running, what) = match past {
             Past::None => return Ok(()),
@@ -288,9 +289,14 @@ impl Hub {
                 self.running(|session| session.folder() == folder),
                 "in this folder already, and its conversation is the newest one: attach to it, or stop it first",
             ),
-            Past::Conversation(wanted) => {
-                (self.running(|session| session.conversation() == wanted), "on this conversation already: attach to it")
-            }
+            Past::Conversation(wanted) => match self.running(|session| session.conversation() == wanted) {
+                None => (
+                    self.running(|session| session.takes_the_newest() && session.folder() == folder),
+                    "on the newest conversation of this folder, which may be this one; which it is shows with its first \
+                     prompt: attach to it, or stop it first",
+                ),
+                running => (running, "on this conversation already: attach to it"),
+            },
         };
         running
             .map_or(Ok(()), |session| Err(Error::new(Code::Conflict, format!("session {} runs {what}", session.id()))))

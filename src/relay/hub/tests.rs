@@ -3,6 +3,7 @@
 
 mod bounds;
 mod keys;
+mod live;
 mod permissions;
 mod stop;
 mod store;
@@ -513,6 +514,28 @@ fn the_newest_conversation_of_a_folder_is_that_of_the_session_which_runs_there()
         bench.hub.create(create("/a", &Past::None), bench.now).expect("a new conversation");
         bench = Bench::new(Settings::default());
     }
+}
+
+#[test]
+fn a_conversation_is_not_resumed_beside_a_session_that_may_go_on_with_it() {
+    let mut bench = Bench::new(Settings::default());
+    let create = |folder: &str, past: Past| Create {
+        profile: "default".into(),
+        folder: Some(folder.into()),
+        past,
+        ..Create::default()
+    };
+    let resumed = |id: &str| Past::Conversation(id.into());
+    let first = bench.hub.create(create("/a", Past::Newest), bench.now).expect("the first one");
+    let refused = bench.hub.create(create("/a", resumed("abc")), bench.now).expect_err("it may be the same");
+    let names_it = refused.message.contains(&format!("session {} runs on the newest", first.session));
+    assert!(refused.code == Code::Conflict && names_it, "{refused:?}");
+    bench.hub.create(create("/b", resumed("def")), bench.now).expect("one of another folder");
+    // Once it is known, only that one is taken.
+    bench.says(1, claude::Event::ConversationId("abc".into()));
+    bench.hub.create(create("/a", resumed("ghi")), bench.now).expect("another one");
+    let refused = bench.hub.create(create("/a", resumed("abc")), bench.now).expect_err("the same");
+    assert!(refused.message.contains("on this conversation already"), "{refused:?}");
 }
 
 #[test]

@@ -233,6 +233,11 @@ impl Session {
         self.process.conversation()
     }
 
+    /// It goes on with the newest conversation of its folder, and it is not known yet which that is.
+    pub fn takes_the_newest(&self) -> bool {
+        self.process.takes_the_newest()
+    }
+
     /// Where it runs.
     pub fn folder(&self) -> &Path {
         &self.plan.folder

@@ -151,6 +151,11 @@ impl Process {
         &self.conversation
     }
 
+    /// It goes on with the newest conversation of its folder, and the CLI has not said yet which that is.
+    pub(super) fn takes_the_newest(&self) -> bool {
+        self.start == claude::Start::Continue
+    }
+
     fn over(&self) -> bool {
         matches!(self.phase, Phase::Stopped | Phase::Failed)
     }
