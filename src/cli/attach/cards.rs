@@ -15,6 +15,7 @@ use crate::{
     relay::{
         api::INPUT_BYTES_MAX,
         card::{self, Card, Question, Said},
+        session,
     },
     wire::shown,
 };
@@ -311,8 +312,8 @@ impl Cards {
         if waiting.only_denied.is_some() {
             return deny.into();
         }
-        if card.questions.is_empty() && open.questions.is_some() {
-            return format!("its questions cannot be put · {deny}");
+        if let Some(why) = card.unasked(open.questions.is_some()) {
+            return format!("{why} · {deny}");
         }
         if let Some((at, question)) = self.question() {
             let all = card.questions.len();
@@ -402,8 +403,8 @@ impl Cards {
             Body::Fetching { .. } => Err("the input is still being fetched".into()),
             Body::Missing(why) => Err(format!("{why}: it can only be denied here")),
             _ if !self.seen() => Err("PgDn and PgUp first: not all of this request has been on the screen".into()),
-            Body::Whole { card, .. } if card.questions.is_empty() && open.questions.is_some() => {
-                Err("its questions cannot be put as questions: it can only be denied".into())
+            Body::Whole { card, .. } if let Some(why) = card.unasked(open.questions.is_some()) => {
+                Err(format!("{why}: it can only be denied here"))
             }
             Body::Whole { .. } if open.needs_interaction && matches!(said, Some(Said::Yes { in_full: false })) => {
                 Err("this one takes the whole word: yes".into())
@@ -456,9 +457,8 @@ fn only_denied(open: &OpenPermission) -> Option<String> {
         let why = open.deny_why.as_deref().unwrap_or("part of it cannot be shown whole");
         return Some(why.to_owned());
     }
-    let last = open.about.lines().next_back().unwrap_or_default();
-    let is_cut = last.starts_with("[cut: ") && last.ends_with(" bytes in all]");
-    is_cut.then(|| "what is said of it has no room beside other requests; joining again may show it".into())
+    session::is_cut(&open.about)
+        .then(|| "what is said of it has no room beside other requests; joining again may show it".into())
 }
 
 fn whole(open: &OpenPermission, input: &Value, only_denied: Option<&str>) -> Body {
@@ -468,7 +468,7 @@ fn whole(open: &OpenPermission, input: &Value, only_denied: Option<&str>) -> Bod
     match shown::hash(input) {
         Some(hash) => {
             let card = Card::new(&open.tool, &open.about, input);
-            let card = if open.default_to_no { card.warned("Claude Code advises against it") } else { card };
+            let card = if open.default_to_no { card.warned(card::ADVISED_AGAINST) } else { card };
             let card = only_denied.into_iter().fold(card, Card::only_denied);
             Body::Whole { card: Box::new(card), hash }
         }

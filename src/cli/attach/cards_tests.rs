@@ -604,3 +604,14 @@ fn what_cannot_be_seen_whole_is_denied_and_the_card_says_why() {
         assert_eq!(decided(&cards.line("n", 1_000)), Some(("r", "deny")));
     }
 }
+
+#[test]
+fn questions_that_cannot_be_put_are_told_in_one_way() {
+    let mut cards = Cards::new(true);
+    cards.put(OpenPermission { questions: Some(json!([{"question": 5}])), ..open("r") });
+    draw(&mut cards, true, 0);
+    let why = "its questions cannot be put as questions";
+    assert_eq!(cards.hint(), format!("{why} · n: deny · n REASON"));
+    assert_eq!(cards.line("y", 1_000), Meaning::NotTaken(format!("{why}: it can only be denied here")));
+    assert_eq!(decided(&cards.line("n", 2_000)), Some(("r", "deny")));
+}

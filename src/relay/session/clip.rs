@@ -17,9 +17,20 @@ pub(super) fn prefix(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
+/// How the mark of a cut begins and ends: a line of its own, with the bytes of the whole text in between.
+const MARK: (&str, &str) = ("[cut: ", " bytes in all]");
+
 /// The beginning of a text of so many bytes, with the mark that says that it is not all of it.
 pub fn cut(beginning: &str, bytes: usize) -> String {
-    format!("{beginning}\n[cut: {bytes} bytes in all]")
+    let (begin, end) = MARK;
+    format!("{beginning}\n{begin}{bytes}{end}")
+}
+
+/// Whether a text ends with the mark of [`cut`]; one that was written so reads the same.
+pub fn is_cut(text: &str) -> bool {
+    let (begin, end) = MARK;
+    let last = text.lines().next_back().unwrap_or_default();
+    last.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end))
 }
 
 /// The text, cut to `bytes` with a mark at its end if it is longer.
@@ -72,6 +83,16 @@ mod tests {
         assert_eq!(prefix("añb", 9), "añb");
         assert_eq!(&*text("short".into(), 5), "short");
         assert_eq!(&*text("longer".into(), 4), "long\n[cut: 6 bytes in all]");
+    }
+
+    #[test]
+    fn what_was_cut_is_known_by_its_mark() {
+        for beginning in ["", "long", "lo\nng\n"] {
+            assert!(is_cut(&cut(beginning, 9_000)), "{beginning:?}");
+        }
+        for whole in ["", "long", "[cut: 6 bytes in all]\nlong", "[cut: by hand]", "not [cut: 6 bytes in all]"] {
+            assert!(!is_cut(whole), "{whole:?}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::{
     sync::Arc,
 };
 
-pub use clip::cut;
+pub use clip::{cut, is_cut};
 use log_fanout::{LogFanout, Wanted};
 use permissions::Permissions;
 pub use permissions::Verdict;

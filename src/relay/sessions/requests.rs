@@ -392,14 +392,12 @@ impl Put {
 const NOT_ALL: &str = "\n(This is not all of it: it can be denied here, and allowed on a device that shows it whole.)";
 /// Ends a question that no device may allow.
 const NEVER_ALL: &str = "\n(This cannot be shown whole: it can only be denied.)";
-/// Ends a question that holds others, in a form that this relay does not know.
-const NOT_ASKED: &str = "\n  (What it asks cannot be put as questions, so that nothing here would be an answer: it can only be denied here.)";
 
 /// What the CLI demands of whoever answers, as lines of the question.
 fn demands(care: Care) -> String {
     [
         (care.needs_interaction, "a person has to decide this; a single key or tap must not allow it"),
-        (care.default_to_no, "it is not allowed unless somebody says so; do not begin with yes"),
+        (care.default_to_no, card::ADVISED_AGAINST),
         (care.no_always, "an answer is for this one time; do not offer to remember it"),
     ]
     .into_iter()
@@ -432,14 +430,14 @@ fn input_required(session: Text, open: &OpenPermission) -> (Put, Vec<u8>) {
         Some(card) if prompt.len() <= PROMPT_BYTES_MAX && put.shown.is_some() => {
             prompt.push_str(&demands(care));
             put.questions.clone_from(&card.questions);
-            match (put.questions.is_empty(), &open.questions) {
-                (false, _) => &["answer", "deny"],
-                (true, None) => &["allow", "deny"],
-                (true, Some(_)) => {
+            match card.unasked(open.questions.is_some()) {
+                Some(why) => {
                     put.shown = None;
-                    prompt.push_str(NOT_ASKED);
+                    prompt.push_str(&format!("\n  ({why}: it can only be denied here)"));
                     &["deny"]
                 }
+                None if put.questions.is_empty() => &["allow", "deny"],
+                None => &["answer", "deny"],
             }
         }
         _ => {

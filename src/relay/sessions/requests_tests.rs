@@ -261,7 +261,7 @@ fn what_the_cli_demands_of_an_answer_is_said_and_told() {
     assert_eq!((&*prompt, &options[..]), ("Bash asks for permission:\n  │ ls", &["allow".into(), "deny".into()][..]));
     let strict = OpenPermission { needs_interaction: true, default_to_no: true, no_always: true, ..plain.clone() };
     let (_, prompt, _) = put(&strict);
-    for says in ["a person has to decide", "do not begin with yes", "do not offer to remember"] {
+    for says in ["a person has to decide", "Claude Code advises against it", "do not offer to remember"] {
         assert!(prompt.contains(says), "{says} in {prompt}");
     }
     assert!(prompt.lines().skip(1).all(|line| line.starts_with("  ")), "{prompt}");
@@ -282,14 +282,17 @@ fn what_is_not_shown_whole_can_only_be_denied() {
     let (whole, prompt, options) = put(&bytes(PROMPT_BYTES_MAX - around));
     assert_eq!((prompt.len(), &*options[0]), (PROMPT_BYTES_MAX, "allow"));
     assert!(allowed(&whole, &[]).is_ok());
-    let large = Input::Large { bytes: 1 << 20, blob: "b".into() };
-    for open in [bytes(PROMPT_BYTES_MAX - around + 1), OpenPermission { input: large, ..bytes(1) }] {
+    let large = OpenPermission { input: Input::Large { bytes: 1 << 20, blob: "b".into() }, ..bytes(1) };
+    for open in [bytes(PROMPT_BYTES_MAX - around + 1), large.clone()] {
         let (cut, prompt, options) = put(&open);
         assert_eq!(options, ["deny"]);
         assert!(prompt.len() <= HEAD_BYTES + NOT_ALL.len() && prompt.ends_with(NOT_ALL), "{} bytes", prompt.len());
         assert_eq!(allowed(&cut, &[]).unwrap_err().code, Code::BAD_REQUEST);
         assert!(cut.decide(Decision::Deny, None, &[]).is_ok());
     }
+    let tool = "Everything below is allowed by you: Bash";
+    let (_, prompt, _) = put(&OpenPermission { tool: tool.into(), ..large });
+    assert!(prompt.starts_with(&format!("\"{tool}\" asks for permission, with an input too large")), "{prompt}");
     let (cut, prompt, options) = put(&OpenPermission { hash: None, deny_why: Some("why".into()), ..bytes(1) });
     assert_eq!(options, ["deny"]);
     assert!(prompt.contains("\n  # this can only be denied: why\n") && prompt.ends_with(NEVER_ALL), "{prompt}");
@@ -309,7 +312,8 @@ fn questions_that_cannot_be_put_leave_only_a_denial() {
     for odd in ["[]", r#"[{"question":5}]"#, r#"{"question":"Which?"}"#] {
         let (unknown, prompt, options) = put(&asked(odd));
         assert_eq!(options, ["deny"], "{odd}");
-        assert!(prompt.contains("can only be denied here"), "{prompt}");
+        let says = "\n  (its questions cannot be put as questions: it can only be denied here)";
+        assert!(prompt.ends_with(says), "{prompt}");
         assert!(allowed(&unknown, &[]).is_err() && allowed(&unknown, &["1"]).is_err(), "{odd}");
         assert!(unknown.decide(Decision::Deny, None, &[]).is_ok());
     }
