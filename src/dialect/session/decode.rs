@@ -447,11 +447,29 @@ mod tests {
 
     #[test]
     fn a_ping_s_t_comes_back_as_it_was_sent() {
-        for t in ["123456789012345678901234567890", r#"{"b": 1.0, "a":"\u00e9"}"#] {
+        let deepest = "[".repeat(64) + &"]".repeat(64);
+        for t in [
+            "123456789012345678901234567890",
+            r#"{"b": 1.0, "a":"\u00e9"}"#,
+            "-0",
+            "[1.10, 1E2, -0.0]",
+            "\"\\/\"",
+            &deepest,
+        ] {
             let Ok(Incoming::Ping { t: Some(given), .. }) = decode(&with("ping", &format!(r#""t":{t}"#)), any) else {
                 panic!("{t}");
             };
             assert_eq!(given.as_str(), t);
+            let pong = crate::dialect::session::encode::pong("a", Some(&given), 5);
+            assert_eq!(pong, format!(r#"{{"type":"pong","re":"a","t":{t},"now":5}}"#));
+        }
+        // What the error names is what is refused.
+        for t in [&*format!("[{deepest}]"), r#"["\ud83d"]"#, "1e999"] {
+            let (code, message) = match decode(&with("ping", &format!(r#""t":{t}"#)), any) {
+                Err((_, error)) => (error.code, error.message),
+                Ok(_) => panic!("{t}"),
+            };
+            assert!(code == Code::BadRequest && message.ends_with("or more than 64 levels"), "{message}");
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::bounds::{self, FIELDS_MAX, ID_CHARS_MAX};
 use crate::{
-    base::{Json, text, unsound},
+    base::{DEPTH_MAX, Json, Sound, text, unsound},
     relay::api::{Code, Error, Text},
     wire::sign_in::is_id,
 };
@@ -171,8 +171,13 @@ impl<'a> Fields<'a> {
             bounds::length(name, value.get().len(), bytes_max)?;
         }
         // Also what is given back has to be readable.
-        self.json(name, bytes_max)?;
-        let same = |value: &RawValue| Json::parse(value.get()).map_err(|_| unreadable(name));
+        let same = |value: &RawValue| match (Json::sound(value.get()), Json::parse(value.get())) {
+            (Ok(Sound { is_cut: false, .. }), Ok(json)) if json.value().is_ok() => Ok(json),
+            _ => Err(bad(format!(
+                "`{name}` holds what no reader can be relied on to read: half a surrogate pair, a number out of range, or \
+                 more than {DEPTH_MAX} levels"
+            ))),
+        };
         self.get(name).map(same).transpose()
     }
 
