@@ -150,7 +150,6 @@ impl<C> Core<C> {
             return false;
         }
         if slot.flags.take(Flags::PROVISIONAL) {
-            slot.flags.clear(Flags::SPARED);
             self.provisional.waiting.len -= 1;
         }
         true
