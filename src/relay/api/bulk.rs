@@ -1,8 +1,10 @@
 //! What values take in a message, in bytes of JSON: never less than what a dialect writes for a device, so that what the
-//! core puts together fits whatever the texts hold. A line end takes two bytes, other control characters take six.
+//! core puts together fits whatever the texts hold. A line end takes two bytes, other control characters take six. Every
+//! field is named here, those of a bounded length too, so that a new one is not forgotten.
 
 use super::{
-    By, DeviceInfo, Event, Input, Kind, OpenPermission, QueuedPrompt, Ran, Snapshot, Summary, Text, TurnBlock,
+    By, DeviceInfo, Event, Input, Kind, OpenPermission, Position, QueuedPrompt, Ran, RunningTurn, Snapshot, Summary,
+    Text, TurnBlock,
 };
 use crate::base::Json;
 
@@ -47,14 +49,15 @@ fn json(value: Option<&Json>) -> usize {
 impl By {
     /// See the module.
     pub fn bulk(&self) -> usize {
-        text(&self.device) + text(&self.principal) + text(&self.comment)
+        let Self { device, principal, comment } = self;
+        text(device) + text(principal) + text(comment)
     }
 }
 
 impl DeviceInfo {
     /// See the module.
     pub fn bulk(&self) -> usize {
-        let Self { device, name, principal, comment, kind, .. } = self;
+        let Self { device, name, principal, comment, kind, role: _, since: _ } = self;
         OBJECT_BYTES / 2 + [device, name, principal, comment, kind].map(|part| text(part)).iter().sum::<usize>()
     }
 }
@@ -62,8 +65,13 @@ impl DeviceInfo {
 impl Summary {
     /// See the module. A dialect makes one line of the folder.
     pub fn bulk(&self) -> usize {
-        let Self { session, did, title, profile, folder, why, model, mode, next, .. } = self;
-        let parts = [session, did, title, profile, &next.epoch, &next.epoch].map(|part| text(part));
+        #[rustfmt::skip]
+        let Self {
+            session, did, title, profile, folder, why, model, mode, next,
+            state: _, since: _, waiting: _, created_at: _, active_at: _, cost_usd: _, devices: _,
+        } = self;
+        let Position { epoch, offset: _ } = next;
+        let parts = [session, did, title, profile, epoch, epoch].map(|part| text(part));
         let folder = 3 * folder.as_os_str().len();
         OBJECT_BYTES
             + parts.iter().sum::<usize>()
@@ -77,14 +85,16 @@ impl Summary {
 impl TurnBlock {
     /// See the module.
     pub fn bulk(&self) -> usize {
-        OBJECT_BYTES / 2 + text(&self.message) + text(&self.text)
+        let Self { message, block: _, kind: _, text: said, bytes: _ } = self;
+        OBJECT_BYTES / 2 + text(message) + text(said)
     }
 }
 
 impl QueuedPrompt {
     /// See the module.
     pub fn bulk(&self) -> usize {
-        OBJECT_BYTES / 2 + text(&self.prompt) + text(&self.text) + self.by.as_ref().map_or(0, By::bulk)
+        let Self { prompt, text: said, by, state: _ } = self;
+        OBJECT_BYTES / 2 + text(prompt) + text(said) + by.as_ref().map_or(0, By::bulk)
     }
 }
 
@@ -92,9 +102,9 @@ impl Snapshot {
     /// See the module.
     pub fn bulk(&self) -> usize {
         let Self { summary, turn, queue, permissions, devices, notice } = self;
-        let turn = turn.as_ref().map_or(0, |turn| {
-            let prompts: usize = turn.prompts.iter().map(|prompt| text(prompt) + 3).sum();
-            prompts + turn.blocks.iter().map(TurnBlock::bulk).sum::<usize>()
+        let turn = turn.as_ref().map_or(0, |RunningTurn { prompts, since: _, blocks }| {
+            let prompts: usize = prompts.iter().map(|prompt| text(prompt) + 3).sum();
+            prompts + blocks.iter().map(TurnBlock::bulk).sum::<usize>()
         });
         OBJECT_BYTES
             + summary.bulk()
@@ -109,10 +119,14 @@ impl Snapshot {
 impl OpenPermission {
     /// See the module.
     pub fn bulk(&self) -> usize {
-        let Self { request, call, tool, input, hash, deny_why, about, suggestions, questions, .. } = self;
+        #[rustfmt::skip]
+        let Self {
+            request, call, tool, input, hash, deny_why, about, suggestions, questions,
+            default_to_no: _, no_always: _, needs_interaction: _,
+        } = self;
         let input = match input {
             Input::Whole(json) => json.as_str().len(),
-            Input::Large { blob, .. } => text(blob),
+            Input::Large { bytes: _, blob } => text(blob),
         };
         let hash = maybe(hash.as_ref()) + maybe(deny_why.as_ref());
         let texts = text(request) + maybe(call.as_ref()) + text(tool) + hash + text(about);
@@ -133,26 +147,28 @@ impl Kind {
     fn bulk(&self) -> usize {
         match self {
             Self::Prompt { prompt, text: said } => text(prompt) + text(said),
-            Self::PromptState { prompt, why, .. } => text(prompt) + maybe(why.as_ref()),
-            Self::Text { message, text: said, parent, .. } => text(message) + text(said) + maybe(parent.as_ref()),
+            Self::PromptState { prompt, state: _, why } => text(prompt) + maybe(why.as_ref()),
+            Self::Text { block_kind: _, message, block: _, text: said, parent } => {
+                text(message) + text(said) + maybe(parent.as_ref())
+            }
             Self::ToolCall { call, tool, input, parent } => {
                 text(call) + text(tool) + input.as_str().len() + maybe(parent.as_ref())
             }
-            Self::ToolResult { call, preview, .. } => text(call) + text(preview),
+            Self::ToolResult { call, outcome: _, preview, bytes: _ } => text(call) + text(preview),
             Self::Permission(open) => open.bulk(),
-            Self::Decision { request, message, ran, .. } => {
+            Self::Decision { request, decision: _, how: _, message, ran } => {
                 text(request) + maybe(message.as_ref()) + ran.as_ref().map_or(0, Ran::bulk)
             }
-            Self::PermissionClosed { request, .. } => text(request),
-            Self::State { why, .. } => maybe(why.as_ref()),
-            Self::Turn { prompts, stop, usage, .. } => {
+            Self::PermissionClosed { request, how: _ } => text(request),
+            Self::State { state: _, why } => maybe(why.as_ref()),
+            Self::Turn { prompts, ok: _, stop, cost_usd: _, usage, duration_ms: _ } => {
                 prompts.iter().map(|prompt| text(prompt) + 3).sum::<usize>() + text(stop) + json(usage.as_ref())
             }
             Self::Settings { title, model, mode } => {
                 maybe(title.as_ref()) + maybe(model.as_ref()) + maybe(mode.as_ref())
             }
-            Self::Retry { error, .. } => text(error),
-            Self::Notice { text: said, .. } => text(said),
+            Self::Retry { attempt: _, of: _, delay_ms: _, error } => text(error),
+            Self::Notice { level: _, text: said } => text(said),
             Self::Raw { line } => line.as_str().len(),
         }
     }
@@ -161,8 +177,8 @@ impl Kind {
 impl Event {
     /// See the module. Reads all its texts: what needs it again keeps it. The event's record is not longer.
     pub fn bulk(&self) -> usize {
-        let by = self.by.as_ref().map_or(0, By::bulk);
-        OBJECT_BYTES + text(&self.session) + text(&self.position.epoch) + by + self.kind.bulk()
+        let Self { session, position: Position { epoch, offset: _ }, at: _, by, kind } = self;
+        OBJECT_BYTES + text(session) + text(epoch) + by.as_ref().map_or(0, By::bulk) + kind.bulk()
     }
 }
 

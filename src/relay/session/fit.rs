@@ -97,3 +97,102 @@ fn put(text: Text, room: &mut usize) -> Text {
 fn put_list(list: Json, room: &mut usize) -> Json {
     if takes(room, list.as_str().len()) { list } else { clip::left_out(list) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        claude::Block,
+        relay::{
+            Role,
+            api::{By, Input, Position, PromptState, RunningTurn, State, Summary},
+        },
+    };
+
+    /// A snapshot of so many requests, devices, blocks and prompts; all that it can do without is of `quotes` quotes.
+    fn snapshot([requests, devices, blocks, prompts]: [usize; 4], quotes: usize) -> Snapshot {
+        let said: Text = "\"".repeat(quotes).into();
+        let list = || Some(Json::of(&vec![&*said]).expect("JSON"));
+        let name: Text = "name".into();
+        let by = By { device: name.clone(), principal: name.clone(), comment: said.clone() };
+        let request = OpenPermission {
+            request: name.clone(),
+            call: None,
+            tool: name.clone(),
+            input: Input::Large { bytes: 9, blob: name.clone() },
+            hash: None,
+            deny_why: Some(name.clone()),
+            about: said.clone(),
+            suggestions: list(),
+            questions: list(),
+            default_to_no: false,
+            no_always: false,
+            needs_interaction: false,
+        };
+        let device = DeviceInfo {
+            device: name.clone(),
+            name: name.clone(),
+            principal: name.clone(),
+            comment: said.clone(),
+            kind: name.clone(),
+            role: Role::Admin,
+            since: 1,
+        };
+        let text = said.to_string();
+        let block = TurnBlock { message: name.clone(), block: 0, kind: Block::Text, bytes: text.len() as u64, text };
+        let prompt = QueuedPrompt { prompt: name.clone(), text: said, by: Some(by), state: PromptState::Queued };
+        Snapshot {
+            summary: Summary {
+                session: name.clone(),
+                did: name.clone(),
+                title: name.clone(),
+                profile: name.clone(),
+                folder: "/".into(),
+                state: State::Ready,
+                since: 1,
+                why: None,
+                waiting: 0,
+                model: None,
+                mode: None,
+                created_at: 1,
+                active_at: 1,
+                cost_usd: 0.0,
+                devices: 0,
+                next: Position { epoch: name, offset: 1 },
+            },
+            turn: Some(RunningTurn { prompts: Vec::new(), since: 1, blocks: vec![block; blocks] }),
+            queue: vec![prompt; prompts],
+            permissions: vec![request; requests],
+            devices: vec![device; devices],
+            notice: None,
+        }
+    }
+
+    proptest! {
+        /// Where the bound lies anywhere between nothing but marks and all of it, what is left fits, to the byte.
+        #[test]
+        fn what_is_cut_fits_and_so_do_its_marks(
+            many in prop::array::uniform4(0usize..40),
+            quotes in 0usize..2_000,
+            share in 0usize..=1_000,
+        ) {
+            let whole = snapshot(many, quotes);
+            let [requests, devices, _, prompts] = many;
+            // A mark is no longer than this: `\n[cut: 4000 bytes in all]`, or the object in place of a list.
+            let least = snapshot([requests, devices, 0, prompts], 0).bulk() + 48 * (2 * requests + prompts);
+            let room = least + (whole.bulk().saturating_sub(least)) * share / 1_000;
+            let mut cut = whole.clone();
+            let left = fit(&mut cut, room);
+            prop_assert!(cut.bulk() + left <= room, "{} and {left} left of {room}", cut.bulk());
+            prop_assert!(share < 1_000 || room < whole.bulk() || cut == whole);
+            for (cut, whole) in cut.queue.iter().zip(&whole.queue) {
+                prop_assert!(cut.text == whole.text || clip::is_cut(&cut.text));
+            }
+            for (cut, whole) in cut.permissions.iter().zip(&whole.permissions) {
+                prop_assert!(cut.about == whole.about || clip::is_cut(&cut.about));
+            }
+        }
+    }
+}
