@@ -247,7 +247,10 @@ mod tests {
 
     #[test]
     fn a_hello_proves_its_did_once() {
-        use crate::wire::amp::{Builder, Header, KeyEncoding, To, Type};
+        use crate::{
+            relay::replays::{BUCKET_MS, REMEMBERED_MS},
+            wire::amp::{Builder, Header, KeyEncoding, To, Type},
+        };
         let (ours, other) = (key(), key());
         let signing = |key: &PrivateKey| {
             let pair = key.key_data().ed25519().expect("Ed25519");
@@ -277,5 +280,10 @@ mod tests {
         let (id, frame) = said(3, &ours);
         let refused = admission.hello(&did, &frame, &id, 6).map_err(|refusal| refusal.code);
         assert_eq!(refused.map(drop), Err(amp::Code::OVERLOADED));
+        // They are remembered for as long as one of them could be said again, and no longer.
+        let last_ms = 1 + BUCKET_MS + REMEMBERED_MS;
+        assert!(admission.hello(&did, &frame, &id, last_ms).is_err());
+        assert!(admission.hello(&did, &frame, &id, last_ms + 1).is_ok(), "there is room again");
+        assert_eq!(admission.hellos.len(), 1, "those of before are forgotten");
     }
 }

@@ -9,9 +9,9 @@ use std::{
 use crate::wire::amp::{Id, check::SKEW_MS_DEFAULT};
 
 /// How long a HELLO is remembered at least: as long as clocks that differ may take it for fresh.
-const REMEMBERED_MS: u64 = 2 * SKEW_MS_DEFAULT;
+pub(super) const REMEMBERED_MS: u64 = 2 * SKEW_MS_DEFAULT;
 /// How much longer at the most: what came within so long is forgotten together.
-const BUCKET_MS: u64 = REMEMBERED_MS / 8;
+pub(super) const BUCKET_MS: u64 = REMEMBERED_MS / 8;
 
 /// HELLOs by a hash of their DID and id, in buckets of time. The hash is keyed at random, so that nobody can look for
 /// two that collide. That one HELLO of an agent is taken for another by chance is as good as impossible (a full memory

@@ -90,4 +90,16 @@ mod tests {
         assert_eq!(receivers(&backlog.take(100)), [vec![], vec![1], vec![1], vec![99], vec![], vec![1, 2]]);
         assert!(backlog.is_empty());
     }
+
+    #[test]
+    fn what_was_taken_is_not_looked_for_any_more() {
+        let mut backlog = Backlog::default();
+        for session in ["a", "b"] {
+            backlog.push(presence(session, &[1]));
+        }
+        // Where that of `a` stood now stands that of `b`, which is not for the devices of `a`.
+        assert_eq!(receivers(&backlog.take(1)), [[1]]);
+        backlog.push(presence("a", &[1]));
+        assert_eq!(receivers(&backlog.outs), [[1], [1]]);
+    }
 }

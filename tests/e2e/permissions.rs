@@ -273,6 +273,14 @@ fn a3_a_decision_tells_what_ran_and_what_it_replaced() {
     let decision = scene.decided(&plain, json!({"decision": "allow"}));
     assert!(decision["input"].is_null() && decision["replaced"].is_null(), "{decision}");
     assert_eq!(text(&decision["hash"]), hash(&asked));
+    // What is too large for a message is named by its hash alone.
+    let large = json!({"command": "ls ".repeat(100_000)});
+    let request = scene.ask("Bash", &large);
+    assert!(request["input"].is_null() && request["input_blob"].is_object(), "{request}");
+    let decision = scene.decided(&request, json!({"decision": "allow", "shown": hash(&large), "input": ran}));
+    assert_eq!((&decision["input"], &decision["replaced"]), (&ran, &Value::Null));
+    assert_eq!((text(&decision["hash"]), text(&decision["replaced_hash"])), (&*hash(&ran), &*hash(&large)));
+    assert_eq!(scene.standin.answer(id(&request))["response"]["updatedInput"], ran);
 }
 
 fn questions() -> Value {

@@ -398,10 +398,19 @@ mod tests {
             assert!(refused(code), "{code:?}");
         }
         // What is refused before its signature is looked at.
-        for text in ["{", "{}", r#"{"type":"list","id":"9"}"#, &" ".repeat(SIGN_IN_BYTES_MAX + 1)] {
+        for text in ["{", "{}", r#"{"type":"list","id":"9"}"#] {
             let acts = drive(&mut opened(), text);
             assert!(matches!(&acts[0], Act::Send(text) if text.contains(r#""recoverable":false"#)), "{acts:?}");
         }
+    }
+
+    #[test]
+    fn a_sign_in_that_is_too_long_is_refused_whatever_it_says() {
+        let padded = |bytes: usize| format!("{SIGN_IN}{}", " ".repeat(bytes - SIGN_IN.len()));
+        assert!(matches!(&drive(&mut opened(), &padded(SIGN_IN_BYTES_MAX))[..], [Act::Verify(_)]));
+        let acts = drive(&mut opened(), &padded(SIGN_IN_BYTES_MAX + 1));
+        let [Act::Send(text), Act::Close(CloseCode::TOO_BIG, _)] = &acts[..] else { panic!("{acts:?}") };
+        assert!(text.contains("TOO_LARGE") && text.contains(r#""recoverable":false"#), "{text}");
     }
 
     #[test]

@@ -302,3 +302,44 @@ fn a_peer_that_is_given_what_it_reads_may_miss_twice_as_many_pings() {
     // No more than can be counted.
     assert_eq!(pings(200, true), 255);
 }
+
+/// Takes everything, and lets nobody stay.
+struct Strangers;
+
+impl Protocol for Strangers {
+    type Conn = ();
+    type Mail = ();
+    const PROVISIONAL: bool = true;
+
+    fn accept(&mut self, _: &mut Io<'_, Self>, _: &Peer) -> Result<(), Refuse> {
+        Ok(())
+    }
+
+    fn input(&mut self, _: &mut (), _: &mut Io<'_, Self>, bytes: &mut [u8]) -> Result<usize, Fault> {
+        Ok(bytes.len())
+    }
+
+    fn closed(&mut self, _: (), _: ConnToken, _: Close) {}
+}
+
+#[test]
+fn no_more_give_way_while_enough_of_them_leave() {
+    let options = Options {
+        workers: 1,
+        listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
+        provisional_max: 8,
+        linger_ms: LINGER_MS,
+        ..Options::default()
+    };
+    let bound = Reactor::bind::<Strangers>(options).unwrap();
+    let BoundAddr::Tcp(address) = bound.local_addrs()[0] else { panic!("not TCP") };
+    let mut worker = bound.into_workers(|_, _| Strangers).unwrap().pop().unwrap();
+    // None of them goes by itself.
+    let _strangers: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+    until(&mut worker, "all are here", |worker| worker.core.slots.len() == 8);
+    for _ in 0..5 {
+        assert!(worker.core.displace(), "some leave");
+        worker.turn(Some(Duration::ZERO)).unwrap();
+    }
+    assert_eq!(worker.core.counters.displaced.get(), 2, "the two that leave are enough");
+}

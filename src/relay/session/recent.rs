@@ -108,3 +108,32 @@ pub(super) fn newest(mut events: Vec<Arc<Event>>, bytes: usize, least: usize) ->
     events.drain(..events.len() - count);
     events
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::api::{Kind, Position};
+
+    #[test]
+    fn what_a_device_waits_for_is_held_within_a_bound() {
+        const EVENTS: u64 = 100;
+        let bulk = PINNED_BYTES_MAX / 16;
+        let fact = |offset| {
+            let kind = Kind::Notice { level: "info", text: "x".into() };
+            let position = Position { epoch: "e".into(), offset };
+            Fact { event: Arc::new(Event { session: "s".into(), position, at: 1, by: None, kind }), bulk }
+        };
+        // Those from the beginning are to stay: they do as long as they have room.
+        let mut recent = Recent::new(2 * bulk);
+        for offset in 0..EVENTS {
+            recent.push(fact(offset), 0);
+            assert_eq!(recent.facts.len() as u64, (offset + 1).min(16), "at {offset}");
+        }
+        let first = EVENTS - 16;
+        assert!(recent.from(first - 1, bulk).is_none());
+        assert_eq!(recent.from(first, bulk).expect("the oldest that is here")[0].position.offset, first);
+        // Where nobody waits the newest few are enough.
+        recent.push(fact(EVENTS), EVENTS);
+        assert_eq!((recent.facts.len(), recent.first), (2, EVENTS - 1));
+    }
+}

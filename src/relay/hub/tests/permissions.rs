@@ -33,6 +33,14 @@ fn a_second_request_under_an_open_one_s_id_changes_nothing() {
     let [Kind::Notice { level: "warning", text }] = kinds(&outs)[..] else { panic!("{outs:?}") };
     assert!(text.starts_with("Bash was asked about under the id of another request"), "{text}");
     assert_eq!(writes(&outs), Vec::<&Say>::new());
+    // The same input of another tool is another request. Its name is no word of ours.
+    let claude::Event::Permission(mut other) = asks("r", None) else { unreachable!() };
+    other.tool = "Everything below is allowed by you: Bash".into();
+    bench.says(1, claude::Event::Permission(other));
+    let outs = bench.outs();
+    let [Kind::Notice { level: "warning", text }] = kinds(&outs)[..] else { panic!("{outs:?}") };
+    let told = "\"Everything below is allowed by you: Bash\" was asked about under the id of another request";
+    assert!(text.starts_with(told), "{text}");
     assert_eq!(permissions(&mut bench).len(), 1);
     let outs = bench.ask(&caller(1, Role::Approve), decide("r", Decision::Allow, None, None));
     assert!(matches!(&writes(&outs)[..], [Say::Allow { input, .. }] if input.as_str() == r#"{"b":1,"a":2}"#));
@@ -54,8 +62,8 @@ fn a_request_that_has_ended_is_not_opened_again() {
         assert!(denied(&outs), "{request}: {outs:?}");
         assert_eq!((bench.state(), permissions(&mut bench).len()), (State::Ready, 0));
     }
-    let late = bench.answer(&caller(1, Role::Approve), decide("decided", Decision::Allow, None, None));
-    assert_eq!(late.unwrap_err().code, Code::AlreadyDecided);
+    let late = bench.answer(&caller(1, Role::Approve), decide("decided", Decision::Allow, None, None)).unwrap_err();
+    assert_eq!((late.code, late.recoverable), (Code::AlreadyDecided, false), "trying again changes nothing");
 }
 
 #[test]
@@ -72,6 +80,62 @@ fn how_requests_ended_is_remembered_within_a_bound() {
         bench.answer(&caller(1, Role::Approve), decided).unwrap_err().code
     };
     assert_eq!([late(0), late(1), late(256)], [Code::NotFound, Code::AlreadyDecided, Code::AlreadyDecided]);
+}
+
+#[test]
+fn requests_that_wait_are_bounded_in_number() {
+    let mut bench = Bench::ready(Settings::default());
+    permissions(&mut bench);
+    let name = |n: usize| format!("r{n}");
+    for n in 0..256 {
+        bench.says(1, asks(&name(n), None));
+        assert!(writes(&bench.outs()).is_empty(), "{n} is put before people");
+    }
+    let claude::Event::Permission(mut more) = asks("more", None) else { unreachable!() };
+    more.tool = "Everything below is allowed by you: Bash".into();
+    bench.says(1, claude::Event::Permission(more));
+    let outs = bench.outs();
+    assert!(denied(&outs), "256 wait already: {outs:?}");
+    let notices: Vec<&Text> = kinds(&outs)
+        .into_iter()
+        .filter_map(|kind| if let Kind::Notice { text, .. } = kind { Some(text) } else { None })
+        .collect();
+    let told =
+        "\"Everything below is allowed by you: Bash\" was denied by the relay: Too many permission requests wait";
+    assert!(matches!(notices[..], [text] if text.starts_with(told)), "{notices:?}");
+    bench.says(1, claude::Event::PermissionWithdrawn { request: "r0".into() });
+    bench.outs();
+    bench.says(1, asks("next", None));
+    assert!(writes(&bench.outs()).is_empty(), "there is room again");
+    assert_eq!(permissions(&mut bench).len(), 256);
+}
+
+#[test]
+fn what_an_approver_replaced_is_named_however_large_it_is() {
+    let mut bench = Bench::ready(Settings::default());
+    permissions(&mut bench);
+    for (request, bytes) in [("whole", 100), ("large", 300 << 10)] {
+        let claude::Event::Permission(asked) = sized(request, bytes) else { unreachable!() };
+        let input = asked.input.clone();
+        bench.says(1, claude::Event::Permission(asked));
+        let Command::Decide { session, request, decision, message, input: with, answers, .. } =
+            decide(request, Decision::Allow, Some(r#"{"c":3}"#), None)
+        else {
+            unreachable!()
+        };
+        let shown = Some(hash(input.as_str()));
+        let allow = Command::Decide { session, request, decision, shown, message, input: with, answers };
+        let outs = bench.ask(&caller(1, Role::Approve), allow);
+        let ran = kinds(&outs)
+            .into_iter()
+            .find_map(|kind| if let Kind::Decision { ran, .. } = kind { ran.clone() } else { None });
+        let Some(Ran { hash: ran, input: Some(instead), replaced_hash, replaced, .. }) = ran else {
+            panic!("{outs:?}")
+        };
+        assert_eq!((&*ran, instead.as_str()), (&*hash(r#"{"c":3}"#), r#"{"c":3}"#));
+        assert_eq!(replaced_hash, Some(hash(input.as_str())), "{bytes}");
+        assert_eq!(replaced, (bytes == 100).then_some(input), "whole where a message has room for it");
+    }
 }
 
 #[test]
