@@ -17,7 +17,10 @@ use amp_relay::{
     dialect::session,
     relay::{
         Role,
-        api::{Caller, Command, Error, Out, Reply, Request, Snapshot, Text, When, bulk::MESSAGE_BYTES_MAX},
+        api::{
+            By, Caller, Command, DeviceInfo, Error, Input, OpenPermission, Out, Position, PromptState, QueuedPrompt,
+            Reply, Request, RunningTurn, Snapshot, State, Summary, Text, TurnBlock, When, bulk::MESSAGE_BYTES_MAX,
+        },
         hub::{Create, Hub, Profiles, Resolved},
         session::{Ids, Settings},
     },
@@ -287,6 +290,75 @@ proptest! {
             stage.step(number + 1, step);
         }
         stage.step(100, Step::Attach(Filler("\"", 256), 3_000_000));
+    }
+}
+
+/// A snapshot in which every text is this one, those too that the relay makes itself.
+fn of_one_text(text: &Text, json: &Json, whole: bool) -> Snapshot {
+    let one = || text.clone();
+    let by = By { device: one(), principal: one(), comment: one() };
+    let request = OpenPermission {
+        request: one(),
+        call: Some(one()),
+        tool: one(),
+        input: if whole { Input::Whole(json.clone()) } else { Input::Large { bytes: u64::MAX, blob: one() } },
+        hash: whole.then(one),
+        deny_why: (!whole).then(one),
+        about: one(),
+        suggestions: Some(json.clone()),
+        questions: Some(json.clone()),
+        default_to_no: true,
+        no_always: true,
+        needs_interaction: true,
+    };
+    let device = DeviceInfo {
+        device: one(),
+        name: one(),
+        principal: one(),
+        comment: one(),
+        kind: one(),
+        role: Role::Approve,
+        since: u64::MAX,
+    };
+    let block =
+        TurnBlock { message: one(), block: u32::MAX, kind: Block::Thinking, text: text.to_string(), bytes: u64::MAX };
+    Snapshot {
+        summary: Summary {
+            session: one(),
+            did: one(),
+            title: one(),
+            profile: one(),
+            folder: PathBuf::from(&**text),
+            state: State::Retrying,
+            since: u64::MAX,
+            why: Some(one()),
+            waiting: usize::MAX,
+            model: Some(one()),
+            mode: Some(one()),
+            created_at: u64::MAX,
+            active_at: u64::MAX,
+            cost_usd: 1.0 / 3.0,
+            devices: usize::MAX,
+            next: Position { epoch: one(), offset: u64::MAX },
+        },
+        turn: Some(RunningTurn { prompts: vec![one(); 2], since: u64::MAX, blocks: vec![block; 2] }),
+        queue: vec![QueuedPrompt { prompt: one(), text: one(), by: Some(by), state: PromptState::Cancelled }; 2],
+        permissions: vec![request; 2],
+        devices: vec![device; 2],
+        notice: Some(one()),
+    }
+}
+
+proptest! {
+    #[test]
+    fn c5_every_text_of_a_snapshot_is_reckoned(filler in filler(2_000), whole: bool) {
+        let snapshot = of_one_text(&filler.text(), &filler.json(), whole);
+        let bulk = snapshot.bulk();
+        let next = Position { epoch: "e".into(), offset: u64::MAX };
+        let reply =
+            Reply::Attached { snapshot: Box::new(snapshot), events: Vec::new(), earliest: next.clone(), next };
+        let bytes = session::reply("r", &reply).len();
+        prop_assert!(bytes <= bulk + 256, "{bytes} bytes are more than {bulk}");
     }
 }
 
