@@ -169,15 +169,40 @@ fn pictures_and_pages_are_there() {
 /// The rows of two screens side by side, the left one so many columns wide.
 fn side_by_side(left: &str, right: &str, width: usize) -> String {
     let mut rows = String::new();
-    let (mut left, mut right) = (left.lines(), right.lines());
+    let (left, right) = (styled_rows(left), styled_rows(right));
+    let (mut left, mut right) = (left.iter(), right.iter());
     loop {
-        let row = match (left.next(), right.next()) {
+        let (left, right) = match (left.next(), right.next()) {
             (None, None) => return rows,
-            (left, right) => (left.unwrap_or_default(), right.unwrap_or_default()),
+            (left, right) => (left.map_or("", String::as_str), right.map_or("", String::as_str)),
         };
-        let blank = width.saturating_sub(unicode_width::UnicodeWidthStr::width(without_colours(row.0).as_str()));
-        rows.push_str(&format!("{}\x1b[0m{:blank$}\x1b[2m │ \x1b[0m{}\x1b[0m\n", row.0, "", row.1));
+        let blank = width.saturating_sub(unicode_width::UnicodeWidthStr::width(without_colours(left).as_str()));
+        rows.push_str(&format!("{left}\x1b[0m{:blank$}\x1b[2m │ \x1b[0m{right}\x1b[0m\n", ""));
     }
+}
+
+/// The rows of a screen, each with the style that it begins in: tmux says a style once, for all rows until the next one.
+fn styled_rows(screen: &str) -> Vec<String> {
+    let mut style = String::new();
+    let styled = |row: &str| {
+        let styled = format!("{style}{row}");
+        for (parameters, _) in row.split("\x1b[").skip(1).filter_map(|rest| rest.split_once('m')) {
+            let parameters = match parameters.split_once(';') {
+                Some(("" | "0", others)) => {
+                    style.clear();
+                    others
+                }
+                None if matches!(parameters, "" | "0") => {
+                    style.clear();
+                    continue;
+                }
+                _ => parameters,
+            };
+            style.push_str(&format!("\x1b[{parameters}m"));
+        }
+        styled
+    };
+    screen.lines().map(styled).collect()
 }
 
 /// The text without its colours.
@@ -187,17 +212,33 @@ fn without_colours(coloured: &str) -> String {
     parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
 }
 
-/// Makes the picture at the top of the README: `cargo test --test e2e picture -- --ignored`.
+/// Where the picture at the top of the README is.
+fn picture() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/images/two-terminals.svg")
+}
+
+/// A coloured text as a picture. Dim text is as far from the background as it must be to be read.
+fn drawn(text: &str) -> String {
+    let picture = anstyle_svg::Term::new().palette(anstyle_svg::WIN10_CONSOLE).render_svg(text);
+    // Viewers pass over the `opacity` of a part of a text.
+    let (dimmed, legible) = (".dimmed { opacity: 0.4; }", ".dimmed { fill-opacity: 0.65; }");
+    assert!(picture.contains(dimmed), "how the library dims: {picture}");
+    picture.replace(dimmed, legible)
+}
+
+/// Makes the picture at the top of the README: `cargo test --test e2e picture_of_two -- --ignored`.
 #[test]
 #[ignore = "writes docs/images/two-terminals.svg"]
 fn the_picture_of_two_terminals_is_taken() {
     const WIDTH: u16 = 62;
+    // So high that the first row of either is in view.
+    const HEIGHT: u16 = 24;
     let scratch = Scratch::new();
     let run = |verb: &str| {
         // By its name, for the folder that it was built in is no other machine's.
         let built = Path::new(PROGRAM).parent().expect("a folder").display();
         let command = format!("PATH={built}:$PATH AMP_RELAY_LISTEN=127.0.0.1:0 AMP_RELAY_DEMO=1 amp-relay {verb}");
-        let terminal = Terminal::sized(&scratch, &command, WIDTH, 20);
+        let terminal = Terminal::sized(&scratch, &command, WIDTH, HEIGHT);
         terminal.shows("the session", |screen| screen.contains("Ctrl-] leaves"));
         terminal
     };
@@ -208,16 +249,80 @@ fn the_picture_of_two_terminals_is_taken() {
         terminal.shows("the request", is_asked);
         terminal.coloured()
     });
-    // The scratch folder has a name for this run alone.
+    // The scratch folder has a name for this run alone, and the machine one that no other has.
     let root = scratch.root().display().to_string();
-    let [left, right] = [left, right].map(|screen| screen.replace(&format!("{root}/project"), "~/project"));
-    assert!(!left.contains(PROGRAM) && !right.contains(PROGRAM), "{left}");
-    let picture = anstyle_svg::Term::new().render_svg(&side_by_side(&left, &right, usize::from(WIDTH)));
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/images/two-terminals.svg");
-    fs::create_dir_all(path.parent().expect("a folder")).expect("docs/images");
-    fs::write(path, picture).expect("the picture");
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let [left, right] = [left, right]
+        .map(|screen| screen.replace(&format!("{root}/project"), "~/project").replace(&format!("({host} "), "(desk "));
+    for screen in [&left, &right] {
+        let first = without_colours(screen.lines().next().unwrap_or_default());
+        assert!(first.starts_with("· project · ~/project"), "the first row: {screen}");
+    }
+    let text = side_by_side(&left, &right, usize::from(WIDTH));
+    fs::create_dir_all(picture().parent().expect("a folder")).expect("docs/images");
+    fs::write(picture(), drawn(text.trim_end())).expect("the picture");
     drop((laptop, desk));
     scratch.run(["down"]).ok();
+}
+
+#[test]
+fn a_row_of_the_picture_begins_in_the_style_of_the_row_before_it() {
+    let left = "\x1b[2mone\ntwo\n\x1b[0;33mthree\n\x1b[1mfour\x1b[0m\nfive\n";
+    let right = "a\n\x1b[32mb\nc\n\x1b[md\n";
+    assert_eq!(
+        styled_rows(left),
+        ["\x1b[2mone", "\x1b[2mtwo", "\x1b[2m\x1b[0;33mthree", "\x1b[33m\x1b[1mfour\x1b[0m", "five"]
+    );
+    let bar =
+        |left: &str, blank: usize, right: &str| format!("{left}\x1b[0m{:blank$}\x1b[2m │ \x1b[0m{right}\x1b[0m\n", "");
+    let joined: String = [
+        bar("\x1b[2mone", 4, "a"),
+        bar("\x1b[2mtwo", 4, "\x1b[32mb"),
+        bar("\x1b[2m\x1b[0;33mthree", 2, "\x1b[32mc"),
+        bar("\x1b[33m\x1b[1mfour\x1b[0m", 3, "\x1b[32m\x1b[md"),
+        bar("five", 3, ""),
+    ]
+    .concat();
+    assert_eq!(side_by_side(left, right, 7), joined);
+}
+
+/// How bright a colour is, as WCAG 2 has it: 0 to 1.
+fn luminance(colour: [f64; 3]) -> f64 {
+    let linear = |part: f64| if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) };
+    colour.map(linear).into_iter().zip([0.2126, 0.7152, 0.0722]).map(|(part, weight)| part * weight).sum()
+}
+
+/// What stands between this and a `;` or a blank behind it.
+fn value<'a>(picture: &'a str, begins: &str) -> &'a str {
+    let rest = picture.split_once(begins).unwrap_or_else(|| panic!("{begins}: {picture}")).1;
+    rest.split([';', ' ']).next().unwrap_or_default()
+}
+
+#[test]
+fn the_picture_can_be_read_and_shows_what_terminals_show() {
+    let picture = fs::read_to_string(picture()).expect("the picture");
+    let colour = |hex: &str| {
+        [1, 3, 5].map(|at| f64::from(u8::from_str_radix(&hex[at..at + 2], 16).expect("two digits")) / 255.0)
+    };
+    let background = colour(value(&picture, ".bg { fill: "));
+    let is_legible = |text: [f64; 3]| (luminance(text) + 0.05) / (luminance(background) + 0.05) >= 4.5;
+    let text = colour(value(&picture, ".fg { fill: "));
+    assert!(is_legible(text));
+    for rule in picture.split("    .fg-").skip(1) {
+        assert!(is_legible(colour(value(rule, "{ fill: "))), "{rule}");
+    }
+    let opacity: f64 = value(&picture, ".dimmed { fill-opacity: ").parse().expect("a number");
+    let dim = [0, 1, 2].map(|at| text[at] * opacity + background[at] * (1.0 - opacity));
+    assert!(is_legible(dim) && luminance(dim) < luminance(text) * 0.7, "dim, and legible: {dim:?}");
+    // A notice is dim from its mark on, and the left edge of a card is like the right one.
+    for (text, times) in [("· project · ~/project", 2), ("· The relay runs", 1), ("· also here", 1)] {
+        assert_eq!(picture.matches(text).count(), times, "{text}");
+        assert_eq!(picture.matches(&format!("<tspan class=\"dimmed\">{text}")).count(), times, "{text}");
+    }
+    for edge in ["╭", "╰"] {
+        assert_eq!(picture.matches(&format!("<tspan class=\"fg-ansi256-003\">{edge}")).count(), 2, "{edge}");
+    }
+    assert!(["/tmp", "/home", "/root", "/target", "SHA256:"].iter().all(|own| !picture.contains(own)), "{picture}");
 }
 
 /// The caller's toolchain, which is not looked for in the scratch HOME.
