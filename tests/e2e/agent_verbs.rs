@@ -274,6 +274,15 @@ fn a_question_that_was_decided_elsewhere_leaves_the_next_one_to_be_answered() {
 
 /// A session that asks about this command, and `amp-relay request` in a terminal of this size.
 fn one_question(command: &str, columns: u16, rows: u16) -> (Scene, Terminal) {
+    one_question_in(command, (columns, rows), |request| request)
+}
+
+/// The same, with a shell line around the program.
+fn one_question_in(
+    command: &str,
+    (columns, rows): (u16, u16),
+    line: impl FnOnce(String) -> String,
+) -> (Scene, Terminal) {
     let alice = Key::new("alice");
     let mut scene = Scene::of(Relay::options(&[]), &alice.line("amp-role=\"approve\""));
     let ask = asks("first", "Bash", &json!({"command": command}).to_string(), &json!({}));
@@ -284,7 +293,7 @@ fn one_question(command: &str, columns: u16, rows: u16) -> (Scene, Terminal) {
     let did = support::text(&list["sessions"][0]["did"]).to_owned();
     let data = scene.relay.scratch.data();
     let command = format!("{} request --data {} --key {} {did} one", relay::PROGRAM, data.display(), file.display());
-    let terminal = Terminal::sized(&scene.relay.scratch, &command, columns, rows);
+    let terminal = Terminal::sized(&scene.relay.scratch, &line(command), columns, rows);
     (scene, terminal)
 }
 
@@ -358,6 +367,99 @@ fn what_comes_after_a_question_waits_for_its_answer() {
     let screen = terminal.screen();
     assert!(screen.contains("? May I rm -rf ~?\n[y/n] y\n"), "nothing came between: {screen}");
     assert!(screen.contains("while you were asked 64 more lines came") && !screen.contains("news 30"), "{screen}");
+}
+
+/// A question below which a line was ended in its first half second, and is not read before that has passed: the relay goes
+/// first, and has more all the time. `None`: it took the test too long.
+fn early_line_that_is_read_late() -> Option<(Scene, Agent, Terminal)> {
+    let (scene, mut peer, key, file) = peer_and_asker();
+    let data = scene.relay.scratch.data();
+    let command =
+        format!("{} request --data {} --key {} {} hi", relay::PROGRAM, data.display(), file.display(), key.did);
+    let terminal = Terminal::run(&scene.relay.scratch, &command);
+    let request = peer.next("the request");
+    let mut says = |kind, body: &Value| {
+        let message = peer.draft(kind, request.from.as_str(), body).reply_to(&request.id);
+        peer.send(&message);
+    };
+    let since = Instant::now();
+    says(typ::INPUT_REQUIRED, &json!({"prompt": "May I rm -rf ~?", "options": ["allow", "deny"]}));
+    terminal.shows("the question", |screen| screen.trim_end().ends_with("[y/n]"));
+    terminal.keys(&["y", "Enter"]);
+    let typed = Instant::now();
+    if typed - since > Duration::from_millis(450) {
+        return None;
+    }
+    while typed.elapsed() < Duration::from_millis(700) {
+        says(typ::PROCESSING, &json!({"status_text": "busy"}));
+    }
+    Some((scene, peer, terminal))
+}
+
+#[test]
+fn a_line_typed_early_is_no_answer_however_late_it_is_read() {
+    let (_scene, mut peer, terminal) = until("the line was early", early_line_that_is_read_late);
+    terminal.shows("that it was early, and the question again", |screen| {
+        screen.contains("had not been there for half a second") && screen.trim_end().ends_with("[y/n]")
+    });
+    types(&terminal, &["n", "Enter"], |screen| screen.contains("busy"));
+    let answer = peer.next("the answer");
+    assert_eq!((answer.typ, &answer.body["decision"]), (typ::RESPONSE, &json!("deny")), "the first one it gets");
+}
+
+/// A question in a shell that lets the program be stopped, prints more than there is room for, and brings the program back
+/// to the front when it is given a line.
+fn question_that_can_be_stopped() -> (Scene, Terminal) {
+    let (scene, terminal) = one_question_in("rm -rf ~", (80, 24), |request| {
+        format!("bash -c 'set -m; {request}; seq 60; echo stopped; read -r; fg'")
+    });
+    terminal.shows("the question", |screen| screen.contains("│ rm -rf ~") && screen.trim_end().ends_with("[y/n]"));
+    (scene, terminal)
+}
+
+/// The question was put this often, it stands below all that was printed, and a yes is its answer.
+fn is_answered(scene: &Scene, terminal: &Terminal, times: usize) {
+    terminal.shows("the question again", |screen| {
+        screen.matches("│ rm -rf ~").count() == times && screen.trim_end().ends_with("[y/n]")
+    });
+    let received = || scene.standin.received();
+    let is_answer = |line: &Value| line["response"]["request_id"] == "first";
+    assert!(!received().iter().any(is_answer), "nothing was an answer: {}", terminal.screen());
+    types(terminal, &["y", "Enter"], |_| received().iter().any(is_answer));
+    assert_eq!(scene.standin.answer("first")["response"]["behavior"], "allow");
+}
+
+#[test]
+fn a_question_is_put_again_when_the_program_was_stopped() {
+    let (scene, terminal) = question_that_can_be_stopped();
+    terminal.keys(&["C-z"]);
+    terminal.shows("that it stands still", |screen| screen.trim_end().ends_with("\nstopped"));
+    terminal.keys(&["Enter"]);
+    is_answered(&scene, &terminal, 2);
+}
+
+#[test]
+fn a_line_that_was_begun_before_the_program_was_stopped_is_no_answer() {
+    let (scene, terminal) = question_that_can_be_stopped();
+    // With Ctrl-D the program gets the beginning of a line, and waits for the rest of it.
+    types(&terminal, &["y", "C-d"], |screen| screen.trim_end().ends_with("[y/n] y"));
+    terminal.keys(&["C-z"]);
+    terminal.shows("that it stands still", |screen| screen.trim_end().ends_with("\nstopped"));
+    terminal.keys(&["Enter"]);
+    terminal.shows("that it goes on", |screen| screen.rfind(" request ") > screen.rfind("stopped"));
+    terminal.keys(&["Enter"]);
+    is_answered(&scene, &terminal, 2);
+}
+
+#[test]
+fn a_question_is_put_again_when_the_terminal_has_had_another_size() {
+    let (scene, terminal) = one_question("rm -rf ~", 80, 24);
+    terminal.shows("the question", |screen| screen.trim_end().ends_with("[y/n]"));
+    // What a terminal does with its rows then is its own.
+    terminal.resize(60, 3);
+    terminal.resize(80, 24);
+    types(&terminal, &["y", "Enter"], |screen| screen.contains("another size"));
+    is_answered(&scene, &terminal, 2);
 }
 
 #[test]

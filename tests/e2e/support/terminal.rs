@@ -5,6 +5,11 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::{
+    fs::{Mode, OFlags, open},
+    termios::tcgetwinsize,
+};
+
 use super::{relay::Scratch, until};
 
 /// A tmux session on a socket in the scratch folder.
@@ -46,11 +51,18 @@ impl Terminal {
         command
     }
 
-    /// Gives it another size.
+    /// Gives it another size, and waits until what runs in it can know that.
     pub fn resize(&self, width: u16, height: u16) {
         let size = ["resize-window", "-x", &width.to_string(), "-y", &height.to_string()];
         let status = self.tmux().args(size).status().expect("tmux runs");
         assert!(status.success(), "tmux did not resize");
+        let named = self.tmux().args(["display-message", "-p", "#{pane_tty}"]).output().expect("tmux runs");
+        let name = String::from_utf8_lossy(&named.stdout);
+        let tty = open(name.trim_end(), OFlags::RDONLY | OFlags::NOCTTY, Mode::empty()).expect("its device");
+        until("it has that size", || {
+            let size = tcgetwinsize(&tty).expect("its size");
+            ((size.ws_col, size.ws_row) == (width, height)).then_some(())
+        });
     }
 
     /// Types keys: `C-c`, `Enter`, or text.
