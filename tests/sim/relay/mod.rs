@@ -7,6 +7,7 @@
 //!
 //! `AMP_SIM_SEED=n` plays one seed again; `AMP_SIM_SEEDS=n` plays n of them instead of 512.
 
+mod devices;
 mod net;
 mod world;
 

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use amp_relay::{
     base::{CloseCode, ConnToken, Now, Sent},
+    dialect::session::{Device, DeviceNet},
     relay::{
         delivery::{Agent, Net},
         message::Shared,
     },
+    wire::sign_in::Nonce,
 };
 
 use crate::rng::Rng;
@@ -37,8 +39,10 @@ impl Shared for Bytes {
 
 /// One connection.
 pub(super) struct Conn {
-    /// `None` while it is the current one.
+    /// `None` while it is the current one, and for a device.
     pub(super) agent: Option<Agent>,
+    /// `None` while it is the current one, and for an agent.
+    pub(super) device: Option<Box<Device>>,
     /// What the client has sent and the relay has not read.
     pub(super) inbound: VecDeque<Vec<u8>>,
     /// What the client has not taken.
@@ -94,9 +98,10 @@ impl SimNet {
         ConnToken::new(0, 0, 0)
     }
 
-    pub(super) fn open(&mut self, token: ConnToken, agent: Agent) {
+    pub(super) fn open(&mut self, token: ConnToken, agent: Option<Agent>) {
         let conn = Conn {
-            agent: Some(agent),
+            agent,
+            device: None,
             inbound: VecDeque::new(),
             outbound: VecDeque::new(),
             queued: 0,
@@ -214,5 +219,23 @@ impl Net for SimNet {
 
     fn random(&mut self) -> Option<[u8; 8]> {
         Some(self.rng.next().to_ne_bytes())
+    }
+}
+
+impl DeviceNet for SimNet {
+    fn device(&mut self, token: ConnToken) -> Option<&mut Device> {
+        self.conns.get_mut(&token).filter(|conn| conn.closed.is_none())?.device.as_deref_mut()
+    }
+
+    fn send_text(&mut self, token: ConnToken, text: &str) -> Sent {
+        self.queue(token, text.as_bytes())
+    }
+
+    fn share_text(text: &str) -> Bytes {
+        Bytes::of(text.as_bytes())
+    }
+
+    fn nonce() -> Option<[u8; Nonce::BYTES]> {
+        Some([7; Nonce::BYTES])
     }
 }

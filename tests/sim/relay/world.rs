@@ -261,7 +261,7 @@ impl World {
         let token = ConnToken::new(worker as u16, self.slots, 1);
         let Worker { net, delivery, .. } = &mut self.workers[worker];
         net.now = self.now;
-        net.open(token, Agent::new(token, false, self.now));
+        net.open(token, Some(Agent::new(token, false, self.now)));
         Self::as_current(net, token, |agent, net| delivery.opened(agent, net));
         token
     }
