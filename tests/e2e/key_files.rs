@@ -6,8 +6,9 @@ use crate::{
     relay_up::{data, flat, is_attached, relays, up},
     support::{
         Key,
-        relay::{PROGRAM, Relay, Scratch},
+        relay::{PROGRAM, Ran, Relay, Scratch},
         terminal::Terminal,
+        until,
     },
 };
 
@@ -147,4 +148,26 @@ fn a_refusal_on_a_terminal_is_broken_between_words() {
     let screen = terminal.shows("the refusal", |screen| screen.contains("ended with 1"));
     assert!(screen.lines().any(|row| row.contains(&stranger.fingerprint())), "{screen}");
     assert!(screen.contains("\n  ↳ "), "it is long enough to be broken: {screen}");
+}
+
+#[test]
+fn what_a_path_holds_does_not_steer_the_terminal_that_the_settings_are_shown_on() {
+    let scratch = Scratch::new();
+    // Escapes of TOML, in which the settings are shown, are for fewer characters than a terminal takes for its own.
+    let command = format!("read -r line; AMP_RELAY_KEYS='/k\u{9b}31m\u{202e}eys' {PROGRAM} config show");
+    let terminal = Terminal::run(&scratch, &command);
+    let written = scratch.root().join("written");
+    terminal.kept_in(&written);
+    terminal.keys(&["Enter"]);
+    terminal.shows("the settings", |screen| screen.contains("ended with 0"));
+    let written = until("all is written", || {
+        let bytes = fs::read(&written).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|text| text.contains("ended with 0"))
+    });
+    assert!(written.contains("keys = \"/k31meys\""), "{written:?}");
+    // Where no terminal is, the value is what it was.
+    let mut shown = scratch.command(["config", "show"]);
+    shown.env("AMP_RELAY_KEYS", "/k\u{9b}31m\u{202e}eys");
+    let shown = Ran::from(shown.output().expect("the program starts")).ok();
+    assert!(shown.contains("keys = \"/k\u{9b}31m\u{202e}eys\""), "{shown:?}");
 }

@@ -45,4 +45,5 @@ mod relay_terminal;
 mod relay_up;
 mod session_bounds;
 mod unreadable;
+mod window_leaves;
 mod window_says;

@@ -66,3 +66,26 @@ impl Screen {
         let _ = tcflush(io::stdin(), QueueSelector::IFlush);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process::Command};
+
+    use super::*;
+
+    /// Set for the process of this test that shows what its parent reads.
+    const SHOWS: &str = "AMP_RELAY_TEST_SHOWS";
+
+    #[test]
+    fn what_is_asked_does_not_steer_the_terminal() {
+        if env::var_os(SHOWS).is_some() {
+            let screen = Screen { resized: Arc::default(), stopped: Arc::default() };
+            return screen.show("one\r\x1b[2J\u{9b}2J\u{202e}\x07\ttwo\nthree");
+        }
+        let name = "cli::agent::screen::tests::what_is_asked_does_not_steer_the_terminal";
+        let mut own = Command::new(env::current_exe().expect("this program"));
+        let ran = own.args(["--exact", name, "--nocapture"]).env(SHOWS, "1").output().expect("it runs");
+        let shown = String::from_utf8_lossy(&ran.stderr);
+        assert!(shown.contains("one[2J2J\ttwo\nthree"), "{shown:?}");
+    }
+}

@@ -1,7 +1,7 @@
 //! A terminal to run the client in: a tmux server of the test's own.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -95,6 +95,12 @@ impl Terminal {
     pub fn coloured(&self) -> String {
         let output = self.tmux().args(["capture-pane", "-p", "-e"]).output().expect("tmux runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Keeps in a file all that is written to it from now on, byte by byte.
+    pub fn kept_in(&self, file: &Path) {
+        let status = self.tmux().args(["pipe-pane", &format!("cat >{}", file.display())]).status().expect("tmux runs");
+        assert!(status.success(), "tmux keeps nothing");
     }
 
     /// What is on the screen, which stays as it is when all of it is drawn anew.
