@@ -17,7 +17,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ed25519_dalek::SigningKey;
 
 const SIZES: [usize; 2] = [128, 16 * 1024];
-const DIALECTS: [(&str, KeyEncoding); 2] = [("text", KeyEncoding::Text), ("int", KeyEncoding::Int)];
+const KEY_ENCODINGS: [(&str, KeyEncoding); 2] = [("text", KeyEncoding::Text), ("int", KeyEncoding::Int)];
 const TS: u64 = 1_707_055_200_000;
 const ALICE: &str = "did:key:z6MkehRgf7yJbgaGfYsdoAsKdBPE3dj2CYhowQdcjqSJgvVd";
 const BOB: &str = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
@@ -33,12 +33,12 @@ fn body(size: usize) -> Vec<u8> {
     body
 }
 
-fn frame(dialect: KeyEncoding, to: To<'static>, size: usize) -> Vec<u8> {
+fn frame(key_encoding: KeyEncoding, to: To<'static>, size: usize) -> Vec<u8> {
     let (mut scratch, mut out) = (Vec::new(), Vec::new());
     let key = SigningKey::from_bytes(&[5; 32]);
     Builder::new(header(to))
         .body(&body(size))
-        .write_signed(dialect, &key, &mut scratch, &mut out)
+        .write_signed(key_encoding, &key, &mut scratch, &mut out)
         .expect("expressible");
     out
 }
@@ -52,9 +52,9 @@ fn view(frame: &[u8]) -> EnvelopeView<'_> {
 
 fn read(c: &mut Criterion) {
     let mut group = c.benchmark_group("envelope_view");
-    for (name, dialect) in DIALECTS {
+    for (name, key_encoding) in KEY_ENCODINGS {
         for size in SIZES {
-            let frame = frame(dialect, To::One(BOB), size);
+            let frame = frame(key_encoding, To::One(BOB), size);
             group.throughput(Throughput::Bytes(frame.len() as u64));
             group.bench_function(BenchmarkId::new(name, size), |b| b.iter(|| view(black_box(&frame)).header.ts));
         }
@@ -94,19 +94,19 @@ fn read(c: &mut Criterion) {
 fn write(c: &mut Criterion) {
     let mut group = c.benchmark_group("envelope_write");
     let mut out = Vec::new();
-    for (name, dialect) in DIALECTS {
+    for (name, key_encoding) in KEY_ENCODINGS {
         for size in SIZES {
             let body = body(size);
             let builder = Builder::new(header(To::One(BOB))).body(&body);
             group.bench_function(BenchmarkId::new(name, size), |b| {
                 b.iter(|| {
                     out.clear();
-                    black_box(&builder).write(dialect, Some(&[9; 64]), &mut out).is_ok()
+                    black_box(&builder).write(key_encoding, Some(&[9; 64]), &mut out).is_ok()
                 });
             });
-            let frame = frame(dialect, To::One(BOB), size);
+            let frame = frame(key_encoding, To::One(BOB), size);
             let found = view(&frame);
-            let other = if dialect == KeyEncoding::Text { KeyEncoding::Int } else { KeyEncoding::Text };
+            let other = if key_encoding == KeyEncoding::Text { KeyEncoding::Int } else { KeyEncoding::Text };
             group.bench_function(BenchmarkId::new(format!("rekey_from_{name}"), size), |b| {
                 b.iter(|| {
                     out.clear();

@@ -76,10 +76,10 @@ fn body() -> Vec<u8> {
 }
 
 /// A message in deterministic order.
-fn message(dialect: KeyEncoding) -> Vec<u8> {
+fn message(key_encoding: KeyEncoding) -> Vec<u8> {
     let (from, to) = (Key::new(0), Key::new(1));
     let header = Header::new(Id::new(TS, [7; 8]), Type::MESSAGE, &from.did, To::One(&to.did));
-    from.message(dialect, Header { ts: TS, ..header }, &body())
+    from.message(key_encoding, Header { ts: TS, ..header }, &body())
 }
 
 /// A message whose fields stand as RFC 001 lists them.

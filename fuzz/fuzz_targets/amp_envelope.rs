@@ -1,5 +1,5 @@
 //! The envelope on arbitrary frames: no panic, and what it accepts, two other decoders read as the same fields; it can
-//! be written again in either key dialect, a body in deterministic form stays what it is, and one with a key twice is
+//! be written again in either key encoding, a body in deterministic form stays what it is, and one with a key twice is
 //! never taken for one that can be read in one way only.
 
 #![no_main]

@@ -46,7 +46,7 @@ pub struct HelloJob {
     /// It must not be checked before this time, Unix milliseconds.
     pub from_ms: u64,
     /// How its keys are written.
-    pub dialect: KeyEncoding,
+    pub key_encoding: KeyEncoding,
 }
 
 /// A HELLO that was judged, with our signed answer.

@@ -45,7 +45,7 @@ pub struct Message<S> {
     /// Its bytes.
     pub shared: S,
     /// How its keys are written.
-    pub dialect: KeyEncoding,
+    pub key_encoding: KeyEncoding,
     /// The connection that an ERROR about it goes to, on whichever worker. `None`: the relay or a session says it.
     pub sender: Option<ConnToken>,
     /// Its number among those of the sender's worker: of a repeated message it is another.
@@ -164,7 +164,7 @@ impl Refused {
     }
 
     /// The ERROR that the relay says, or one of its sessions: whoever `from` is.
-    pub fn reply(self, from: Text, id: Id, to: ReplyTo, dialect: KeyEncoding) -> Reply {
+    pub fn reply(self, from: Text, id: Id, to: ReplyTo, key_encoding: KeyEncoding) -> Reply {
         let mut body = Vec::new();
         match self.not_handed.details() {
             Some(details) => {
@@ -174,7 +174,7 @@ impl Refused {
             None => self.refusal.write_body(&mut body),
         }
         let Self { id: reply_to, to: did, thread_id, close, .. } = self;
-        Reply { via: to, from, to: did, typ: Type::ERROR, id, reply_to, thread_id, body, dialect, close }
+        Reply { via: to, from, to: did, typ: Type::ERROR, id, reply_to, thread_id, body, key_encoding, close }
     }
 }
 
@@ -239,7 +239,7 @@ pub struct Reply {
     /// The body: one CBOR item.
     pub body: Vec<u8>,
     /// How its keys are written.
-    pub dialect: KeyEncoding,
+    pub key_encoding: KeyEncoding,
     /// Close the connection behind it.
     pub close: Option<(CloseCode, &'static str)>,
 }
@@ -253,7 +253,7 @@ impl Reply {
         let mut header = Header::new(self.id, self.typ, &self.from, To::One(&self.to));
         header.reply_to = self.reply_to.as_ref().map(|id| &id.0[..]);
         header.thread_id = self.thread_id.as_deref();
-        Builder::new(header).body(&self.body).write_signed(self.dialect, key, scratch, out)
+        Builder::new(header).body(&self.body).write_signed(self.key_encoding, key, scratch, out)
     }
 }
 

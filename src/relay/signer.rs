@@ -62,7 +62,7 @@ impl<K: SessionKeys> Signer<K> {
             reply_to: Some(job.id),
             thread_id: job.thread_id.clone(),
             body,
-            dialect: job.dialect,
+            key_encoding: job.key_encoding,
             close,
         })?;
         Some(Judged { principal, answer, close })

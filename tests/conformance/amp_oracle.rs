@@ -27,17 +27,17 @@ pub(crate) fn agree(frame: &[u8]) -> bool {
     true
 }
 
-fn key_of(dialect: KeyEncoding, field: Field) -> Value {
-    match dialect {
+fn key_of(key_encoding: KeyEncoding, field: Field) -> Value {
+    match key_encoding {
         KeyEncoding::Text => Value::from(field.name()),
         KeyEncoding::Int => Value::from(field as u64),
     }
 }
 
 /// The field that a key is; `enc` has no integer key.
-fn field_of(dialect: KeyEncoding, key: &Value) -> Option<Field> {
-    let known = if dialect == KeyEncoding::Int { &Field::ALL[..12] } else { &Field::ALL[..] };
-    known.iter().copied().find(|&field| key_of(dialect, field) == *key)
+fn field_of(key_encoding: KeyEncoding, key: &Value) -> Option<Field> {
+    let known = if key_encoding == KeyEncoding::Int { &Field::ALL[..12] } else { &Field::ALL[..] };
+    known.iter().copied().find(|&field| key_of(key_encoding, field) == *key)
 }
 
 fn with_minicbor(view: &EnvelopeView<'_>) {
@@ -47,7 +47,7 @@ fn with_minicbor(view: &EnvelopeView<'_>) {
     let mut optional = 0;
     let header = &view.header;
     for _ in 0..pairs {
-        let key = match view.dialect {
+        let key = match view.key_encoding {
             KeyEncoding::Text => Value::from(decoder.str().unwrap()),
             KeyEncoding::Int => Value::Integer(i128::from(decoder.int().unwrap()).try_into().unwrap()),
         };
@@ -57,7 +57,7 @@ fn with_minicbor(view: &EnvelopeView<'_>) {
             optional += 1;
             Some(&view.frame[start..decoder.position()])
         };
-        match field_of(view.dialect, &key) {
+        match field_of(view.key_encoding, &key) {
             None => decoder.skip().unwrap(),
             Some(Field::V) => assert_eq!(decoder.u64().unwrap(), view.v),
             Some(Field::Id) => assert_eq!(decoder.bytes().unwrap(), header.id.0),
@@ -66,7 +66,7 @@ fn with_minicbor(view: &EnvelopeView<'_>) {
             Some(Field::Ttl) => assert_eq!(decoder.u64().unwrap(), header.ttl),
             Some(Field::From) => assert_eq!(decoder.str().unwrap(), header.from),
             Some(Field::To) if header.to.is_array() => {
-                assert_eq!(view.dialect, KeyEncoding::Text);
+                assert_eq!(view.key_encoding, KeyEncoding::Text);
                 let dids: Vec<&str> = decoder.array_iter().unwrap().collect::<Result<_, _>>().unwrap();
                 assert!(header.to.iter().eq(dids));
             }
@@ -101,7 +101,7 @@ fn with_ciborium(view: &EnvelopeView<'_>) {
     };
     let pairs = value.into_map().unwrap();
     let get = |field: Field| {
-        let key = key_of(view.dialect, field);
+        let key = key_of(view.key_encoding, field);
         let mut found = pairs.iter().filter(|(at, _)| *at == key && (field != Field::Enc || at.is_text()));
         let value = found.next().map(|(_, value)| value);
         assert!(found.next().is_none(), "{field:?} stands twice");
@@ -137,10 +137,10 @@ fn with_itself(view: &EnvelopeView<'_>) {
     let (mut input, mut out, mut other_input) = (Vec::new(), Vec::new(), Vec::new());
     sig_input(&view.header, cbor::NULL, &mut input);
     assert_eq!(cbor::check(&input), Ok(()));
-    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
+    for key_encoding in [KeyEncoding::Text, KeyEncoding::Int] {
         out.clear();
-        if rekey(view, dialect, &mut out).is_err() {
-            assert!(out.is_empty() && dialect != view.dialect);
+        if rekey(view, key_encoding, &mut out).is_err() {
+            assert!(out.is_empty() && key_encoding != view.key_encoding);
             continue;
         }
         let Ok(Frame::Envelope(again)) = parse(&out) else { panic!("{out:02x?}") };
@@ -157,7 +157,7 @@ fn with_itself(view: &EnvelopeView<'_>) {
         (None, None) => builder,
     };
     out.clear();
-    if builder.write(view.dialect, view.sig, &mut out).is_ok() {
+    if builder.write(view.key_encoding, view.sig, &mut out).is_ok() {
         let Ok(Frame::Envelope(again)) = parse(&out) else { panic!("{out:02x?}") };
         assert_eq!((again.header, again.sig, again.enc), (view.header, view.sig, view.enc));
     } else {

@@ -134,7 +134,7 @@ fn rewritten(view: &EnvelopeView<'_>) -> Vec<u8> {
         None => builder.body(view.body_or_null().unwrap()),
     };
     let mut out = Vec::new();
-    builder.write(view.dialect, view.sig, &mut out).unwrap();
+    builder.write(view.key_encoding, view.sig, &mut out).unwrap();
     out
 }
 
@@ -156,7 +156,7 @@ fn signed(key: &SigningKey, message: &[u8], body: &[u8], input: &[u8]) {
         assert_eq!(found.body, Some(body));
         let mut out = Vec::new();
         let builder = Builder::new(found.header).body(body);
-        builder.write_signed(found.dialect, key, &mut scratch, &mut out).unwrap();
+        builder.write_signed(found.key_encoding, key, &mut scratch, &mut out).unwrap();
         assert_eq!(out, message);
     }
 }
@@ -177,7 +177,7 @@ fn every_message_of_the_rfc_is_read_verified_and_written_again() {
             reply_to: reply_to.as_deref(),
             ..Header::new(id, Type(vector.typ), &vector.from, To::One(&vector.to))
         };
-        assert_eq!((found.v, found.dialect, found.header), (1, KeyEncoding::Text, header));
+        assert_eq!((found.v, found.key_encoding, found.header), (1, KeyEncoding::Text, header));
         assert!(id.belongs_to(vector.ts));
         assert_eq!(found.sig.map(|sig| sig.to_vec()), Some(hex(&vector.signature)));
         assert_eq!(found.enc.is_some(), vector.name == "message-authcrypt");
@@ -311,7 +311,7 @@ fn frames_of_the_go_relay_are_read() {
             continue;
         }
         let found = view(&bytes);
-        assert_eq!((found.dialect, found.v, found.sig), (KeyEncoding::Int, 1, None));
+        assert_eq!((found.key_encoding, found.v, found.sig), (KeyEncoding::Int, 1, None));
         assert!(found.header.id.belongs_to(found.header.ts));
         assert!(amp_oracle::agree(&bytes));
         let mut out = Vec::new();

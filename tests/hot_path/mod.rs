@@ -26,7 +26,7 @@ use tempfile::TempDir;
 /// Nothing is asserted about time: this turns a hang into a failure.
 pub const LIMIT: Duration = Duration::from_secs(120);
 /// Answers of 32 KiB after which an agent has shown that it reads.
-const PROOFS: u64 = 48;
+const PROOFS: u64 = 160;
 /// The mask of every frame.
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
@@ -47,9 +47,9 @@ impl Key {
     }
 
     /// A message as an agent writes it, unmasked and without its WebSocket header.
-    pub fn message(&self, dialect: KeyEncoding, header: Header<'_>, body: &[u8]) -> Vec<u8> {
+    pub fn message(&self, key_encoding: KeyEncoding, header: Header<'_>, body: &[u8]) -> Vec<u8> {
         let (mut scratch, mut out) = (Vec::new(), Vec::new());
-        let built = Builder::new(header).body(body).write_signed(dialect, &self.secret, &mut scratch, &mut out);
+        let built = Builder::new(header).body(body).write_signed(key_encoding, &self.secret, &mut scratch, &mut out);
         built.expect("expressible");
         out
     }

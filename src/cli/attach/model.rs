@@ -14,7 +14,7 @@ use super::{
     },
 };
 use crate::{
-    base::glyph::visible,
+    base::glyph::{tool_name, visible},
     cli::text::{NAME_CHARS, THEIRS, clean, clean_line, field, marked},
     client::{
         Attachment, Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, Page, Position, Reply, Snapshot,
@@ -403,7 +403,7 @@ impl Model {
             Fact::Thinking(block) => self.whole(block, Kind::Thinking),
             Fact::ToolCall { tool, input, parent, .. } => {
                 let kind = if parent.is_some() { Kind::SubTool } else { Kind::Tool };
-                Some(add(kind, &format!("{}({})", clean_line(tool, 60), argument(input))))
+                Some(add(kind, &format!("{}({})", clean_line(&tool_name(tool), 60), argument(input))))
             }
             Fact::ToolResult { outcome, preview, .. } => Some(result(outcome, preview)),
             Fact::Permission(open) => {

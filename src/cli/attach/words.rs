@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::entry::{Change, Entry, Kind};
 use crate::{
+    base::glyph::tool_name,
     cli::text::{clean, clean_line, honest_line},
     client::{OpenPermission, Page},
     relay::card::Card,
@@ -64,7 +65,7 @@ pub(super) fn named(open: &OpenPermission) -> String {
         (None, Some(blob)) => format!("{} bytes", blob.bytes),
         (None, None) => String::new(),
     };
-    format!("{}({about})", clean_line(&open.tool, 60))
+    format!("{}({about})", clean_line(&tool_name(&open.tool), 60))
 }
 
 pub(super) fn turn(ok: bool, stop: &str, by: Option<String>, cost_usd: f64, duration_ms: u64) -> Change {

@@ -102,7 +102,7 @@ pub struct Agent {
     peer: ConnToken,
     auth: AuthState,
     phase: Phase,
-    dialect: KeyEncoding,
+    key_encoding: KeyEncoding,
     strikes: u8,
     /// It came over the Unix socket.
     is_local: bool,
@@ -117,8 +117,8 @@ impl Agent {
     /// A connection that was just upgraded.
     pub fn new(peer: ConnToken, is_local: bool, now: Now) -> Self {
         let auth = AuthState::Unknown { deadline: now.mono_ms + HELLO_MS };
-        let (phase, dialect) = (Phase::New, KeyEncoding::Text);
-        Self { peer, auth, phase, dialect, strikes: 0, is_local, is_known: false, proving: None }
+        let (phase, key_encoding) = (Phase::New, KeyEncoding::Text);
+        Self { peer, auth, phase, key_encoding, strikes: 0, is_local, is_known: false, proving: None }
     }
 
     /// Its lane towards the crypto thread.
@@ -165,8 +165,8 @@ impl Agent {
     }
 
     /// How the peer writes its keys: how it is answered.
-    pub fn dialect(&self) -> KeyEncoding {
-        self.dialect
+    pub fn key_encoding(&self) -> KeyEncoding {
+        self.key_encoding
     }
 
     /// The key it proved.
@@ -266,7 +266,7 @@ impl Agent {
     }
 
     fn hello(&mut self, view: &EnvelopeView<'_>, greeting: &Greeting, now: Now) -> Ingress {
-        self.dialect = view.dialect;
+        self.key_encoding = view.key_encoding;
         let Some(from) = message::sender(view.header.from) else {
             return self.unanswerable("`from` is too long to be a DID");
         };
@@ -284,7 +284,7 @@ impl Agent {
                     id: view.header.id,
                     thread_id,
                     from_ms: found.from_ms,
-                    dialect: view.dialect,
+                    key_encoding: view.key_encoding,
                 })
             }
             Err(refusal) => {

@@ -319,7 +319,7 @@ mod tests {
         let [slow, one, other] = [1, 2, 3].map(|slot| ConnToken::new(0, slot, 0));
         let mut backpressure = Backpressure::default();
         assert_eq!(backpressure.block(slow, one, 1_000, 0), Some(IDLE_MS));
-        for look in 1..4 {
+        for look in 1..HOLD_MS / IDLE_MS {
             assert_eq!(backpressure.part(slow, 1_000 + look, IDLE_MS * look), Some(IDLE_MS * (look + 1)));
         }
         assert_eq!(backpressure.block(slow, other, 1_003, HOLD_MS - 1), Some(HOLD_MS));

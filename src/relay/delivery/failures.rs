@@ -23,7 +23,7 @@ struct Failed {
     number: u32,
     /// The connection it came from.
     sender: ConnToken,
-    dialect: KeyEncoding,
+    key_encoding: KeyEncoding,
     refused: Refused,
     why: Why,
     due_ms: u64,
@@ -54,7 +54,7 @@ pub(super) struct About {
     /// The connection it came from.
     pub(super) sender: ConnToken,
     /// How that writes its keys.
-    pub(super) dialect: KeyEncoding,
+    pub(super) key_encoding: KeyEncoding,
 }
 
 impl<S: Shared> Delivery<S> {
@@ -67,7 +67,7 @@ impl<S: Shared> Delivery<S> {
         refused: impl FnOnce() -> Option<Refused>,
         net: &mut N,
     ) {
-        let &About { number, several, sender, dialect } = about;
+        let &About { number, several, sender, key_encoding } = about;
         let reason = undelivered(why);
         if let Some(failed) = self.failures.0.iter_mut().find(|failed| failed.number == number) {
             failed.refused.not_handed.add(did, reason.reason);
@@ -83,13 +83,13 @@ impl<S: Shared> Delivery<S> {
         let Some(refused) = refused() else { return };
         if !several {
             let relay = self.greeting.did.clone();
-            return self.refuse(&relay, dialect, sender, net, Refused { refusal: reason, ..refused });
+            return self.refuse(&relay, key_encoding, sender, net, Refused { refusal: reason, ..refused });
         }
         let mut not_handed = NotHanded::default();
         not_handed.add(did, reason.reason);
         let due_ms = net.now().mono_ms + GATHER_MS;
         let refused = Refused { not_handed, ..refused };
-        self.failures.0.push(Failed { number, sender, dialect, refused, why, due_ms });
+        self.failures.0.push(Failed { number, sender, key_encoding, refused, why, due_ms });
         self.wake_at(sender, due_ms, net);
         let mut own = self.failures.0.iter().enumerate().filter(|(_, failed)| failed.sender == sender);
         if let Some((oldest, _)) = own.next()
@@ -116,9 +116,9 @@ impl<S: Shared> Delivery<S> {
     }
 
     fn tell<N: Net<Shared = S>>(&mut self, failed: Failed, net: &mut N) {
-        let Failed { sender, dialect, refused, why, .. } = failed;
+        let Failed { sender, key_encoding, refused, why, .. } = failed;
         let relay = self.greeting.did.clone();
-        self.refuse(&relay, dialect, sender, net, Refused { refusal: undelivered(why), ..refused });
+        self.refuse(&relay, key_encoding, sender, net, Refused { refusal: undelivered(why), ..refused });
     }
 
     /// Has the timeout of an agent that has proved its key come at this time, or before.

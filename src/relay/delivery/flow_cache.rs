@@ -4,7 +4,7 @@
 //!
 //! It decides nothing otherwise than the whole way ([`Delivery::message`]) would: whatever is not as before goes there.
 
-use super::{Agent, Delivery, Net, recipients::dialect_of};
+use super::{Agent, Delivery, Net, recipients::key_encoding_of};
 use crate::{
     base::{ConnToken, Sent},
     relay::{
@@ -93,9 +93,10 @@ impl<S: Shared> Delivery<S> {
                     flow.followed = true;
                     let (shared, sender) = (S::of(frame), Some(net.current()));
                     let number = self.told.next();
-                    let message = Message { shared, dialect: Prediction::DIALECT, sender, number, bounce: None };
+                    let message =
+                        Message { shared, key_encoding: Prediction::KEY_ENCODING, sender, number, bounce: None };
                     self.directory.send(key, &self.flow.to, sender, message);
-                    self.directory_events(Some(agent.dialect()), net);
+                    self.directory_events(Some(agent.key_encoding()), net);
                     return true;
                 }
                 _ => return false,
@@ -104,8 +105,8 @@ impl<S: Shared> Delivery<S> {
         if self.backpressure.is_parted(token, Some(net.current())) {
             return false;
         }
-        let dialect = agent.dialect();
-        let wanted = |receiver: Option<&Agent>| dialect_of(receiver, dialect) == Prediction::DIALECT;
+        let key_encoding = agent.key_encoding();
+        let wanted = |receiver: Option<&Agent>| key_encoding_of(receiver, key_encoding) == Prediction::KEY_ENCODING;
         let sent = match net.forward_if(token, current, wanted) {
             None | Some(Sent::Closed) => return false,
             Some(sent) => sent,

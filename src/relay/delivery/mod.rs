@@ -262,7 +262,7 @@ impl<S: Shared> Delivery<S> {
         self.counters.sign_in_failures.add(u64::from(agent.principal().is_none()));
         agent.closing();
         self.close(net.current(), CloseCode::POLICY, "no key was proved in time", net);
-        self.directory_events(Some(agent.dialect()), net);
+        self.directory_events(Some(agent.key_encoding()), net);
     }
 
     /// The current connection's queue has drained.
@@ -325,8 +325,8 @@ impl<S: Shared> Delivery<S> {
                 }
                 let did = self.greeting.did.clone();
                 match agent.lane() {
-                    Lane::Admitted => self.refuse(&did, agent.dialect(), peer, net, refused),
-                    lane => self.refuse_stranger(lane, &did, agent.dialect(), net, refused),
+                    Lane::Admitted => self.refuse(&did, agent.key_encoding(), peer, net, refused),
+                    lane => self.refuse_stranger(lane, &did, agent.key_encoding(), net, refused),
                 }
             }
             agent::Ingress::Unanswerable(code, reason) => self.close(peer, code, reason, net),
@@ -334,12 +334,12 @@ impl<S: Shared> Delivery<S> {
                 if let Ok(Frame::Envelope(view)) = &parsed
                     && !self.check(agent, net, view)
                 {
-                    let sender = Sender { peer: Some(peer), dialect: agent.dialect() };
+                    let sender = Sender { peer: Some(peer), key_encoding: agent.key_encoding() };
                     self.route(Some(agent), sender, view, Source::<N>::Read(current), net);
                 }
             }
         }
-        self.directory_events(Some(agent.dialect()), net);
+        self.directory_events(Some(agent.key_encoding()), net);
     }
 
     /// Has a HELLO of the current connection checked: not before its time, see `wire::amp::check::HelloFound::from_ms`.
@@ -433,11 +433,11 @@ impl<S: Shared> Delivery<S> {
                 Event::Refused { token, why } => self.not_joined(token, why, net),
                 Event::Deliver { token, payload } => self.deliver(token, &payload, current, net),
                 Event::Answer { sender, did, return_address, why } => {
-                    let known = net.agent(sender).map(|agent| agent.dialect());
-                    let dialect = known.or(current.filter(|_| sender == net.current()));
-                    if let (Some(bounce), Some(dialect)) = (return_address, dialect) {
+                    let known = net.agent(sender).map(|agent| agent.key_encoding());
+                    let key_encoding = known.or(current.filter(|_| sender == net.current()));
+                    if let (Some(bounce), Some(key_encoding)) = (return_address, key_encoding) {
                         let message::Bounce { number, several, ref refused } = *bounce;
-                        let about = About { number, several, sender, dialect };
+                        let about = About { number, several, sender, key_encoding };
                         self.not_handed(&about, did.as_str(), why, || Some(refused.clone()), net);
                     }
                 }
@@ -450,7 +450,7 @@ impl<S: Shared> Delivery<S> {
     /// Has the relay, or a session of it, say something to an agent that has proved its key.
     pub fn say<N: Net<Shared = S>>(&mut self, mut reply: Reply, net: &mut N) {
         if let Some(agent) = reply.via.connection().and_then(|peer| net.agent(peer)) {
-            reply.dialect = agent.dialect();
+            reply.key_encoding = agent.key_encoding();
         }
         let principal = Text::from(did_base(&reply.to));
         self.ask(&principal, Job::Reply(Box::new(reply)), net);
@@ -487,7 +487,7 @@ impl<S: Shared> Delivery<S> {
             ReplyTo::Connection(peer) => peer,
             ReplyTo::Did { .. } => {
                 if let Ok(Frame::Envelope(view)) = parse(&frame) {
-                    let sender = Sender { peer: None, dialect: view.dialect };
+                    let sender = Sender { peer: None, key_encoding: view.key_encoding };
                     let shared = S::of(&frame);
                     self.route(None, sender, &view, Source::<N>::Owned(&shared), net);
                     self.directory_events(None, net);
@@ -516,13 +516,13 @@ impl<S: Shared> Delivery<S> {
     fn refuse<N: Net<Shared = S>>(
         &mut self,
         did: &Text,
-        dialect: KeyEncoding,
+        key_encoding: KeyEncoding,
         peer: ConnToken,
         net: &mut N,
         refused: Refused,
     ) {
         if let Some(id) = new_id(net) {
-            self.say(refused.reply(did.clone(), id, ReplyTo::Connection(peer), dialect), net);
+            self.say(refused.reply(did.clone(), id, ReplyTo::Connection(peer), key_encoding), net);
         }
     }
 
@@ -531,13 +531,13 @@ impl<S: Shared> Delivery<S> {
         &mut self,
         lane: Lane,
         did: &Text,
-        dialect: KeyEncoding,
+        key_encoding: KeyEncoding,
         net: &mut N,
         refused: Refused,
     ) {
         let Some(id) = new_id(net) else { return };
         let peer = net.current();
-        let reply = refused.reply(did.clone(), id, ReplyTo::Connection(peer), dialect);
+        let reply = refused.reply(did.clone(), id, ReplyTo::Connection(peer), key_encoding);
         let (code, reason) = reply.close.unwrap_or((CloseCode::TRY_AGAIN, "too many answers wait"));
         if !self.lanes.ask(lane, Job::Reply(Box::new(reply))) {
             net.close(peer, code, reason);

@@ -66,7 +66,7 @@ pub(super) struct Sender {
     /// The connection that it came from and that ERRORs go to. `None`: the relay or a session says it.
     pub(super) peer: Option<ConnToken>,
     /// How its keys are written.
-    pub(super) dialect: KeyEncoding,
+    pub(super) key_encoding: KeyEncoding,
 }
 
 impl<S: Shared> Delivery<S> {
@@ -132,7 +132,7 @@ impl<S: Shared> Delivery<S> {
                             Source::Read(_) => S::of(view.frame),
                             Source::Owned(shared) => shared.clone(),
                         },
-                        dialect: view.dialect,
+                        key_encoding: view.key_encoding,
                         sender: sender.peer,
                         number: rest.number,
                         bounce: several.then(|| Bounce::of(view, rest.number).map(Arc::new)).flatten(),
@@ -188,9 +188,9 @@ impl<S: Shared> Delivery<S> {
         net: &mut N,
     ) {
         // What the relay or a session says is answered by nobody.
-        let (Some(peer), dialect) = (sender.peer, sender.dialect) else { return };
+        let (Some(peer), key_encoding) = (sender.peer, sender.key_encoding) else { return };
         let did = self.greeting.did.clone();
-        let about = About { number: rest.number, several: rest.several, sender: peer, dialect };
+        let about = About { number: rest.number, several: rest.several, sender: peer, key_encoding };
         for (to, why) in rest.not_handed {
             let is_told = view.header.typ.allows_error_reply();
             let refused = || is_told.then(|| Refused::of(view, undelivered(why))).flatten();
@@ -200,14 +200,14 @@ impl<S: Shared> Delivery<S> {
             let Some(role) = asker(&mut agent, peer, net).and_then(|agent| Some(agent.principal()?.role)) else {
                 return;
             };
-            if let Err(refusal) = self.serve(role, peer, dialect, net, view) {
-                self.refuse_message(&did, dialect, peer, view, refusal, net);
+            if let Err(refusal) = self.serve(role, peer, key_encoding, net, view) {
+                self.refuse_message(&did, key_encoding, peer, view, refusal, net);
             }
         }
         for number in rest.sessions {
             let Some((session, did)) = self.sessions.get(&number).cloned() else { continue };
             let asked = if view.header.typ == Type::PING {
-                self.reply(did.clone(), peer, dialect, net, view, pong()).map(|()| false)
+                self.reply(did.clone(), peer, key_encoding, net, view, pong()).map(|()| false)
             } else {
                 let Some(agent) = asker(&mut agent, peer, net) else { return };
                 self.ask_session(agent, peer, view, &session, &did)
@@ -217,7 +217,7 @@ impl<S: Shared> Delivery<S> {
                 Ok(false) => {}
                 Err(refusal) => {
                     if let Some(refused) = Refused::of(view, refusal) {
-                        self.refuse(&did, dialect, peer, net, refused);
+                        self.refuse(&did, key_encoding, peer, net, refused);
                     }
                 }
             }
@@ -228,7 +228,7 @@ impl<S: Shared> Delivery<S> {
     pub(super) fn refuse_message<N: Net<Shared = S>>(
         &mut self,
         did: &Text,
-        dialect: KeyEncoding,
+        key_encoding: KeyEncoding,
         peer: ConnToken,
         view: &EnvelopeView<'_>,
         refusal: Refusal,
@@ -237,7 +237,7 @@ impl<S: Shared> Delivery<S> {
         if view.header.typ.allows_error_reply()
             && let Some(refused) = Refused::of(view, refusal)
         {
-            self.refuse(did, dialect, peer, net, refused);
+            self.refuse(did, key_encoding, peer, net, refused);
         }
     }
 
@@ -253,12 +253,12 @@ impl<S: Shared> Delivery<S> {
         if self.backpressure.is_parted(token, message.sender) {
             return self.directory.undeliverable(token, message.sender, message.clone(), Why::Unfit(TAKES_TOO_LONG));
         }
-        let dialect = dialect_of(net.agent(token).as_deref(), current.unwrap_or(message.dialect));
+        let key_encoding = key_encoding_of(net.agent(token).as_deref(), current.unwrap_or(message.key_encoding));
         self.counters.messages_out.add(1);
-        let sent = if dialect == message.dialect {
+        let sent = if key_encoding == message.key_encoding {
             net.send_shared(token, &message.shared)
         } else {
-            if let Err(why) = rekeyed(message.shared.message(), dialect, &mut self.scratch) {
+            if let Err(why) = rekeyed(message.shared.message(), key_encoding, &mut self.scratch) {
                 return self.directory.undeliverable(token, message.sender, message.clone(), Why::Unfit(why));
             }
             net.send(token, &self.scratch)
@@ -294,22 +294,22 @@ fn hand<N: Net>(
     if backpressure.is_parted(token, sender.peer) {
         return Err(TAKES_TOO_LONG);
     }
-    let sender = sender.dialect;
-    let mut dialect = view.dialect;
+    let sender = sender.key_encoding;
+    let mut key_encoding = view.key_encoding;
     let sent = match source {
         Source::Read(current) => net.forward_if(token, current, |receiver| {
-            dialect = dialect_of(receiver, sender);
-            dialect == view.dialect
+            key_encoding = key_encoding_of(receiver, sender);
+            key_encoding == view.key_encoding
         }),
         Source::Owned(shared) => {
-            dialect = dialect_of(net.agent(token).as_deref(), sender);
-            (dialect == view.dialect).then(|| net.send_shared(token, shared))
+            key_encoding = key_encoding_of(net.agent(token).as_deref(), sender);
+            (key_encoding == view.key_encoding).then(|| net.send_shared(token, shared))
         }
     };
     let sent = match sent {
         Some(sent) => sent,
         None => {
-            rekey_within(view, dialect, scratch)?;
+            rekey_within(view, key_encoding, scratch)?;
             net.send(token, scratch)
         }
     };
@@ -318,13 +318,13 @@ fn hand<N: Net>(
 }
 
 /// How a receiver's keys are written. The current connection's state is not to be had: it is the sender itself.
-pub(super) fn dialect_of(receiver: Option<&Agent>, sender: KeyEncoding) -> KeyEncoding {
-    receiver.map_or(sender, Agent::dialect)
+pub(super) fn key_encoding_of(receiver: Option<&Agent>, sender: KeyEncoding) -> KeyEncoding {
+    receiver.map_or(sender, Agent::key_encoding)
 }
 
-fn rekeyed(frame: &[u8], dialect: KeyEncoding, out: &mut Vec<u8>) -> Result<(), Unfit> {
+fn rekeyed(frame: &[u8], key_encoding: KeyEncoding, out: &mut Vec<u8>) -> Result<(), Unfit> {
     match parse(frame) {
-        Ok(Frame::Envelope(view)) => rekey_within(&view, dialect, out),
+        Ok(Frame::Envelope(view)) => rekey_within(&view, key_encoding, out),
         _ => Err("this cannot be read again, so that its keys cannot be exchanged"),
     }
 }
@@ -334,9 +334,9 @@ static REKEYED_TOO_LARGE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Writes a message in the other kind of keys, where that is no larger than what any peer has to take.
-fn rekey_within(view: &EnvelopeView<'_>, dialect: KeyEncoding, out: &mut Vec<u8>) -> Result<(), Unfit> {
+fn rekey_within(view: &EnvelopeView<'_>, key_encoding: KeyEncoding, out: &mut Vec<u8>) -> Result<(), Unfit> {
     out.clear();
-    rekey(view, dialect, out).map_err(|error| match error {
+    rekey(view, key_encoding, out).map_err(|error| match error {
         NotExpressible::Unsigned => "text keys, which the receiver writes, cannot say what is not signed",
         _ => "integer keys, which the receiver writes, cannot say this",
     })?;

@@ -24,7 +24,7 @@ impl<S: Shared> Delivery<S> {
         &mut self,
         role: Role,
         peer: ConnToken,
-        dialect: KeyEncoding,
+        key_encoding: KeyEncoding,
         net: &mut N,
         view: &EnvelopeView<'_>,
     ) -> Result<(), Refusal> {
@@ -39,7 +39,7 @@ impl<S: Shared> Delivery<S> {
             Type::PING => pong(),
             _ => (Type::RESPONSE, self.call(role, net, view)?),
         };
-        self.reply(from, peer, dialect, net, view, answer)
+        self.reply(from, peer, key_encoding, net, view, answer)
     }
 
     /// Has the relay, or a session of it, answer a message.
@@ -47,7 +47,7 @@ impl<S: Shared> Delivery<S> {
         &mut self,
         from: Text,
         peer: ConnToken,
-        dialect: KeyEncoding,
+        key_encoding: KeyEncoding,
         net: &mut N,
         view: &EnvelopeView<'_>,
         (typ, body): (Type, Vec<u8>),
@@ -55,7 +55,7 @@ impl<S: Shared> Delivery<S> {
         let thread_id = message::thread(view)?;
         let (Some(id), Some(to)) = (new_id(net), message::sender(view.header.from)) else { return Ok(()) };
         let (via, reply_to) = (ReplyTo::Connection(peer), Some(view.header.id));
-        let reply = Reply { via, from, to: to.into(), typ, id, reply_to, thread_id, body, dialect, close: None };
+        let reply = Reply { via, from, to: to.into(), typ, id, reply_to, thread_id, body, key_encoding, close: None };
         self.say(reply, net);
         Ok(())
     }

@@ -108,10 +108,13 @@ mod tests {
         did_of(&public).expect("a did:key")
     }
 
-    fn check(from: &str, signer: &SigningKey, dialect: KeyEncoding) -> Check<Bytes> {
+    fn check(from: &str, signer: &SigningKey, key_encoding: KeyEncoding) -> Check<Bytes> {
         let header = Header::new(Id::new(1_800_000_000_000, [1; 8]), Type::MESSAGE, from, To::One("did:a:b"));
         let mut frame = Vec::new();
-        Builder::new(header).body(&[0xf6]).write_signed(dialect, signer, &mut Vec::new(), &mut frame).expect("built");
+        Builder::new(header)
+            .body(&[0xf6])
+            .write_signed(key_encoding, signer, &mut Vec::new(), &mut frame)
+            .expect("built");
         Check { peer: ConnToken::new(0, 1, 1), shared: Bytes::of(&frame) }
     }
 

@@ -195,17 +195,17 @@ impl<S: Shared> Delivery<S> {
             let known = self.checks.as_mut().is_some_and(|checks| checks.back(peer, shared.size()));
             // Drop results for closed connections.
             let Some(agent) = net.agent(peer).filter(|_| known) else { continue };
-            let dialect = agent.dialect();
+            let key_encoding = agent.key_encoding();
             let Ok(Frame::Envelope(view)) = parse(shared.message()) else { continue };
             match verdict {
                 Ok(()) => {
-                    let sender = Sender { peer: Some(peer), dialect };
+                    let sender = Sender { peer: Some(peer), key_encoding };
                     self.route(None, sender, &view, Source::<N>::Owned(&shared), net);
                 }
                 Err(refusal) => {
                     self.counters.wrong_signatures.add(u64::from(refusal.code == Code::INVALID_SIGNATURE));
                     let did = self.greeting.did.clone();
-                    self.refuse_message(&did, dialect, peer, &view, refusal, net);
+                    self.refuse_message(&did, key_encoding, peer, &view, refusal, net);
                 }
             }
             self.directory_events(None, net);

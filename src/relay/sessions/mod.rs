@@ -276,8 +276,8 @@ impl AgentRequests {
         };
         let via = ReplyTo::Did { worker: agent.worker };
         let About { from, to, reply_to, thread_id } = about;
-        let (reply_to, dialect, close) = (Some(reply_to), KeyEncoding::Text, None);
-        self.replies.push_back(Reply { via, from, to, typ, id, reply_to, thread_id, body, dialect, close });
+        let (reply_to, key_encoding, close) = (Some(reply_to), KeyEncoding::Text, None);
+        self.replies.push_back(Reply { via, from, to, typ, id, reply_to, thread_id, body, key_encoding, close });
     }
 
     fn refuse(&mut self, via: ReplyTo, did: Text, refused: Refused, now: Now) {

@@ -1,4 +1,4 @@
-//! Writing envelopes: new ones, signed here or elsewhere, and those of a frame in the other key dialect.
+//! Writing envelopes: new ones, signed here or elsewhere, and those of a frame in the other key encoding.
 
 use ed25519_dalek::SigningKey;
 
@@ -33,12 +33,12 @@ pub enum BuildError {
     /// The signature over an encrypted body must be given.
     #[error("an encrypted body cannot be signed from outside")]
     Encrypted,
-    /// The other key dialect has no word for it.
+    /// The other key encoding has no word for it.
     #[error(transparent)]
     NotExpressible(#[from] NotExpressible),
 }
 
-/// What the other key dialect cannot say. Answered with 2003 and this reason.
+/// What the other key encoding cannot say. Answered with 2003 and this reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotExpressible {
     /// `enc` has no integer key.
@@ -90,7 +90,7 @@ impl<'a> Builder<'a> {
     /// It cannot be written; `out` is as it was.
     pub fn write_signed(
         &self,
-        dialect: KeyEncoding,
+        key_encoding: KeyEncoding,
         key: &SigningKey,
         scratch: &mut Vec<u8>,
         out: &mut Vec<u8>,
@@ -98,7 +98,7 @@ impl<'a> Builder<'a> {
         let Payload::Body(body) = self.payload else { return Err(BuildError::Encrypted) };
         let body = cbor::deterministic(body).map_err(BuildError::Body)?;
         let sig = sign(key, &self.header, &body, scratch);
-        self.write_with(dialect, Payload::Body(&body), Some(&sig), out)
+        self.write_with(key_encoding, Payload::Body(&body), Some(&sig), out)
     }
 
     /// Appends it to `out` with this signature; without one only in integer keys.
@@ -107,22 +107,22 @@ impl<'a> Builder<'a> {
     /// It cannot be written; `out` is as it was.
     pub fn write(
         &self,
-        dialect: KeyEncoding,
+        key_encoding: KeyEncoding,
         sig: Option<&[u8; SIG_BYTES]>,
         out: &mut Vec<u8>,
     ) -> Result<(), BuildError> {
         match self.payload {
-            Payload::Enc(_) => self.write_with(dialect, self.payload, sig, out),
+            Payload::Enc(_) => self.write_with(key_encoding, self.payload, sig, out),
             Payload::Body(body) => {
                 let body = cbor::deterministic(body).map_err(BuildError::Body)?;
-                self.write_with(dialect, Payload::Body(&body), sig, out)
+                self.write_with(key_encoding, Payload::Body(&body), sig, out)
             }
         }
     }
 
     fn write_with(
         &self,
-        dialect: KeyEncoding,
+        key_encoding: KeyEncoding,
         payload: Payload<'_>,
         sig: Option<&[u8; SIG_BYTES]>,
         out: &mut Vec<u8>,
@@ -140,7 +140,7 @@ impl<'a> Builder<'a> {
             }
         }
         let parts = Parts { v: VERSION, header: &self.header, sig, body, enc, ext: self.ext };
-        Ok(parts.write(dialect, out)?)
+        Ok(parts.write(key_encoding, out)?)
     }
 }
 
@@ -150,15 +150,15 @@ fn is_map(item: &[u8]) -> bool {
     cbor::Reader::new(item).expect(cbor::MAP).is_ok() && reader.item(cbor::DEPTH_MAX).is_ok() && reader.end().is_ok()
 }
 
-/// Appends the message in the other key dialect (or the same): values as they lie in the frame, and so with the same
+/// Appends the message in the other key encoding (or the same): values as they lie in the frame, and so with the same
 /// signature. Keys that are not the envelope's are left out: they are unsigned, every reader ignores them, and the
-/// other dialect has no name for them.
+/// other encoding has no name for them.
 ///
 /// # Errors
-/// The dialect cannot say it; `out` is as it was.
-pub fn rekey(view: &EnvelopeView<'_>, dialect: KeyEncoding, out: &mut Vec<u8>) -> Result<(), NotExpressible> {
+/// The encoding cannot say it; `out` is as it was.
+pub fn rekey(view: &EnvelopeView<'_>, key_encoding: KeyEncoding, out: &mut Vec<u8>) -> Result<(), NotExpressible> {
     let (v, sig, enc, ext) = (view.v, view.sig, view.enc, view.ext);
-    Parts { v, header: &view.header, sig, body: view.body_or_null(), enc, ext }.write(dialect, out)
+    Parts { v, header: &view.header, sig, body: view.body_or_null(), enc, ext }.write(key_encoding, out)
 }
 
 /// All fields, each one an item or a value.
@@ -189,8 +189,8 @@ const TEXT_ORDER: [Field; 13] = [
 ];
 
 impl Parts<'_> {
-    fn write(&self, dialect: KeyEncoding, out: &mut Vec<u8>) -> Result<(), NotExpressible> {
-        match dialect {
+    fn write(&self, key_encoding: KeyEncoding, out: &mut Vec<u8>) -> Result<(), NotExpressible> {
+        match key_encoding {
             KeyEncoding::Int if self.enc.is_some() => return Err(NotExpressible::Encrypted),
             KeyEncoding::Int if self.header.to.is_array() => return Err(NotExpressible::Recipients),
             KeyEncoding::Text if self.sig.is_none() => return Err(NotExpressible::Unsigned),
@@ -212,16 +212,16 @@ impl Parts<'_> {
             self.ext.is_some(),
         ];
         cbor::map(out, 7 + optional.into_iter().filter(|&there| there).count());
-        let order = if dialect == KeyEncoding::Text { &TEXT_ORDER } else { &Field::ALL };
+        let order = if key_encoding == KeyEncoding::Text { &TEXT_ORDER } else { &Field::ALL };
         for &field in order {
-            self.write_field(dialect, field, out);
+            self.write_field(key_encoding, field, out);
         }
         Ok(())
     }
 
     /// Appends key and value of a field, or nothing if it is not there.
     #[inline]
-    fn write_field(&self, dialect: KeyEncoding, field: Field, out: &mut Vec<u8>) {
+    fn write_field(&self, key_encoding: KeyEncoding, field: Field, out: &mut Vec<u8>) {
         let header = self.header;
         let there = match field {
             Field::ReplyTo => header.reply_to.is_some(),
@@ -235,7 +235,7 @@ impl Parts<'_> {
         if !there {
             return;
         }
-        match dialect {
+        match key_encoding {
             KeyEncoding::Text => cbor::text(out, field.name()),
             KeyEncoding::Int => cbor::uint(out, field as u64),
         }

@@ -164,8 +164,8 @@ fn text<'a>(frame: &'a [u8], line: Line<'a>, pairs: u8) -> Option<EnvelopeView<'
     let (thread_id, line) = line.maybe(b"\x69thread_id", |line| line.string(cbor::BYTES))?;
     line.end(pairs, 9, &[ext.is_some(), reply_to.is_some(), thread_id.is_some()])?;
     let header = Header { id: Id(*id), typ: Type(typ), ts, ttl, from, to, reply_to, thread_id };
-    let (dialect, body, sig, enc) = (KeyEncoding::Text, Some(body), Some(sig), None);
-    Some(EnvelopeView { dialect, v: VERSION, header, sig, body, enc, ext, frame })
+    let (key_encoding, body, sig, enc) = (KeyEncoding::Text, Some(body), Some(sig), None);
+    Some(EnvelopeView { key_encoding, v: VERSION, header, sig, body, enc, ext, frame })
 }
 
 #[inline(always)]
@@ -184,7 +184,7 @@ fn int<'a>(frame: &'a [u8], line: Line<'a>, pairs: u8) -> Option<EnvelopeView<'a
     let perhaps = [reply_to.is_some(), thread_id.is_some(), sig.is_some(), body.is_some(), ext.is_some()];
     line.end(pairs, 7, &perhaps)?;
     let header = Header { id: Id(*id), typ: Type(typ), ts, ttl, from, to: To::One(to), reply_to, thread_id };
-    Some(EnvelopeView { dialect: KeyEncoding::Int, v: VERSION, header, sig, body, enc: None, ext, frame })
+    Some(EnvelopeView { key_encoding: KeyEncoding::Int, v: VERSION, header, sig, body, enc: None, ext, frame })
 }
 
 #[cfg(test)]
@@ -193,7 +193,7 @@ mod tests {
 
     use super::{super::Builder, *};
 
-    fn frame(dialect: KeyEncoding, to: To<'_>, extras: u8, ttl: u64, body: &[u8]) -> Vec<u8> {
+    fn frame(key_encoding: KeyEncoding, to: To<'_>, extras: u8, ttl: u64, body: &[u8]) -> Vec<u8> {
         let header = Header {
             ttl,
             reply_to: (extras & 1 > 0).then_some(&[4; 16][..]),
@@ -203,13 +203,13 @@ mod tests {
         let builder = Builder::new(header).body(body);
         let builder = if extras & 4 > 0 { builder.ext(b"\xa1\x61x\x01") } else { builder };
         let mut out = Vec::new();
-        let sig = (extras & 8 > 0 || dialect == KeyEncoding::Text).then_some(&[7; SIG_BYTES]);
-        builder.write(dialect, sig, &mut out).expect("expressible");
+        let sig = (extras & 8 > 0 || key_encoding == KeyEncoding::Text).then_some(&[7; SIG_BYTES]);
+        builder.write(key_encoding, sig, &mut out).expect("expressible");
         out
     }
 
     fn same(quick: &EnvelopeView<'_>, any: &EnvelopeView<'_>) {
-        assert_eq!((quick.dialect, quick.v, quick.header), (any.dialect, any.v, any.header));
+        assert_eq!((quick.key_encoding, quick.v, quick.header), (any.key_encoding, any.v, any.header));
         assert_eq!((quick.sig, quick.body, quick.enc, quick.ext), (any.sig, any.body, any.enc, any.ext));
         assert_eq!(quick.frame, any.frame);
     }
@@ -218,8 +218,8 @@ mod tests {
     fn what_we_write_is_read_in_one_line() {
         for extras in 0..16 {
             for ttl in [0, 23, 24, 86_400_000, u64::MAX] {
-                for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
-                    let frame = frame(dialect, To::One("did:web:b"), extras, ttl, b"\x82\x01\x61y");
+                for key_encoding in [KeyEncoding::Text, KeyEncoding::Int] {
+                    let frame = frame(key_encoding, To::One("did:web:b"), extras, ttl, b"\x82\x01\x61y");
                     let Ok(Frame::Envelope(any)) = parse_any(&frame) else { panic!("not a message") };
                     same(&read(&frame).expect("in order"), &any);
                 }
@@ -239,8 +239,8 @@ mod tests {
             ttl: u64,
             changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 0..4),
         ) {
-            let dialect = if int { KeyEncoding::Int } else { KeyEncoding::Text };
-            let mut frame = frame(dialect, To::One("did:web:b"), extras, ttl, b"\xa1\x61k\x43abc");
+            let key_encoding = if int { KeyEncoding::Int } else { KeyEncoding::Text };
+            let mut frame = frame(key_encoding, To::One("did:web:b"), extras, ttl, b"\xa1\x61k\x43abc");
             for (at, byte, how) in changes {
                 let at = at.index(frame.len());
                 match how {

@@ -241,7 +241,7 @@ pub fn principal(view: &EnvelopeView<'_>, principal: Option<&str>) -> Result<(),
 /// # Errors
 /// 1002.
 pub fn signed(view: &EnvelopeView<'_>, unsigned: bool) -> Result<(), Refusal> {
-    if view.sig.is_some() || (unsigned && view.dialect == KeyEncoding::Int) {
+    if view.sig.is_some() || (unsigned && view.key_encoding == KeyEncoding::Int) {
         return Ok(());
     }
     Err(Refusal::new(Code::INVALID_SIGNATURE, "the message is not signed"))

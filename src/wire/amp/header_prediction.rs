@@ -40,7 +40,7 @@ pub struct Recognized {
 
 impl Prediction {
     /// How the keys of what is recognized are written.
-    pub const DIALECT: KeyEncoding = KeyEncoding::Text;
+    pub const KEY_ENCODING: KeyEncoding = KeyEncoding::Text;
 
     /// Learns a message in place of the one before. Says whether it can serve: it has text keys, in deterministic order
     /// up to the body, one recipient, and little around the body.
@@ -96,7 +96,7 @@ fn places(view: &EnvelopeView<'_>) -> Option<(usize, usize, std::ops::Range<usiz
     let body = place(view.body?)?;
     let there = frame.get(ts_at - TS.len()..ts_at)? == TS && ID_END < ts_at;
     let apart = ts_at + 8 <= sig_at && sig_at + SIG_BYTES <= body.start;
-    (view.dialect == Prediction::DIALECT && in_order && there && apart).then_some((ts_at, sig_at, body))
+    (view.key_encoding == Prediction::KEY_ENCODING && in_order && there && apart).then_some((ts_at, sig_at, body))
 }
 
 #[cfg(test)]
@@ -200,7 +200,7 @@ mod tests {
                 return Err(TestCaseError::fail(format!("recognized what is no message: {next:x?}")));
             };
             prop_assert_eq!(found.header, Header { id, ts, ..learned.header });
-            prop_assert_eq!((found.dialect, found.v, found.enc, found.ext), (learned.dialect, learned.v, None, learned.ext));
+            prop_assert_eq!((found.key_encoding, found.v, found.enc, found.ext), (learned.key_encoding, learned.v, None, learned.ext));
             prop_assert!(found.sig.is_some() && found.body.is_some());
         }
     }

@@ -3,7 +3,7 @@
 //! makes. Sans-io: reads no clock, draws no random numbers, knows no peer, resolves no DID but `did:key`.
 //!
 //! The frame is read once, strictly, without an allocation ([`parse`]); what cannot be read in one way only is refused.
-//! The signature is over header *names* and the body ([`sig_input`]), so it survives a change of key dialect ([`rekey`]).
+//! The signature is over header *names* and the body ([`sig_input`]), so it survives a change of key encoding ([`rekey`]).
 
 pub mod body;
 mod build;

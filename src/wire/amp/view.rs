@@ -27,7 +27,7 @@ pub enum Frame<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct EnvelopeView<'a> {
     /// How its keys are written.
-    pub dialect: KeyEncoding,
+    pub key_encoding: KeyEncoding,
     /// The version, unsigned and so no base for trust.
     pub v: u64,
     /// The signed fields.
@@ -229,7 +229,7 @@ pub(super) fn parse_any(frame: &[u8]) -> Result<Frame<'_>, Malformed<'_>> {
     })
 }
 
-/// Who sent a frame that is no message: the text under the key of `from`, in either dialect, in whatever can be read as
+/// Who sent a frame that is no message: the text under the key of `from`, in either encoding, in whatever can be read as
 /// a map. `None` where there is none, or more than one.
 #[cold]
 fn sender(frame: &[u8]) -> Option<&str> {
@@ -310,7 +310,7 @@ impl<'a> Scan<'a> {
         if keys == 0 {
             return Err(Reason::Missing(Field::V));
         }
-        let dialect = match self.reader.peek()? {
+        let key_encoding = match self.reader.peek()? {
             cbor::TEXT => KeyEncoding::Text,
             cbor::UINT | cbor::NEGATIVE if self.is_legacy(keys) => return Ok(Frame::Legacy(self.frame)),
             cbor::UINT | cbor::NEGATIVE => KeyEncoding::Int,
@@ -318,19 +318,19 @@ impl<'a> Scan<'a> {
         };
         // On a copy, which can live in registers.
         let mut reader = self.reader;
-        let read = self.fields(&mut reader, dialect, keys);
+        let read = self.fields(&mut reader, key_encoding, keys);
         self.reader = reader;
         read?;
         self.reader.end()?;
-        self.complete(dialect)
+        self.complete(key_encoding)
     }
 
     #[inline(always)]
-    fn fields(&mut self, reader: &mut Reader<'a>, dialect: KeyEncoding, keys: u64) -> Result<(), Reason> {
+    fn fields(&mut self, reader: &mut Reader<'a>, key_encoding: KeyEncoding, keys: u64) -> Result<(), Reason> {
         let mut unknown = Unknown { keys: [(0, 0); KEYS_MAX as usize], count: 0 };
         for _ in 0..keys {
             let start = reader.offset();
-            let Some(field) = key(reader, dialect)? else {
+            let Some(field) = key(reader, key_encoding)? else {
                 if !unknown.note(self.frame, start, reader.offset()) {
                     return Err(Reason::DuplicateKey);
                 }
@@ -340,7 +340,7 @@ impl<'a> Scan<'a> {
             if self.seen & field.bit() != 0 {
                 return Err(Reason::DuplicateKey);
             }
-            self.value(reader, dialect, field).map_err(|error| match error {
+            self.value(reader, key_encoding, field).map_err(|error| match error {
                 cbor::Error::WrongType => Reason::Field(field),
                 other => Reason::Cbor(other),
             })?;
@@ -366,7 +366,7 @@ impl<'a> Scan<'a> {
     }
 
     #[inline(always)]
-    fn value(&mut self, reader: &mut Reader<'a>, dialect: KeyEncoding, field: Field) -> Result<(), cbor::Error> {
+    fn value(&mut self, reader: &mut Reader<'a>, key_encoding: KeyEncoding, field: Field) -> Result<(), cbor::Error> {
         let header = &mut self.header;
         match field {
             Field::V => self.v = reader.uint()?,
@@ -375,7 +375,7 @@ impl<'a> Scan<'a> {
             Field::Ts => header.ts = reader.uint()?,
             Field::Ttl => header.ttl = reader.uint()?,
             Field::From => header.from = reader.text()?,
-            Field::To if dialect == KeyEncoding::Int || reader.peek()? == cbor::TEXT => {
+            Field::To if key_encoding == KeyEncoding::Int || reader.peek()? == cbor::TEXT => {
                 header.to = To::One(reader.text()?);
             }
             Field::To => header.to = several(reader)?,
@@ -389,7 +389,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn complete(&self, dialect: KeyEncoding) -> Result<Frame<'a>, Reason> {
+    fn complete(&self, key_encoding: KeyEncoding) -> Result<Frame<'a>, Reason> {
         if self.seen & REQUIRED_BITS != REQUIRED_BITS {
             let missing = REQUIRED.into_iter().find(|field| self.seen & field.bit() == 0);
             return Err(Reason::Missing(missing.unwrap_or(Field::V)));
@@ -397,7 +397,7 @@ impl<'a> Scan<'a> {
         if self.body.is_some() && self.enc.is_some() {
             return Err(Reason::TwoPayloads);
         }
-        if dialect == KeyEncoding::Text {
+        if key_encoding == KeyEncoding::Text {
             if self.sig.is_none() {
                 return Err(Reason::Missing(Field::Sig));
             }
@@ -406,15 +406,15 @@ impl<'a> Scan<'a> {
             }
         }
         let Self { v, header, sig, body, enc, ext, frame, .. } = *self;
-        Ok(Frame::Envelope(EnvelopeView { dialect, v, header, sig, body, enc, ext, frame }))
+        Ok(Frame::Envelope(EnvelopeView { key_encoding, v, header, sig, body, enc, ext, frame }))
     }
 }
 
 /// Reads a key; `None` if it is of the right kind and not ours.
 #[inline(always)]
-fn key(reader: &mut Reader<'_>, dialect: KeyEncoding) -> Result<Option<Field>, Reason> {
+fn key(reader: &mut Reader<'_>, key_encoding: KeyEncoding) -> Result<Option<Field>, Reason> {
     let head = reader.shortest()?;
-    match (dialect, head.major()) {
+    match (key_encoding, head.major()) {
         (KeyEncoding::Text, cbor::TEXT) => {
             let name = reader.take(head.argument)?;
             let field = Field::of_name(name);

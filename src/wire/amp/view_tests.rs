@@ -18,8 +18,8 @@ fn item(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 /// A good message as pairs, so that a test can spoil one.
-fn pairs(dialect: KeyEncoding) -> Vec<Pair> {
-    let key = |field: Field| match dialect {
+fn pairs(key_encoding: KeyEncoding) -> Vec<Pair> {
+    let key = |field: Field| match key_encoding {
         KeyEncoding::Text => item(|out| cbor::text(out, field.name())),
         KeyEncoding::Int => item(|out| cbor::uint(out, field as u64)),
     };
@@ -55,14 +55,14 @@ fn view(frame: &[u8]) -> EnvelopeView<'_> {
 }
 
 /// The reason for a message whose `field` has this value.
-fn with(dialect: KeyEncoding, field: Field, value: &[u8]) -> Result<(), Reason> {
-    let mut pairs = pairs(dialect);
+fn with(key_encoding: KeyEncoding, field: Field, value: &[u8]) -> Result<(), Reason> {
+    let mut pairs = pairs(key_encoding);
     let known = pairs.iter().position(|(key, _)| {
-        key[1..] == *field.name().as_bytes() || (dialect == KeyEncoding::Int && *key == [field as u8])
+        key[1..] == *field.name().as_bytes() || (key_encoding == KeyEncoding::Int && *key == [field as u8])
     });
     match known {
         Some(at) => pairs[at].1 = value.to_vec(),
-        None if dialect == KeyEncoding::Int => pairs.push((vec![field as u8], value.to_vec())),
+        None if key_encoding == KeyEncoding::Int => pairs.push((vec![field as u8], value.to_vec())),
         None => pairs.push((item(|out| cbor::text(out, field.name())), value.to_vec())),
     }
     parse(&frame(&pairs)).map(drop).map_err(|malformed| malformed.reason)
@@ -73,8 +73,8 @@ fn the_kinds_of_frames_are_told_apart() {
     assert!(matches!(parse(b"{\"type\":\"auth\"}"), Ok(Frame::JsonAuth(_))));
     assert!(matches!(parse(b"\xa3\x01\x61m\x02\x61e\x06\x61p"), Ok(Frame::Legacy(_))));
     assert!(matches!(parse(b"\xa3\x02\x61e\x06\x61p\x01\x61m"), Ok(Frame::Legacy(_))));
-    assert_eq!(view(&frame(&pairs(KeyEncoding::Int))).dialect, KeyEncoding::Int);
-    assert_eq!(view(&frame(&pairs(KeyEncoding::Text))).dialect, KeyEncoding::Text);
+    assert_eq!(view(&frame(&pairs(KeyEncoding::Int))).key_encoding, KeyEncoding::Int);
+    assert_eq!(view(&frame(&pairs(KeyEncoding::Text))).key_encoding, KeyEncoding::Text);
     assert_eq!(reason(b""), Reason::Cbor(cbor::Error::Truncated));
     assert_eq!(reason(b"\x80"), Reason::NotAMap);
     assert_eq!(reason(b"hello"), Reason::NotAMap);
@@ -87,21 +87,21 @@ fn the_kinds_of_frames_are_told_apart() {
 
 #[test]
 fn keys_are_of_one_kind_and_stand_once() {
-    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
-        let good = pairs(dialect);
-        let other = if dialect == KeyEncoding::Text { vec![0x0c] } else { b"\x63ext".to_vec() };
+    for key_encoding in [KeyEncoding::Text, KeyEncoding::Int] {
+        let good = pairs(key_encoding);
+        let other = if key_encoding == KeyEncoding::Text { vec![0x0c] } else { b"\x63ext".to_vec() };
         let add = |key: &[u8]| frame(&[&good[..], &[(key.to_vec(), vec![0xa0])]].concat());
         assert_eq!(reason(&add(&other)), Reason::KeyKind);
         for (key, _) in &good {
             assert_eq!(reason(&add(key)), Reason::DuplicateKey);
         }
         // A key that is not ours is free, once.
-        let unknown: &[u8] = if dialect == KeyEncoding::Text { b"\x61z" } else { b"\x18\x63" };
+        let unknown: &[u8] = if key_encoding == KeyEncoding::Text { b"\x61z" } else { b"\x18\x63" };
         assert_eq!(view(&add(unknown)).ext, None);
         let twice = [&good[..], &[(unknown.to_vec(), vec![0]), (unknown.to_vec(), vec![1])]].concat();
         assert_eq!(reason(&frame(&twice)), Reason::DuplicateKey);
         let many = |count: u8| {
-            let unknown = |at: u8| match dialect {
+            let unknown = |at: u8| match key_encoding {
                 KeyEncoding::Text => vec![0x61, b'A' + at],
                 KeyEncoding::Int => vec![0x18, 100 + at],
             };
@@ -123,26 +123,26 @@ fn keys_are_of_one_kind_and_stand_once() {
 #[test]
 fn fields_have_their_type_and_length() {
     let text = b"\x61x".as_slice();
-    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
+    for key_encoding in [KeyEncoding::Text, KeyEncoding::Int] {
         for field in [Field::Id, Field::Typ, Field::Ts, Field::Ttl, Field::ReplyTo, Field::ThreadId, Field::Sig] {
-            assert_eq!(with(dialect, field, text), Err(Reason::Field(field)), "{dialect:?}");
-            assert_eq!(with(dialect, field, b"\xf6"), Err(Reason::Field(field)), "{dialect:?}");
+            assert_eq!(with(key_encoding, field, text), Err(Reason::Field(field)), "{key_encoding:?}");
+            assert_eq!(with(key_encoding, field, b"\xf6"), Err(Reason::Field(field)), "{key_encoding:?}");
         }
         for field in [Field::V, Field::From, Field::To, Field::Ext] {
-            assert_eq!(with(dialect, field, b"\x41x"), Err(Reason::Field(field)), "{dialect:?}");
+            assert_eq!(with(key_encoding, field, b"\x41x"), Err(Reason::Field(field)), "{key_encoding:?}");
         }
-        assert_eq!(with(dialect, Field::Ts, b"\x20"), Err(Reason::Field(Field::Ts)));
-        assert_eq!(with(dialect, Field::Id, b"\x4f0123456789abcde"), Err(Reason::Field(Field::Id)));
-        assert_eq!(with(dialect, Field::Id, b"\x510123456789abcdefg"), Err(Reason::Field(Field::Id)));
-        assert_eq!(with(dialect, Field::Ts, b"\x18\x01"), Err(Reason::Cbor(cbor::Error::NotShortest)));
-        assert_eq!(with(dialect, Field::From, b"\x78\x01x"), Err(Reason::Cbor(cbor::Error::NotShortest)));
-        assert_eq!(with(dialect, Field::From, b"\x61\xff"), Err(Reason::Cbor(cbor::Error::NotUtf8)));
+        assert_eq!(with(key_encoding, Field::Ts, b"\x20"), Err(Reason::Field(Field::Ts)));
+        assert_eq!(with(key_encoding, Field::Id, b"\x4f0123456789abcde"), Err(Reason::Field(Field::Id)));
+        assert_eq!(with(key_encoding, Field::Id, b"\x510123456789abcdefg"), Err(Reason::Field(Field::Id)));
+        assert_eq!(with(key_encoding, Field::Ts, b"\x18\x01"), Err(Reason::Cbor(cbor::Error::NotShortest)));
+        assert_eq!(with(key_encoding, Field::From, b"\x78\x01x"), Err(Reason::Cbor(cbor::Error::NotShortest)));
+        assert_eq!(with(key_encoding, Field::From, b"\x61\xff"), Err(Reason::Cbor(cbor::Error::NotUtf8)));
         // In the body long heads are free, indefinite lengths are not.
-        assert_eq!(with(dialect, Field::Body, b"\xb8\x01\x18\x01\x00"), Ok(()));
-        assert_eq!(with(dialect, Field::Body, b"\x9f\xff"), Err(Reason::Cbor(cbor::Error::Indefinite)));
-        assert_eq!(with(dialect, Field::Body, &[0x81; 32]), Err(Reason::Cbor(cbor::Error::TooDeep)));
+        assert_eq!(with(key_encoding, Field::Body, b"\xb8\x01\x18\x01\x00"), Ok(()));
+        assert_eq!(with(key_encoding, Field::Body, b"\x9f\xff"), Err(Reason::Cbor(cbor::Error::Indefinite)));
+        assert_eq!(with(key_encoding, Field::Body, &[0x81; 32]), Err(Reason::Cbor(cbor::Error::TooDeep)));
         let deepest = [vec![0x81; 31], vec![0]].concat();
-        assert_eq!(with(dialect, Field::Body, &deepest), Ok(()));
+        assert_eq!(with(key_encoding, Field::Body, &deepest), Ok(()));
     }
     assert_eq!(with(KeyEncoding::Text, Field::Enc, b"\xa0"), Err(Reason::TwoPayloads));
     assert_eq!(with(KeyEncoding::Text, Field::To, b"\x82\x61x\x61x"), Ok(()));
@@ -156,16 +156,16 @@ fn fields_have_their_type_and_length() {
 
 #[test]
 fn a_field_that_must_be_there_is() {
-    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
-        let good = pairs(dialect);
+    for key_encoding in [KeyEncoding::Text, KeyEncoding::Int] {
+        let good = pairs(key_encoding);
         for at in 0..good.len() {
             let mut less = good.clone();
             less.remove(at);
             let frame = frame(&less);
             match at {
                 // Integer keys may go without signature and body.
-                7 if dialect == KeyEncoding::Int => assert_eq!(view(&frame).sig, None),
-                8 if dialect == KeyEncoding::Int => assert_eq!(view(&frame).body_or_null(), Some(cbor::NULL)),
+                7 if key_encoding == KeyEncoding::Int => assert_eq!(view(&frame).sig, None),
+                8 if key_encoding == KeyEncoding::Int => assert_eq!(view(&frame).body_or_null(), Some(cbor::NULL)),
                 7 => assert_eq!(reason(&frame), Reason::Missing(Field::Sig)),
                 8 => assert_eq!(reason(&frame), Reason::Missing(Field::Body)),
                 _ => assert_eq!(Some(reason(&frame)), REQUIRED.get(at).copied().map(Reason::Missing)),
@@ -195,10 +195,10 @@ fn what_was_read_before_a_fault_is_told() {
 
 #[test]
 fn key_order_is_free() {
-    for dialect in [KeyEncoding::Text, KeyEncoding::Int] {
-        let good = frame(&pairs(dialect));
+    for key_encoding in [KeyEncoding::Text, KeyEncoding::Int] {
+        let good = frame(&pairs(key_encoding));
         for turn in 0..9 {
-            let mut turned = pairs(dialect);
+            let mut turned = pairs(key_encoding);
             turned.rotate_left(turn);
             let turned = frame(&turned);
             assert_eq!(view(&turned).header, view(&good).header);
@@ -210,7 +210,7 @@ fn key_order_is_free() {
 fn the_builder_says_what_it_cannot_write() {
     let header = Header::new(Id::new(TS, [0; 8]), Type::MESSAGE, "did:a", To::One("did:b"));
     let mut out = Vec::new();
-    let mut write = |builder: Builder<'_>, dialect, sig| builder.write(dialect, sig, &mut out);
+    let mut write = |builder: Builder<'_>, key_encoding, sig| builder.write(key_encoding, sig, &mut out);
     let sig = Some(&[1; SIG_BYTES]);
     let builder = Builder::new(header);
     let not = |error: NotExpressible| Err(BuildError::NotExpressible(error));
@@ -232,7 +232,7 @@ fn the_builder_says_what_it_cannot_write() {
 /// Arbitrary messages as values.
 #[derive(Clone, Debug)]
 struct Message {
-    dialect: KeyEncoding,
+    key_encoding: KeyEncoding,
     random: [u8; 8],
     typ: u64,
     ts: u64,
@@ -257,13 +257,15 @@ fn message() -> impl Strategy<Value = Message> {
     let signed = (any::<[u8; 8]>(), 0_u64..0x100, any::<u64>(), any::<u64>(), "[ -~]{0,40}", any::<bool>());
     let rest = (proptest::collection::vec(".{0,30}", 1..4), bytes(), bytes(), body);
     let ext = proptest::option::of(Just(b"\xa1\x61k\x01".to_vec()));
-    (select(&[KeyEncoding::Text, KeyEncoding::Int][..]), signed, rest, ext).prop_map(|(dialect, signed, rest, ext)| {
-        let (random, typ, ts, ttl, from, array) = signed;
-        let (mut to, reply_to, thread_id, body) = rest;
-        let array = array && dialect == KeyEncoding::Text;
-        to.truncate(if array { to.len() } else { 1 });
-        Message { dialect, random, typ, ts, ttl, from, to, array, reply_to, thread_id, body, ext }
-    })
+    (select(&[KeyEncoding::Text, KeyEncoding::Int][..]), signed, rest, ext).prop_map(
+        |(key_encoding, signed, rest, ext)| {
+            let (random, typ, ts, ttl, from, array) = signed;
+            let (mut to, reply_to, thread_id, body) = rest;
+            let array = array && key_encoding == KeyEncoding::Text;
+            to.truncate(if array { to.len() } else { 1 });
+            Message { key_encoding, random, typ, ts, ttl, from, to, array, reply_to, thread_id, body, ext }
+        },
+    )
 }
 
 proptest! {
@@ -293,8 +295,8 @@ proptest! {
         prop_assert_eq!(view.header, header(&message, &dids));
         prop_assert_eq!(view.body, Some(&*cbor::deterministic(&message.body).unwrap()));
         prop_assert_eq!(view.ext, message.ext.as_deref());
-        prop_assert_eq!(view.dialect, message.dialect);
-        if message.dialect == KeyEncoding::Text {
+        prop_assert_eq!(view.key_encoding, message.key_encoding);
+        if message.key_encoding == KeyEncoding::Text {
             prop_assert_eq!(cbor::check_deterministic(&frame), Ok(()));
         }
         let key = SigningKey::from_bytes(&[5; 32]).verifying_key();
@@ -304,17 +306,17 @@ proptest! {
         prop_assert_eq!(verify(&view, &other, &mut scratch), Err(VerifyError::Mismatch));
     }
 
-    /// To the other dialect and back gives the same bytes, and the signature holds in between.
+    /// To the other encoding and back gives the same bytes, and the signature holds in between.
     #[test]
     fn a_change_of_keys_can_be_undone(message in message()) {
         let frame = written(&message);
-        let there = if message.dialect == KeyEncoding::Text { KeyEncoding::Int } else { KeyEncoding::Text };
+        let there = if message.key_encoding == KeyEncoding::Text { KeyEncoding::Int } else { KeyEncoding::Text };
         let (mut out, mut back, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
         match rekey(&view(&frame), there, &mut out) {
             Ok(()) => {
                 let key = SigningKey::from_bytes(&[5; 32]).verifying_key();
                 prop_assert_eq!(verify(&view(&out), &key, &mut scratch), Ok(()));
-                prop_assert_eq!(rekey(&view(&out), message.dialect, &mut back), Ok(()));
+                prop_assert_eq!(rekey(&view(&out), message.key_encoding, &mut back), Ok(()));
                 prop_assert_eq!(back, frame);
             }
             Err(error) => {
@@ -345,6 +347,6 @@ fn written(message: &Message) -> Vec<u8> {
         builder = builder.ext(ext);
     }
     let (mut scratch, mut out) = (Vec::new(), Vec::new());
-    builder.write_signed(message.dialect, &SigningKey::from_bytes(&[5; 32]), &mut scratch, &mut out).unwrap();
+    builder.write_signed(message.key_encoding, &SigningKey::from_bytes(&[5; 32]), &mut scratch, &mut out).unwrap();
     out
 }

@@ -22,7 +22,7 @@ use amp_relay::{
         cbor,
     },
 };
-use world::{World, dialect};
+use world::{World, key_encoding};
 
 const STEPS: u64 = 700;
 
@@ -119,7 +119,7 @@ impl Play {
     fn signed(&self, agent: usize, header: Header<'_>, body: &[u8]) -> Vec<u8> {
         let (mut scratch, mut frame) = (Vec::new(), Vec::new());
         let key = &self.world.keys[agent].key;
-        let built = Builder::new(header).body(body).write_signed(dialect(agent), key, &mut scratch, &mut frame);
+        let built = Builder::new(header).body(body).write_signed(key_encoding(agent), key, &mut scratch, &mut frame);
         built.expect("a message");
         frame
     }
@@ -150,7 +150,7 @@ impl Play {
     /// An agent sends a message to one or several others, or to nobody.
     fn message(&mut self, token: ConnToken) {
         // Integer keys cannot name several.
-        let is_one = dialect(self.clients[&token].agent) == KeyEncoding::Int;
+        let is_one = key_encoding(self.clients[&token].agent) == KeyEncoding::Int;
         let count = if !is_one && self.world.rng.chance(15) { 2 + self.world.rng.below(3) } else { 1 };
         let to: Vec<usize> =
             (0..count).map(|_| self.world.rng.below(self.world.keys.len() as u64 + 1) as usize).collect();
@@ -252,7 +252,7 @@ impl Play {
             let about = view.header.reply_to;
             eprintln!("{} {token} gets {:?} {sent:?} {about:?}", self.world.now.mono_ms, view.header.typ);
         }
-        assert_eq!(view.dialect, dialect(self.clients[&token].agent), "each gets the keys that it writes");
+        assert_eq!(view.key_encoding, key_encoding(self.clients[&token].agent), "each gets the keys that it writes");
         if let Some(sent) = self.sent.get_mut(&view.header.id.0) {
             let agent = self.clients[&token].agent;
             assert!(sent.to.contains(&agent), "{token} is no recipient");

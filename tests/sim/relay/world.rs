@@ -639,6 +639,6 @@ impl World {
 }
 
 /// How an agent writes the keys of its messages.
-pub(super) fn dialect(agent: usize) -> KeyEncoding {
+pub(super) fn key_encoding(agent: usize) -> KeyEncoding {
     if matches!(agent, 3 | 4) { KeyEncoding::Int } else { KeyEncoding::Text }
 }
