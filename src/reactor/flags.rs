@@ -36,7 +36,8 @@ impl Flags {
     pub(super) const PROVISIONAL: u16 = 1 << 13;
     /// It does not give way when its turn comes the next time.
     pub(super) const SPARED: u16 = 1 << 14;
-    /// Its peer is slow: [`Rare::pace`](super::connections::Rare::pace) says how much the kernel is given.
+    /// Its peer is new or slow: [`Rare::pace`](super::connections::Rare::pace) says how much the kernel is given, or that is
+    /// counted yet.
     pub(super) const PACED: u16 = 1 << 15;
 
     pub(super) fn has(self, bits: u16) -> bool {

@@ -127,7 +127,7 @@
 //! must not wait there, such as an answer to a ping, goes ahead of it ([`Io::send_ahead`]). A peer that reads slowly, and
 //! for that says nothing, shows that it is alive by what it takes ([`Io::take_progress`]). Its own system takes far more than
 //! its program reads, so that a protocol which can tell what is read ([`Protocol::probe`]) has no more given to it than
-//! it reads in a few seconds ([`Options::pace_ms`]).
+//! it reads in a few seconds, and to a new peer little until it has shown how it reads ([`Options::pace_ms`]).
 //!
 //! # Forwarding without a copy
 //!

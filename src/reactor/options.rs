@@ -94,9 +94,12 @@ pub struct Options {
     /// segment more (up to 64 KiB). 0 leaves it to the system, which may hold megabytes for a peer that reads slowly.
     pub unsent_max: usize,
     /// What a slow peer reads in this time is given to its system at once, and as much again, where its program answers
-    /// probes ([`Protocol::probe`](super::Protocol::probe)). A peer is slow if the kernel took no more for an eighth of it,
-    /// and if it reads less than 1 MiB in it. An answer is waited for twelve times as long; then the kernel is given all that
-    /// it takes until one comes, and the next ones may take twice as long as that one. 0: no peer is slow.
+    /// probes ([`Protocol::probe`](super::Protocol::probe)). A new peer is asked after 8 KiB, and is given 8 to 256 KiB at a
+    /// time, twice as much with each answer. A peer is slow if the kernel took no more for an eighth of this time, or if its
+    /// answer as a new one takes more than a fourth; it is quick, and given what its system takes, when it has read 4 MiB at
+    /// 1 MiB or more in this time. An answer is waited for ten times as long, of a slow one twelve; then the kernel is given
+    /// more and more, and in the end all that it takes until one comes, and the next ones may take twice as long as that one.
+    /// 0: no peer is asked.
     pub pace_ms: u64,
     /// Most connections of all workers together, those that finish closing included. Each worker takes its share (rounded
     /// up): a full one stops accepting, so that more wait in the kernel, until it is a sixteenth below its share. Where

@@ -13,10 +13,11 @@
 //! once it has had [`UNPROVED_BYTES`]: it is given little more than that again until it answers, and with each answer that
 //! comes at once twice as much, up to a bound, as TCP itself begins. One that answers late is slow. What was read at once may
 //! have gone into a buffer of the program, which then reads nothing for long. So a peer is quick, whether it was slow or new,
-//! when it has read [`QUICK_BYTES`] in one go.
+//! when it has read [`QUICK_BYTES`] in one go. An answer tells nothing of a peer that sends much itself: it stands behind
+//! that. Such a new peer is left alone.
 
 /// The least that may be before a peer.
-const WINDOW_MIN: usize = 32 * 1024;
+const WINDOW_MIN: usize = 8 * 1024;
 /// A peer that reads this much in [`Options::pace_ms`](super::Options::pace_ms) is not slow; the most that is before another.
 const WINDOW_MAX: usize = 1024 * 1024;
 /// The most that is before a peer that has not shown yet whether it is slow.
@@ -25,16 +26,16 @@ const UNPROVED_MAX: usize = 256 * 1024;
 const QUICK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes that a new peer is given before it is asked whether it reads.
-pub(super) const UNPROVED_BYTES: u16 = 60 * 1024;
+pub(super) const UNPROVED_BYTES: u16 = 8 * 1024;
 /// What stands for the bytes that a peer may be given before it is asked, where it is not: it has shown that it reads, or is
 /// reckoned with.
 pub(super) const PROVED: u16 = u16::MAX - 1;
 /// Its protocol has no probes, or not yet.
 pub(super) const UNASKED: u16 = u16::MAX;
 
-/// The answer of a new peer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms): one that reads 20 KB a
-/// second needs half of it.
-const UNPROVED_PATIENCE: u64 = 5;
+/// The answer of a new peer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms): one that reads 1 KB a
+/// second needs four fifths of it.
+const UNPROVED_PATIENCE: u64 = 10;
 /// An answer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms).
 const PATIENCE: u64 = 12;
 
@@ -102,7 +103,7 @@ impl Pace {
 
     /// A new peer, which has been given so much.
     pub(super) fn unproved(given: usize, now_ms: u64, pace_ms: u64) -> Self {
-        let window = 2 * WINDOW_MIN;
+        let window = WINDOW_MIN;
         Self {
             window,
             allowed: window.saturating_sub(given),
@@ -174,7 +175,7 @@ impl Pace {
     /// A new peer has answered.
     fn answered_anew(&mut self, now_ms: u64, pace_ms: u64) {
         if now_ms.saturating_sub(self.probed_ms) > pace_ms / 4 {
-            (self.is_unproved, self.window, self.from_ms) = (false, WINDOW_MIN, Some(now_ms));
+            (self.is_unproved, self.window) = (false, WINDOW_MIN);
             return;
         }
         if self.before >= self.window / 2 {
@@ -183,8 +184,11 @@ impl Pace {
         self.allowed = self.window.saturating_sub(self.since);
     }
 
-    /// The probe was answered. True: the peer is not slow.
-    pub(super) fn answered(&mut self, now_ms: u64, pace_ms: u64) -> bool {
+    /// The probe was answered; `is_busy`: behind much else that the peer sent. True: the peer is not slow, or it does not show.
+    pub(super) fn answered(&mut self, is_busy: bool, now_ms: u64, pace_ms: u64) -> bool {
+        if is_busy && self.is_unproved {
+            return true;
+        }
         if self.is_late {
             // What lies before the peer now is not known.
             *self = Self::with_patience(now_ms.saturating_sub(self.probed_ms).saturating_mul(2));
@@ -195,11 +199,11 @@ impl Pace {
         }
         if self.is_unproved {
             self.answered_anew(now_ms, pace_ms);
-            return self.is_quick(now_ms, pace_ms);
+            return self.counts_as_quick(now_ms, pace_ms);
         }
         let Some(from_ms) = self.from_ms else {
             // What was before it until now is not known.
-            (self.from_ms, self.quick_from_ms, self.quick_read) = (Some(now_ms), now_ms, 0);
+            self.from_ms = Some(now_ms);
             return false;
         };
         self.read += self.before;
@@ -207,18 +211,18 @@ impl Pace {
         // Programs read by leaps: into a buffer of their own until that is full, and then nothing for a while.
         let elapsed_ms = now_ms.saturating_sub(from_ms);
         if elapsed_ms < (pace_ms / 4).max(1) {
-            return self.is_quick(now_ms, pace_ms);
+            return self.counts_as_quick(now_ms, pace_ms);
         }
         let reads = (self.read as u64).saturating_mul(pace_ms) / elapsed_ms;
         let reads = usize::try_from(reads).unwrap_or(usize::MAX);
         // A peer that was given less than it could read shows only the least that it reads.
         self.window = if self.is_least { self.window.max(reads) } else { reads.max(WINDOW_MIN) }.min(WINDOW_MAX);
         (self.from_ms, self.read, self.is_least) = (Some(now_ms), 0, false);
-        self.is_quick(now_ms, pace_ms)
+        self.counts_as_quick(now_ms, pace_ms)
     }
 
     /// Counts what was before the probe that has just been answered.
-    fn is_quick(&mut self, now_ms: u64, pace_ms: u64) -> bool {
+    fn counts_as_quick(&mut self, now_ms: u64, pace_ms: u64) -> bool {
         self.quick_read += self.before;
         let elapsed_ms = now_ms.saturating_sub(self.quick_from_ms);
         if elapsed_ms >= pace_ms && (self.quick_read as u64).saturating_mul(pace_ms) < WINDOW_MAX as u64 * elapsed_ms {
@@ -251,7 +255,7 @@ mod tests {
             written += pace.allowed();
             pace.wrote(pace.allowed());
             read = (read + (rate * TICK_MS / 1_000) as usize).min(written);
-            if probe_at.is_some_and(|at| read >= at) && pace.answered(now_ms + TICK_MS, 2_000) {
+            if probe_at.is_some_and(|at| read >= at) && pace.answered(false, now_ms + TICK_MS, 2_000) {
                 return None;
             }
             if !pace.is_slow() || now_ms > first as u64 * 1_000 / rate + 20_000 {
@@ -297,7 +301,7 @@ mod tests {
                 parsed = written.min(taken + 16 * MESSAGE);
             }
             while let Some(at) = probes.pop_if(|at: &mut usize| *at <= parsed) {
-                assert!(!pace.answered(now_ms, 2_000), "not quick: {at} at {now_ms} ms");
+                assert!(!pace.answered(false, now_ms, 2_000), "not quick: {at} at {now_ms} ms");
             }
             if pace.wants_probe(usize::MAX / 2) {
                 probes.push(written);
@@ -312,13 +316,44 @@ mod tests {
     }
 
     #[test]
+    fn a_new_peer_has_twice_as_much_before_it_only_where_it_had_what_it_might() {
+        let mut pace = Pace::unproved(100, 0, 2_000);
+        let window = WINDOW_MIN;
+        assert!(!pace.wants_probe(window - 100) && pace.wants_probe(window - 99), "what it may not have unasked");
+        let round = |pace: &mut Pace, bytes, ms| {
+            pace.wrote(bytes);
+            pace.probed(0, 0);
+            pace.wrote(10);
+            assert!(!pace.answered(false, ms, 2_000));
+            (pace.window, pace.allowed())
+        };
+        assert_eq!(round(&mut pace, 1_000, 500), (window, window - 10), "it had little");
+        assert_eq!(round(&mut pace, window / 2, 500), (2 * window, 2 * window - 10));
+        assert_eq!(round(&mut pace, UNPROVED_MAX, 0).0, 4 * window);
+        for _ in 0..10 {
+            round(&mut pace, UNPROVED_MAX / 2, 0);
+        }
+        assert_eq!(pace.window, UNPROVED_MAX);
+        assert_eq!(round(&mut pace, 1, 501).0, WINDOW_MIN, "slow");
+    }
+
+    #[test]
+    fn no_more_is_before_a_slow_peer_than_one_that_is_quick_would_read() {
+        let (mut pace, mut now_ms) = (Pace::new(2_000), 0);
+        round(&mut pace, 0, &mut now_ms, 0);
+        // Three megabytes in a leap: too little to be quick.
+        assert!(!round(&mut pace, 3 << 20, &mut now_ms, 500));
+        assert_eq!(pace.window, WINDOW_MAX);
+    }
+
+    #[test]
     fn what_trickles_to_a_new_peer_proves_nothing_and_is_not_asked_about_each_time() {
         let (mut pace, mut asked) = (Pace::unproved(0, 0, 2_000), 0);
         for now_ms in (0..3_600_000).step_by(100) {
             if pace.wants_probe(100) {
                 asked += 1;
                 pace.probed(0, now_ms);
-                assert!(!pace.answered(now_ms + 50, 2_000), "it is not known to read faster");
+                assert!(!pace.answered(false, now_ms + 50, 2_000), "it is not known to read faster");
             }
             assert!(pace.allowed() >= 100 && !pace.is_slow() && pace.late_ms().is_none());
             pace.wrote(100);
@@ -333,9 +368,9 @@ mod tests {
     fn a_new_peer_that_does_not_answer_is_slow_and_then_left_alone() {
         let mut pace = Pace::unproved(0, 0, 2_000);
         pace.probed(0, 1_000);
-        assert_eq!(pace.late_ms(), Some(11_000));
-        assert!(!pace.late(11_000, 2_000) && pace.is_slow());
-        assert!((0..4).any(|_| pace.late(13_000, 2_000)), "left alone");
+        assert_eq!(pace.late_ms(), Some(21_000));
+        assert!(!pace.late(21_000, 2_000) && pace.is_slow());
+        assert!((0..7).any(|_| pace.late(23_000, 2_000)), "left alone");
     }
 
     #[test]
@@ -357,7 +392,7 @@ mod tests {
         *now_ms += ms;
         pace.wrote(bytes);
         pace.probed(0, *now_ms);
-        pace.answered(*now_ms, 2_000)
+        pace.answered(false, *now_ms, 2_000)
     }
 
     #[test]
@@ -378,7 +413,7 @@ mod tests {
         // Where it has had all that it might, it is held to what it reads.
         assert!(!round(&mut pace, 8 * WINDOW_MIN - 2, &mut now_ms, 4_000));
         assert_eq!(pace.window, 4 * WINDOW_MIN - 1);
-        assert!(!pace.answered(now_ms + 1_000, 2_000), "none is out");
+        assert!(!pace.answered(false, now_ms + 1_000, 2_000), "none is out");
     }
 
     #[test]
@@ -388,7 +423,7 @@ mod tests {
         pace.probed(0, 1_000);
         assert_eq!(pace.late_ms(), Some(25_000));
         pace.late(25_000, 2_000);
-        assert!(!pace.answered(101_000, 2_000));
+        assert!(!pace.answered(false, 101_000, 2_000));
         assert!(pace.wants_probe(0));
         pace.probed(0, 101_000);
         assert_eq!(pace.late_ms(), Some(301_000), "it took 100 s");
@@ -399,14 +434,14 @@ mod tests {
         let mut pace = Pace::new(2_000);
         pace.probed(0, 0);
         pace.wrote(WINDOW_MIN);
-        for step in 0..5 {
+        for step in 0..7 {
             let at_ms = 24_000 + step * 2_000;
             assert_eq!((pace.allowed(), pace.late_ms()), (0, Some(at_ms)));
             assert!(!pace.late(at_ms, 2_000));
             assert_eq!(pace.allowed(), WINDOW_MIN << step);
             pace.wrote(pace.allowed());
         }
-        assert!(pace.late(34_000, 2_000), "left alone");
+        assert!(pace.late(38_000, 2_000), "left alone");
         assert_eq!(pace.late_ms(), Some(u64::MAX));
     }
 }

@@ -9,7 +9,6 @@ use super::{
     connections::{Core, Flags},
     counters::WorkerCounters,
     options::Peer,
-    pace::Pace,
     sendq::Range,
 };
 use crate::base::{Close, ConnToken, Fault, Now, Sent};
@@ -355,20 +354,20 @@ impl<'a, P: Protocol> Io<'a, P> {
 
     /// Whether the connection's peer is slow: no more is before it than it reads in a moment, so that what it takes does
     /// not show but by its answers to probes.
-    pub(super) fn is_paced(&self, token: ConnToken) -> bool {
-        let rare = self.core.slots.get(token).filter(|slot| slot.flags.has(Flags::PACED)).map(|slot| &slot.rare);
-        rare.is_some_and(|rare| rare.as_ref().is_none_or(|rare| rare.pace.as_ref().is_none_or(Pace::is_slow)))
+    pub(super) fn is_slow(&self, token: ConnToken) -> bool {
+        self.core.is_slow(token)
     }
 
     /// The current connection's peer answers probes ([`Protocol::probe`]) from now on; nothing is sent ahead of what waits for
-    /// it now. It is given 64 KiB before it is asked whether it reads.
+    /// it now. It is given 8 KiB before it is asked whether it reads.
     pub fn answers_probes(&mut self) {
         self.core.answers_probes(self.token);
     }
 
-    /// The peer has answered a probe ([`Protocol::probe`]): what was sent before it is read.
-    pub fn answered(&mut self, token: ConnToken) {
-        self.core.answered(token);
+    /// The peer has answered a probe ([`Protocol::probe`]): what was sent before it is read. `is_busy`: it sends much itself, so
+    /// that when the answer came says nothing.
+    pub fn answered(&mut self, token: ConnToken, is_busy: bool) {
+        self.core.answered(token, is_busy);
     }
 
     /// Whether the kernel has taken bytes of the connection again after it had refused some, since this was asked last: its

@@ -232,7 +232,7 @@ impl SendQueue {
     /// [`Protocol::frame_len`](super::Protocol::frame_len).
     ///
     /// # Errors
-    /// The connection is broken.
+    /// The connection is broken, after so many bytes.
     pub(super) fn write<W: Write>(
         &mut self,
         to: &mut W,
@@ -240,7 +240,7 @@ impl SendQueue {
         scratch: &mut Scratch,
         most: usize,
         frame_len: impl Fn(&[u8]) -> Option<usize>,
-    ) -> io::Result<Wrote> {
+    ) -> Result<Wrote, usize> {
         self.0.as_mut().map_or(Ok(Wrote::default()), |container| container.write(to, turn, scratch, most, frame_len))
     }
 
@@ -351,7 +351,7 @@ impl Container {
         scratch: &mut Scratch,
         most: usize,
         frame_len: impl Fn(&[u8]) -> Option<usize>,
-    ) -> io::Result<Wrote> {
+    ) -> Result<Wrote, usize> {
         let mut wrote = Wrote::default();
         if let Some(ahead) = self.ahead.take() {
             self.place(ahead);
@@ -372,7 +372,7 @@ impl Container {
             };
             wrote.calls += 1;
             match result {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) => return Err(wrote.bytes),
                 Ok(n) => {
                     wrote.bytes += n;
                     if n < self.bytes {
@@ -387,7 +387,7 @@ impl Container {
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(_) => return Err(wrote.bytes),
             }
         }
         Ok(wrote)

@@ -1,4 +1,6 @@
-//! Which peers are slow ([`Pace`]), and which of these are left alone again: a part of [`Core`]. Makes no system call.
+//! Which peers are new or slow ([`Pace`]), and which are left alone: a part of [`Core`]. Makes no system call.
+
+use bytes::Bytes;
 
 use super::{
     connections::{Core, Slot},
@@ -8,16 +10,33 @@ use super::{
 use crate::base::ConnToken;
 
 impl<C> Slot<C> {
-    /// Counts what a new peer is about to be given; one that would have all that it may before it is asked is paced.
+    /// How much of the queue of a peer that is paced may be written now. If it is asked with that, the bytes of the probe,
+    /// which goes ahead of the rest.
     #[cold]
-    pub(super) fn prove(&mut self, now_ms: u64, pace_ms: u64) {
+    pub(super) fn may_have(&mut self, probe: fn() -> Bytes, now_ms: u64, pace_ms: u64) -> (usize, Option<usize>) {
+        if self.room < PROVED {
+            self.prove(now_ms, pace_ms);
+        }
+        let Self { queue, rare, .. } = self;
+        let Some(pace) = rare.as_mut().and_then(|rare| rare.pace.as_mut()) else { return (usize::MAX, None) };
+        let is_asked = !queue.is_empty() && pace.wants_probe(queue.len());
+        let asked = is_asked.then(|| {
+            let probe = probe();
+            let bytes = probe.len();
+            pace.probed(queue.place_probe(probe), now_ms);
+            bytes
+        });
+        (pace.allowed(), asked)
+    }
+
+    /// Counts what a new peer is about to be given; one that would have all that it may before it is asked is reckoned with.
+    fn prove(&mut self, now_ms: u64, pace_ms: u64) {
         let waits = u16::try_from(self.queue.len()).unwrap_or(u16::MAX);
         match self.room.checked_sub(waits).filter(|room| *room > 0) {
             Some(room) => self.room = room,
             None => {
                 let given = UNPROVED_BYTES - self.room;
                 self.room = PROVED;
-                self.flags.set(Flags::PACED);
                 self.rare().pace = Some(Pace::unproved(given.into(), now_ms, pace_ms));
             }
         }
@@ -29,29 +48,28 @@ impl<C> Core<C> {
     pub(super) fn moves(&mut self, token: ConnToken) {
         let now_ms = self.now.mono_ms;
         if let Some(slot) = self.slots.get_mut(token)
-            && !slot.flags.has(Flags::PACED | Flags::CLOSED)
+            && !slot.flags.has(Flags::CLOSED)
             && slot.rare().pace.is_none()
             && is_slow(now_ms.saturating_sub(slot.rare().blocked_ms), self.pace_ms)
             && slot.room != UNASKED
         {
             slot.room = PROVED;
             slot.rare().pace = Some(Pace::new(self.pace_ms));
-            self.pace(token);
+            slot.flags.set(Flags::PACED);
         }
         self.touch(token);
     }
 
-    /// A slow peer has answered a probe: it is given more, or is found quick.
-    pub(super) fn answered(&mut self, token: ConnToken) {
+    /// A peer has answered a probe, `is_busy`: behind much else that it sent. It is given more, or is found quick.
+    pub(super) fn answered(&mut self, token: ConnToken, is_busy: bool) {
         let (now_ms, pace_ms) = (self.now.mono_ms, self.pace_ms);
         let Some(slot) = self.slots.get_mut(token) else { return };
-        let Some(rare) = slot.rare.as_mut() else { return };
-        let Some(pace) = &mut rare.pace else { return };
-        if pace.answered(now_ms, pace_ms) {
+        let Some(pace) = slot.rare.as_mut().and_then(|rare| rare.pace.as_mut()) else { return };
+        if pace.answered(is_busy, now_ms, pace_ms) {
             slot.flags.clear(Flags::PACED);
-            rare.pace = None;
+            slot.rare().pace = None;
         } else {
-            self.pace(token);
+            slot.flags.set(Flags::PACED);
         }
         self.unblock(token);
     }
@@ -60,15 +78,15 @@ impl<C> Core<C> {
     pub(super) fn answers_probes(&mut self, token: ConnToken) {
         if let Some(slot) = self.slots.get_mut(token).filter(|_| self.pace_ms > 0) {
             slot.room = UNPROVED_BYTES;
+            slot.flags.set(Flags::PACED);
             slot.queue.keep_front();
         }
     }
 
-    /// From now on the peer is given what it reads.
-    fn pace(&mut self, token: ConnToken) {
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.flags.set(Flags::PACED);
-        }
+    /// Whether a peer has been found slow, and is reckoned with.
+    pub(super) fn is_slow(&self, token: ConnToken) -> bool {
+        let slot = self.slots.get(token).filter(|slot| slot.flags.has(Flags::PACED));
+        slot.and_then(|slot| slot.rare.as_ref()?.pace.as_ref()).is_some_and(Pace::is_slow)
     }
 
     /// Tries to write whatever the kernel said last.
@@ -79,7 +97,8 @@ impl<C> Core<C> {
         self.touch(token);
     }
 
-    /// Slow peers that do not answer are given more, and in the end what the kernel takes: that they read shows by that alone.
+    /// Peers that do not answer are given more, and in the end what the kernel takes: that they read shows by that alone. The
+    /// answer of a new one that is paused may lie in what is not read of it: it is left alone.
     #[cold]
     pub(super) fn look_at_paced(&mut self) {
         let (now_ms, pace_ms) = (self.now.mono_ms, self.pace_ms);
@@ -88,14 +107,19 @@ impl<C> Core<C> {
             let Some(slot) = self.slots.get_mut(token).filter(|slot| slot.flags.has(Flags::PACED)) else {
                 return false;
             };
+            let is_paused = slot.flags.has(Flags::PAUSED);
             let Some(pace) = &mut slot.rare().pace else { return false };
-            match pace.late_ms() {
-                // It is looked at again when it has been asked again.
-                None => return false,
-                Some(at_ms) if at_ms > now_ms => return true,
-                Some(_) => {}
-            }
-            let is_left_alone = pace.late(now_ms, pace_ms);
+            // One that has answered is looked at again when it has been asked again.
+            let Some(at_ms) = pace.late_ms() else { return false };
+            let is_new = !pace.is_slow();
+            let is_left_alone = if is_new && is_paused {
+                slot.rare().pace = None;
+                true
+            } else if at_ms > now_ms {
+                return true;
+            } else {
+                pace.late(now_ms, pace_ms)
+            };
             if is_left_alone {
                 slot.flags.clear(Flags::PACED);
             }
@@ -152,9 +176,79 @@ mod tests {
             let pace = core.slots.get_mut(token).unwrap().rare().pace.as_mut().unwrap();
             pace.wrote(bytes);
             pace.probed(0, now_ms);
-            core.answered(token);
+            core.answered(token, false);
         }
         core.slots.get(token).unwrap().flags.has(Flags::PACED)
+    }
+
+    /// So much waits for it, and is given as far as it may be.
+    fn given(core: &mut Core<()>, token: ConnToken, bytes: usize) -> usize {
+        let slot = core.slots.get_mut(token).unwrap();
+        slot.queue.push(vec![0; bytes].into());
+        let (most, asked) = slot.may_have(|| Bytes::from_static(b"?"), core.now.mono_ms, core.pace_ms);
+        if asked.is_some() {
+            core.paced.insert(token);
+        }
+        let most = bytes.min(most);
+        if let Some(pace) = &mut slot.rare().pace {
+            pace.wrote(most);
+        }
+        slot.queue.clear();
+        most
+    }
+
+    #[test]
+    fn a_new_peer_is_asked_once_it_has_had_a_little_and_only_where_it_can_answer() {
+        let (mut core, token) = core();
+        core.slots.get_mut(token).unwrap().room = UNASKED;
+        assert_eq!(given(&mut core, token, 1 << 20), 1 << 20, "an HTTP client is never asked");
+        assert!(!blocked_for(&mut core, token, 10_000), "however slow it is");
+        // What waits at the upgrade is its answer: nothing goes ahead of that.
+        core.slots.get_mut(token).unwrap().queue.push(vec![0; 100].into());
+        core.answers_probes(token);
+        let slot = core.slots.get_mut(token).unwrap();
+        assert_eq!(slot.queue.place_probe(b"probe"[..].into()), 105);
+        slot.queue.clear();
+        assert_eq!(given(&mut core, token, 1_000), 1_000);
+        assert!(core.paced.is_empty() && !core.is_slow(token), "not yet");
+        assert!(given(&mut core, token, 1 << 20) < 20_000 && core.paced.contains(&token));
+        assert!(!core.is_slow(token), "that is not known of it");
+        // It answers late.
+        core.now.mono_ms += core.pace_ms / 4 + 1;
+        core.answered(token, false);
+        assert!(core.is_slow(token));
+    }
+
+    #[test]
+    fn a_new_peer_whose_answer_tells_nothing_is_left_alone() {
+        let (mut core, token) = core();
+        // Behind much else that it sent.
+        core.answers_probes(token);
+        assert!(given(&mut core, token, 1 << 20) < 20_000);
+        core.now.mono_ms += 5_000;
+        core.answered(token, true);
+        assert_eq!(given(&mut core, token, 1 << 20), 1 << 20);
+        // In what is not read of it.
+        core.answers_probes(token);
+        assert!(given(&mut core, token, 1 << 20) < 20_000);
+        core.slots.get_mut(token).unwrap().flags.set(Flags::PAUSED);
+        core.look_at_paced();
+        assert_eq!((given(&mut core, token, 1 << 20), core.paced.len()), (1 << 20, 0));
+        // One that is slow stays that.
+        let pace_ms = core.pace_ms;
+        assert!(blocked_for(&mut core, token, pace_ms) && core.is_slow(token));
+        assert!(given(&mut core, token, 1 << 20) < 20_000);
+        core.look_at_paced();
+        assert!(core.is_slow(token) && core.paced.contains(&token));
+    }
+
+    #[test]
+    fn a_new_peer_whose_system_takes_no_more_is_slow() {
+        let (mut core, token) = core();
+        core.answers_probes(token);
+        let pace_ms = core.pace_ms;
+        assert!(blocked_for(&mut core, token, pace_ms) && core.is_slow(token));
+        assert_eq!(core.slots.get(token).unwrap().room, PROVED, "and is asked as such");
     }
 
     #[test]

@@ -16,17 +16,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use mio::{Events, Poll, Token};
 
 use super::{
     clock::TurnClock,
-    connections::{Core, Flags, Slot},
+    connections::{Core, Flags},
     counters::{TURN_BUCKETS, WorkerCounters},
     inbox::{Receiver, Sender},
     listen::Listener,
     options::Options,
-    pace::PROVED,
     protocol::{Io, Lent, NOBODY, Protocol},
     sendq::{Scratch, TurnBuffers},
     shared::{InboxItem, Shared},
@@ -366,13 +364,11 @@ impl<P: Protocol> Worker<P> {
                 slot.queue.own(&turn);
                 continue;
             }
-            if slot.room < PROVED && !slot.flags.has(Flags::CLOSED) {
-                slot.prove(core.now.mono_ms, core.pace_ms);
-            }
             let is_paced = slot.flags.has(Flags::PACED);
             let most = if is_paced {
-                let (most, is_asked) = paced(slot, P::probe, core.now.mono_ms, &mut core.queue_bytes);
-                if is_asked {
+                let (most, asked) = slot.may_have(P::probe, core.now.mono_ms, core.pace_ms);
+                if let Some(bytes) = asked {
+                    core.queue_bytes += bytes;
                     core.paced.insert(token);
                     core.paced_at_ms = core.paced_at_ms.min(core.now.mono_ms.saturating_add(core.pace_ms));
                 }
@@ -403,8 +399,9 @@ impl<P: Protocol> Worker<P> {
                         self.emptied.push(token);
                     }
                 }
-                Err(_) => {
-                    core.queue_bytes -= slot.queue.len();
+                Err(wrote) => {
+                    core.counters.bytes_out.add(wrote as u64);
+                    core.queue_bytes -= wrote + slot.queue.len();
                     slot.queue.clear();
                     core.break_off(token, Close::Broken);
                 }
@@ -471,20 +468,6 @@ impl<P: Protocol> AsFd for Worker<P> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poll.registry().as_fd()
     }
-}
-
-/// How much of the queue of a peer that is paced may be written now. True: a probe goes ahead of it.
-#[cold]
-fn paced<C>(slot: &mut Slot<C>, probe: impl Fn() -> Bytes, now_ms: u64, queue_bytes: &mut usize) -> (usize, bool) {
-    let Slot { queue, rare, .. } = slot;
-    let Some(pace) = rare.as_mut().and_then(|rare| rare.pace.as_mut()) else { return (usize::MAX, false) };
-    let is_asked = !queue.is_empty() && pace.wants_probe(queue.len());
-    if is_asked {
-        let probe = probe();
-        *queue_bytes += probe.len();
-        pace.probed(queue.place_probe(probe), now_ms);
-    }
-    (pace.allowed(), is_asked)
 }
 
 /// Runs a callback of an open connection. A panic closes that connection and nothing else.

@@ -13,6 +13,7 @@ use crate::{
     base::{CloseCode, Fault},
     reactor::{
         BoundAddr, Listen, Peer, Reactor, Refuse, Sent,
+        pace::Pace,
         ws::{Answer, Data, Ws, WsHandler, WsIo, WsOptions},
     },
     wire::http::Head,
@@ -283,12 +284,16 @@ fn pings(pings_missed_max: u8, is_paced: bool) -> usize {
     let mut stream = UnixStream::connect(path).unwrap();
     until(&mut worker, "the connection", |worker| worker.core.slots.len() == 1);
     let token = worker.core.slots.token_at(0).unwrap();
-    if is_paced {
-        worker.core.slots.get_mut(token).unwrap().flags.set(Flags::PACED);
-    }
     let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
+    until(&mut worker, "the upgrade", |worker| has(worker, token, Flags::PACED));
+    if is_paced {
+        let mut pace = Pace::new(2_000);
+        pace.probed(1_000, 0);
+        let slot = worker.core.slots.get_mut(token).unwrap();
+        slot.rare().pace = Some(pace);
+    }
     until(&mut worker, "the end of its patience", |worker| has(worker, token, Flags::SHUT));
     let mut said = Vec::new();
     stream.read_to_end(&mut said).unwrap();

@@ -176,7 +176,7 @@ impl<C> WsConn<C> {
                 // waiting for each other, or one for itself.
                 let is_held = io.is_paused(token) && !is_blocked;
                 // A slow peer may have much to read before the probe that it answers.
-                let patience = options.pings_missed_max.saturating_mul(1 + u8::from(io.is_paced(token)));
+                let patience = options.pings_missed_max.saturating_mul(1 + u8::from(io.is_slow(token)));
                 if heard | is_held | io.take_progress(token) {
                     self.missed = 0;
                 } else if self.missed >= patience {

@@ -125,6 +125,10 @@ use crate::{
 const PONG_QUEUE_MAX: usize = 64 * 1024;
 /// What a ping says that asks whether what was sent before it is read.
 const PROBE: &[u8] = b"read?";
+/// The same as a frame: of a server it is always these bytes.
+const PROBE_FRAME: &[u8] = b"\x89\x05read?";
+/// What a peer sends at once that sends much.
+const BUSY_BYTES: usize = 4 * 1024;
 /// When it is worth to try again where there was no room.
 const RETRY_AFTER_S: &str = "5";
 /// So much is read of a connection that is paused, to find its pings.
@@ -413,7 +417,7 @@ impl<H: WsHandler> Ws<H> {
                 }
                 Message::Pong(payload) => {
                     if payload == PROBE {
-                        io.answered(io.token());
+                        io.answered(io.token(), bytes.len() > BUSY_BYTES);
                     }
                     continue;
                 }
@@ -586,7 +590,7 @@ impl<H: WsHandler> Protocol for Ws<H> {
     }
 
     fn probe() -> Bytes {
-        frame(OpCode::Ping, PROBE)
+        Bytes::from_static(PROBE_FRAME)
     }
 
     fn closing_bytes(conn: &Self::Conn, why: &Close) -> Bytes {

@@ -52,8 +52,9 @@ impl Held {
         Self { sender, until_ms: now_ms + HOLD_MS, taken }
     }
 
-    /// Whether the pair parts: the receiver, which has taken so much by now, trickles.
-    fn is_due(&mut self, taken: u64, now_ms: u64) -> bool {
+    /// Whether the pair parts now, since the receiver, which has taken so much by now, trickles. One that does not may hold
+    /// the sender for as long again.
+    fn parts(&mut self, taken: u64, now_ms: u64) -> bool {
         let is_over = self.until_ms <= now_ms;
         if is_over && taken.saturating_sub(self.taken) >= HOLD_BYTES {
             *self = Self::new(self.sender, taken, now_ms);
@@ -117,7 +118,7 @@ impl Backpressure {
             is_idle = taken == blocking.taken;
             (blocking.taken, blocking.look_ms) = (taken, now_ms + IDLE_MS);
         }
-        let due: Vec<_> = blocking.senders.extract_if(.., |held| is_idle || held.is_due(taken, now_ms)).collect();
+        let due: Vec<_> = blocking.senders.extract_if(.., |held| is_idle || held.parts(taken, now_ms)).collect();
         let next_ms = blocking.next_ms();
         if next_ms.is_none() {
             self.by_receiver.remove(&receiver);

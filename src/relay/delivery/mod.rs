@@ -53,7 +53,7 @@ use super::{
     shares::Shares,
 };
 use crate::{
-    base::{CloseCode, ConnToken, Counter},
+    base::{CloseCode, ConnToken, Counter, Sent},
     wire::amp::{Frame, Id, KeyEncoding, did_base, parse},
 };
 
@@ -497,7 +497,11 @@ impl<S: Shared> Delivery<S> {
         };
         self.asked(peer, net);
         if !frame.is_empty() {
-            self.send(peer, &frame, net);
+            self.counters.messages_out.add(1);
+            if net.send(peer, &frame) == Sent::High {
+                // It asks for more than it takes: it is not read until it has taken that.
+                self.block(peer, Some(peer), net);
+            }
         }
         if let Some((code, reason)) = close {
             self.close(peer, code, reason, net);
