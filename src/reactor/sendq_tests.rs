@@ -276,3 +276,27 @@ fn what_is_last_is_kept_behind_what_is_begun() {
         assert!(queue.is_empty());
     }
 }
+
+/// Takes 7 bytes, and then it is broken.
+struct Breaks(bool);
+
+impl Write for Breaks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_broken = std::mem::replace(&mut self.0, true);
+        if is_broken { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(bytes.len().min(7)) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_broken_connection_took_before_is_told() {
+    let arena = arena();
+    let turn = TurnBuffers { arena: &arena, out: &[], large: &[] };
+    let mut queue = SendQueue::default();
+    queue.push(Bytes::from_static(&[0; 100]));
+    let wrote = queue.write(&mut Breaks(false), &turn, &mut Scratch::default(), usize::MAX, |_| None);
+    assert_eq!((wrote, queue.len()), (Err(7), 93), "together what was queued");
+}

@@ -187,6 +187,22 @@ fn clients_c2_python_on_the_unix_socket_at_20_kb_a_second_is_not_cut_off() {
     is_served_to_the_end(&stage, 20_000, |rate, count| python_receiver(&stage, Some(&stage.relay.unix()), rate, count));
 }
 
+/// Its answers wait behind each other as long as its own messages go ahead of its pongs.
+#[test]
+fn clients_c2_python_that_asks_all_it_may_has_every_answer() {
+    const TIMES: usize = 20_000;
+    let stage = Stage::new();
+    let Some(mut command) = python("asking.py") else { return };
+    let agent = Agent::dial(&stage.relay.tcp(), &stage.sender);
+    let asked = json!({"action": "echo", "filler": "x".repeat(500)});
+    let request = agent.draft(typ::REQUEST, agent.relay.as_str(), &asked).signed(&stage.sender, agent.keys);
+    drop(agent);
+    command.arg(stage.url()).arg(stage.hello(&stage.sender)).arg(hex(&request)).arg(TIMES.to_string());
+    let mut client = Client::start(&mut command);
+    assert_eq!(client.line(patience()), format!("answered {TIMES}"));
+    assert!(!stage.relay.log().contains("TooSlow"), "{}", stage.relay.log());
+}
+
 #[test]
 fn clients_c2_node_at_20_kb_a_second_is_not_cut_off() {
     let stage = Stage::new();
