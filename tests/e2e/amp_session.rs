@@ -234,6 +234,40 @@ fn an_agent_that_may_decides_itself() {
     }
 }
 
+/// A reason that would be dropped is refused before it allows anything.
+#[test]
+fn an_allowance_with_a_message_is_refused_and_the_question_stays_open() {
+    let mut stage = Stage::demo(&["approve"]);
+    let mut agent = stage.agent(0);
+    let (did, session) = (stage.did.clone(), stage.session.clone());
+    let id = agent.say(typ::REQUEST, did.as_str(), &json!({"prompt": "please ask first"}));
+    let asked = input_required(&mut agent, &id);
+    for (body, why) in [
+        (
+            json!({"decision": "allow", "message": "hm"}),
+            "`message` goes with a denial: an allowance tells the model nothing",
+        ),
+        (
+            json!({"decision": "allow", "message": 7}),
+            "`message` goes with a denial: an allowance tells the model nothing",
+        ),
+        (json!({"decision": "answer", "answers": ["1"], "message": "hm"}), "`message` goes with a denial"),
+        (json!({"decision": "deny", "message": 7}), "`message` must be a text"),
+    ] {
+        let wrong = agent.draft(typ::RESPONSE, did.as_str(), &body).reply_to(&asked.id);
+        agent.send(&wrong);
+        let error = agent.answer(&wrong.id);
+        assert!(error.is_error(4001) && text(&error.body["message"]).contains(why), "{body}: {error:?}");
+    }
+    stage.laptop.sync();
+    assert!(stage.laptop.events_of(&session, "decision").is_empty());
+    // It is open still, and null says nothing.
+    let answer = agent.draft(typ::RESPONSE, did.as_str(), &json!({"decision": "allow", "message": null}));
+    agent.send(&answer.reply_to(&asked.id));
+    let response = agent.answer(&id);
+    assert_eq!((response.typ, &response.body["ok"]), (typ::RESPONSE, &json!(true)), "{response:?}");
+}
+
 /// Who allows something has to see what it is, not only what it is said to be.
 #[test]
 fn a_question_shows_what_would_run() {

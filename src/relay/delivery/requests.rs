@@ -13,7 +13,7 @@ use crate::{
             Code, EnvelopeView,
             check::{Refusal, unambiguous},
         },
-        cbor::{self, Texts, text_of},
+        cbor::{self, NULL, Texts, as_text, text_of},
     },
 };
 
@@ -36,17 +36,20 @@ impl<S: Shared> Delivery<S> {
         let Some(from) = message::sender(view.header.from).map(Text::from) else { return Ok(false) };
         let wanted = match wish {
             rights::Wish::Prompt => Wanted::Prompt(prompt_of(body)?.into()),
-            rights::Wish::Decide => Wanted::Decide {
-                reply_to: view.header.reply_to.map(<[u8]>::to_vec),
-                decision: text_of(body, "decision").map(Text::from),
-                message: reason_of(body)?.map(Text::from),
-                answers: cbor::get(body, "answers")
-                    .and_then(Texts::of)
-                    .into_iter()
-                    .flatten()
-                    .map(str::to_owned)
-                    .collect(),
-            },
+            rights::Wish::Decide => {
+                let decision = text_of(body, "decision");
+                Wanted::Decide {
+                    reply_to: view.header.reply_to.map(<[u8]>::to_vec),
+                    decision: decision.map(Text::from),
+                    message: reason_of(body, decision)?.map(Text::from),
+                    answers: cbor::get(body, "answers")
+                        .and_then(Texts::of)
+                        .into_iter()
+                        .flatten()
+                        .map(str::to_owned)
+                        .collect(),
+                }
+            }
         };
         let (principal, session, did, id) = (caller.principal.clone(), session.clone(), did.clone(), view.header.id);
         let ask = ToSessions::Ask(Box::new(Ask { caller, session, did, from, id, thread_id, wanted }));
@@ -70,10 +73,17 @@ fn prompt_of(body: &[u8]) -> Result<&str, Refusal> {
     plain(prompt, "`prompt` holds a control character")
 }
 
-/// Why a RESPONSE denies.
-fn reason_of(body: &[u8]) -> Result<Option<&str>, Refusal> {
+/// Of a `message` that nothing would tell the model, in the words of `/session`.
+const TOLD_BY_A_DENIAL: &str = "`message` goes with a denial: an allowance tells the model nothing";
+
+/// Why a RESPONSE denies. Beside an allowance the text would be dropped, so the agent is told so and may decide again.
+fn reason_of<'a>(body: &'a [u8], decision: Option<&str>) -> Result<Option<&'a str>, Refusal> {
     const _: () = assert!(REASON_BYTES_MAX == 16_384, "as it is said");
-    let Some(message) = text_of(body, "message") else { return Ok(None) };
+    let Some(message) = cbor::get(body, "message").filter(|message| *message != NULL) else { return Ok(None) };
+    if matches!(decision, Some("allow" | "answer")) {
+        return Err(Refusal::new(Code::BAD_REQUEST, TOLD_BY_A_DENIAL));
+    }
+    let message = as_text(message).ok_or(Refusal::new(Code::BAD_REQUEST, "`message` must be a text"))?;
     if message.len() > REASON_BYTES_MAX {
         return Err(Refusal::new(Code::BAD_REQUEST, "`message` may have 16384 bytes"));
     }
