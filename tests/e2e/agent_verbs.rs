@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -488,6 +489,45 @@ fn with_a_time_to_wait_somebody_else_may_answer_the_question() {
     let ran = Ran::from(child.wait_with_output().expect("it ends"));
     assert!(ran.err.contains("waits for an answer"), "{ran:?}");
     assert!(!ran.ok().trim().is_empty());
+}
+
+#[test]
+fn a_request_that_waits_behind_what_runs_says_that_it_may_be_done_later() {
+    let mut stage = Stage::new("drive");
+    let session = stage.session.clone();
+    stage.laptop.prompt(&session, "ask me");
+    let asked = stage.laptop.event(&session, "the question", |event| event["kind"] == "permission");
+    let said = stage.run("alice", &["request", &stage.did, "a word", "--timeout", "300ms"]).refused();
+    for part in
+        ["nothing was begun", "be done later all the same", "asking again asks twice", "answers requests", "--timeout"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let request = asked["request"].as_str().expect("an id");
+    stage.laptop.ok("decide", json!({"session": session, "request": request, "decision": "deny"}));
+    let prompt =
+        stage.laptop.event(&session, "its prompt", |event| event["kind"] == "prompt" && event["text"] == "a word");
+    assert_eq!(stage.laptop.turn(&session, prompt["prompt"].as_str().expect("an id"))["ok"], true, "it is done later");
+    // What was begun goes on.
+    let said = stage.run("alice", &["request", &stage.did, "ask me", "--timeout", "300ms"]).refused();
+    assert!(said.contains("it was begun") && said.contains("asking again asks twice"), "{said}");
+    // What the relay took before it went may be done too.
+    let mut command = stage.command("alice", &["request", &stage.did, "the last word"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    stage.laptop.event(&session, "its prompt", |event| event["kind"] == "prompt" && event["text"] == "the last word");
+    stage.relay.signal(Signal::KILL);
+    let said = Ran::from(child.wait_with_output().expect("it ends")).refused();
+    assert!(said.contains("before the answer came: it may be done") && said.contains("asks twice"), "{said}");
+}
+
+#[test]
+fn what_is_not_understood_is_explained_for_what_was_asked() {
+    let stage = Stage::new("drive");
+    let said = stage.run("alice", &["request", &stage.did, "--json", "{}"]).refused();
+    assert!(said.contains("`prompt`") && said.contains("asks a session or an agent in words"), "{said}");
+    assert!(!said.contains("request relay ping"), "a session was asked: {said}");
+    let said = stage.run("alice", &["request", "relay", "dance"]).refused();
+    assert!(said.contains("`amp-relay request relay ping` asks it"), "{said}");
 }
 
 #[test]

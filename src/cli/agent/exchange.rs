@@ -1,7 +1,7 @@
 //! One request and everything that answers it, sans-io: told messages, says what to show, what to ask and when it is over.
 
 use super::{
-    Told, explained,
+    Told, Whom, explained,
     questions::{Question, Questions, Refused},
     rendered, session_answer,
 };
@@ -31,6 +31,7 @@ pub(super) enum Say {
 #[derive(Debug)]
 pub(super) struct Exchange {
     request: Id,
+    pub(super) whom: Whom,
     /// What it is asked meanwhile.
     pub(super) questions: Questions,
     /// Whether the other side has given a sign that it works.
@@ -39,8 +40,8 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// The request with this id was sent.
-    pub(super) fn new(request: Id) -> Self {
-        Self { request, questions: Questions::default(), begun: false }
+    pub(super) fn new(request: Id, whom: Whom) -> Self {
+        Self { request, whom, questions: Questions::default(), begun: false }
     }
 
     /// The messages of ours that may be answered.
@@ -53,7 +54,7 @@ impl Exchange {
         if let Some(error) = message.error() {
             // An answer that came too late, or that we may not give, leaves the request as it is.
             if message.answers(&self.request) {
-                return Some(Say::Failed(explained("", &error)));
+                return Some(Say::Failed(explained("", &error, self.whom)));
             }
             return self.refused(message, &error).map(Say::Status);
         }
@@ -107,7 +108,7 @@ impl Exchange {
             Refused::Gone if is_over => {
                 Told::new("", "an answer was not taken: its question was decided elsewhere, or is over")
             }
-            Refused::Gone => explained("an answer was not taken: ", error),
+            Refused::Gone => explained("an answer was not taken: ", error, self.whom),
         })
     }
 }
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_request_goes_by_a_question_to_its_answer() {
-        let mut exchange = Exchange::new(REQUEST);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other);
         let status = Processing { status_text: Some("reading\x1b[2J"), ..Processing::default() };
         let message = answer(Type::PROCESSING, REQUEST, |out| status.write(out));
         assert_eq!(exchange.received(&message), Some(Say::Status(Told::new(THEIRS, "reading\x1b[2J"))));
@@ -168,7 +169,7 @@ mod tests {
 
     #[test]
     fn questions_are_bounded_and_what_is_none_is_passed_over() {
-        let mut exchange = Exchange::new(REQUEST);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other);
         let input = InputRequired { prompt: "?", options: &[], ..InputRequired::default() };
         let message = answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out));
         for _ in 0..QUESTIONS_MAX {
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_question_that_cannot_be_read_is_not_passed_over_in_silence() {
-        let mut exchange = Exchange::new(REQUEST);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other);
         let mut encrypted = answer(Type::INPUT_REQUIRED, REQUEST, cbor::null);
         assert_eq!(exchange.received(&encrypted), Some(Say::Unaskable));
         encrypted.body = None;
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_question_hides() {
-        let mut exchange = Exchange::new(REQUEST);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other);
         for (prompt, shown) in [
             (
                 "run: cat a\u{200b}b\u{ad}c \u{e000} \u{2800}x\u{3164}y \u{202e}txt.exe",
@@ -208,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_question_that_was_decided_elsewhere_is_not_put_again() {
-        let mut exchange = Exchange::new(REQUEST);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other);
         let input = InputRequired { prompt: "?", options: &["answer", "deny"], ..InputRequired::default() };
         for (reason, again) in [("wrong", true), (NOT_WAITING, false)] {
             exchange.received(&answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out)));

@@ -159,8 +159,16 @@ fn signer(signed_by: SignedBy) -> Option<&'static str> {
     }
 }
 
+/// What a message was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    Relay,
+    /// An agent, or a session.
+    Other,
+}
+
 /// An ERROR, and what to do about it.
-fn explained(ours: &'static str, error: &ErrorAnswer) -> Told {
+fn explained(ours: &'static str, error: &ErrorAnswer, whom: Whom) -> Told {
     let next = match error.code {
         Code::RELAY_REJECTED | Code::RECIPIENT_NOT_FOUND | Code::ENDPOINT_UNREACHABLE => {
             ": nothing was delivered; `amp-relay request relay agents` lists who is here, and `amp-relay listen` is an agent"
@@ -169,9 +177,15 @@ fn explained(ours: &'static str, error: &ErrorAnswer) -> Told {
         Code::UNAUTHORIZED => "; on the relay's host, `amp-relay keys list` shows the role of each key",
         Code::UNAVAILABLE => ": it may be back soon, or be over; `amp-relay sessions` tells which",
         Code::RATE_LIMITED | Code::OVERLOADED => ": try again later",
-        Code::UNKNOWN_TYPE | Code::BAD_REQUEST | Code::SCHEMA_VIOLATION | Code::CAPABILITY_NOT_FOUND => {
-            ": the recipient does not understand this; `amp-relay request relay ping` asks the relay, and --json sets the whole body"
-        }
+        Code::UNKNOWN_TYPE | Code::BAD_REQUEST | Code::SCHEMA_VIOLATION | Code::CAPABILITY_NOT_FOUND => match whom {
+            Whom::Relay => {
+                ": the relay does not understand this; `amp-relay request relay ping` asks it, and --json sets the whole body"
+            }
+            Whom::Other => {
+                ": the recipient does not understand this; `amp-relay request DID \"what changed today?\"` asks a session or an \
+                 agent in words, and --json sets the whole body"
+            }
+        },
         _ => "",
     };
     Told { next, ..Told::new(ours, error.to_string()) }

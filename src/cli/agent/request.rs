@@ -14,7 +14,7 @@ use rustix::{
 use serde_json::{Value, json};
 
 use super::{
-    RELAY, Told, address,
+    RELAY, Told, Whom, address,
     exchange::{Exchange, Say},
     given, given_json, millis,
     questions::{Questions, Typed},
@@ -80,10 +80,11 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
     let mut agent = reach_as_agent(&args.reach)?.connection;
     let relay = agent.relay().to_owned();
     let to = address(&args.to, &relay)?.to_owned();
-    let key = if args.to == RELAY || did_base(&to) == relay { "action" } else { "prompt" };
+    let whom = if args.to == RELAY || did_base(&to) == relay { Whom::Relay } else { Whom::Other };
+    let key = if whom == Whom::Relay { "action" } else { "prompt" };
     let body = body(key, text, json)?;
     let body = body_of_json(&body).map_err(|error| format!("this cannot be sent: {error}"))?;
-    let asked = ask(&mut agent, &to, &body, args.timeout);
+    let asked = ask(&mut agent, (&to, whom), &body, args.timeout);
     agent.sender().close();
     let answer = asked?;
     if io::stdout().is_terminal() {
@@ -109,14 +110,19 @@ fn body(key: &str, text: Option<String>, json: Option<Value>) -> Result<Value, S
     }
 }
 
-fn ask(agent: &mut Connection, to: &str, body: &[u8], timeout: Option<Duration>) -> Result<String, String> {
+fn ask(
+    agent: &mut Connection,
+    (to, whom): (&str, Whom),
+    body: &[u8],
+    timeout: Option<Duration>,
+) -> Result<String, String> {
     let wait = timeout.unwrap_or(TIMEOUT_DEFAULT);
     let draft = Draft { ttl_ms: millis(wait).max(1), ..Draft::new(to, Type::REQUEST, body) };
     let person = io::stdin().is_terminal() && io::stderr().is_terminal();
     let screen =
         person.then(Screen::watched).transpose().map_err(|error| format!("signals cannot be handled: {error}"))?;
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
-    let mut exchange = Exchange::new(id);
+    let mut exchange = Exchange::new(id, whom);
     let answer = wait_for_answer(agent, to, &mut exchange, (wait, timeout.is_some()), screen.as_ref());
     if exchange.questions.is_put() {
         out::question(&"\n");
@@ -163,14 +169,16 @@ fn wait_for_answer(
                 }
             }
             Received::Nothing if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                return Err(format!(
-                    "no answer came in {} ms{}; --timeout waits longer",
-                    wait.as_millis(),
-                    if exchange.begun { ", though it was begun" } else { " (is it an agent that answers requests?)" }
-                ));
+                let told = match exchange.whom {
+                    Whom::Relay => "",
+                    Whom::Other if exchange.begun => BEGUN,
+                    Whom::Other => NOT_BEGUN,
+                };
+                return Err(format!("no answer came in {} ms{told}; --timeout waits longer", wait.as_millis()));
             }
             Received::Ended(ended) => {
-                return Err(out::foreign("", &format!("{ended} before the answer came")));
+                let may_be_done = if exchange.whom == Whom::Relay { "" } else { MAY_BE_DONE };
+                return Err(out::foreign("", &format!("{ended} before the answer came")) + may_be_done);
             }
             Received::Nothing | Received::Alive | Received::Unacceptable(_) => {}
         }
@@ -222,6 +230,13 @@ fn tell_kept(questions: &mut Questions) {
     told.iter().for_each(|told| out::note(&told.shown()));
 }
 
+/// Said where the time is over and nothing has shown that the other side works on it. What waits there stays there.
+const NOT_BEGUN: &str = ", and nothing was begun: it may wait there behind what runs and be done later all the same, so that \
+                         asking again asks twice; or nothing under that DID answers requests";
+/// Said where the time is over in the middle of it.
+const BEGUN: &str = ", though it was begun: it goes on there, and asking again asks twice";
+/// Said where the relay is gone: what it was given before is not taken back.
+const MAY_BE_DONE: &str = ": it may be done there all the same, and asking again asks twice";
 /// What to do about a question that nobody here can answer.
 const OPEN_QUESTION: &str = "That needs an answer, and nobody can be asked here: this is not a terminal. The question stays \
                              open and the session waits. Answer it with `amp-relay attach`, where the session's answer will \

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{ACTIONS, RELAY, address, explained, given, given_json, millis, span};
+use super::{ACTIONS, RELAY, Whom, address, explained, given, given_json, millis, span};
 use crate::{
     cli::{
         out,
@@ -111,7 +111,7 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
         match agent.answer(to, &[id, ping], Some(deadline)).map_err(|error| error.to_string())? {
             Received::Message(message) if message.answers(&ping) && !ponged => {
                 if let Some(error) = message.error() {
-                    return Err(explained("the relay does not answer a PING: ", &error).shown());
+                    return Err(explained("the relay does not answer a PING: ", &error, Whom::Relay).shown());
                 }
                 ponged = true;
                 deadline = Instant::now() + GRACE + 2 * started.elapsed();
@@ -123,7 +123,7 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
                         "the recipient takes no messages, it is asked: `amp-relay request {to} TEXT` prints what it answers"
                     ));
                 }
-                Some(error) => return Err(explained("", &error).shown()),
+                Some(error) => return Err(explained("", &error, Whom::Other).shown()),
                 None if message.typ == Type::ACK => return Ok("received"),
                 None => {}
             },
