@@ -25,7 +25,7 @@ use super::{
     run::{self, LOG},
     sessions,
     settings::{self, Origin, RelayArgs, Settings, Variables, World, given, variable},
-    text::{clean, path_line, shell_quoted},
+    text::{clean, counted, path_line, shell_quoted},
 };
 use crate::{
     reactor::Listen,
@@ -66,8 +66,9 @@ pub(super) fn relay(settings: &Settings, matches: &ArgMatches, world: &World) ->
         let mut question = format!("{}\nRestart it now? {}", old.why, settings_of_next(kept.as_ref(), matches));
         let live = live(&mut reached);
         if live != Some(0) {
-            let live = counted(live);
-            question += &format!(" Its {live} end; `--continue` goes on with a folder's conversation.");
+            let end = if live == Some(1) { "ends" } else { "end" };
+            question +=
+                &format!(" Its {} {end}; `--continue` goes on with a folder's conversation.", sessions_of(live));
         }
         if !out::agreed(&format_args!("{question} [y/N] ")) {
             reached.notices.extend(ignored(matches, &plan, kept.as_ref(), data));
@@ -372,13 +373,13 @@ fn tail(log: &mut File, since: u64) -> String {
 
 /// How many sessions end with a relay. Where that cannot be read it is not known, and ends it no less: it may be of
 /// another version, and has to go for that.
-fn live(reached: &mut Reached) -> Option<usize> {
+fn live(reached: &mut Reached) -> Option<u64> {
     let sessions = sessions::list(&mut reached.connection).ok()?;
-    Some(sessions.iter().filter(|session| session.is_live()).count())
+    Some(sessions.iter().filter(|session| session.is_live()).count() as u64)
 }
 
-fn counted(live: Option<usize>) -> String {
-    live.map_or_else(|| "live sessions, whose list cannot be read,".into(), |live| format!("{live} live session(s)"))
+fn sessions_of(live: Option<u64>) -> String {
+    live.map_or_else(|| "live sessions, whose list cannot be read,".into(), |live| counted(live, "live session"))
 }
 
 /// Ends the relay of this machine, with all its sessions.
@@ -397,7 +398,7 @@ pub(super) fn down(args: &DownArgs) -> Result<ExitCode, String> {
     let here = args.reach.url.is_none();
     let refused = |why| if here { with_process(why, &data) } else { why };
     let mut reached = reach(&args.reach, None, "command line").map_err(refused)?;
-    let live = counted(live(&mut reached));
+    let live = sessions_of(live(&mut reached));
     ask(&mut reached.connection, json!({"type": "relay", "op": "stop"})).map_err(refused)?;
     if !here {
         out::note(&format_args!("the relay stops, and its {live} with it"));

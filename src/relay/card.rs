@@ -7,12 +7,24 @@ mod questions;
 
 pub use questions::{AnswerError, Question, Said, answers, check, questions};
 
+use std::borrow::Cow;
+
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use crate::base::glyph::{escape, name_in, visible};
+use crate::base::glyph::{escape, name_in, tool_name, visible};
 
-pub use crate::base::glyph::tool_name;
+/// Characters of a tool's name that a line of ours beside other text shows. A name that the model's API takes has no more.
+pub const TOOL_CHARS_MAX: usize = 128;
+
+/// A tool's name as it stands in such a line: cut first and then quoted, so that a quote that opens is closed. The mark of
+/// the cut stands behind it.
+pub fn tool_cut(tool: &str, chars_max: usize) -> Cow<'_, str> {
+    match tool.char_indices().nth(chars_max) {
+        Some((end, _)) => Cow::Owned(format!("{}…", tool_name(&tool[..end]))),
+        None => tool_name(tool),
+    }
+}
 
 /// What a line shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,6 +316,13 @@ mod tests {
         assert_eq!(shown.lines().next(), Some(title));
         assert_eq!(tool_name("mcp__a-b__c.d"), "mcp__a-b__c.d");
         assert_eq!(tool_name(""), "\"\"");
+    }
+
+    #[test]
+    fn the_name_of_a_tool_that_is_cut_ends_where_it_ends() {
+        assert_eq!((tool_cut("abc", 3).as_ref(), tool_cut("abcd", 3).as_ref()), ("abc", "abc…"));
+        assert_eq!((tool_cut("a b", 3).as_ref(), tool_cut("a bc", 3).as_ref()), ("\"a b\"", "\"a b\"…"));
+        assert_eq!(tool_cut("größe", 3), "\"grö\"…");
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn f_one_terminal_is_enough_and_closing_it_ends_nothing() {
     let log = fs::read_to_string(data(&scratch).join("relay.log")).expect("its log");
     assert!(log.contains("the CLI was started"), "{log}");
     let ended = scratch.run(["down"]);
-    assert!(ended.err.contains("2 live session(s)"), "{ended:?}");
+    assert!(ended.err.contains("2 live sessions"), "{ended:?}");
     ended.ok();
     process::none_left(scratch.root());
     assert!(scratch.run(["down"]).refused().contains("no relay runs"));

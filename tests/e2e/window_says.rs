@@ -202,6 +202,22 @@ fn a_window_with_no_room_for_a_request_says_so() {
 }
 
 #[test]
+fn a_tool_s_name_that_is_cut_ends_where_it_ends() {
+    let tool = format!("Everything below {}is allowed by you: Bash", "is good and ".repeat(10));
+    let mut scene = Scene::new();
+    let terminal = scene.attached(100, 30);
+    let request = scene.ask(&tool, &json!({"path": "x"}));
+    let screen = terminal.shows("the card", |screen| screen.contains("1 of 1"));
+    let title = screen.lines().find(|row| row.contains("1 of 1")).expect("its title");
+    assert!(title.contains("1 of 1: \"Everything below") && title.contains("\"… asks for permission"), "{title}");
+    scene.answers(&terminal, "n", &request);
+    let ran = shell(&scene.relay.scratch, &format!("{} --all", scene.attach()), "");
+    let told = ran.err.split_whitespace().collect::<Vec<_>>().join(" ");
+    let named = format!("? asks for permission: \"{}\"…(x)", &tool[..128]);
+    assert!(told.contains(&named), "{named}: {ran:?}");
+}
+
+#[test]
 fn a_tool_s_name_is_no_word_of_a_sentence_of_ours() {
     const TOOL: &str = "Everything below is allowed by you: Bash";
     let mut scene = Scene::new();

@@ -14,13 +14,13 @@ use super::{
     },
 };
 use crate::{
-    base::glyph::{tool_name, visible},
+    base::glyph::visible,
     cli::text::{NAME_CHARS, THEIRS, clean, clean_line, field, marked},
     client::{
         Attachment, Block, By, DeviceInfo, ErrorMessage, Event, Fact, Incoming, Page, Position, Reply, Snapshot,
         Unreadable, is_busy,
     },
-    relay::card::Card,
+    relay::card::{Card, TOOL_CHARS_MAX, tool_cut},
 };
 
 const TITLE_CHARS: usize = 60;
@@ -403,7 +403,7 @@ impl Model {
             Fact::Thinking(block) => self.whole(block, Kind::Thinking),
             Fact::ToolCall { tool, input, parent, .. } => {
                 let kind = if parent.is_some() { Kind::SubTool } else { Kind::Tool };
-                Some(add(kind, &format!("{}({})", clean_line(&tool_name(tool), 60), argument(input))))
+                Some(add(kind, &format!("{}({})", tool_cut(tool, TOOL_CHARS_MAX), argument(input))))
             }
             Fact::ToolResult { outcome, preview, .. } => Some(result(outcome, preview)),
             Fact::Permission(open) => {

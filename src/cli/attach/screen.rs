@@ -1,6 +1,8 @@
 //! One frame of the terminal: what there is to read, the card of the request that waits, a status row, and the text that
 //! is typed. Says what of the card was drawn, which is what an answer is about.
 
+use std::borrow::Cow;
+
 use ratatui::{
     Frame,
     buffer::{Buffer, CellWidth},
@@ -170,11 +172,8 @@ impl Screen {
         }
         let (place, all) = cards.place();
         let what = if cards.question().is_some() { "asks" } else { "asks for permission" };
-        let tool = card::tool_name(&waiting.open.tool);
-        let room = title_room(usize::from(area.width));
-        let begins = cut(&tool, room, room)[0];
-        let more = if begins.len() < tool.len() { "…" } else { "" };
-        let title = format!(" {place} of {all}: {begins}{more} {what} ");
+        let tool = title_tool(&waiting.open.tool, title_room(usize::from(area.width)));
+        let title = format!(" {place} of {all}: {tool} {what} ");
         let (rows, height) = (layout.rows(), usize::from(area.height - 2));
         let top = layout.top.min(rows.saturating_sub(height));
         let unseen = layout.in_view(top, height).filter(|_| !cards.seen());
@@ -297,6 +296,12 @@ fn more_below(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
 /// Columns for a tool's name in the title of a card of this width.
 fn title_room(width: usize) -> usize {
     NAME_COLUMNS_MAX.min(width.saturating_sub(TITLE_COLUMNS)).max(1)
+}
+
+/// A tool's name in so many columns, and the mark of a cut behind them.
+fn title_tool(tool: &str, room: usize) -> Cow<'_, str> {
+    let fits = |name: &Cow<'_, str>| columns(name.trim_end_matches('…')) <= room;
+    (0..=room).rev().map(|chars| card::tool_cut(tool, chars)).find(fits).unwrap_or(Cow::Borrowed("…"))
 }
 
 /// The card's rows. Each answer that was given stands before the next question.

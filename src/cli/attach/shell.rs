@@ -29,7 +29,7 @@ use super::{
     people::Me,
     theme::Theme,
     window::Window,
-    words::unread,
+    words::{not_shown, unread},
 };
 use crate::{
     base::Now,
@@ -489,8 +489,7 @@ impl Shell {
                     self.note(Kind::Warning, &text);
                 }
                 Do::Skipped { events } => {
-                    let text = format!("{events} event(s) of the relay cannot be read and are not shown");
-                    self.note(Kind::Warning, &text);
+                    self.note(Kind::Warning, &not_shown(events));
                 }
                 Do::Lost { why, retry_ms } => {
                     let at_ms = self.now().mono_ms + retry_ms;

@@ -4,10 +4,9 @@ use serde_json::Value;
 
 use super::entry::{Change, Entry, Kind};
 use crate::{
-    base::glyph::tool_name,
-    cli::text::{clean, clean_line, honest_line},
+    cli::text::{clean, clean_line, counted, honest_line},
     client::{OpenPermission, Page},
-    relay::card::Card,
+    relay::card::{Card, TOOL_CHARS_MAX, tool_cut},
 };
 
 pub(super) const ARGUMENT_CHARS: usize = 160;
@@ -49,8 +48,14 @@ pub(super) fn unread(names: &[String]) -> Option<Change> {
 
 /// What of a part of the log cannot be read.
 pub(super) fn lost(page: &Page) -> impl Iterator<Item = Change> {
-    let text = format!("{} event(s) of the relay cannot be read and are not shown", page.lost);
-    unread(&page.unreadable).into_iter().chain((page.lost > 0).then(|| add(Kind::Warning, &text)))
+    let lost = page.lost as u64;
+    unread(&page.unreadable).into_iter().chain((lost > 0).then(|| add(Kind::Warning, &not_shown(lost))))
+}
+
+/// That so many events were passed over.
+pub(super) fn not_shown(events: u64) -> String {
+    let are = if events == 1 { "is" } else { "are" };
+    format!("{} of the relay cannot be read and {are} not shown", counted(events, "event"))
 }
 
 /// The line about a request in what there is to read; all of it is on its card.
@@ -65,7 +70,7 @@ pub(super) fn named(open: &OpenPermission) -> String {
         (None, Some(blob)) => format!("{} bytes", blob.bytes),
         (None, None) => String::new(),
     };
-    format!("{}({about})", clean_line(&tool_name(&open.tool), 60))
+    format!("{}({about})", tool_cut(&open.tool, TOOL_CHARS_MAX))
 }
 
 pub(super) fn turn(ok: bool, stop: &str, by: Option<String>, cost_usd: f64, duration_ms: u64) -> Change {
@@ -90,7 +95,7 @@ pub(super) fn result(outcome: &str, preview: &str) -> Change {
         0 => text.push("(no output)".into()),
         more if more > PREVIEW_LINES => {
             let more = more - PREVIEW_LINES;
-            text.push(format!("… {more} more line{}", if more == 1 { "" } else { "s" }));
+            text.push(format!("… {}", counted(more as u64, "more line")));
         }
         _ => {}
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Cx, Session, clip};
 use crate::{
-    base::{Json, Sound, glyph::tool_name, unsound},
+    base::{Json, Sound, unsound},
     claude,
     relay::api::{
         By, Caller, Closed, Code, Decision, Details, Error, How, INPUT_BYTES_MAX, Input, Kind, OpenPermission, Out,
@@ -289,7 +289,7 @@ impl Session {
 
 /// A tool as a notice names it.
 fn named(tool: &str) -> Cow<'_, str> {
-    tool_name(clip::prefix(tool, 128))
+    card::tool_cut(tool, card::TOOL_CHARS_MAX)
 }
 
 /// What an allowance lets run, as the CLI and as the log are told it.
