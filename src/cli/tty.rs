@@ -58,6 +58,12 @@ pub(super) fn guard() -> io::Result<()> {
     result
 }
 
+/// Whether the terminal is one that can be drawn on, as far as TERM says: without one, and as `dumb`, no sequence that moves
+/// the cursor is known to be understood.
+pub(super) fn draws() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
 /// Columns of the terminal that something is written to; `None` where it is none.
 pub(super) fn columns_of(stream: impl AsFd) -> Option<usize> {
     let size = tcgetwinsize(stream).ok()?;

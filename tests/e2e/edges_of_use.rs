@@ -15,13 +15,16 @@ use std::{
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{
-    self, Key, process,
-    proxy::Proxy,
-    relay::{self, PROGRAM, Scratch, shell},
-    standin::{Scene, asks, says},
-    terminal::Terminal,
-    text, until,
+use crate::{
+    relay_up::up,
+    support::{
+        self, Key, process,
+        proxy::Proxy,
+        relay::{self, PROGRAM, Scratch, shell},
+        standin::{Scene, asks, says},
+        terminal::Terminal,
+        text, until,
+    },
 };
 
 #[test]
@@ -175,6 +178,34 @@ fn a_question_at_the_first_run_ends_its_row_and_files_without_a_key_are_named() 
     }
     terminal.keys(&["C-c"]);
     terminal.shows("the end of the relay", |screen| screen.contains("ended with 0"));
+}
+
+#[test]
+fn nothing_is_drawn_on_a_terminal_that_cannot_be_drawn_on() {
+    let scene = Scene::new();
+    scene.standin.does("hello", &[says("m", "the answer")]);
+    for (word, term, why) in [("hello", "TERM=dumb", "TERM is dumb"), ("hello", "-u TERM", "TERM is not set")] {
+        // What stands on the terminal before is gone where the screen is taken.
+        let line = format!("echo before; env {term} {}", scene.attach());
+        let terminal = Terminal::run(&scene.relay.scratch, &line);
+        let screen = terminal.shows("why", |screen| screen.contains(why));
+        assert!(screen.contains("before"), "{screen}");
+        terminal.line(word);
+        let screen = terminal.shows("the answer", |screen| screen.contains("the answer") && screen.contains("done in"));
+        assert!(screen.contains("before") && !screen.contains("Ctrl-]"), "{screen}");
+        terminal.keys(&["C-d"]);
+        terminal.shows("its end", |screen| screen.contains("ended with 0"));
+    }
+    // `up` and `new` join in the same way.
+    let scratch = Scratch::new();
+    for verb in [up(""), format!("{PROGRAM} new")] {
+        let terminal = Terminal::run(&scratch, &format!("echo before; export TERM=dumb; {verb}"));
+        let screen = terminal.shows("why", |screen| screen.contains("TERM is dumb"));
+        assert!(screen.contains("before"), "{verb}: {screen}");
+        terminal.keys(&["C-d"]);
+        terminal.shows("its end", |screen| screen.contains("ended with 0"));
+    }
+    scratch.run(["down"]).ok();
 }
 
 #[test]

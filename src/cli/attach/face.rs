@@ -27,7 +27,7 @@ use crate::{
 
 /// Where a request can be answered.
 pub(super) const ELSEWHERE: &str =
-    "it is answered with `amp-relay attach` on a terminal whose output goes nowhere else";
+    "it is answered with `amp-relay attach` on a terminal that can be drawn on, with the output going nowhere else";
 
 /// Nobody reads any more (`None`), or the output cannot be written, and why.
 pub(super) type Shown = Result<(), Option<String>>;

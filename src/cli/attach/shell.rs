@@ -88,7 +88,11 @@ pub(super) enum Net {
 pub(super) fn run(reached: Reached, wanted: &Wanted) -> Result<ExitCode, String> {
     tty::guard().map_err(|error| format!("signals cannot be handled: {error}"))?;
     let (to, wakes) = sync_channel(WAKES_MAX);
-    let interactive = io::stdin().is_terminal() && io::stdout().is_terminal() && !wanted.as_json;
+    let on_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && !wanted.as_json;
+    let interactive = on_terminal && tty::draws();
+    if on_terminal && !interactive {
+        out::note(&as_lines(&wanted.again));
+    }
     let face = if interactive {
         let color = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let window = Window::open(Theme { color }).map_err(|error| format!("the terminal cannot be used: {error}"))?;
@@ -119,6 +123,19 @@ pub(super) fn run(reached: Reached, wanted: &Wanted) -> Result<ExitCode, String>
         }
     }
     ended
+}
+
+/// Why a terminal gets lines. `again`: the command that joins the session.
+fn as_lines(again: &str) -> String {
+    let term = match env::var_os("TERM").filter(|term| !term.is_empty()) {
+        Some(term) => format!("TERM is {}", clean_line(&term.to_string_lossy(), 40)),
+        None => "TERM is not set".into(),
+    };
+    format!(
+        "nothing can be drawn on this terminal ({term}), so what happens is printed line by line: a line sends a prompt, \
+         Ctrl-D leaves when it is answered. With a TERM that says what the terminal can do, as in `TERM=xterm {again}`, it is \
+         drawn, and what a tool asks can be answered"
+    )
 }
 
 /// What a command of ours was for, until its answer.
