@@ -26,7 +26,9 @@ use crate::{
     client::replace_file,
     relay::{
         Role,
-        keys::{Entry, FILE_BYTES_MAX, KeySet, append_line, key_line, line_for, remove_by_fingerprint_or_comment},
+        keys::{
+            EditError, Entry, FILE_BYTES_MAX, KeySet, append_line, key_line, line_for, remove_by_fingerprint_or_comment,
+        },
     },
     server::DataFolder,
     wire::sign_in::{NoKey, did_of, private_key},
@@ -132,18 +134,22 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
             }
             let own = own.to_string_lossy();
             let given = key.as_deref().unwrap_or(&own);
-            out::line(&did_of_text(&given_text(given)?, &named(given))?)?;
+            let did = did_of_text(&given_text(given)?, &named(given)).map_err(|why| of(given, &why))?;
+            out::line(&did)?;
         }
         KeysVerb::List { json } => list(&path, *json)?,
         KeysVerb::Add { key, role, comment } => {
             let text = given_text(key)?;
-            let mut public = key_line(&text, &named(key))?.to_owned();
+            let mut public = key_line(&text, &named(key)).map_err(|why| of(key, &why))?.to_owned();
             let granted = role.unwrap_or(ROLE_DEFAULT);
             if let Some(comment) = comment {
-                public = renamed(&public, granted, comment)?;
+                public = renamed(&public, granted, comment).map_err(|why| of(key, &why))?;
             }
             let entry = edit(&path, true, |text| {
-                let (changed, entry) = append_line(text, &public, granted).map_err(|error| error.to_string())?;
+                let (changed, entry) = append_line(text, &public, granted).map_err(|error| match error {
+                    EditError::Unusable(_) => of(key, &error.to_string()),
+                    other => other.to_string(),
+                })?;
                 match of_same_name(&entry, &KeySet::parse(text)) {
                     Some(other) => Err(taken(&entry, other, &named(key))),
                     None => Ok((changed, entry)),
@@ -367,6 +373,15 @@ fn given_text(given: &str) -> Result<String, String> {
     let mut file = file::open(Path::new(given))
         .map_err(|error| format!("`{shown}` is neither a public key line nor a file that can be read ({error})"))?;
     read_some(&shown, &mut file)
+}
+
+/// What is wrong with what was given as a key, by its name where that is not the key itself.
+fn of(given: &str, why: &str) -> String {
+    match given {
+        "-" => format!("standard input: {why}"),
+        file if Path::new(file).exists() => format!("{}: {why}", path_line(Path::new(file))),
+        _ => why.to_owned(),
+    }
 }
 
 /// What was given as a key, as a command names it.

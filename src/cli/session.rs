@@ -16,6 +16,7 @@ use super::{
     text::{clean_line, path_line},
 };
 use crate::{
+    base::{glyph::escape, text::unfit_for_a_line},
     claude::arguments::{MODES, is_conversation},
     client::{Connection, Summary},
     relay::{api::Past, hub::Create},
@@ -25,10 +26,10 @@ use crate::{
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct SessionArgs {
     /// A title for people [default: the folder's name]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = one_line)]
     title: Option<String>,
     /// The model, as Claude Code names it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = one_line)]
     model: Option<String>,
     #[arg(long, value_name = "MODE", help = format!("What Claude Code may do unasked: one of {}", MODES.join(", ")))]
     permission_mode: Option<String>,
@@ -38,6 +39,14 @@ pub(super) struct SessionArgs {
     /// Go on with the conversation of this id, a UUID
     #[arg(long, value_name = "ID", value_parser = conversation)]
     resume: Option<String>,
+}
+
+/// Said before a relay is reached, or started, that would refuse it.
+fn one_line(text: &str) -> Result<String, String> {
+    match unfit_for_a_line(text) {
+        None => Ok(text.to_owned()),
+        Some(c) => Err(format!("it holds {}, which has no place in it", escape(c).trim_matches(['<', '>']))),
+    }
 }
 
 fn conversation(id: &str) -> Result<String, String> {
@@ -87,9 +96,7 @@ impl SessionArgs {
     /// # Errors
     /// The relay refuses, or does not answer.
     pub(super) fn created(&self, connection: &mut Connection, folder: Option<&Path>) -> Result<Summary, String> {
-        let folder = folder.map(|folder| {
-            folder.to_str().ok_or_else(|| format!("the folder {} cannot be sent: it is not UTF-8", path_line(folder)))
-        });
+        let folder = folder.map(sendable);
         let command = json!({
             "type": "create", "profile": "default", "folder": folder.transpose()?, "title": self.title,
             "model": self.model, "mode": self.permission_mode, "continue": self.r#continue.then_some(true),
@@ -147,12 +154,30 @@ pub(super) fn new(args: &NewArgs) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A folder of this machine, without links and dots.
+/// A folder of this machine that a session can run in, without links and dots.
 ///
 /// # Errors
-/// It is not there.
+/// It is not there, or has a name that no message can hold.
 pub(super) fn real(folder: &Path) -> Result<PathBuf, String> {
-    folder.canonicalize().map_err(|error| format!("the folder {} cannot be used: {error}", path_line(folder)))
+    let real =
+        folder.canonicalize().map_err(|error| format!("the folder {} cannot be used: {error}", path_line(folder)))?;
+    sendable(&real)?;
+    Ok(real)
+}
+
+/// A folder's name as a message holds it.
+fn sendable(folder: &Path) -> Result<&str, String> {
+    let why = match folder.to_str() {
+        None => "its name is not UTF-8".to_owned(),
+        Some(name) => match unfit_for_a_line(name) {
+            None => return Ok(name),
+            Some(c) => format!("its name holds {}, which has no place in one", escape(c).trim_matches(['<', '>'])),
+        },
+    };
+    Err(format!(
+        "no session can run in the folder {}: {why}; rename it, or go to another one (`cd`)",
+        path_line(folder)
+    ))
 }
 
 /// Stops a session: its turn may end first, its conversation can be gone on with later.
@@ -183,9 +208,14 @@ pub(super) fn stop(args: &StopArgs) -> Result<ExitCode, String> {
     if !args.now && all.iter().any(|one| one.session == session && one.is_busy()) {
         out::note(&format_args!("session {id} stops when its turn ends: Ctrl-C leaves it so, --now does not wait"));
     }
+    let had_ended = all.iter().find(|one| one.session == session && !one.is_live()).map(|one| one.state.as_str());
     // The relay answers when the process is gone.
     ask_and_wait(&mut reached.connection, json!({"type": "stop", "session": session, "now": args.now}))?;
     reached.connection.writer().close();
-    out::note(&format_args!("session {id} is stopped"));
+    out::note(&match had_ended {
+        None => format!("session {id} is stopped"),
+        Some("failed") => format!("session {id} had failed already: nothing was left to stop"),
+        Some(_) => format!("session {id} had ended already: nothing was left to stop"),
+    });
     Ok(ExitCode::SUCCESS)
 }

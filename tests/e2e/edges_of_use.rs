@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
-    relay_up::up,
+    relay_up::{flat, relays, up},
     support::{
         self, Key, process,
         proxy::Proxy,
@@ -206,6 +206,24 @@ fn nothing_is_drawn_on_a_terminal_that_cannot_be_drawn_on() {
         terminal.shows("its end", |screen| screen.contains("ended with 0"));
     }
     scratch.run(["down"]).ok();
+}
+
+#[test]
+fn a_folder_whose_name_no_message_holds_is_named_before_a_relay_is_started() {
+    let scratch = Scratch::new();
+    for (name, glob, why) in
+        [("a\x01b", "a*b", "its name holds U+0001"), ("c\u{202e}d", "c*d", "its name holds U+202E")]
+    {
+        fs::create_dir_all(scratch.project().join(name)).expect("a folder");
+        let terminal = Terminal::run(&scratch, &format!("cd {glob}; {}", up("")));
+        let screen = terminal.shows("its end", |screen| screen.contains("ended with 1"));
+        let screen = flat(&screen).replace("↳ ", "");
+        assert!(screen.contains("no session can run in the folder") && screen.contains(why), "{screen}");
+        assert!(relays(&scratch).is_empty());
+    }
+    let terminal = Terminal::run(&scratch, &up("--title \"$(printf 'a\\001b')\""));
+    terminal.shows("what is wrong", |screen| screen.contains("it holds U+0001") && screen.contains("ended with 2"));
+    assert!(relays(&scratch).is_empty());
 }
 
 #[test]

@@ -46,6 +46,28 @@ fn the_table_of_the_data_folder_names_each_of_its_files() {
     scratch.run(["down"]).ok();
 }
 
+#[test]
+fn a_file_that_is_no_key_is_named() {
+    let scratch = Scratch::new();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data(&scratch)).expect("a folder");
+    let private = scratch.home().join("guest");
+    Key::new("guest").write(&private);
+    for (name, text, why) in [
+        ("empty.pub", String::new(), "there is no key in it"),
+        ("text.pub", "nonsense\n".into(), "not an OpenSSH line"),
+        ("rsa.pub", "ssh-rsa AAAA x\n".into(), ""),
+        ("private", fs::read_to_string(&private).expect("a key"), "this is a private key"),
+    ] {
+        fs::write(scratch.project().join(name), &text).expect("a file");
+        let said = scratch.run(["keys", "add", name]).refused();
+        assert!(said.contains(&format!("{name}: ")) && said.contains(why), "{said}");
+        if name != "private" {
+            let said = scratch.run(["keys", "did", name]).refused();
+            assert!(said.contains(&format!("{name}: ")), "{said}");
+        }
+    }
+}
+
 /// Erases the line that it stands in and draws another, where it is written to a terminal as it is.
 const DRAWS: &str = "zz\r\x1b[2KLet the key id_ed25519.pub sign in to this relay as admin? [y\x08y\x1b[8m";
 

@@ -589,6 +589,10 @@ fn f_a_session_is_made_in_any_folder_of_its_owner_and_stopped() {
     assert_eq!(Path::new(text(&summary["folder"])), folder);
     let missing = run(&["new", "--detach", "no/such/folder"]).refused();
     assert!(missing.contains("no/such/folder"), "{missing}");
+    let odd = folder.join("a\x01b");
+    fs::create_dir(&odd).expect("a folder");
+    let said = run(&["new", "--detach", odd.to_str().expect("a path")]).refused();
+    assert!(said.contains("a<U+0001>b: its name holds U+0001") && !said.contains("`folder`"), "{said}");
     let said = run(&["stop", "nothing"]).refused();
     assert!(said.contains("no session is called") && said.contains("`amp-relay sessions`"), "{said}");
     assert!(!said.contains("amp-relay stop"), "none is offered that nobody named: {said}");
@@ -600,6 +604,9 @@ fn f_a_session_is_made_in_any_folder_of_its_owner_and_stopped() {
         assert!(!listed.contains(session), "the beginning of an id is enough: {listed}");
         listed.lines().any(|line| line.starts_with(&session[..8]) && line.contains("stopped")).then_some(())
     });
+    let said = run(&["stop", session]);
+    assert!(said.err.contains("had ended already") && !said.err.contains("is stopped"), "{said:?}");
+    said.ok();
     // What ended keeps its title; the one that runs is meant by it.
     let again = run(&["new", "--detach", folder.to_str().expect("a path")]).ok();
     let said = run(&["stop", "site"]);
