@@ -7,6 +7,7 @@ pub mod card;
 mod command_dedup;
 pub mod delivery;
 pub mod directory;
+mod fair;
 pub mod hub;
 pub mod keys;
 pub mod message;

@@ -2,12 +2,17 @@
 
 use std::collections::HashMap;
 
-use crate::relay::api::{Out, Text};
+use crate::relay::{
+    api::{Out, Text},
+    sessions::is_large,
+};
 
 /// What waits for one worker.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     outs: Vec<Out>,
+    /// How many of them are large.
+    large: usize,
     /// Where the newest presence of a session stands.
     presences: HashMap<Text, usize>,
 }
@@ -19,6 +24,10 @@ impl Backlog {
 
     pub(super) fn is_empty(&self) -> bool {
         self.outs.is_empty()
+    }
+
+    pub(super) fn large(&self) -> usize {
+        self.large
     }
 
     /// Adds to it. The newest presence of a session says all: one that still waits is not for those any more whom the
@@ -33,18 +42,23 @@ impl Backlog {
                 *devices = Vec::new();
             }
         }
+        self.large += usize::from(is_large(&out));
         self.outs.push(out);
     }
 
-    /// Takes so much of it at most.
-    pub(super) fn take(&mut self, most: usize) -> Vec<Out> {
+    /// Takes so much of it at most; and how many of those are large.
+    pub(super) fn take(&mut self, most: usize) -> (Vec<Out>, usize) {
         self.presences.clear();
         let rest = self.outs.split_off(self.outs.len().min(most));
-        std::mem::replace(&mut self.outs, rest)
+        let taken = std::mem::replace(&mut self.outs, rest);
+        let large = if self.large > 0 { large_in(&taken) } else { 0 };
+        self.large -= large;
+        (taken, large)
     }
 
     /// What was taken found no room.
     pub(super) fn give_back(&mut self, mut taken: Vec<Out>) {
+        self.large += large_in(&taken);
         taken.append(&mut self.outs);
         self.outs = taken;
         for (at, out) in self.outs.iter().enumerate() {
@@ -53,6 +67,10 @@ impl Backlog {
             }
         }
     }
+}
+
+fn large_in(outs: &[Out]) -> usize {
+    outs.iter().filter(|out| is_large(out)).count()
 }
 
 #[cfg(test)]
@@ -83,11 +101,11 @@ mod tests {
         // One that is told alone takes nothing from the others.
         backlog.push(presence("a", &[2]));
         assert_eq!(receivers(&backlog.outs), [vec![], vec![1], vec![1], vec![99], vec![2]]);
-        let taken = backlog.take(2);
+        let (taken, _) = backlog.take(2);
         assert_eq!((receivers(&taken), backlog.len()), (vec![vec![], vec![1]], 3));
         backlog.give_back(taken);
         backlog.push(presence("a", &[1, 2]));
-        assert_eq!(receivers(&backlog.take(100)), [vec![], vec![1], vec![1], vec![99], vec![], vec![1, 2]]);
+        assert_eq!(receivers(&backlog.take(100).0), [vec![], vec![1], vec![1], vec![99], vec![], vec![1, 2]]);
         assert!(backlog.is_empty());
     }
 
@@ -98,7 +116,7 @@ mod tests {
             backlog.push(presence(session, &[1]));
         }
         // Where that of `a` stood now stands that of `b`, which is not for the devices of `a`.
-        assert_eq!(receivers(&backlog.take(1)), [[1]]);
+        assert_eq!(receivers(&backlog.take(1).0), [[1]]);
         backlog.push(presence("a", &[1]));
         assert_eq!(receivers(&backlog.outs), [[1], [1]]);
     }

@@ -1,6 +1,13 @@
 //! What travels between the threads of a relay. Below all of them: it knows no thread, and every thread knows it.
 
-use std::{collections::HashMap, sync::Arc, task::Waker};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
 
 use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
@@ -47,8 +54,8 @@ pub(super) enum Mail {
     Keys(Arc<KeySet>),
     /// The keys file was read because this peer asked for it.
     KeysRead { peer: ConnToken, id: Text, result: Box<Result<KeysFound, Error>> },
-    /// What the core has for peers of this worker, in order.
-    Core(Vec<Out>),
+    /// What the core has for peers of this worker, in order, and how much of it is large.
+    Core(Vec<Out>, Option<Large>),
     /// There is a session, and agents may write to it.
     Session { session: Text, did: Text },
     /// A session is gone, and its DID with it.
@@ -65,6 +72,47 @@ pub(super) enum Mail {
     Said(Box<Reply>),
     /// The sessions have taken a message of each of these connections.
     Taken(Vec<ConnToken>),
+}
+
+/// Large answers that are on their way to a worker, or that it is framing.
+#[derive(Clone, Default)]
+pub(super) struct LargeOut(Arc<AtomicUsize>);
+
+impl LargeOut {
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// So many more, until this is dropped: then `waker` is woken.
+    pub(super) fn add(&self, count: usize, waker: &Waker) -> Option<Large> {
+        (count > 0).then(|| {
+            self.0.fetch_add(count, Ordering::AcqRel);
+            Large { of: self.clone(), count, waker: Some(waker.clone()) }
+        })
+    }
+}
+
+/// So many of them, in one mail.
+pub(super) struct Large {
+    of: LargeOut,
+    count: usize,
+    waker: Option<Waker>,
+}
+
+impl Large {
+    /// The mail found no room: they are on no way, and that is no news.
+    pub(super) fn take_back(mut self) {
+        self.waker = None;
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.count, Ordering::AcqRel);
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// The inboxes of all workers, by index.
@@ -192,6 +240,27 @@ mod tests {
     use std::time::Duration;
 
     use super::{sink::*, *};
+
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_sender_of_large_answers_is_woken_when_they_are_done_and_not_when_they_found_no_room() {
+        let (large, woken) = (LargeOut::default(), Arc::new(Woken(AtomicUsize::new(0))));
+        let waker = Waker::from(woken.clone());
+        assert!(large.add(0, &waker).is_none());
+        let (one, two) = (large.add(1, &waker).expect("one"), large.add(2, &waker).expect("two"));
+        assert_eq!(large.count(), 3);
+        two.take_back();
+        assert_eq!((large.count(), woken.0.load(Ordering::Relaxed)), (1, 0));
+        drop(one);
+        assert_eq!((large.count(), woken.0.load(Ordering::Relaxed)), (0, 1));
+    }
 
     fn gone(did: &str) -> Mail {
         Mail::SessionGone { did: did.into() }

@@ -19,7 +19,7 @@ use slab::Slab;
 
 use super::{
     backlog::Backlog,
-    channels::{Links, Mail, Mailers},
+    channels::{Large, LargeOut, Links, Mail, Mailers},
     drain_guard::DrainGuard,
     launch::Launcher,
     metrics::Shared,
@@ -33,17 +33,22 @@ use crate::{
     },
     reactor::{self, Control, Receiver, Sender, inbox},
     relay::{
-        api::{End, ExitInfo, Launch, Out, Summary, Text},
+        api::{Code, End, Error, ExitInfo, Launch, Out, Summary, Text},
         hub::{Create, Hub},
         keys::KeySet,
-        sessions::{AgentRequests, ToSessions},
+        sessions::{AgentRequests, Taken, ToSessions, Waiting, cost},
     },
 };
 
 /// Batches that may wait; a worker sends one a turn and keeps what finds no room.
 const INBOX_MAX: usize = 16 * 1024;
-/// Messages of workers after which the pipes have their turn, and what was answered goes out.
+/// Messages of workers that are taken in before what waits has its turn.
 const MESSAGES_A_TURN: usize = 1024;
+/// What commands may [cost](cost) before the pipes have their turn, and what was answered goes out.
+const COST_A_TURN: usize = 1024;
+/// Large answers that may wait for a worker, or be with it, before a command that makes one more is carried out: what comes
+/// behind them waits until they are framed.
+const LARGE_OUT_MAX: usize = 4;
 /// Outs that may wait for workers with a full inbox before the pipes are left unread: the CLI keeps what it says.
 const BACKLOG_MAX: usize = 16 * 1024;
 /// What travels to a worker in one mail: it handles a mail in one turn, and others wait for that.
@@ -141,13 +146,15 @@ impl Prepared {
     fn desk(self, parts: Parts) -> SupervisorLoop {
         let Self { poll, waker, receiver, keys, drain } = self;
         let Parts { hub, launcher, mailers, shared, grace_ms, control: _ } = parts;
-        let backlog = (0..mailers.len()).map(|_| Backlog::default()).collect();
+        let backlog: Vec<_> = (0..mailers.len()).map(|_| Backlog::default()).collect();
         SupervisorLoop {
             poll,
             receiver,
             keys,
             drain,
             hub,
+            waiting: Waiting::default(),
+            more_to_do: false,
             agents: AgentRequests::new(super::random),
             taken: Vec::new(),
             launcher,
@@ -157,7 +164,9 @@ impl Prepared {
             processes: Slab::new(),
             by_session: HashMap::new(),
             ready: Vec::new(),
+            large_out: backlog.iter().map(|_| LargeOut::default()).collect(),
             backlog,
+            waker,
             scratch: vec![0; SCRATCH],
             events: Vec::new(),
             line: Vec::new(),
@@ -181,6 +190,10 @@ struct SupervisorLoop {
     keys: NewKeys,
     drain: Arc<AtomicBool>,
     hub: Hub,
+    /// What workers have handed over, until its turn comes.
+    waiting: Waiting,
+    /// Some of it could have been carried out in the turn before.
+    more_to_do: bool,
     agents: AgentRequests,
     /// Connections one of whose commands or messages was taken, or refused: their workers count what is on the way.
     taken: Vec<ConnToken>,
@@ -194,6 +207,10 @@ struct SupervisorLoop {
     ready: Vec<Token>,
     /// What is for each worker, until it is handed over.
     backlog: Vec<Backlog>,
+    /// By worker.
+    large_out: Vec<LargeOut>,
+    /// This thread's.
+    waker: task::Waker,
     scratch: Vec<u8>,
     events: Vec<claude::Event>,
     line: Vec<u8>,
@@ -227,6 +244,7 @@ impl SupervisorLoop {
         let now = reactor::now();
         self.inbox(now);
         self.receiver.room_made();
+        self.commands(now);
         self.pipes(events, now);
         if self.drain.load(Ordering::Acquire) && self.drain_ends_ms.is_none() {
             self.drain_ends_ms = Some(now.mono_ms.saturating_add(self.grace_ms));
@@ -239,7 +257,7 @@ impl SupervisorLoop {
         self.flush();
         self.count();
         let Some(ends_ms) = self.drain_ends_ms else { return Ok(true) };
-        if self.processes.is_empty() && self.hub.drained() {
+        if self.has_drained() && self.waiting.is_empty() {
             return Ok(false);
         }
         if now.mono_ms >= ends_ms {
@@ -250,8 +268,12 @@ impl SupervisorLoop {
         Ok(true)
     }
 
+    fn has_drained(&self) -> bool {
+        self.drain_ends_ms.is_some() && self.processes.is_empty() && self.hub.drained()
+    }
+
     fn wait(&self, now: Now) -> Option<Duration> {
-        if !self.ready.is_empty() && !self.clogged() {
+        if (self.more_to_do || !self.ready.is_empty()) && !self.clogged() {
             return Some(Duration::ZERO);
         }
         let timer = self.hub.next_timeout().map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
@@ -259,34 +281,83 @@ impl SupervisorLoop {
         [timer, drain].into_iter().flatten().min()
     }
 
+    /// Takes in what workers have handed over. Behind the last process only what waits already is answered.
     fn inbox(&mut self, now: Now) {
         self.take_keys(now);
-        let mut handled = 0;
-        while handled < MESSAGES_A_TURN {
-            if self.clogged() {
+        let mut taken = 0;
+        while taken < MESSAGES_A_TURN && !self.clogged() {
+            if self.has_drained() && !self.waiting.is_empty() {
                 return;
             }
             let Some(batch) = self.receiver.try_recv() else { return };
-            self.take_keys(now);
-            handled += batch.len().max(1);
+            taken += batch.len().max(1);
             for message in batch {
-                match message {
-                    ToSessions::Request(caller, request) => {
-                        self.hub.request(&caller, request, now);
-                        self.taken.push(caller.peer);
-                    }
-                    ToSessions::Paused(peer) => self.hub.paused(peer),
-                    ToSessions::Resumed(peer) => self.hub.resumed(peer, now),
-                    ToSessions::Gone(peer) => self.hub.disconnected(peer, now),
-                    ToSessions::Ask(ask) => {
-                        self.taken.push(ask.caller.peer);
-                        self.agents.ask(*ask, &mut self.hub, now);
-                    }
-                    ToSessions::AskerGone(peer) => self.agents.gone(peer, &mut self.hub, now),
+                match self.waiting.take(message) {
+                    Taken::Waits => {}
+                    Taken::Passed(message) => self.message(message, now),
+                    Taken::Refused(message) => self.refuse(message, now),
                 }
-                self.carry_out(now);
             }
         }
+    }
+
+    /// Carries out what waits, one principal by turns with the next, until it has cost enough for a turn. The keys that are
+    /// in force then judge it.
+    fn commands(&mut self, now: Now) {
+        let mut left = COST_A_TURN;
+        while left > 0 && !self.clogged() {
+            self.take_keys(now);
+            let (backlog, large_out) = (&self.backlog, &self.large_out);
+            let has_room = |worker: u16| {
+                let (backlog, out) = (backlog.get(usize::from(worker)), large_out.get(usize::from(worker)));
+                backlog.map_or(0, Backlog::large) + out.map_or(0, LargeOut::count) < LARGE_OUT_MAX
+            };
+            let Some(message) = self.waiting.next(has_room) else {
+                self.more_to_do = false;
+                return;
+            };
+            left = left.saturating_sub(cost(&message));
+            self.message(message, now);
+        }
+        self.more_to_do = !self.waiting.is_empty();
+    }
+
+    fn message(&mut self, message: ToSessions, now: Now) {
+        match message {
+            ToSessions::Request(caller, request) => {
+                self.hub.request(&caller, request, now);
+                self.taken.push(caller.peer);
+            }
+            ToSessions::Paused(peer) => self.hub.paused(peer),
+            ToSessions::Resumed(peer) => self.hub.resumed(peer, now),
+            ToSessions::Gone(peer) => self.hub.disconnected(peer, now),
+            ToSessions::Ask(ask) => {
+                self.taken.push(ask.caller.peer);
+                self.agents.ask(*ask, &mut self.hub, now);
+            }
+            ToSessions::AskerGone(peer) => self.agents.gone(peer, &mut self.hub, now),
+        }
+        self.carry_out(now);
+    }
+
+    /// Too much of its principal waits.
+    fn refuse(&mut self, message: ToSessions, now: Now) {
+        match message {
+            ToSessions::Request(caller, request) => {
+                let why = "too many commands of this key wait; the command was not run";
+                let error = Error { retry_after_ms: Some(1000), ..Error::new(Code::RateLimited, why) };
+                let (peer, re) = (caller.peer, request.id);
+                self.post(usize::from(peer.worker()), Out::Answer { peer, re, result: Err(error) });
+                self.taken.push(peer);
+            }
+            ToSessions::Ask(ask) => {
+                self.taken.push(ask.caller.peer);
+                self.agents.overloaded(*ask, now);
+            }
+            // What tells of a connection always has room.
+            ToSessions::Paused(_) | ToSessions::Resumed(_) | ToSessions::Gone(_) | ToSessions::AskerGone(_) => {}
+        }
+        self.carry_out(now);
     }
 
     fn take_keys(&mut self, now: Now) {
@@ -429,9 +500,15 @@ impl SupervisorLoop {
     fn flush(&mut self) {
         self.links.flush();
         for (worker, backlog) in self.backlog.iter_mut().enumerate() {
-            let next = || (!backlog.is_empty()).then(|| Mail::Core(backlog.take(OUTS_A_MAIL)));
-            if let Some(Mail::Core(back)) = self.links.flush_with(worker, next) {
+            let next = || {
+                (!backlog.is_empty()).then(|| {
+                    let (outs, large) = backlog.take(OUTS_A_MAIL);
+                    Mail::Core(outs, self.large_out[worker].add(large, &self.waker))
+                })
+            };
+            if let Some(Mail::Core(back, large)) = self.links.flush_with(worker, next) {
                 backlog.give_back(back);
+                large.into_iter().for_each(Large::take_back);
             }
         }
     }
@@ -597,7 +674,7 @@ mod tests {
             assert!(events.iter().any(|event| event.token() == WAKER), "after {got}");
             desk.flush();
             let mails = sink::take(&mut worker);
-            let [Mail::Core(outs)] = &mails[..] else { panic!("one mail fits") };
+            let [Mail::Core(outs, _)] = &mails[..] else { panic!("one mail fits") };
             for out in outs {
                 assert!(matches!(out, Out::CaughtUp { session, .. } if *session == re(got)), "in order");
                 got += 1;

@@ -78,7 +78,7 @@ impl WsHandler for Worker {
             Mail::SignedIn { peer, lane, result } => states.devices.signed_in(peer, lane, &result, delivery, io),
             Mail::Keys(keys) => states.keys_changed(&keys, delivery, io),
             Mail::KeysRead { peer, id, result } => states.devices.keys_read(peer, &id, &result, delivery, io),
-            Mail::Core(outs) => outs.iter().for_each(|out| states.out(out, delivery, io)),
+            Mail::Core(outs, _large) => outs.iter().for_each(|out| states.out(out, delivery, io)),
             Mail::Said(reply) => delivery.say(*reply, io),
             Mail::Taken(peers) => peers.into_iter().for_each(|peer| delivery.asked(peer, io)),
             Mail::Session { session, did } => delivery.session(session, &did),
@@ -169,7 +169,7 @@ mod tests {
         let mailers = handlers.mailers.clone();
         let mut workers = bound.into_workers(|index, _| handlers.make(index)).expect("workers");
         let [here, there] = &mut workers[..] else { panic!("two") };
-        while mailers.0[1].try_send(Mail::Core(Vec::new())).is_ok() {}
+        while mailers.0[1].try_send(Mail::Core(Vec::new(), None)).is_ok() {}
 
         here.protocol().handler().delivery.have_something_for_another_worker(0);
         here.turn(Some(Duration::ZERO)).expect("a turn");

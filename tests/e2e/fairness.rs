@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use crate::support::{
     Agent, AgentKey, Device, Key, Relay, SignIn,
     amp::{Draft, To, typ},
+    device::text,
+    standin::{Scene, says},
 };
 
 /// Strangers who name a key that is listed, of the kind that takes longest to check, and do not have it: they keep the
@@ -129,4 +131,51 @@ fn a_message_that_is_sent_again_is_answered_again() {
             assert!(count == 1 || count == 2 && matches!(draft.to, To::Many(_)), "{count} for one message");
         }
     }
+}
+
+/// A key that may only watch asks for large answers and reads none: what the owner does in the meantime goes between them.
+#[test]
+fn a_watcher_that_asks_for_much_keeps_the_owner_from_nothing() {
+    const CONNECTIONS: usize = 4;
+    /// So many commands of a connection are read while it is owed their answers.
+    const EACH: usize = 64;
+    const EVENTS: usize = 2_000;
+    /// What one connection's queue takes of them all.
+    const TAIL: usize = 250_000;
+    let watcher = Key::new("watcher");
+    let mut scene = Scene::of(Relay::options(&[]).workers(1), &watcher.line("amp-role=\"watch\""));
+    let session = scene.session.clone();
+    let lines: String = (0..EVENTS).map(|n| says(&format!("m{n}"), "x") + "\n").collect();
+    scene.standin.write("lines", &lines);
+    scene.standin.does("much", &["@cat lines".into()]);
+    let prompt = scene.laptop.prompt(&session, "much");
+    scene.laptop.turn(&session, &prompt);
+    scene.standin.does("waits", &["@wait".into()]);
+
+    let connect = |_| SignIn::new(&watcher).connect(&scene.relay.tcp()).expect("it may watch");
+    let mut flooders: Vec<Device> = (0..CONNECTIONS).map(connect).collect();
+    let mut owner = Device::connect(&scene.relay, &scene.owner, "phone");
+    let attach = json!({"session": session, "tail": {"bytes": TAIL}});
+    let ids: Vec<Vec<String>> = flooders
+        .iter_mut()
+        .map(|flooder| (0..EACH).map(|_| flooder.start("attach", attach.clone())).collect())
+        .collect();
+    owner.attach(&session);
+    // Each is sent when the one before is answered: neither may wait for the flood.
+    let mut newest = 0;
+    for n in 0..3 {
+        let reply = owner.ok("prompt", json!({"session": session, "text": format!("waits {n}")}));
+        newest = reply["position"]["offset"].as_u64().expect("where it stands");
+    }
+    owner.ok("interrupt", json!({"session": session, "cancel_queued": true}));
+
+    let mut before = 0;
+    for (flooder, ids) in flooders.iter_mut().zip(&ids) {
+        for id in ids {
+            let answer = flooder.answer(id).expect("it may watch");
+            assert!(text(&answer["type"]) == "reply" && answer["events"].as_array().is_some_and(|all| all.len() > 200));
+            before += usize::from(answer["next"]["offset"].as_u64().expect("where it goes on") <= newest);
+        }
+    }
+    assert!(before < CONNECTIONS * EACH / 2, "{before} answers of the flood went before those to the owner");
 }

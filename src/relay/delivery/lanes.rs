@@ -5,12 +5,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::fair::Fair;
 use crate::{
     base::ConnToken,
     relay::{
         admission::{HelloJob, SignInJob},
         api::Text,
+        fair::Fair,
         message::Reply,
     },
 };

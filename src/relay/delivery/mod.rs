@@ -12,7 +12,6 @@ mod agent;
 mod backpressure;
 mod dedup;
 mod failures;
-mod fair;
 mod flow_cache;
 mod lanes;
 mod net;

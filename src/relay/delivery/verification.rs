@@ -6,13 +6,12 @@ use std::collections::HashMap;
 
 use super::{
     Agent, Delivery, Net,
-    fair::Fair,
     recipients::{Sender, Source},
     signatures::{BATCH_MAX, Check, Checked},
 };
 use crate::{
     base::ConnToken,
-    relay::{api::Text, message::Shared, shares::Shares},
+    relay::{api::Text, fair::Fair, message::Shared, shares::Shares},
     wire::amp::{Code, EnvelopeView, Frame, parse},
 };
 

@@ -2,6 +2,7 @@
 //! connections its DID has, and what a session says to it goes to the DID: an agent that has connected anew gets the answer.
 
 mod requests;
+mod waiting;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,6 +12,7 @@ use std::{
 use slab::Slab;
 
 use self::requests::{Begin, PendingRequest, Progress, SessionRequests, command_id, refusal};
+pub use self::waiting::{Taken, Waiting, cost, is_large};
 use super::{
     api::{self, Caller, Command, Decision, Out, Request, Text, Verb, When},
     hub::Hub,
@@ -141,6 +143,14 @@ impl AgentRequests {
                 self.refuse(ReplyTo::Connection(peer), did, refused, now);
             }
         }
+    }
+
+    /// A message that finds no room. It was not taken, and may be sent again.
+    pub fn overloaded(&mut self, ask: Ask, now: Now) {
+        let Ask { caller, did, id, from, thread_id, .. } = ask;
+        let refusal = Refusal::new(Code::OVERLOADED, "too many messages of this key wait for sessions");
+        let refused = Refused::new(refusal, id, from, thread_id);
+        self.refuse(ReplyTo::Connection(caller.peer), did, refused, now);
     }
 
     /// The agent behind a connection, which may be the first.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::relay::api::Text;
+use super::api::Text;
 
 /// What waits, by principal.
 #[derive(Debug)]
@@ -28,9 +28,18 @@ impl<T> Fair<T> {
     }
 
     pub(super) fn pop(&mut self) -> Option<T> {
-        loop {
+        self.pop_where(|_| true)
+    }
+
+    /// The same, of the first principal whose oldest piece may be done now. The others keep their turns.
+    pub(super) fn pop_where(&mut self, fits: impl Fn(&T) -> bool) -> Option<T> {
+        for _ in 0..self.turns.len() {
             let principal = self.turns.pop_front()?;
             let Some(queue) = self.by_principal.get_mut(&principal) else { continue };
+            if queue.front().is_some_and(|oldest| !fits(oldest)) {
+                self.turns.push_back(principal);
+                continue;
+            }
             let item = queue.pop_front();
             if queue.is_empty() {
                 self.by_principal.remove(&principal);
@@ -41,6 +50,7 @@ impl<T> Fair<T> {
                 return item;
             }
         }
+        None
     }
 
     pub(super) fn retain(&mut self, mut keeps: impl FnMut(&T) -> bool) {
@@ -73,5 +83,16 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| fair.pop()).collect();
         assert_eq!(rest, [("b", 0), ("c", 1), ("a", 1), ("b", 1), ("a", 2), ("a", 3)]);
         assert!(fair.is_empty() && fair.by_principal.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_done_yet_holds_up_its_own_principal_alone() {
+        let mut fair = Fair::default();
+        let (a, b) = (Text::from("a"), Text::from("b"));
+        [10, 1].into_iter().for_each(|n| fair.push(&a, n));
+        [2, 20].into_iter().for_each(|n| fair.push(&b, n));
+        let small = |n: &i32| *n < 10;
+        assert_eq!((fair.pop_where(small), fair.pop_where(small)), (Some(2), None));
+        assert_eq!((fair.pop(), fair.pop(), fair.pop(), fair.pop()), (Some(10), Some(20), Some(1), None));
     }
 }
