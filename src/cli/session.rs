@@ -16,7 +16,7 @@ use super::{
     text::{clean_line, path_line},
 };
 use crate::{
-    base::{glyph::escape, text::unfit_for_a_line},
+    base::text::unfit_for_a_line,
     claude::arguments::{MODES, is_conversation},
     client::{Connection, Summary},
     relay::{api::Past, hub::Create},
@@ -43,10 +43,12 @@ pub(super) struct SessionArgs {
 
 /// Said before a relay is reached, or started, that would refuse it.
 fn one_line(text: &str) -> Result<String, String> {
-    match unfit_for_a_line(text) {
-        None => Ok(text.to_owned()),
-        Some(c) => Err(format!("it holds {}, which has no place in it", escape(c).trim_matches(['<', '>']))),
-    }
+    misfit(text).map_or_else(|| Ok(text.to_owned()), |c| Err(format!("it holds {c}, which has no place in it")))
+}
+
+/// The number of the first character that no message holds in a line.
+fn misfit(text: &str) -> Option<String> {
+    unfit_for_a_line(text).map(|c| format!("U+{:04X}", u32::from(c)))
 }
 
 fn conversation(id: &str) -> Result<String, String> {
@@ -169,9 +171,9 @@ pub(super) fn real(folder: &Path) -> Result<PathBuf, String> {
 fn sendable(folder: &Path) -> Result<&str, String> {
     let why = match folder.to_str() {
         None => "its name is not UTF-8".to_owned(),
-        Some(name) => match unfit_for_a_line(name) {
+        Some(name) => match misfit(name) {
             None => return Ok(name),
-            Some(c) => format!("its name holds {}, which has no place in one", escape(c).trim_matches(['<', '>'])),
+            Some(c) => format!("its name holds {c}, which has no place in one"),
         },
     };
     Err(format!(

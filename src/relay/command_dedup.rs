@@ -193,17 +193,7 @@ mod tests {
     use crate::relay::{Role, api::When};
 
     fn caller(slot: u32) -> Caller {
-        Caller {
-            peer: ConnToken::new(0, slot, 1),
-            principal: "SHA256:a".into(),
-            comment: "".into(),
-            role: Role::Admin,
-            granted: Role::Admin,
-            client: "c".into(),
-            device: "d".into(),
-            name: "n".into(),
-            kind: "k".into(),
-        }
+        Caller { client: "c".into(), ..Caller::sample("SHA256:a", slot, Role::Admin) }
     }
 
     fn prompt(text: &str) -> Command {

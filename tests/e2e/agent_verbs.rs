@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     self, Agent, AgentKey, Device, Key, Relay,
-    amp::typ,
+    amp::{Message, typ},
     relay::{self, Ran, lines},
     standin::{Scene, asks},
     terminal::Terminal,
@@ -188,6 +188,20 @@ fn peer_and_asker() -> (Scene, Agent, AgentKey, PathBuf) {
     (scene, peer, key, file)
 }
 
+/// The same, asked on a terminal: with that, and with the request that the agent has got.
+fn asked_on_a_terminal() -> (Scene, Agent, Terminal, Message) {
+    let (scene, mut peer, key, file) = peer_and_asker();
+    let terminal = Terminal::run(&scene.relay.scratch, &request(&scene, &file, &key.did, "hi"));
+    let request = peer.next("the request");
+    (scene, peer, terminal, request)
+}
+
+/// The command that asks with the key of a file.
+fn request(scene: &Scene, file: &Path, did: &str, text: &str) -> String {
+    let data = scene.relay.scratch.data();
+    format!("{} request --data {} --key {} {did} {text}", relay::PROGRAM, data.display(), file.display())
+}
+
 #[test]
 fn no_line_of_a_peer_passes_for_one_of_ours() {
     let (scene, mut peer, key, file) = peer_and_asker();
@@ -223,8 +237,7 @@ fn two_questions() -> (Scene, Terminal) {
     alice.write(&file);
     let list = scene.laptop.ok("list", json!({}));
     let did = support::text(&list["sessions"][0]["did"]).to_owned();
-    let data = scene.relay.scratch.data();
-    let command = format!("{} request --data {} --key {} {did} two", relay::PROGRAM, data.display(), file.display());
+    let command = request(&scene, &file, &did, "two");
     let terminal = Terminal::run(&scene.relay.scratch, &command);
     terminal.shows("the first question", |screen| screen.contains("rm -rf ~") && screen.contains("[y/n]"));
     let session = scene.session.clone();
@@ -292,8 +305,7 @@ fn one_question_in(
     alice.write(&file);
     let list = scene.laptop.ok("list", json!({}));
     let did = support::text(&list["sessions"][0]["did"]).to_owned();
-    let data = scene.relay.scratch.data();
-    let command = format!("{} request --data {} --key {} {did} one", relay::PROGRAM, data.display(), file.display());
+    let command = request(&scene, &file, &did, "one");
     let terminal = Terminal::sized(&scene.relay.scratch, &line(command), columns, rows);
     (scene, terminal)
 }
@@ -345,12 +357,7 @@ fn a_question_on_which_nothing_can_be_shown_can_be_denied() {
 
 #[test]
 fn what_comes_after_a_question_waits_for_its_answer() {
-    let (scene, mut peer, key, file) = peer_and_asker();
-    let data = scene.relay.scratch.data();
-    let command =
-        format!("{} request --data {} --key {} {} hi", relay::PROGRAM, data.display(), file.display(), key.did);
-    let terminal = Terminal::run(&scene.relay.scratch, &command);
-    let request = peer.next("the request");
+    let (_scene, mut peer, terminal, request) = asked_on_a_terminal();
     let mut says = |kind, body: &Value| {
         let message = peer.draft(kind, request.from.as_str(), body).reply_to(&request.id);
         peer.send(&message);
@@ -373,12 +380,7 @@ fn what_comes_after_a_question_waits_for_its_answer() {
 /// A question below which a line was ended in its first half second, and is not read before that has passed: the relay goes
 /// first, and has more all the time. `None`: it took the test too long.
 fn early_line_that_is_read_late() -> Option<(Scene, Agent, Terminal)> {
-    let (scene, mut peer, key, file) = peer_and_asker();
-    let data = scene.relay.scratch.data();
-    let command =
-        format!("{} request --data {} --key {} {} hi", relay::PROGRAM, data.display(), file.display(), key.did);
-    let terminal = Terminal::run(&scene.relay.scratch, &command);
-    let request = peer.next("the request");
+    let (scene, mut peer, terminal, request) = asked_on_a_terminal();
     let mut says = |kind, body: &Value| {
         let message = peer.draft(kind, request.from.as_str(), body).reply_to(&request.id);
         peer.send(&message);

@@ -20,7 +20,7 @@ use crate::{
     claude::arguments,
     relay::{
         Role,
-        api::{Code, Command, Decision, Error, Past, Position, Request, Text, Verb, When},
+        api::{Code, Command, Decision, Error, Past, Position, Request, TOLD_BY_A_DENIAL, Text, Verb, When},
     },
     wire::sign_in::{Device, SignIn, is_id},
 };
@@ -289,7 +289,7 @@ impl Fields<'_> {
         }
         // Nobody would be told it.
         if decision == Decision::Allow && self.get("message").is_some() {
-            return Err(bad("`message` goes with a denial: an allowance tells the model nothing"));
+            return Err(bad(TOLD_BY_A_DENIAL));
         }
         Ok(Command::Decide {
             session: self.id("session")?,

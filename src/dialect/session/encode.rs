@@ -441,7 +441,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::relay::api::{Kind, State};
+    use crate::relay::api::Kind;
 
     #[test]
     fn an_event_is_one_flat_object_and_carries_json_through_untouched() {
@@ -459,24 +459,7 @@ mod tests {
     #[test]
     fn a_snapshot_names_its_devices_once() {
         let next = Position { epoch: "e".into(), offset: 0 };
-        let summary = Summary {
-            session: "s".into(),
-            did: "did".into(),
-            title: "t".into(),
-            profile: "default".into(),
-            folder: "/f".into(),
-            state: State::Ready,
-            since: 1,
-            why: None,
-            waiting: 0,
-            model: None,
-            mode: None,
-            created_at: 1,
-            active_at: 1,
-            cost_usd: 0.0,
-            devices: 3,
-            next: next.clone(),
-        };
+        let summary = Summary { devices: 3, ..Summary::sample(&"s".into(), next.clone()) };
         let (queue, permissions, devices) = (Vec::new(), Vec::new(), Vec::new());
         let snapshot = Box::new(Snapshot { summary, turn: None, queue, permissions, devices, notice: None });
         let written =

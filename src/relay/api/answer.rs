@@ -24,6 +24,31 @@ pub struct DeviceInfo {
     pub since: u64,
 }
 
+#[cfg(test)]
+impl Summary {
+    /// What tests say of a session; `name` is all of its texts.
+    pub(crate) fn sample(name: &Text, next: Position) -> Self {
+        Self {
+            session: name.clone(),
+            did: name.clone(),
+            title: name.clone(),
+            profile: name.clone(),
+            folder: "/".into(),
+            state: State::Ready,
+            since: 1,
+            why: None,
+            waiting: 0,
+            model: None,
+            mode: None,
+            created_at: 1,
+            active_at: 1,
+            cost_usd: 0.0,
+            devices: 0,
+            next,
+        }
+    }
+}
+
 /// A session in a line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {

@@ -29,6 +29,9 @@ pub const INPUT_BYTES_MAX: usize = 8 << 20;
 /// Shared text: ids, names, texts of events.
 pub type Text = Arc<str>;
 
+/// Answers an allowance that comes with a `message`, in whichever dialect.
+pub const TOLD_BY_A_DENIAL: &str = "`message` goes with a denial: an allowance tells the model nothing";
+
 /// Who is behind a connection, as sign-in established it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caller {
@@ -50,6 +53,25 @@ pub struct Caller {
     pub name: Text,
     /// Free text: `terminal`, `browser`, ...
     pub kind: Text,
+}
+
+#[cfg(test)]
+impl Caller {
+    /// Who tests have behind a connection of the first worker.
+    pub(crate) fn sample(principal: &str, slot: u32, role: Role) -> Self {
+        let name: Text = format!("device{slot}").into();
+        Self {
+            peer: ConnToken::new(0, slot, 1),
+            principal: principal.into(),
+            comment: "".into(),
+            role,
+            granted: role,
+            client: name.clone(),
+            device: name.clone(),
+            name,
+            kind: "test".into(),
+        }
+    }
 }
 
 impl Caller {

@@ -4,7 +4,7 @@ use super::{Agent, Delivery, rights};
 use crate::{
     base::{ConnToken, text},
     relay::{
-        api::{Caller, REASON_BYTES_MAX, Text},
+        api::{Caller, REASON_BYTES_MAX, TOLD_BY_A_DENIAL, Text},
         message::{self, Shared},
         sessions::{Ask, ToSessions, Wanted},
     },
@@ -72,9 +72,6 @@ fn prompt_of(body: &[u8]) -> Result<&str, Refusal> {
     }
     plain(prompt, "`prompt` holds a control character")
 }
-
-/// Of a `message` that nothing would tell the model, in the words of `/session`.
-const TOLD_BY_A_DENIAL: &str = "`message` goes with a denial: an allowance tells the model nothing";
 
 /// Why a RESPONSE denies. Beside an allowance the text would be dropped, so the agent is told so and may decide again.
 fn reason_of<'a>(body: &'a [u8], decision: Option<&str>) -> Result<Option<&'a str>, Refusal> {

@@ -128,10 +128,7 @@ fn ends(outs: &[Out]) -> Vec<End> {
 }
 
 fn caller(slot: u32, role: Role) -> Caller {
-    let name: Text = format!("device{slot}").into();
-    let peer = ConnToken::new(0, slot, 1);
-    let (client, device, kind) = (name.clone(), name.clone(), "test".into());
-    Caller { peer, principal: "SHA256:a".into(), comment: "".into(), role, granted: role, client, device, name, kind }
+    Caller::sample("SHA256:a", slot, role)
 }
 
 fn ready(login: LoginState) -> claude::Event {

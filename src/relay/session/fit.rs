@@ -107,7 +107,7 @@ mod tests {
         claude::Block,
         relay::{
             Role,
-            api::{By, Input, Position, PromptState, RunningTurn, State, Summary},
+            api::{By, Input, Position, PromptState, RunningTurn, Summary},
         },
     };
 
@@ -144,24 +144,7 @@ mod tests {
         let block = TurnBlock { message: name.clone(), block: 0, kind: Block::Text, bytes: text.len() as u64, text };
         let prompt = QueuedPrompt { prompt: name.clone(), text: said, by: Some(by), state: PromptState::Queued };
         Snapshot {
-            summary: Summary {
-                session: name.clone(),
-                did: name.clone(),
-                title: name.clone(),
-                profile: name.clone(),
-                folder: "/".into(),
-                state: State::Ready,
-                since: 1,
-                why: None,
-                waiting: 0,
-                model: None,
-                mode: None,
-                created_at: 1,
-                active_at: 1,
-                cost_usd: 0.0,
-                devices: 0,
-                next: Position { epoch: name, offset: 1 },
-            },
+            summary: Summary::sample(&name, Position { epoch: name.clone(), offset: 1 }),
             turn: Some(RunningTurn { prompts: Vec::new(), since: 1, blocks: vec![block; blocks] }),
             queue: vec![prompt; prompts],
             permissions: vec![request; requests],

@@ -164,17 +164,7 @@ mod tests {
     }
 
     fn ask(principal: &str, slot: u32, command: Command) -> ToSessions {
-        let caller = Caller {
-            peer: peer(slot),
-            principal: principal.into(),
-            comment: "".into(),
-            role: Role::Admin,
-            granted: Role::Admin,
-            client: "c".into(),
-            device: "d".into(),
-            name: "n".into(),
-            kind: "k".into(),
-        };
+        let caller = Caller::sample(principal, slot, Role::Admin);
         ToSessions::Request(Box::new(caller), Request { id: "1".into(), command })
     }
 
