@@ -621,13 +621,14 @@ fn f_a_session_is_made_in_any_folder_of_its_owner_and_stopped() {
     }
     let said = run(&["attach"]).refused();
     assert!(said.contains("no session is live") && said.contains("`amp-relay new`"), "{said}");
-    let log = relay.log();
-    assert!(!log.contains("Some(") && log.contains(" start=new"), "{log}");
+    let log = relay.logged(&[" start=new"]);
+    assert!(!log.contains("Some("), "{log}");
     // Who is no admin stays in the folders of the profile; and all do where the settings name some.
     let reads = || relay.log().matches("keys read").count();
     let before = reads();
     run(&["keys", "add", "--role", "spawn", public.to_str().expect("a path")]).ok();
     let mut device = until("the key is known", || SignIn::new(&spawner).connect(&relay.tcp()).ok());
+    until("the change is logged", || (reads() > before).then_some(()));
     assert_eq!(reads(), before + 1, "a change is one line: {}", relay.log());
     let elsewhere = json!({"profile": "default", "folder": folder.to_str()});
     assert_eq!(device.refused("create", elsewhere), "FORBIDDEN");
@@ -662,23 +663,19 @@ fn c6_a_hangup_reloads_the_keys_and_the_settings_that_can_change() {
     let standin = Standin::new(&options.scratch);
     let relay = options.env("AMP_RELAY_CONFIG", config.display().to_string()).start();
     let guest = Key::new("guest");
-    let reload = |text: &str, says: &str| {
+    let reload = |text: &str, says: &[&str]| {
         fs::write(&config, text).expect("a config");
         relay.signal(Signal::HUP);
-        until(says, || relay.log().contains(says).then_some(()));
+        relay.logged(says)
     };
     let keys = fs::read_to_string(relay.keys()).expect("the keys") + &guest.line("amp-role=\"admin\"");
     fs::write(relay.keys(), keys).expect("the keys");
-    reload("log = \"info\"\nenv = [\"FRESH=1\"]\ngrace = \"3s\"\n", "were read again");
-    assert!(
-        relay.log().lines().any(|line| line.contains("wait for a restart") && line.contains("grace")),
-        "{}",
-        relay.log()
-    );
+    let log =
+        reload("log = \"info\"\nenv = [\"FRESH=1\"]\ngrace = \"3s\"\n", &["were read again", "wait for a restart"]);
+    assert!(log.lines().any(|line| line.contains("wait for a restart") && line.contains("grace")), "{log}");
     let mut device = until("the key is known", || SignIn::new(&guest).connect(&relay.tcp()).ok());
     device.create();
     assert!(standin.started().iter().any(|line| line == "FRESH=1"));
-    reload("lag = 1\n", "the ones in force stay");
-    assert!(relay.log().contains("did you mean `log`"), "{}", relay.log());
+    reload("lag = 1\n", &["the ones in force stay", "did you mean `log`"]);
     device.ping();
 }

@@ -323,6 +323,13 @@ impl Relay {
         self.scratch.root().join("keys")
     }
 
+    /// Its log, once all of `lines` stand in it: a running relay writes its log behind what it does.
+    #[track_caller]
+    pub fn logged(&self, lines: &[&str]) -> String {
+        let missing = |log: &str| lines.iter().find(|line| !log.contains(**line)).copied();
+        until(&format!("the log says {lines:?}"), || Some(self.log()).filter(|log| missing(log).is_none()))
+    }
+
     /// What it said on stderr so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
