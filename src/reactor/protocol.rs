@@ -358,6 +358,12 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.is_slow(token)
     }
 
+    /// Whether the connection's peer is new and has yet to show that it reads. Little is before it at first, so that
+    /// [`is_blocked`](Self::is_blocked) tells nothing of how it reads.
+    pub fn is_unproved(&self, token: ConnToken) -> bool {
+        self.core.is_unproved(token)
+    }
+
     /// The current connection's peer answers probes ([`Protocol::probe`]) from now on; nothing is sent ahead of what waits for
     /// it now. It is given 8 KiB before it is asked whether it reads.
     pub fn answers_probes(&mut self) {

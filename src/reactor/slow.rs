@@ -89,6 +89,14 @@ impl<C> Core<C> {
         slot.and_then(|slot| slot.rare.as_ref()?.pace.as_ref()).is_some_and(Pace::is_slow)
     }
 
+    /// Whether a peer has yet to show that it reads.
+    pub(super) fn is_unproved(&self, token: ConnToken) -> bool {
+        self.slots.get(token).is_some_and(|slot| {
+            let pace = slot.rare.as_ref().and_then(|rare| rare.pace.as_ref());
+            slot.room < PROVED || pace.is_some_and(|pace| !pace.is_slow())
+        })
+    }
+
     /// Tries to write whatever the kernel said last.
     fn unblock(&mut self, token: ConnToken) {
         if let Some(slot) = self.slots.get_mut(token) {

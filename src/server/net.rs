@@ -139,6 +139,14 @@ impl DeviceNet for Io<'_> {
         Framed::text(text)
     }
 
+    fn is_unproved(&self, token: ConnToken) -> bool {
+        self.is_unproved(token)
+    }
+
+    fn queued(&self, token: ConnToken) -> usize {
+        self.queued(token)
+    }
+
     fn nonce() -> Option<[u8; Nonce::BYTES]> {
         super::random()
     }

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Device, Key, Relay, SignIn, device::text, keys, until};
 
@@ -134,19 +134,50 @@ fn late(relay: &Relay, owner: &Key, number: usize, session: &str, when: usize, p
     device
 }
 
+/// A relay whose sessions run [`AGENT`], a session of it, and the path of the gates.
+fn streaming(owner: &Key) -> (Relay, Device, String, String) {
+    let options = Relay::options(&[owner]);
+    let agent = options.scratch.root().join("agent");
+    let gate = options.scratch.root().join("gate-").display().to_string();
+    let script = AGENT.replace("PIECES", &PIECES.to_string()).replace("HALF", &(PIECES / 2).to_string());
+    fs::write(&agent, script.replace("GATE", &gate)).expect("the agent");
+    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).expect("a program");
+    let relay = options.claude(&agent).start();
+    let mut laptop = Device::connect(&relay, owner, "laptop");
+    let session = laptop.create();
+    laptop.attach(&session);
+    (relay, laptop, session, gate)
+}
+
+/// How many pieces of text a device has been told live.
+fn pieces(device: &Device) -> usize {
+    let deltas = device.seen.iter().filter(|message| message["type"] == "delta");
+    deltas.map(|delta| text(&delta["text"]).matches('😀').count()).sum()
+}
+
+#[test]
+fn a_new_device_that_takes_a_moment_to_read_misses_no_live_text() {
+    let owner = Key::new("owner");
+    let (relay, mut laptop, session, gate) = streaming(&owner);
+    laptop.prompt(&session, "go");
+    laptop.wait_for("half of the text", |laptop| (pieces(laptop) == PIECES / 2).then_some(()));
+    // It asks for the session, whose text so far is more than a new peer is given at once, and reads nothing yet.
+    let mut late = SignIn::new(&owner).name("late").connect(&relay.tcp()).expect("signed in");
+    let attached = late.start("attach", json!({"session": session}));
+    laptop.wait("that it watches", |message| {
+        message["type"] == "presence" && message["devices"].as_array().is_some_and(|devices| devices.len() == 2)
+    });
+    fs::write(format!("{gate}1"), "").expect("the gate");
+    laptop.wait_for("the rest", |laptop| (pieces(laptop) == PIECES).then_some(()));
+    late.answer(&attached).expect("the snapshot");
+    late.event(&session, "the text", |event| event["kind"] == "text");
+    assert_eq!(rebuilt(&late, &session).len(), 1, "it has the text from its beginning");
+}
+
 #[test]
 fn a_device_may_come_at_any_moment_of_a_stream() {
     let owner = Key::new("owner");
-    let options = Relay::options(&[&owner]);
-    let agent = options.scratch.root().join("agent");
-    let gate = options.scratch.root().join("gate-");
-    let script = AGENT.replace("PIECES", &PIECES.to_string()).replace("HALF", &(PIECES / 2).to_string());
-    fs::write(&agent, script.replace("GATE", &gate.display().to_string())).expect("the agent");
-    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).expect("a program");
-    let relay = options.claude(&agent).start();
-    let mut laptop = Device::connect(&relay, &owner, "laptop");
-    let session = laptop.create();
-    laptop.attach(&session);
+    let (relay, mut laptop, session, gate) = streaming(&owner);
 
     // The moments are counted in pieces that the laptop has received.
     let seed = keys::seed();
@@ -167,7 +198,7 @@ fn a_device_may_come_at_any_moment_of_a_stream() {
                 until("those whose moment has come have attached", || {
                     (progress.attached.load(Ordering::Acquire) >= due).then_some(())
                 });
-                fs::write(format!("{}{turn}", gate.display()), "").expect("the gate");
+                fs::write(format!("{gate}{turn}"), "").expect("the gate");
             }
         });
         let mut looked_at = 0;

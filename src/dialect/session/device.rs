@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// What may wait for a new device before live text is skipped: a snapshot and the stream of the seconds in which it answers.
+const UNPROVED_QUEUE: usize = 256 * 1024;
+
 const _: () = assert!(UNKNOWN_BYTES_MAX as usize > SIGN_IN_BYTES_MAX, "one that is somewhat too large is told so");
 
 /// A connection on `/session`.
@@ -67,6 +70,10 @@ pub trait DeviceNet: Net {
     fn send_text(&mut self, token: ConnToken, text: &str) -> Sent;
     /// A text message that several connections may get.
     fn share_text(text: &str) -> Self::Shared;
+    /// Whether a connection is new and has yet to show that it reads: little is before it, and what else it is sent waits.
+    fn is_unproved(&self, token: ConnToken) -> bool;
+    /// Bytes that wait to be written to a connection.
+    fn queued(&self, token: ConnToken) -> usize;
     /// Bytes that nobody can guess, for the nonce of a challenge; `None` where the system gives none.
     fn nonce() -> Option<[u8; Nonce::BYTES]>;
 }
@@ -355,8 +362,11 @@ impl Devices {
                 continue;
             }
             self.counters.messages_out.add(1);
-            // What the kernel has not refused is gone by the end of the turn, however much it is.
-            let is_stuck = sent == Sent::High && net.is_blocked(peer);
+            // What the kernel has not refused is gone by the end of the turn, however much it is. That little goes to a new
+            // device is our doing, and no reason to skip live text.
+            let is_stuck = sent == Sent::High
+                && net.is_blocked(peer)
+                && (net.queued(peer) > UNPROVED_QUEUE || !net.is_unproved(peer));
             let Some(device) = net.device(peer) else { continue };
             device.connection.sent(now);
             if is_stuck && !device.paused && device.known {

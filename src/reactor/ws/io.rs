@@ -380,6 +380,11 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         self.io.is_blocked(token)
     }
 
+    /// Whether the connection's peer is new and has yet to show that it reads: see [`Io::is_unproved`].
+    pub fn is_unproved(&self, token: ConnToken) -> bool {
+        self.io.is_unproved(token)
+    }
+
     /// Bytes that wait to be written to the connection, what this turn has queued included; 0 for stale tokens.
     pub fn queued(&self, token: ConnToken) -> usize {
         self.io.queued(token)

@@ -235,6 +235,15 @@ impl DeviceNet for SimNet {
         Bytes::of(text.as_bytes())
     }
 
+    /// Never: what new peers are given is reckoned by the loop.
+    fn is_unproved(&self, _: ConnToken) -> bool {
+        false
+    }
+
+    fn queued(&self, token: ConnToken) -> usize {
+        self.conns.get(&token).map_or(0, |conn| conn.queued)
+    }
+
     fn nonce() -> Option<[u8; Nonce::BYTES]> {
         Some([7; Nonce::BYTES])
     }
