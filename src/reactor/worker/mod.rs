@@ -13,13 +13,13 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mio::{Events, Poll, Token};
 
 use super::{
-    clock::TurnClock,
+    clock::{NS_PER_S, TurnClock},
     connections::{Core, Flags},
     counters::{TURN_BUCKETS, WorkerCounters},
     inbox::{Receiver, Sender},
@@ -109,8 +109,8 @@ pub(super) struct Parts<M> {
 /// Busy time by the second.
 #[derive(Default)]
 struct Saturation {
-    window: Option<Instant>,
-    busy: Duration,
+    window_ns: Option<u64>,
+    busy_ns: u64,
 }
 
 impl<P: Protocol> Worker<P> {
@@ -119,8 +119,8 @@ impl<P: Protocol> Worker<P> {
         for (index, listener) in listeners.iter_mut().enumerate() {
             listener.register(poll.registry(), Token(LISTENERS - index))?;
         }
-        let mut clock = TurnClock::default();
-        let now = clock.at(Instant::now());
+        let mut clock = TurnClock::new();
+        let now = clock.at(clock.read_ns());
         Ok(Self {
             protocol,
             core: Core::new(worker, now, options, inboxes.len(), counters),
@@ -170,8 +170,8 @@ impl<P: Protocol> Worker<P> {
     /// With the panic of [`mail`](Protocol::mail) or [`turn`](Protocol::turn): drop the worker then, and drain the others.
     pub fn turn(&mut self, max_wait: Option<Duration>) -> io::Result<Turn> {
         self.sleep(max_wait)?;
-        let began = Instant::now();
-        self.core.now = self.clock.at(began);
+        let began_ns = self.clock.read_ns();
+        self.core.now = self.clock.at(began_ns);
         if self.shared.stop.load(Ordering::Acquire) {
             return Ok(self.cut_off());
         }
@@ -195,7 +195,7 @@ impl<P: Protocol> Worker<P> {
         self.memory.used = 0;
         self.memory.large.clear();
         self.core.out.clear();
-        self.measure(began);
+        self.measure(began_ns);
         if self.core.draining {
             if self.core.slots.len() == 0 {
                 return Ok(Turn::Done);
@@ -428,11 +428,10 @@ impl<P: Protocol> Worker<P> {
     }
 
     /// The second and last clock reading of a turn: what it cost.
-    fn measure(&mut self, began: Instant) {
-        let ended = Instant::now();
-        let busy = ended.duration_since(began);
+    fn measure(&mut self, began_ns: u64) {
+        let ended_ns = self.clock.read_ns();
+        let ns = ended_ns - began_ns;
         let counters = &self.core.counters;
-        let ns = busy.as_nanos() as u64;
         let bucket = (63 - u64::leading_zeros(ns | 1) as usize).min(TURN_BUCKETS - 1);
         counters.turn_ns[bucket].add(1);
         counters.turns.add(1);
@@ -443,14 +442,15 @@ impl<P: Protocol> Worker<P> {
         counters.kept_bytes.set(self.kept_bytes as u64);
         counters.wakes.set(self.inbox.wakes());
         counters.inbox_full.set(self.inbox.full());
-        let window = *self.saturation.window.get_or_insert(began);
-        self.saturation.busy += busy;
-        let span = ended.duration_since(window);
-        if span >= Duration::from_secs(1) {
-            if self.saturation.busy >= span.mul_f64(0.95) {
-                counters.saturated_s.add(span.as_secs());
+        let window_ns = *self.saturation.window_ns.get_or_insert(began_ns);
+        self.saturation.busy_ns += ns;
+        let span_ns = ended_ns - window_ns;
+        if span_ns >= NS_PER_S {
+            // 95 %.
+            if self.saturation.busy_ns >= span_ns / 20 * 19 {
+                counters.saturated_s.add(span_ns / NS_PER_S);
             }
-            self.saturation = Saturation { window: Some(ended), busy: Duration::ZERO };
+            self.saturation = Saturation { window_ns: Some(ended_ns), busy_ns: 0 };
         }
     }
 }
