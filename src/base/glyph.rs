@@ -1,7 +1,7 @@
 //! What a terminal can be relied on to draw. Text is split into clusters, each of which is drawn as one; terminals and
-//! libraries disagree about the width of some, and draw nothing for others. Such text could hide itself, or push aside and
-//! cover what stands beside it. [`visible`] writes it as numbers, for text that somebody decides about; [`drawable`] leaves
-//! it out or marks its place, for text that is only read.
+//! libraries disagree about the width of some, and draw nothing for others. Such text could hide itself, or push aside
+//! and cover what stands beside it. [`visible`] writes it as numbers, for text that a person decides about;
+//! [`drawable`] leaves it out or marks its place, for text that is only read.
 
 use std::borrow::Cow;
 
@@ -66,8 +66,8 @@ pub fn visible_again(line: &str) -> Cow<'_, str> {
     shown(line, false)
 }
 
-/// A name that somebody else gave, as it stands in a line of ours: in quotes where it holds other characters than ASCII
-/// letters, digits and these, so that it ends where it ends.
+/// A name from elsewhere, as it stands in a line of ours: in quotes where it holds other characters than ASCII letters,
+/// digits and these, so that its end is plain.
 pub fn name_in<'a>(name: &'a str, marks: &str) -> Cow<'a, str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
     if !name.is_empty() && name.chars().all(is_plain) {
@@ -89,7 +89,7 @@ fn shown(line: &str, is_raw: bool) -> Cow<'_, str> {
     for (at, cluster) in line.grapheme_indices(true) {
         match cluster {
             "\t" => shown.push_str(TAB),
-            // What looks like one of ours is not.
+            // A text that looks like an escape of ours is escaped itself.
             "<" if is_raw && line[at..].starts_with("<U+") => shown.push_str(&escape('<')),
             "→" if is_raw && line[at..].starts_with(TAB) => shown.push_str(&escape('→')),
             _ if is_sure(cluster) => shown.push_str(cluster),
@@ -161,10 +161,10 @@ fn is_unsure(c: char) -> bool {
     is_hidden(c) || matches!(c, '\u{ff9e}' | '\u{ff9f}')
 }
 
-/// What is drawn as one in so many columns, as cells of a terminal: every character that takes columns has a cell of its
-/// own, with the marks on it, and its columns beside it. Many terminals draw it so, whatever a library takes for one, and
-/// a part of it that nobody knows of would stay when something narrower comes in its place. What has no sure width is
-/// replaced as [`drawable`] does it.
+/// What is drawn as one in so many columns, as cells of a terminal: every character that takes columns has a cell of
+/// its own, with the marks on it, and its columns beside it. Many terminals draw it so, whatever a library takes for
+/// one. A part without a cell would stay when something narrower comes in its place. What has no sure width is replaced
+/// as [`drawable`] does it.
 pub fn cells(cluster: &str, columns: usize) -> Vec<(String, usize)> {
     let mut cells = split(cluster);
     let sum = |cells: &[(String, usize)]| cells.iter().map(|(_, width)| width).sum::<usize>();

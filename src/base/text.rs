@@ -50,7 +50,8 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// A path as a line for people names it: the names in it may be anybody's, and nothing in them hides or ends the line.
+/// A path as a line for people names it. The names in it come from elsewhere, so nothing in them hides or ends the
+/// line.
 pub fn path_line(path: &Path) -> String {
     visible(&path.to_string_lossy()).into_owned()
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// Names one connection of this process, for ever: a slot that is used again has another generation, so a stale
-/// token reaches nobody.
+/// Names one connection of this process, for ever: a slot that is used again has another generation, so a stale token
+/// reaches no connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnToken(u64);
 
@@ -18,9 +18,9 @@ impl ConnToken {
     pub const NO_WORKER: u16 = Self::WORKERS_MAX as u16;
     /// Most slots of a worker.
     pub const SLOTS_MAX: usize = 1 << SLOT_BITS;
-    /// Connections that a worker's tables have room for from the beginning. An allocation of megabytes is a mapping of its
-    /// own, which costs nothing before it is written to and grows in place; one that grows from little leaves a hole behind
-    /// each time.
+    /// Connections that a worker's tables have room for from the beginning. An allocation of megabytes is a mapping of
+    /// its own, which costs nothing before it is written to and grows in place; a table that grows from little leaves a
+    /// hole behind each time.
     pub const ROOM: usize = 64 * 1024;
     /// Generations wrap after this many uses of one slot.
     pub const GENERATIONS: u32 = 1 << GENERATION_BITS;

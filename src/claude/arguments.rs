@@ -24,7 +24,7 @@ impl fmt::Display for Start {
     }
 }
 
-/// The permission modes that nobody needs to be asked about; `bypassPermissions` is none of them.
+/// The permission modes that need no consent; `bypassPermissions` is none of them.
 pub const MODES: [&str; 5] = ["default", "acceptEdits", "plan", "auto", "dontAsk"];
 
 /// What differs between two starts of the CLI.

@@ -309,7 +309,7 @@ fn input(request: &Fields<'_>) -> (Json, bool) {
     json.plain().map_or_else(|_| (json.clone(), true), |plain| (plain, is_cut))
 }
 
-/// Why the tool's name as people see it is not the one that would run, if so.
+/// Why the tool's name as people see it is not the name that would run, if so.
 fn tool_unseen(request: &Fields<'_>) -> Option<&'static str> {
     let (Some(tool), Some(shown)) = (request.text("tool_name"), request.label("tool_name")) else {
         return Some("the name of its tool cannot be read");

@@ -84,7 +84,7 @@ pub struct Turn {
     pub duration_ms: u64,
     /// `Some(0)`: no further result is coming from prompts. `None`: this CLI does not say.
     pub queued: Option<u64>,
-    /// True when nobody prompted it (a background task ended).
+    /// True when no prompt caused it (a background task ended).
     pub unasked: bool,
     /// The API refused the login (`authentication_failed`).
     pub login_failed: bool,

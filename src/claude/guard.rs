@@ -52,12 +52,12 @@ pub struct GuardProgram {
 }
 
 impl GuardProgram {
-    /// This program, whose `main` begins with [`run_if_asked`].
+    /// This program. Its `main` must begin with [`run_if_asked`].
     pub fn this() -> Self {
         Self::at(platform::own_program())
     }
 
-    /// Another program whose `main` begins with [`run_if_asked`].
+    /// Another program. Its `main` must begin with [`run_if_asked`].
     pub fn at(program: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), portable: false }
     }
@@ -156,7 +156,7 @@ fn fail(message: impl fmt::Display) -> ExitCode {
     ExitCode::from(127)
 }
 
-/// For the relay's log, if there is still somebody to read it.
+/// For the relay's log, if stderr still has a reader.
 fn warn(message: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "amp-relay guard: {message}");
 }
@@ -275,7 +275,7 @@ impl Guard {
             if matches!(ended, Ok(None)) {
                 return None;
             }
-            // As long as the CLI is not reaped, its group's id is nobody else's.
+            // As long as the CLI is not reaped, its group's id is not used again.
             let _ = kill_process_group(self.cli, Signal::KILL);
             let (_, status) = waitpid(Some(self.cli), WaitOptions::NOHANG).ok()??;
             return Some(ExitStatus::from_raw(status.as_raw()));
@@ -285,7 +285,7 @@ impl Guard {
                 Ok(Some((pid, status))) if pid == self.cli => return Some(ExitStatus::from_raw(status.as_raw())),
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => return None,
-                // Somebody else has reaped our child: it is gone, and nobody knows how.
+                // The child was reaped elsewhere: it is gone, and its status is unknown.
                 Err(_) => return Some(ExitStatus::from_raw(Signal::KILL.as_raw())),
             }
         }

@@ -80,8 +80,8 @@ pub enum ProcessEvent<'a> {
     },
 }
 
-/// A running CLI, or one whose exit is not yet reported. Dropped before that, it is ended by its guard: SIGTERM, at
-/// most a second, SIGKILL to the tree.
+/// A running CLI, or an ended CLI before its exit is reported. Dropped before that, it is ended by its guard: SIGTERM,
+/// at most a second, SIGKILL to the tree.
 #[derive(Debug)]
 pub struct Process {
     tokens: [Token; 4],
@@ -251,7 +251,7 @@ impl Process {
         if self.outcome.is_none() {
             return more;
         }
-        // Nobody is left who could write, so what the pipes hold is the rest.
+        // No writer is left, so what the pipes hold is the rest.
         if token == exit {
             self.read_stdout(scratch, on);
             self.read_stderr(scratch, on);
@@ -355,7 +355,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The end of the control socket, which follows, ends the guard within moments; somebody has to reap it.
+        // The end of the control socket, which follows, ends the guard within moments; it has to be reaped.
         if let Some(mut child) = self.guard.take() {
             let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
         }
@@ -408,7 +408,7 @@ impl Input {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Nobody reads any more: the process is at its end.
+                // The pipe has no reader any more: the process is at its end.
                 Err(_) => self.end(),
             }
         }

@@ -51,8 +51,8 @@ pub enum Incoming<'a> {
     Binary(&'a [u8]),
 }
 
-/// The state of one connection whose other end speaks this dialect, and what is done for it. The connection in hands is the
-/// current one of `net`.
+/// The state of one connection that speaks this dialect, and what is done for it. It is the current connection of `net`
+/// unless a method says otherwise.
 pub trait Dialect<N: Net>: Sized {
     /// What all its connections of one worker share.
     type State;
@@ -74,7 +74,7 @@ pub trait Dialect<N: Net>: Sized {
     /// The upgrade was answered.
     fn opened(&mut self, state: &mut Self::State, delivery: &mut Delivery<N::Shared>, net: &mut N);
 
-    /// A message came; `current` is the same where it was read.
+    /// A message came; `current` is the same message in the buffer that it was read into.
     ///
     /// # Errors
     /// The peer's fault, which closes the connection.
@@ -101,7 +101,7 @@ pub trait Dialect<N: Net>: Sized {
         let _ = (state, delivery, net, peers, out);
     }
 
-    /// The keys in force have changed: whoever may not stay is closed. There is no current connection.
+    /// The keys in force have changed: a peer that may not stay is closed. There is no current connection.
     fn keys_changed(
         state: &mut Self::State,
         delivery: &mut Delivery<N::Shared>,

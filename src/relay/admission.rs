@@ -1,6 +1,6 @@
-//! Who comes in: sign-ins and HELLOs, judged. The key is looked up before any arithmetic, so that a key that is not listed
-//! costs nothing; then comes the signature, then the role that is asked for, or replay. Owns the keys in force and the memory
-//! of HELLOs; knows no connection and no thread, and reads no clock.
+//! Checks sign-ins and HELLOs. The key is looked up before any arithmetic, so that an unlisted key costs nothing; then
+//! comes the signature, then the requested role of a sign-in or the replay check of a HELLO. Owns the keys in force and
+//! the memory of HELLOs; knows no connection and no thread, and reads no clock.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -29,13 +29,13 @@ const HELLOS_MAX: usize = 262_144;
 /// A HELLO that the crypto thread is to check and to answer.
 #[derive(Clone, Debug)]
 pub struct HelloJob {
-    /// Whose.
+    /// Its connection.
     pub peer: ConnToken,
     /// The message.
     pub frame: Vec<u8>,
     /// The DID it proves; `None` where it called us by an alias, which proves nothing.
     pub proves: Option<Text>,
-    /// Whom to answer.
+    /// The recipient of the answer.
     pub from: Text,
     /// The version to answer HELLO_ACK with; `None`: HELLO_REJECT.
     pub selected: Option<String>,
@@ -52,7 +52,7 @@ pub struct HelloJob {
 /// A HELLO that was judged, with our signed answer.
 #[derive(Debug)]
 pub struct Judged {
-    /// Who it proved to be; `None` for a HELLO to an alias.
+    /// The proved principal; `None` for a HELLO to an alias.
     pub principal: Option<Principal>,
     /// HELLO_ACK, HELLO_REJECT or ERROR.
     pub answer: Vec<u8>,
@@ -63,7 +63,7 @@ pub struct Judged {
 /// A sign-in that the crypto thread is to check.
 #[derive(Clone, Debug)]
 pub struct SignInJob {
-    /// Whose.
+    /// Its connection.
     pub peer: ConnToken,
     /// What the client sent.
     pub sign_in: Box<SignIn>,
@@ -82,7 +82,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Admits nobody until there are keys. `did` is the relay's, which sign-ins name.
+    /// Admits no key until [`set_keys`](Self::set_keys). `did` is the relay's, which sign-ins name.
     pub fn new(host_key: PrivateKey, did: String) -> Self {
         Self { host_key, did, keys: Arc::default(), hellos: Replays::default() }
     }
@@ -92,10 +92,10 @@ impl Admission {
         self.keys = keys;
     }
 
-    /// Who a HELLO proves to be. `frame` is the whole message, `proves` the DID it is from, `id` its id.
+    /// The principal that a HELLO proves. `frame` is the whole message, `proves` the DID it is from, `id` its id.
     ///
     /// # Errors
-    /// 3001 for a DID that is not listed, 1002 for a wrong signature, 1001 for one that was said before, 5004 while too
+    /// 3001 for a DID that is not listed, 1002 for a wrong signature, 1001 for a HELLO that came before, 5004 while too
     /// many are remembered.
     pub fn hello(&mut self, proves: &Text, frame: &[u8], id: &Id, now_ms: u64) -> Result<Principal, Refusal> {
         let judged = catch_unwind(AssertUnwindSafe(|| self.prove(proves, frame, id, now_ms)));
@@ -122,12 +122,12 @@ impl Admission {
         Ok(principal)
     }
 
-    /// Who a sign-in proves to be, with the relay's own proof. `server_nonce` is what it had to sign.
+    /// The principal that a sign-in proves, with the relay's own proof. `server_nonce` is what it had to sign.
     ///
     /// # Errors
     /// What the client is told.
     pub fn sign_in(&self, sign_in: &SignIn, server_nonce: &str) -> Result<SignedIn, Error> {
-        // A key or a signature that makes the arithmetic panic costs its sender the sign-in, and nobody else.
+        // A key or a signature that makes the arithmetic panic costs only its sender: this sign-in fails.
         catch_unwind(AssertUnwindSafe(|| self.judge(sign_in, server_nonce))).unwrap_or_else(|_| {
             log::error!("checking a sign-in panicked; it is refused");
             Err(Error::new(Code::Internal, "the relay failed to check this sign-in"))
@@ -174,7 +174,7 @@ impl Admission {
     }
 }
 
-/// The role of a connection: what the key has, or the lesser one that was asked for.
+/// The role of a connection: the key's, or a lesser role that the client asked for.
 fn granted(has: Role, asked: Option<&str>) -> Result<Role, Error> {
     let Some(asked) = asked else { return Ok(has) };
     let Some(asked) = Role::from_name(asked) else {

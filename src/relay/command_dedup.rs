@@ -1,5 +1,5 @@
 //! Commands that had an effect, and their answers: the same command sent again gets the same answer and is not run
-//! again. Owns who waits for which answer. Must not know what a command does.
+//! again. Owns which connection waits for which answer. Must not know what a command does.
 //!
 //! Remembered for a day and bounded: at the bound the oldest of the principal that has the most goes, so that no flood of
 //! one makes another's command run twice. An error is forgotten as soon as it is given, because nothing happened and the
@@ -45,9 +45,9 @@ impl Key {
 struct Entry {
     number: u64,
     content: u64,
-    /// Who asked first: the core answers to this connection.
+    /// The connection that sent it first: the core answers to this one.
     first: ConnToken,
-    /// Who asked last: this connection gets the answer.
+    /// The connection that sent it last: it gets the answer.
     newest: ConnToken,
     answer: Option<Answer>,
 }
@@ -120,7 +120,7 @@ impl CommandDedup {
         self.waiting.contains_key(&(peer, id.clone()))
     }
 
-    /// Takes an answer down and returns who is to get it.
+    /// Records an answer and returns the connection that gets it.
     pub(super) fn answered(&mut self, peer: ConnToken, id: &Text, answer: &Answer) -> ConnToken {
         let Some(key) = self.waiting.remove(&(peer, id.clone())) else { return peer };
         let Some(entry) = self.entries.get_mut(&key) else { return peer };
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(dedup.begin(&caller, &id, &prompt("x"), now), Seen::Answered(decided));
     }
 
-    /// What is summed up is what is there.
+    /// The sums match the entries.
     fn check(dedup: &CommandDedup) {
         dedup.check_invariants();
         dedup.shares.check_invariants();
@@ -267,7 +267,7 @@ mod tests {
             let seen = dedup.begin(&few, &format!("few{n}").into(), &prompt("x"), now);
             assert_eq!(seen, Seen::Answered(Ok(Reply::Done)), "few{n}");
         }
-        // One that comes late finds room, and gets an equal share however much it says.
+        // A principal that comes late finds room, and gets an equal share however much it sends.
         for n in 0..34_000 {
             dedup.begin(&late, &format!("late{n}").into(), &prompt("x"), now);
         }

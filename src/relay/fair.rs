@@ -31,7 +31,7 @@ impl<T> Fair<T> {
         self.pop_where(|_| true)
     }
 
-    /// The same, of the first principal whose oldest piece may be done now. The others keep their turns.
+    /// The same, of the first principal with an oldest piece that fits now. The others keep their turns.
     pub(super) fn pop_where(&mut self, fits: impl Fn(&T) -> bool) -> Option<T> {
         for _ in 0..self.turns.len() {
             let principal = self.turns.pop_front()?;

@@ -24,7 +24,7 @@ pub const FILE_BYTES_MAX: usize = 16 << 20;
 const COMMENT_CHARS_MAX: usize = 256;
 /// Said of a line that has options at the most.
 const NO_KEY: &str = "there is no key (expected: [options] type base64 [comment])";
-/// What a file says in which no key is left: one of no bytes may be one that is being written.
+/// The text of a file without any key left: a file of no bytes may be one that is being written.
 const LEFT_EMPTY: &str = "# No key may sign in; `amp-relay keys add` lets one in.\n";
 /// Why what a principal had under way is ended.
 const REVOKED: &str = "the key was revoked";
@@ -131,7 +131,7 @@ impl KeySet {
         }
     }
 
-    /// Why a principal may not do this, if so: what it did is no longer there to be carried out then.
+    /// Why a principal may not do this, if so: what it asked for is then not carried out.
     pub fn lost(&self, principal: &str, verb: Verb) -> Option<&'static str> {
         match self.principal(principal) {
             None => Some(REVOKED),
@@ -343,7 +343,7 @@ pub enum EditError {
     TooLarge,
 }
 
-/// What is no line of a key, and in no form that has a name here.
+/// The error for a text that is no line of a key and has none of the forms below.
 const NO_LINE: &str = "this is not an OpenSSH line (expected: type base64 [comment], as in FILE.pub)";
 /// Other forms of a public key: how each begins, and what tells `ssh-keygen -i` that it is one.
 const OTHER_FORMS: [(&str, &str); 3] = [
@@ -354,7 +354,7 @@ const OTHER_FORMS: [(&str, &str); 3] = [
 /// What stands before the 32 bytes of an Ed25519 key in PKCS #8 form (RFC 8410 section 4).
 const ED25519_INFO: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// The line of the one key in a text, a `.pub` file as a rule, whose comments and blank lines do not count. `file` is its
+/// The line of the one key in a text, a `.pub` file as a rule; comments and blank lines do not count. `file` is its
 /// name in a command.
 ///
 /// # Errors
@@ -385,7 +385,8 @@ pub fn key_line<'a>(text: &'a str, file: &str) -> Result<&'a str, String> {
     }
 }
 
-/// The OpenSSH line of an Ed25519 key in PKCS #8 form, given its lines behind the first: not every `ssh-keygen` reads one.
+/// The OpenSSH line of an Ed25519 key in PKCS #8 form, given its lines behind the first: not every `ssh-keygen` reads
+/// that form.
 fn ed25519_line(pem: &[&str]) -> Option<String> {
     let base64: String = pem.iter().take_while(|line| !line.starts_with('-')).copied().collect();
     let der = STANDARD.decode(base64).ok()?;
@@ -438,9 +439,9 @@ pub fn append_line(text: &str, public: &str, role: Role) -> Result<(String, Entr
     Ok((changed, entry))
 }
 
-/// The file without a key, named by fingerprint, DID or comment; every byte of the other lines stays, and the file is never
-/// empty. All lines that hold the key go, those without effect too: else a second line would come into force by the
-/// removal. A comment counts only where no key is named so: whoever wrote it may have taken another key's name.
+/// The file without a key, named by fingerprint, DID or comment; every byte of the other lines stays, and the file is
+/// never empty. All lines that hold the key go, those without effect too: else a second line would come into force by
+/// the removal. A comment counts only where no key has that name: a comment may repeat another key's name.
 ///
 /// # Errors
 /// No key, or more than one, has that name.

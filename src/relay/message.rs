@@ -48,10 +48,10 @@ pub struct Message<S> {
     pub key_encoding: KeyEncoding,
     /// The connection that an ERROR about it goes to, on whichever worker. `None`: the relay or a session says it.
     pub sender: Option<ConnToken>,
-    /// Its number among those of the sender's worker: of a repeated message it is another.
+    /// Its number among those of the sender's worker; a repeated message gets another.
     pub number: u32,
-    /// What its sender is told where it cannot be handed over, if that is known already: of one to several it is made once,
-    /// for all of them may fail.
+    /// What its sender is told where it cannot be handed over, if that is known already. For a message to several
+    /// recipients it is made once, since all of them may fail.
     pub bounce: Option<Arc<Bounce>>,
 }
 
@@ -99,9 +99,9 @@ pub struct Refused {
     pub refusal: Refusal,
     /// The id of the message, where it could be read.
     pub id: Option<Id>,
-    /// Whom to answer: the sender, by its own word.
+    /// The recipient of the answer: the sender, as it names itself.
     pub to: Text,
-    /// The thread of the message, where it had one that could be read and may be repeated.
+    /// The thread of the message, where it has one that can be read and may be repeated.
     pub thread_id: Option<Vec<u8>>,
     /// Recipients of a message to several that were not handed it, if that is why it is refused.
     pub not_handed: NotHanded,
@@ -120,7 +120,7 @@ impl NotHanded {
     /// Recipients that are named.
     const MAX: usize = 64;
 
-    /// Adds one; of a name of any length what answers repeat.
+    /// Adds a recipient. Of a name of any length, the part is kept that answers repeat.
     pub fn add(&mut self, did: &str, reason: &'static str) {
         match sender(did) {
             Some(did) if self.named.len() < Self::MAX => self.named.push((did.into(), reason)),
@@ -163,7 +163,7 @@ impl Refused {
         Some(Self::new(refusal, view.header.id, to, thread_id))
     }
 
-    /// The ERROR that the relay says, or one of its sessions: whoever `from` is.
+    /// The ERROR, as the relay or a session says it under the DID `from`.
     pub fn reply(self, from: Text, id: Id, to: ReplyTo, key_encoding: KeyEncoding) -> Reply {
         let mut body = Vec::new();
         match self.not_handed.details() {

@@ -1,5 +1,5 @@
-//! The core of the relay, sans-io: messages between agents, sessions, and who may do what with them. Speaks AMP, which is its
-//! own language, and no other wire format; touches no thread, reads no clock.
+//! The core of the relay, sans-io: messages between agents, sessions, and what each role may do with them. Speaks AMP,
+//! which is its own language, and no other wire format; touches no thread, reads no clock.
 
 pub mod admission;
 pub mod api;

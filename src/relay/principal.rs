@@ -1,4 +1,4 @@
-//! Who has proved a key.
+//! Principals: what proved keys stand for.
 
 use super::{Role, api::Text};
 

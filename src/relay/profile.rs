@@ -81,7 +81,7 @@ impl Profile {
     /// profile any folder will do.
     ///
     /// # Errors
-    /// `BAD_REQUEST` for a relative path and one that is no line of text, `FORBIDDEN` outside of the profile, `NOT_FOUND`
+    /// `BAD_REQUEST` for a path that is relative or no line of text, `FORBIDDEN` outside of the profile, `NOT_FOUND`
     /// for what is missing or no folder inside of it.
     pub fn folder(&self, asked: Option<&Path>, folders: &dyn Folders, admin: bool) -> Result<PathBuf, Error> {
         let Some(asked) = asked else {

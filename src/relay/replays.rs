@@ -13,9 +13,9 @@ pub(super) const REMEMBERED_MS: u64 = 2 * SKEW_MS_DEFAULT;
 /// How much longer at the most: what came within so long is forgotten together.
 pub(super) const BUCKET_MS: u64 = REMEMBERED_MS / 8;
 
-/// HELLOs by a hash of their DID and id, in buckets of time. The hash is keyed at random, so that nobody can look for
-/// two that collide. That one HELLO of an agent is taken for another by chance is as good as impossible (a full memory
-/// has it happen once in 10^13 HELLOs), and costs that agent one more attempt.
+/// HELLOs by a hash of their DID and id, in buckets of time. The hash is keyed at random, so that an attacker cannot
+/// look for two that collide. A collision by chance is as good as impossible (a full memory has it happen once in 10^13
+/// HELLOs), and costs the agent one more attempt.
 #[derive(Debug, Default)]
 pub(super) struct Replays {
     key: RandomState,
@@ -57,7 +57,7 @@ impl Replays {
     }
 }
 
-/// Takes the numbers for what they are: hashes, and keyed.
+/// A hasher that passes numbers through: they are keyed hashes already.
 #[derive(Clone, Copy, Debug, Default)]
 struct Hashed;
 

@@ -2,9 +2,9 @@
 //! sessions that run, commands that are remembered. Owns the rule and the counts; must not know what a place is for.
 //!
 //! The rule: the first thing of a principal is let in wherever it fits, a further one while the principal then holds no
-//! more than is left for the others. So one principal alone takes half, the next one half of the rest, and the last
-//! place is never a further one of anybody's. Where the oldest makes room instead, it is that of the principal that
-//! would hold the most.
+//! more than is left for the others. So one principal alone takes half, the next one half of the rest, and no principal
+//! gets the last place for a further thing. Where the oldest makes room instead, it is that of the principal that would
+//! hold the most.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,7 +13,7 @@ use std::{
 
 use super::api::{Code, Error, Text};
 
-/// Places, and who holds how many of them.
+/// Places, and how many of them each principal holds.
 #[derive(Clone, Debug)]
 pub(super) struct Shares {
     places: usize,
@@ -44,7 +44,7 @@ impl Shares {
         shares
     }
 
-    /// Whether nobody holds any.
+    /// Whether all are free.
     pub(super) fn is_free(&self) -> bool {
         self.taken == 0
     }
@@ -52,14 +52,14 @@ impl Shares {
     /// Whether there are so many places more for a principal.
     ///
     /// # Errors
-    /// There are not; the error says whose doing that is.
+    /// There are not; the error says whether the principal's own places are the cause.
     pub(super) fn admits(&self, principal: &str, weight: usize) -> Result<(), Full> {
         let (places, own) = (self.places, self.held(principal));
         let left = (places - self.taken.min(places)).checked_sub(weight).ok_or(Full { places, own: None })?;
         if own > 0 && own + weight > left { Err(Full { places, own: Some(own) }) } else { Ok(()) }
     }
 
-    /// A principal has so many more. Who counts what is there already need not ask first.
+    /// A principal has so many more. Places that are held already may be counted without asking first.
     pub(super) fn take(&mut self, principal: &Text, weight: usize) {
         self.taken += weight;
         self.set(principal, self.held(principal) + weight);
@@ -99,8 +99,8 @@ impl Shares {
         self.taken + weight > self.places
     }
 
-    /// Who would hold the most if this principal had so many more: something of it makes room. `None` where nothing is
-    /// held.
+    /// The principal that would hold the most if this one had so many more: something of it makes room. `None` where
+    /// nothing is held.
     pub(super) fn largest_with(&self, principal: &Text, weight: usize) -> Option<Text> {
         let (most, largest) = self.by_size.last()?;
         let own = self.held(principal);

@@ -30,13 +30,13 @@ pub struct Signer<K> {
 }
 
 impl<K: SessionKeys> Signer<K> {
-    /// Signs as the relay, whose DID and key these are, and as its sessions.
+    /// Signs as the relay, with this DID and key, and as its sessions.
     pub fn new(did: Text, key: SigningKey, sessions: K) -> Self {
         Self { did, key, sessions }
     }
 
-    /// The answer to a HELLO that proved this, or to one that was refused. `id` is the answer's. `None`: it cannot be
-    /// written, and the connection runs into its timeout, which lasts until a key is proved.
+    /// The answer to a HELLO that was proved or refused. `id` is the answer's. `None`: it cannot be written, and the
+    /// connection runs into its timeout, which lasts until a key is proved.
     pub fn hello(&self, job: &HelloJob, proved: Result<Option<Principal>, Refusal>, id: amp::Id) -> Option<Judged> {
         let mut body = Vec::new();
         let (typ, principal, close) = match (proved, &job.selected) {
@@ -68,12 +68,13 @@ impl<K: SessionKeys> Signer<K> {
         Some(Judged { principal, answer, close })
     }
 
-    /// Signs a message as its sender. One that is too large becomes an ERROR that says so. `None`: it cannot be written.
+    /// Signs a message as its sender. A message that is too large becomes an ERROR that says so. `None`: it cannot be
+    /// written.
     pub fn sign(&self, reply: &Reply) -> Option<Vec<u8>> {
         let key = if reply.from == self.did { self.key.clone() } else { self.sessions.key(&reply.from)? };
         let (mut scratch, mut frame) = (Vec::new(), Vec::new());
         match reply.write(&key, &mut scratch, &mut frame) {
-            // Nobody has to take more, and a client that does not ends the connection for it.
+            // No client has to take more, and one that does not take it ends the connection.
             Ok(()) if frame.len() > MESSAGE_MAX => {
                 let mut body = Vec::new();
                 Refusal::new(amp::Code::RELAY_REJECTED, &TOO_LARGE).write_body(&mut body);

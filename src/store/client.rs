@@ -10,7 +10,7 @@ use super::{At, Done, Failed, LogId, Op, OpId, Outcome, Range, Read};
 /// What may be under way at one time.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes that reads may bring. One that begins below the bound is taken whole.
+    /// Bytes that reads may bring. A read that begins below the bound is taken whole.
     pub read_bytes: usize,
     /// Bytes of records that are not safe yet, above which the shell takes nothing in that makes more of them.
     pub append_bytes: usize,
@@ -27,7 +27,7 @@ impl Default for Bounds {
 #[error("too much is being read from the store")]
 pub struct Full;
 
-/// What a completion means to the one who uses the log.
+/// What a completion means to the user of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// Everything below `next` is safe.
@@ -47,7 +47,7 @@ enum Open {
     Remove,
 }
 
-/// One who uses the store. See the module of the store.
+/// A user of the store. See the module of the store.
 ///
 /// When it is full, a read is refused and may be submitted again after a completion. An append is never refused, for it
 /// is a fact already: [`Client::is_clogged`] tells the shell to leave unread what leads to more of them.
@@ -130,7 +130,7 @@ impl Client {
         self.queue.pop_front()
     }
 
-    /// Takes a completion. `None`: nobody waits for it, or nothing of that name is under way.
+    /// Takes a completion. `None`: it has no receiver, or nothing of that name is under way.
     pub fn handle(&mut self, done: Done) -> Option<(LogId, News)> {
         let Done { op, log, result } = done;
         let open = self.open.remove(&op)?;
@@ -154,7 +154,7 @@ impl Client {
         self.read_bytes < self.bounds.read_bytes
     }
 
-    /// Whether so much waits to become safe that nothing should be taken in which makes more of it.
+    /// Whether so much waits to become safe that no input should be taken that makes more of it.
     pub fn is_clogged(&self) -> bool {
         self.append_bytes >= self.bounds.append_bytes
     }

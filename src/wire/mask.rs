@@ -8,7 +8,7 @@ const LANES: usize = 32;
 /// Bytes that are moved at once: as many as fit into registers.
 const BLOCK: usize = 128;
 
-/// Masks or unmasks `bytes`, whose first byte is the first byte of the payload.
+/// Masks or unmasks `bytes`, which begin with the payload's first byte.
 #[inline]
 pub fn apply(key: [u8; 4], bytes: &mut [u8]) {
     let word = u64::from(u32::from_ne_bytes(key));

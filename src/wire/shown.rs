@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// The hash of an input, in lower-case hexadecimal digits. What has no canonical form has no hash: nobody can name it, so
-/// nobody can allow it. No [`Value`](serde_json::Value) is known to be of that sort.
+/// The hash of an input, in lower-case hexadecimal digits. What has no canonical form has no hash, so that no answer
+/// can name and allow it. No [`Value`](serde_json::Value) is known to be of that sort.
 ///
 /// ```
 /// let drawn = serde_json::json!({"command": "ls"});

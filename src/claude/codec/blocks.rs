@@ -32,7 +32,7 @@ struct Message {
     next: u32,
 }
 
-/// Messages whose blocks are still to come whole.
+/// Messages with blocks that are still to come whole.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     messages: VecDeque<Message>,

@@ -124,8 +124,8 @@ fn parts(content: &[ContentPart]) -> Content<'_> {
     }
 }
 
-/// A value whose text came from outside may be spread over several lines; between its tokens that means nothing, in
-/// this protocol it would end the line.
+/// A value from outside may be spread over several lines. White space between its tokens means nothing, but a line feed
+/// would end the line in this protocol.
 fn on_one_line<S: Serializer>(json: &&Json, serializer: S) -> Result<S::Ok, S::Error> {
     let text = json.as_str();
     if !text.bytes().any(|byte| byte.is_ascii_whitespace()) {

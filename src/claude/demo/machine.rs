@@ -330,7 +330,7 @@ impl Machine {
         self.say_state("running");
     }
 
-    /// Stdin has ended: what is queued is finished first, and nobody can answer any more.
+    /// Stdin has ended: what is queued is finished first, and no request can be answered any more.
     pub(super) fn eof(&mut self, now_ms: u64) {
         self.eof = true;
         if let Some(turn) = self.turn.as_mut().filter(|turn| turn.waiting.is_some()) {

@@ -36,7 +36,7 @@ enum Input {
     Signal(i32),
 }
 
-/// Said to a person who calls it, for whom it is not.
+/// Said to a person who runs it by hand: it is for programs.
 const FOR_PROGRAMS: &str = "\
 demo-agent is what amp-relay runs in the place of Claude Code, whose flags and lines of JSON it takes.
 `amp-relay up --demo` shows it on a terminal.";

@@ -25,7 +25,7 @@ impl Demo {
         Self::with(&[], |_| {})
     }
 
-    /// The process after one that left these records.
+    /// The process that follows one with these records.
     fn resumed(records: &[Value], rerun: bool) -> Self {
         Self::with(records, |options| (options.resume, options.rerun) = (true, rerun))
     }

@@ -72,13 +72,13 @@ pub struct WorkerFacts {
     pub amp_out: u64,
     /// Agents that proved their DID and are here now, by connection.
     pub agents: u64,
-    /// AMP messages whose signature is being checked now.
+    /// AMP messages with a signature that is being checked now.
     pub amp_checking: u64,
-    /// Messages to several recipients whose sender is told soon which failed.
+    /// Messages to several recipients with failures that the sender is told of soon.
     pub amp_gathering: u64,
-    /// Agents whose connection takes too long, so that what some senders have for it is refused.
+    /// Agents that take too long, so that what some senders have for them is refused.
     pub amp_stuck: u64,
-    /// AMP messages whose signature was wrong.
+    /// AMP messages with a wrong signature.
     pub amp_wrong_signatures: u64,
     /// Messages to the supervisor that found its inbox full.
     pub inbox_full: u64,
@@ -103,8 +103,8 @@ pub struct Facts {
     pub unreadable_lines: u64,
 }
 
-/// The answer to a request, if this dialect serves its path. A HEAD is answered like a GET: the body is left out by
-/// whoever writes the answer, and its length is that of the GET.
+/// The answer to a request, if this dialect serves its path. A HEAD is answered like a GET: the writer of the answer
+/// leaves out the body, and its length is that of the GET.
 pub fn respond(head: &Head<'_>, facts: impl FnOnce() -> Facts) -> Option<Response> {
     if !matches!(head.path, "/healthz" | "/readyz" | "/metrics" | "/stats") {
         return None;

@@ -1,5 +1,5 @@
-//! One connection of the session dialect, sans-io: challenge, sign-in, then commands. Owns the nonce and who signed
-//! in; it must not verify a signature (that is the crypto thread's) nor answer a command of the core.
+//! One connection of the session dialect, sans-io: challenge, sign-in, then commands. Owns the nonce and the signed-in
+//! caller; it must not verify a signature (that is the crypto thread's) nor answer a command of the core.
 
 use crate::{
     base::{CloseCode, ConnToken, Now, text::quoted},
@@ -13,10 +13,10 @@ use crate::{
 
 use super::{Incoming, SIGN_IN_BYTES_MAX, SIGN_IN_MS, TICK_MS, VERSION, decode::readable_id};
 
-/// What the relay says of itself to everybody.
+/// What the relay tells every device about itself.
 #[derive(Clone, Debug)]
 pub struct Greeting {
-    /// Who it is.
+    /// Its identity.
     pub relay: RelayInfo,
     /// Limits that `welcome` names.
     pub limits: Limits,
@@ -29,7 +29,7 @@ pub struct Greeting {
 pub enum Act {
     /// Send a text message.
     Send(String),
-    /// Send this `welcome`: somebody has signed in.
+    /// Send this `welcome`: the device has signed in.
     Welcome(String),
     /// Have this checked; the answer comes back by [`Connection::signed_in`] or [`Connection::refused`].
     Verify(SignInJob),
@@ -105,7 +105,7 @@ impl Connection {
         (Self { peer, origin, nonce, phase: Phase::Challenged, deadline }, challenge)
     }
 
-    /// Who signed in, once somebody has.
+    /// The signed-in caller; `None` before sign-in.
     pub fn caller(&self) -> Option<&Caller> {
         match &self.phase {
             Phase::Open(caller) => Some(caller),
@@ -252,8 +252,8 @@ impl Connection {
         self.phase = Phase::Closing;
     }
 
-    /// The principal's role is now this one; the connection has no more than it signed in with. Without any right to
-    /// sessions it ends: it may watch some.
+    /// The principal's role is now this one; the connection has no more than it signed in with. A connection without
+    /// any right to sessions ends, since it may watch some.
     pub fn limit_role(&mut self, role: Role, acts: &mut Vec<Act>) {
         let sees = |caller: &Caller| caller.role.allows(Role::Watch);
         if !role.allows(Role::Watch) && self.caller().is_some_and(sees) {
@@ -367,7 +367,7 @@ mod tests {
         let mut acts = Vec::new();
         connection.limit_role(Role::Watch, &mut acts);
         assert!(acts.is_empty() && connection.caller().is_some_and(|caller| caller.role == Role::Watch));
-        // A role that is given back, and one that is more than was signed in with.
+        // A role that is given back, up to the role at sign-in.
         connection.limit_role(Role::Admin, &mut acts);
         assert!(acts.is_empty() && connection.caller().is_some_and(|caller| caller.role == Role::Drive));
         connection.limit_role(Role::Agent, &mut acts);

@@ -57,7 +57,7 @@ pub enum Incoming {
 /// A refusal, with the id of the command where it could be read.
 pub(super) type Refusal = (Option<Text>, Error);
 
-/// Reads one message. What a command names is read once `may` has let its sender, who needs the role that it is asked for.
+/// Reads one message. What a command names is read only once `may` has admitted the role that the command needs.
 ///
 /// # Errors
 /// `BAD_JSON`, `BAD_REQUEST` or `UNKNOWN_TYPE`, or what `may` says, with the command's id where it has a valid one.
@@ -84,8 +84,8 @@ fn bad(message: impl Into<Arc<str>>) -> Error {
     Error::new(Code::BadRequest, message)
 }
 
-/// The command's id in a text that is no JSON, or none that can be read, as far as it can be, or that is otherwise of no
-/// interest: the answer names it then.
+/// The command's id, as far as it can be read, in a text that is no JSON, or of which nothing else is of interest: the
+/// answer names it then.
 pub(super) fn readable_id(text: &str) -> Option<Text> {
     struct Id<'a>(&'a mut Option<Text>);
     impl<'de> Visitor<'de> for Id<'_> {
@@ -287,7 +287,7 @@ impl Fields<'_> {
         if self.get("remember").is_some() {
             return Err(bad("`remember` is not served by this relay"));
         }
-        // Nobody would be told it.
+        // The model would not be told it.
         if decision == Decision::Allow && self.get("message").is_some() {
             return Err(bad(TOLD_BY_A_DENIAL));
         }
@@ -310,7 +310,7 @@ mod tests {
     use super::{super::bounds::ERROR_BYTES_MAX, *};
     use crate::base::text;
 
-    /// Whoever asks may.
+    /// Every role is let in.
     fn any(_: Role) -> Result<(), Error> {
         Ok(())
     }

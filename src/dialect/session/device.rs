@@ -64,7 +64,7 @@ pub struct Devices {
 
 /// Connections among which are devices.
 pub trait DeviceNet: Net {
-    /// The state of a device's connection. `None` for the current one, whose state the caller holds.
+    /// The state of a device's connection. `None` for the current one: the caller holds its state.
     fn device(&mut self, token: ConnToken) -> Option<&mut Device>;
     /// Sends a copy of a text message.
     fn send_text(&mut self, token: ConnToken, text: &str) -> Sent;
@@ -74,7 +74,7 @@ pub trait DeviceNet: Net {
     fn is_unproved(&self, token: ConnToken) -> bool;
     /// Bytes that wait to be written to a connection.
     fn queued(&self, token: ConnToken) -> usize;
-    /// Bytes that nobody can guess, for the nonce of a challenge; `None` where the system gives none.
+    /// Unpredictable bytes for the nonce of a challenge; `None` where the system gives none.
     fn nonce() -> Option<[u8; Nonce::BYTES]>;
 }
 
@@ -155,7 +155,7 @@ impl<N: DeviceNet> Dialect<N> for Box<Device> {
         devices.leaves(&mut self, token, delivery);
     }
 
-    /// Framed once, shared by all who get it.
+    /// Framed once, shared by all receivers.
     fn out(devices: &mut Devices, delivery: &mut Delivery<N::Shared>, net: &mut N, peers: &[ConnToken], out: &Out) {
         let text = match out {
             Out::Answer { re, result, .. } => match result {
@@ -293,7 +293,7 @@ impl Devices {
         }
     }
 
-    /// What an act means for what is known of the device.
+    /// Notes what an act changes of the device's state.
     fn note<S: Shared>(&self, device: &mut Device, peer: ConnToken, act: &Act, delivery: &mut Delivery<S>) {
         match act {
             Act::Welcome(_) => {
@@ -302,7 +302,7 @@ impl Devices {
             }
             Act::Submit(..) => device.known = true,
             Act::Close(..) if !device.welcomed => self.counters.sign_in_failures.add(1),
-            // Its reader may take its time with the close. Nobody is to see it among the devices meanwhile.
+            // The peer may take its time with the close. Meanwhile it must not be among the devices.
             Act::Close(..) => self.leaves(device, peer, delivery),
             _ => {}
         }
@@ -347,7 +347,7 @@ impl Devices {
                     let text = overloaded(&id, "the relay is overloaded; the command was not run");
                     self.send(peer, &text, net);
                 } else if delivery.lanes.owe(peer) {
-                    // What one connection asks for waits with it, and not in the way of the others.
+                    // The command of one connection waits with it, and not in the way of the others.
                     net.pause(peer);
                 }
             }
@@ -362,8 +362,8 @@ impl Devices {
                 continue;
             }
             self.counters.messages_out.add(1);
-            // What the kernel has not refused is gone by the end of the turn, however much it is. That little goes to a new
-            // device is our doing, and no reason to skip live text.
+            // What the kernel has not refused is gone by the end of the turn, however much it is. A new device gets
+            // little at a time by our own limit, which is no reason to skip live text.
             let is_stuck = sent == Sent::High
                 && net.is_blocked(peer)
                 && (net.queued(peer) > UNPROVED_QUEUE || !net.is_unproved(peer));

@@ -105,7 +105,7 @@ pub fn tick(now: u64) -> String {
     text(&Wire { r#type: "tick", now })
 }
 
-/// The reply to `keys` with `op` `reload`; `file` is the one that was read.
+/// The reply to `keys` with `op` `reload`; `file` is the keys file that was read.
 pub fn keys_reply(re: &str, file: &str, entries: usize, refused: usize) -> String {
     #[derive(Serialize)]
     struct Wire<'a> {
@@ -210,7 +210,7 @@ pub fn presence(session: &str, devices: &[DeviceInfo]) -> String {
     text(&Wire { r#type: "presence", session, devices: devices.iter().map(WireDevice::from).collect() })
 }
 
-/// `session`: a summary changed, for those who follow the list.
+/// `session`: a summary changed, for the followers of the list.
 pub fn summary_changed(summary: &Summary) -> String {
     #[derive(Serialize)]
     struct Wire<'a> {

@@ -93,7 +93,7 @@ pub struct QueuedPrompt {
     pub prompt: Text,
     /// What it says.
     pub text: Text,
-    /// Who said it.
+    /// Its sender.
     pub by: Option<By>,
     /// How far it has come.
     pub state: PromptState,
@@ -136,7 +136,7 @@ pub struct Snapshot {
     pub queue: Vec<QueuedPrompt>,
     /// Requests that wait.
     pub permissions: Vec<OpenPermission>,
-    /// Who watches.
+    /// The devices that watch.
     pub devices: Vec<DeviceInfo>,
     /// A text to show first.
     pub notice: Option<Text>,
@@ -258,7 +258,7 @@ impl Code {
 pub enum Details {
     /// With `ALREADY_DECIDED`.
     Decided {
-        /// Who; `None` when no person did.
+        /// The device and its key; `None` when no person did.
         by: Option<By>,
         /// What; `None` when it was closed undecided.
         decision: Option<Decision>,

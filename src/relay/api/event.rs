@@ -79,7 +79,7 @@ pub enum How {
     Person,
     /// A remembered rule decided.
     Rule,
-    /// Nobody answered in time.
+    /// No answer came in time.
     Timeout,
 }
 
@@ -110,13 +110,13 @@ pub enum Outcome {
 /// One fact about a session, with its position: session-protocol section 4.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Whose fact it is.
+    /// The session.
     pub session: Text,
     /// Where it stands in the log.
     pub position: Position,
     /// When, in Unix milliseconds.
     pub at: u64,
-    /// Who caused it, where a person did.
+    /// The device and key that caused it, where a person did.
     pub by: Option<By>,
     /// The fact.
     pub kind: Kind,
@@ -182,7 +182,7 @@ pub enum Kind {
     },
     /// A person must decide.
     Permission(OpenPermission),
-    /// Somebody decided.
+    /// A request was decided.
     Decision {
         /// The request.
         request: Text,

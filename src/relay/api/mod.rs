@@ -18,12 +18,13 @@ pub use command::{Command, Decision, Past, Request, Verb, When};
 pub use event::{Closed, Event, How, Input, Kind, Level, OpenPermission, Outcome, PromptState, Ran, State};
 pub use out::{End, ExitInfo, Launch, Out};
 
-/// Longest title of a session, in bytes: one that a device gives is refused, one that a folder's name makes is cut.
+/// Longest title of a session, in bytes: a longer one from a device is refused, a longer one from a folder's name is
+/// cut.
 pub const TITLE_BYTES_MAX: usize = 256;
 /// Longest reason of a denial, in bytes. Dialects refuse a longer one.
 pub const REASON_BYTES_MAX: usize = 16 << 10;
 
-/// Longest input of a permission request, in bytes: one that is longer is denied by the relay.
+/// Longest input of a permission request, in bytes: the relay denies a request with a longer one.
 pub const INPUT_BYTES_MAX: usize = 8 << 20;
 
 /// Shared text: ids, names, texts of events.
@@ -32,7 +33,7 @@ pub type Text = Arc<str>;
 /// Answers an allowance that comes with a `message`, in whichever dialect.
 pub const TOLD_BY_A_DENIAL: &str = "`message` goes with a denial: an allowance tells the model nothing";
 
-/// Who is behind a connection, as sign-in established it.
+/// The principal and the device behind a connection, as sign-in established them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caller {
     /// Its connection.
@@ -57,7 +58,7 @@ pub struct Caller {
 
 #[cfg(test)]
 impl Caller {
-    /// Who tests have behind a connection of the first worker.
+    /// A caller for tests, on a connection of the first worker.
     pub(crate) fn sample(principal: &str, slot: u32, role: Role) -> Self {
         let name: Text = format!("device{slot}").into();
         Self {
@@ -104,7 +105,7 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// Who did something: a key. The device's name is what it gave itself, and proves nothing.
+/// The key behind an act. The device's name is what the device gave itself, and proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct By {
     /// The device's name for people.

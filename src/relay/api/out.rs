@@ -20,8 +20,8 @@ pub struct Launch {
     pub conversation: Text,
     /// How the process begins.
     pub start: claude::Start,
-    /// Run the turn again that the last process did not finish (`CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1`). Not to be
-    /// set without: a turn that nobody waits for any more would run, and cost, for nothing.
+    /// Run the turn again that the last process did not finish (`CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1`). It is set
+    /// only then: an abandoned turn would run, and cost, for nothing.
     pub rerun: bool,
     /// The model, if one was asked for.
     pub model: Option<Text>,
@@ -66,23 +66,23 @@ pub enum End {
 pub enum Out {
     /// Answer a command.
     Answer {
-        /// Whose.
+        /// The receiver.
         peer: ConnToken,
         /// The command's id.
         re: Text,
         /// The answer.
         result: Result<Reply, Error>,
     },
-    /// A committed event, to everybody who stands right before it.
+    /// A committed event, to the watchers for which it is the next one.
     Event {
-        /// To whom.
+        /// The receivers.
         peers: Vec<ConnToken>,
         /// The event.
         event: Arc<Event>,
     },
     /// Live text; may be skipped.
     Delta {
-        /// To whom.
+        /// The receivers.
         peers: Vec<ConnToken>,
         /// Of which session.
         session: Text,
@@ -97,32 +97,32 @@ pub enum Out {
         /// The next piece.
         text: Text,
     },
-    /// Who watches has changed; live.
+    /// The list of watching devices has changed; live.
     Presence {
-        /// To whom.
+        /// The receivers.
         peers: Vec<ConnToken>,
         /// Of which session.
         session: Text,
-        /// Everybody who watches now.
+        /// The devices that watch now.
         devices: Vec<DeviceInfo>,
     },
-    /// A session changed, for those who follow the list; live.
+    /// A session changed, for the followers of the list; live.
     Changed {
-        /// To whom.
+        /// The receivers.
         peers: Vec<ConnToken>,
         /// The session now.
         summary: Summary,
     },
     /// The events that `attach` asked for have all been sent.
     CaughtUp {
-        /// To whom.
+        /// The receiver.
         peer: ConnToken,
         /// Of which session.
         session: Text,
     },
     /// The log cannot be continued from where this peer stood.
     Reset {
-        /// Who.
+        /// The receiver.
         peer: ConnToken,
         /// Of which session.
         session: Text,

@@ -32,7 +32,7 @@ pub enum AnswerError {
     /// Nothing was said.
     #[error("say a number, or the answer itself")]
     Empty,
-    /// `y` says which of several answers is meant no more than `n` does.
+    /// `y` or `n`, which name none of several answers.
     #[error("this is a question: say a number, or the answer itself")]
     YesOrNo,
     /// A number that is none of a choice.
@@ -90,8 +90,8 @@ impl Question {
         self.options.iter().find(|choice| choice.label.eq_ignore_ascii_case(typed.trim()))
     }
 
-    /// The answer that a typed text means: a number for a choice, several where several may be chosen, or the text. What
-    /// would mean something else is the text where it stands in quotes; other quotes are part of it.
+    /// The answer that a typed text means: a number for a choice, several where several may be chosen, or the text.
+    /// Quotes around a text that would mean something else make it the text; other quotes are part of it.
     ///
     /// # Errors
     /// See [`AnswerError`].
@@ -125,7 +125,7 @@ impl Question {
                 (Ok(label), Some(other)) if other.label != label => {
                     Err(AnswerError::TwoMeanings(*number, label.to_owned()))
                 }
-                // No choice has that number, and one is called so.
+                // No choice has that number, but one has it as its label.
                 (Err(_), Some(other)) => Ok(other.label.as_str()),
                 (label, _) => label,
             }
@@ -179,7 +179,7 @@ pub fn answers(questions: &[Question], typed: &[String]) -> Result<Map<String, V
 }
 
 /// Whether these are answers to the questions of this input: each has one, which is a text, and there are no others. An
-/// input whose questions have no text to name them by takes any.
+/// input without a list of questions, or with a question without a text, takes any.
 ///
 /// # Errors
 /// What is wrong, for people.

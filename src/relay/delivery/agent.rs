@@ -63,7 +63,7 @@ pub enum Ingress {
     Message,
     /// Refused.
     Refused(Refused),
-    /// Refused, and there is nobody to send the answer to: end the connection, which says so.
+    /// Refused, and the answer has no recipient: end the connection with this reason.
     Unanswerable(CloseCode, &'static str),
     /// Nothing is to be done.
     Ignored,
@@ -78,10 +78,10 @@ enum Phase {
     Closing,
 }
 
-/// Whose connection it is. One field, since a peer that is known has no time limit: every idle connection pays for it.
+/// The key of the peer. One field, since a peer with a proved key has no time limit: every idle connection pays for it.
 #[derive(Debug)]
 enum AuthState {
-    /// Not proved, whatever was said; when it must be, on the monotonic clock.
+    /// No key is proved, whatever was said; the deadline for that, on the monotonic clock.
     Unknown { deadline: u64 },
     /// The key it proved.
     Known(Principal),
@@ -190,8 +190,8 @@ impl Agent {
         matches!(self.phase, Phase::Closing | Phase::Proving)
     }
 
-    /// A binary message came, and this is what was read of it ([`parse`](crate::wire::amp::parse)). The view is not
-    /// passed on but looked at where it lies: it is large, and every message has one.
+    /// Judges a binary message by what was read of it ([`parse`](crate::wire::amp::parse)). The view is borrowed, since
+    /// it is large and every message has one.
     pub fn binary(&mut self, parsed: &Result<Frame<'_>, Malformed<'_>>, greeting: &Greeting, now: Now) -> Ingress {
         if self.ignores_input() {
             return Ingress::Ignored;
@@ -215,7 +215,7 @@ impl Agent {
             Ok(()) => Ingress::Message,
             Err(_) if !view.header.typ.allows_error_reply() => Ingress::Ignored,
             Err(refusal) => {
-                // Who has proved nothing has nothing to say here, whatever is wrong with it.
+                // Any refused message of a peer without a proved key counts, whatever is wrong with it.
                 let counts = refusal.code == Code::UNAUTHORIZED || self.principal().is_none();
                 let close = (counts && self.strike()).then(|| self.end("not your DID"));
                 self.refused(view, refusal, close)
@@ -236,8 +236,8 @@ impl Agent {
         }
     }
 
-    /// The answer to a frame that is no message. A stranger who gives no name gets none, for an answer has to be to
-    /// somebody: its connection ends with the reason.
+    /// The answer to a frame that is no message. An answer needs a recipient: without a proved DID and a readable
+    /// sender the connection ends with the reason.
     fn unreadable(&mut self, id: Option<Id>, from: Option<&str>, reason: &'static str) -> Ingress {
         let Some(to) = self.did().or_else(|| from.and_then(message::sender).map(Text::from)) else {
             return self.unanswerable(reason);
@@ -298,13 +298,13 @@ impl Agent {
         self.principal().map(|principal| principal.did.clone())
     }
 
-    /// Counts a message that nobody who keeps to the protocol sends. True: it was the last one that is borne.
+    /// Counts a message that no conforming peer sends. True: it was the last one that is tolerated.
     fn strike(&mut self) -> bool {
         self.strikes += 1;
         self.strikes >= STRIKES_MAX
     }
 
-    /// An answer costs us a signature: who has proved nothing gets a few.
+    /// An answer costs a signature, so a peer without a proved key gets only a few.
     fn strike_of_a_stranger(&mut self) -> Option<(CloseCode, &'static str)> {
         (self.principal().is_none() && self.strike()).then(|| self.end("not AMP"))
     }
@@ -314,8 +314,8 @@ impl Agent {
         (CloseCode::POLICY, reason)
     }
 
-    /// The HELLO was admitted, and the DID it proves, if any, is in the directory: messages are heard from now on. One to an
-    /// alias proves nothing, and the deadline stays.
+    /// The HELLO was admitted, and the DID it proves, if any, is in the directory: messages are read from now on. A
+    /// HELLO to an alias proves nothing, and the deadline stays.
     pub fn admitted(&mut self, principal: Option<Principal>) {
         if self.phase == Phase::Proving {
             self.phase = Phase::Open;
@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn an_answer_before_hello_goes_to_who_the_frame_says_it_is_from_or_the_connection_ends() {
         let new = || Agent::new(ConnToken::new(0, 1, 2), false, NOW);
-        // (what is no message; who is answered)
+        // (a frame that is no message; the recipient of the answer)
         let long = format!("did:web:{}", "a".repeat(message::SENDER_BYTES_MAX));
         let with = |from: &str| {
             let mut frame = b"\xa2\x64from".to_vec();
@@ -452,7 +452,7 @@ mod tests {
             b"\xa2\x6aagent_info\xa2\x64name\x61a\x64name\x61b\x68versions\x81\x631.0",
         ] {
             let mut connection = Agent::new(ConnToken::new(0, 1, 2), false, NOW);
-            // Nobody can sign it: it takes the place of a text of as many bytes.
+            // Such a body cannot be signed, so it replaces a text of as many bytes.
             let mut stand_in = vec![0x78, u8::try_from(body.len() - 2).expect("a short text")];
             stand_in.resize(body.len(), b'x');
             let mut frame = message(Type::HELLO, "did:key:zRelay", &agent().1, &stand_in);

@@ -15,8 +15,8 @@ use crate::{base::ConnToken, relay::message::Shared};
 /// kernel's buffers, and of those of a library that reads ahead. Python's `websockets` reads nothing while its program takes
 /// twelve messages.
 const IDLE_MS: u64 = 30_000;
-/// How long a receiver may block one sender where it trickles, and what it takes in that time where it does not: 15 KB a
-/// second. What waits for it when it blocks a sender may be minutes for one that takes 20 KB.
+/// How long a trickling receiver may block one sender, and the bytes in that time from which on a receiver does not
+/// trickle: 15 KB a second. A receiver that takes 20 KB a second may need minutes for what waits when the block begins.
 const HOLD_MS: u64 = 60_000;
 const HOLD_BYTES: u64 = 900_000;
 
@@ -42,7 +42,7 @@ impl SenderNews {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     sender: ConnToken,
-    /// When the pair parts, unless the receiver has taken enough since it had taken so much.
+    /// When the pair parts, unless the receiver has taken [`HOLD_BYTES`] more than `taken` by then.
     until_ms: u64,
     taken: u64,
 }
@@ -52,8 +52,8 @@ impl Held {
         Self { sender, until_ms: now_ms + HOLD_MS, taken }
     }
 
-    /// Whether the pair parts now, since the receiver, which has taken so much by now, trickles. One that does not may hold
-    /// the sender for as long again.
+    /// Whether the pair parts now, because the receiver, which has taken so much by now, trickles. A receiver that does
+    /// not trickle may hold the sender for as long again.
     fn parts(&mut self, taken: u64, now_ms: u64) -> bool {
         let is_over = self.until_ms <= now_ms;
         if is_over && taken.saturating_sub(self.taken) >= HOLD_BYTES {
@@ -69,7 +69,7 @@ impl Held {
 struct Blocking {
     /// Of any worker.
     senders: Vec<Held>,
-    /// What it had taken when that was looked at last. What waits for it tells nothing: others write to it too.
+    /// What it had taken at the last look. The length of its queue tells nothing: other senders write to it too.
     taken: u64,
     /// When it must have taken more.
     look_ms: u64,
@@ -109,8 +109,8 @@ impl Backpressure {
         blocking.next_ms()
     }
 
-    /// A look at a receiver, which has taken so much by now: senders that it has blocked for long enough part from it. Gives
-    /// when to look again.
+    /// Looks at a receiver, which has taken so much by now: senders that it has blocked for long enough part from it.
+    /// Gives when to look again.
     fn part(&mut self, receiver: ConnToken, taken: u64, now_ms: u64) -> Option<u64> {
         let blocking = self.by_receiver.get_mut(&receiver)?;
         let mut is_idle = false;
@@ -130,7 +130,7 @@ impl Backpressure {
         next_ms
     }
 
-    /// A receiver blocks nobody any more: its queue has drained, or it is gone.
+    /// A receiver blocks no sender any more: its queue has drained, or it is gone.
     pub(super) fn release(&mut self, receiver: ConnToken) {
         self.parted.remove(&receiver);
         let senders = self.by_receiver.remove(&receiver).map(|blocking| blocking.senders);
@@ -199,7 +199,8 @@ impl Backpressure {
 }
 
 impl<S: Shared> Delivery<S> {
-    /// Blocks the sender of a message whose receiver's queue is above its mark, if the kernel takes nothing of that queue.
+    /// Blocks the sender of a message to a receiver above its mark, if the kernel takes nothing of the receiver's
+    /// queue.
     pub(super) fn block<N: Net<Shared = S>>(&mut self, receiver: ConnToken, sender: Option<ConnToken>, net: &mut N) {
         let Some(sender) = sender.filter(|_| net.is_blocked(receiver)) else { return };
         let (taken, now_ms) = (net.taken(receiver), net.now().mono_ms);

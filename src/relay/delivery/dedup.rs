@@ -1,10 +1,10 @@
-//! Marks of the last messages of a worker: who was handed one already, and whose sender was told already. Numbers instead
-//! of sets, so that the next message costs nothing.
+//! Marks of the last messages of a worker: the connections that were handed one already, and the senders that were told
+//! already. Numbers instead of sets, so that the next message costs nothing.
 
 use crate::base::ConnToken;
 
-/// Messages whose senders were told that a recipient was not handed them: that is said once for a message, however many
-/// recipients it has and on whichever workers. A bit for each of the last messages, made when the first fails.
+/// Messages with a failure that the sender was told of. The sender is told once for a message, however many recipients
+/// it has and on whichever workers. A bit for each of the last messages, made when the first fails.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     number: u32,
@@ -50,7 +50,7 @@ pub(super) struct Dedup {
 }
 
 impl Dedup {
-    /// Nobody is marked for the next message.
+    /// No connection is marked for the next message.
     pub(super) fn next(&mut self) {
         self.message += 1;
     }

@@ -1,6 +1,6 @@
-//! Messages that were not handed to a recipient, until their senders are told: once for a message. One to several
-//! recipients is told of a little later, since each worker that is home of a recipient says for itself what became of it;
-//! what is known later still comes in an ERROR of its own.
+//! Messages that were not handed to a recipient, until their senders are told: once for a message. For a message to
+//! several recipients that is a little later, since each worker that is home of a recipient reports for itself. A
+//! failure that is known later still comes in an ERROR of its own.
 
 use super::{Delivery, Net};
 use crate::{
@@ -14,10 +14,10 @@ use crate::{
 
 /// How long the failures of a message to several recipients are gathered.
 const GATHER_MS: u64 = 50;
-/// Messages of one connection whose failures are gathered; one more has the first of them told at once.
+/// Messages of one connection with failures that are gathered; one more has the first of them told at once.
 const GATHERED_MAX: usize = 8;
 
-/// A message to several recipients some of whom were not handed it.
+/// A message to several recipients that was not handed to some of them.
 #[derive(Debug)]
 struct Failed {
     number: u32,
@@ -39,7 +39,7 @@ impl Failures {
         self.0.len() as u64
     }
 
-    /// A connection is gone: there is nobody to tell.
+    /// A connection is gone: its failures are told no more.
     pub(super) fn gone(&mut self, token: ConnToken) {
         self.0.retain(|failed| failed.sender != token);
     }
@@ -71,7 +71,7 @@ impl<S: Shared> Delivery<S> {
         let reason = undelivered(why);
         if let Some(failed) = self.failures.0.iter_mut().find(|failed| failed.number == number) {
             failed.refused.not_handed.add(did, reason.reason);
-            // That somebody is there and cannot take it says more than that somebody is not.
+            // Any other reason says more than that a recipient is absent.
             if failed.why == Why::Absent {
                 failed.why = why;
             }
@@ -101,7 +101,7 @@ impl<S: Shared> Delivery<S> {
         self.counters.gathering.set(self.failures.len());
     }
 
-    /// Tells what has been gathered for long enough, whosever timeout comes, and comes back for the rest.
+    /// Tells what has been gathered for long enough, on the timeout of any connection, and sets timeouts for the rest.
     pub(super) fn tell_failures<N: Net<Shared = S>>(&mut self, net: &mut N) {
         let now = net.now().mono_ms;
         let due: Vec<Failed> = self.failures.0.extract_if(.., |failed| failed.due_ms <= now).collect();

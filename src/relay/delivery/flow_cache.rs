@@ -1,8 +1,7 @@
-//! The flow cache: messages that follow one another from one connection to one recipient and differ in id, time, signature
-//! and body alone. What passed every check and found its way is enough to know of the next one, but for its time and its
-//! id.
+//! The flow cache: messages that follow one another from one connection to one recipient and differ in id, time,
+//! signature and body alone. The checks and the route of one hold for the next one too, except for its time and its id.
 //!
-//! It decides nothing otherwise than the whole way ([`Delivery::message`]) would: whatever is not as before goes there.
+//! Its result is always that of the whole way ([`Delivery::message`]): a message that differs otherwise goes there.
 
 use super::{Agent, Delivery, Net, recipients::key_encoding_of};
 use crate::{
@@ -14,10 +13,10 @@ use crate::{
     wire::amp::{EnvelopeView, Prediction, To, did_base},
 };
 
-/// Messages of other flows that are let pass before another one is learned, after one that nothing followed.
+/// Messages of other flows that pass before another one is learned, after a flow that no message followed.
 const PATIENCE: u8 = 16;
 
-/// The flow whose message was handed on last.
+/// The flow of the message that was handed on last.
 #[derive(Debug, Default)]
 pub(super) struct FlowCache {
     /// Its sender; `None` while there is none.

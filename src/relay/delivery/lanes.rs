@@ -1,7 +1,6 @@
-//! What of a worker waits for the crypto thread, and in which order. Connections that have proved nothing wait for one
-//! another alone, those on the Unix socket apart from those that anybody may open, and what is said to those who have
-//! proved a key apart from both, one principal by turns with the next. No answer is dropped: a connection that has asked
-//! for much is not read until it is answered.
+//! What of a worker waits for the crypto thread, and in which order. Connections without a proved key have a lane for
+//! the Unix socket and one for TCP, which any client can open. Answers to principals have a third lane, where
+//! principals take turns. No answer is dropped: a connection that has asked for much is not read until it is answered.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -47,7 +46,7 @@ pub enum Job {
     SignIn(SignInJob),
     /// Reads the keys file again and says what came of it.
     Reload {
-        /// To whom.
+        /// The receiver.
         peer: ConnToken,
         /// The command's id.
         id: Text,
@@ -76,7 +75,7 @@ pub struct Lanes {
     returned: [Option<Job>; 3],
     /// Jobs that are with the crypto thread.
     out: [usize; 3],
-    /// The key that a connection has proved: by its own word alone its answers would wait in another's queue.
+    /// The key that a connection has proved: an unproved name could fill another principal's queue.
     principals: HashMap<ConnToken, Text>,
     /// Answers that are not signed yet, and messages and commands that the sessions have not taken, by connection.
     answers: HashMap<ConnToken, usize>,
@@ -100,7 +99,7 @@ impl Lanes {
         self.principals.insert(peer, principal);
     }
 
-    /// Takes in an answer. One to a connection goes with the answers of the key it has proved, another with those of `to`.
+    /// Takes in an answer. An answer to a connection waits with those of its proved key, any other with those of `to`.
     /// True: the connection that it is for is not to be read for now.
     pub fn answer(&mut self, to: &Text, job: Job) -> bool {
         let peer = job.peer();

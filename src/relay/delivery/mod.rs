@@ -60,8 +60,8 @@ use crate::{
 const LAST_ANSWER_MS: u64 = 5_000;
 /// Messages of the directory that travel to another worker in one mail.
 const DIRECTORY_MESSAGES_A_MAIL: usize = 512;
-/// What a peer may make us hold before it has signed in. Above what a sign-in may have, so that one that is only somewhat
-/// too large is still told so.
+/// Bytes that a peer may make the relay hold before it has signed in. Above what a sign-in may have, so that a sign-in
+/// that is only somewhat too large is still told so.
 pub const UNKNOWN_BYTES_MAX: u32 = 64 * 1024;
 
 /// What a worker counts of its agents. Written by the worker alone.
@@ -73,11 +73,11 @@ pub struct Counters {
     pub messages_out: Counter,
     /// Agents that have proved a key.
     pub agents: Counter,
-    /// Messages whose signatures are being checked.
+    /// Messages with signatures that are being checked.
     pub checking: Counter,
-    /// Messages to several recipients whose sender is told soon which failed.
+    /// Messages to several recipients with failures that the sender is told of soon.
     pub gathering: Counter,
-    /// Messages whose signatures were wrong.
+    /// Messages with wrong signatures.
     pub wrong_signatures: Counter,
     /// Connections that ended without a proved key, by their own fault or in time.
     pub sign_in_failures: Counter,
@@ -109,8 +109,8 @@ pub enum PeerMail<S: Shared> {
     Sender(SenderNews),
 }
 
-/// What the sessions are to be told. Bounded: a dialect asks before it takes a command in; that a peer is gone, or has
-/// drained, is always taken.
+/// What the sessions are to be told. Bounded: a dialect asks for room before it takes a command in. Word that a peer is
+/// gone, or has drained, is always taken.
 #[derive(Debug)]
 pub struct Commands {
     queue: Vec<ToSessions>,
@@ -167,9 +167,9 @@ pub struct Delivery<S: Shared> {
     /// Connections that were handed the message that is being routed.
     dedup: Dedup,
     backpressure: Backpressure,
-    /// Messages whose senders were told lately that somebody was not handed them.
+    /// Messages with a failure that the sender was told of lately.
     told: Told,
-    /// Those whose senders are told soon.
+    /// Messages with failures that the sender is told of soon.
     failures: Failures,
     /// When the timeouts of agents that have proved a key come.
     wakes: HashMap<ConnToken, u64>,
@@ -227,7 +227,7 @@ impl<S: Shared> Delivery<S> {
         }
     }
 
-    /// A session is gone: nobody is behind its DID any more.
+    /// A session is gone: its DID cannot be written to any more.
     pub fn session_gone(&mut self, did: &Text) {
         self.directory.remove_service(did);
         self.sessions.retain(|_, (_, known)| known != did);
@@ -257,7 +257,7 @@ impl<S: Shared> Delivery<S> {
             // It woke for something else while its last answer is on its way.
             return net.set_timeout(net.current(), Some(LAST_ANSWER_MS));
         }
-        // One whose key is proved has no other time than that of a close that may have been lost.
+        // A connection with a proved key comes here only for a close that may have been lost.
         self.counters.sign_in_failures.add(u64::from(agent.principal().is_none()));
         agent.closing();
         self.close(net.current(), CloseCode::POLICY, "no key was proved in time", net);
@@ -273,7 +273,7 @@ impl<S: Shared> Delivery<S> {
     pub fn closed(&mut self, agent: &Agent, token: ConnToken) {
         self.lanes.gone(token);
         self.directory.leave(token);
-        // There is no net here: the next turn, which comes at once, reads those again who were blocked.
+        // There is no net here: the next turn, which comes at once, reads the unblocked senders again.
         self.backpressure.gone(token);
         self.counters.stuck.set(self.backpressure.stuck());
         self.failures.gone(token);
@@ -418,8 +418,8 @@ impl<S: Shared> Delivery<S> {
         }
     }
 
-    /// Does what the directory wants done. To be called after every call of it, before anything is routed. `current`: the keys
-    /// of the connection whose message is being handled, if one is: its state is not to be had otherwise.
+    /// Does what the directory wants done. To be called after every call of it, before anything is routed. `current`:
+    /// the key encoding of the connection with the message in hand, if there is one, since the caller holds its state.
     fn directory_events<N: Net<Shared = S>>(&mut self, current: Option<KeyEncoding>, net: &mut N) {
         loop {
             let Some(event) = self.directory.event() else {
@@ -508,8 +508,9 @@ impl<S: Shared> Delivery<S> {
         }
     }
 
-    /// Closes a connection. It takes nothing from now on, so that the directory must not count on it, however long its end
-    /// takes: it leaves behind the [events](Self::directory_events) that there are, whose senders are told.
+    /// Closes a connection. It takes nothing from now on, so that the directory must not count on it, however long its
+    /// end takes. It leaves the directory after the pending [events](Self::directory_events), and their senders are
+    /// told.
     fn close<N: Net<Shared = S>>(&mut self, peer: ConnToken, code: CloseCode, reason: &str, net: &mut N) {
         net.close(peer, code, reason);
         self.backpressure.release(peer);
@@ -564,7 +565,7 @@ impl<S: Shared> Delivery<S> {
         }
     }
 
-    /// The end of a turn, first part: senders whose receivers have gone or drained are read again.
+    /// The end of a turn, first part: senders are read again where their receivers have gone or drained.
     pub fn turn<N: Net<Shared = S>>(&mut self, net: &mut N) {
         self.tell_senders(net);
     }
@@ -574,7 +575,7 @@ impl<S: Shared> Delivery<S> {
         self.backpressure.poll_elsewhere(worker)
     }
 
-    /// Workers whose cores are to get something of the directory.
+    /// Workers to which messages of the directory are to be carried.
     pub fn destinations(&self) -> Vec<u16> {
         self.directory.destinations().collect()
     }
@@ -626,7 +627,7 @@ pub struct Signed {
     pub close: Option<(CloseCode, &'static str)>,
 }
 
-/// Arms the timeout of a connection whose key is not proved.
+/// Arms the timeout of a connection without a proved key.
 fn rearm<N: Net>(agent: &Agent, net: &mut N) {
     let now = net.now().mono_ms;
     net.set_timeout(net.current(), agent.deadline().map(|at| at.saturating_sub(now)));

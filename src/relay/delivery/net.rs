@@ -18,9 +18,9 @@ pub trait Net {
     fn worker(&self) -> u16;
     /// The time of this turn.
     fn now(&self) -> Now;
-    /// The current connection: the one whose message or timeout is being handled.
+    /// The current connection: its message or timeout is being handled.
     fn current(&self) -> ConnToken;
-    /// The state of an agent's connection. `None` for the current one, whose state the caller holds.
+    /// The state of an agent's connection. `None` for the current one: the caller holds its state.
     fn agent(&mut self, token: ConnToken) -> Option<&mut Agent>;
 
     /// Sends the message that is being handled on, without a copy where its transport can, if the receiver's state (`None`
@@ -56,6 +56,6 @@ pub trait Net {
     fn set_timeout(&mut self, token: ConnToken, after_ms: Option<u64>);
     /// Bounds its messages.
     fn limit_messages(&mut self, token: ConnToken, bytes_max: u32);
-    /// Bytes that nobody can guess, for the ids of messages; `None` where the system gives none.
+    /// Unpredictable bytes for the ids of messages; `None` where the system gives none.
     fn random(&mut self) -> Option<[u8; 8]>;
 }

@@ -178,7 +178,8 @@ impl<S: Shared> Delivery<S> {
         true
     }
 
-    /// The part of a message for the relay itself and for its sessions, and a word to the sender where nobody is there.
+    /// The part of a message for the relay itself and for its sessions, and the report of recipients that were not
+    /// handed it.
     fn route_rest<N: Net<Shared = S>>(
         &mut self,
         mut agent: Option<&mut Agent>,
@@ -187,7 +188,7 @@ impl<S: Shared> Delivery<S> {
         view: &EnvelopeView<'_>,
         net: &mut N,
     ) {
-        // What the relay or a session says is answered by nobody.
+        // Messages of the relay and of its sessions get no answer.
         let (Some(peer), key_encoding) = (sender.peer, sender.key_encoding) else { return };
         let did = self.greeting.did.clone();
         let about = About { number: rest.number, several: rest.several, sender: peer, key_encoding };
@@ -224,7 +225,7 @@ impl<S: Shared> Delivery<S> {
         }
     }
 
-    /// Refuses a message, if it is one that may be refused aloud.
+    /// Refuses a message, if its type allows an ERROR in answer.
     pub(super) fn refuse_message<N: Net<Shared = S>>(
         &mut self,
         did: &Text,
@@ -241,8 +242,9 @@ impl<S: Shared> Delivery<S> {
         }
     }
 
-    /// Hands a message that came from elsewhere to a connection of this worker. A sender is told where the connection cannot
-    /// take it, and where it has gone as the last of its DID. `current`: the keys of the connection whose message is being handled, if one is.
+    /// Hands a message that came from elsewhere to a connection of this worker. A sender is told where the connection
+    /// cannot take it, and where it has gone as the last of its DID. `current`: the key encoding of the connection with
+    /// the message in hand, if there is one.
     pub(super) fn deliver<N: Net<Shared = S>>(
         &mut self,
         token: ConnToken,

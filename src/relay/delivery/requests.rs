@@ -95,7 +95,7 @@ fn plain<'a>(text: &'a str, unfit: &'static str) -> Result<&'a str, Refusal> {
     }
 }
 
-/// Who asks, on this connection.
+/// The caller on this connection.
 fn caller(agent: &Agent, peer: ConnToken) -> Option<Caller> {
     let principal = agent.principal()?;
     Some(Caller {

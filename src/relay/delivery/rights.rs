@@ -1,4 +1,4 @@
-//! What a message may want of a session. Judged by its type and by the role of who sent it; its body is not looked at.
+//! What a message may want of a session. Judged by its type and by its sender's role; its body is not looked at.
 
 use crate::{
     relay::{Role, api::Verb},

@@ -73,7 +73,7 @@ impl<S: Shared> Delivery<S> {
         self.services.call(action, &Call { from, body, now_ms: net.now().unix_ms })
     }
 
-    /// The agents that are connected, and the sessions where the one who asks sees sessions.
+    /// The agents that are connected, and the sessions where the requester may see them.
     fn agents(&self, sees_sessions: bool) -> Vec<u8> {
         let mut agents: Vec<(&str, u32, bool)> = self
             .directory

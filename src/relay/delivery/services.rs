@@ -10,7 +10,7 @@ use crate::wire::{
 /// A REQUEST to the relay.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// Who asks: a DID that was proved.
+    /// The requester: a DID that was proved.
     pub from: &'a str,
     /// The whole body: one CBOR map.
     pub body: &'a [u8],

@@ -23,10 +23,10 @@ const KEYS_MAX: usize = 4096;
 /// which may stand behind a DID too, is of any length.
 const NAME_BYTES_MAX: usize = 256;
 
-/// A message whose signature is to be checked, encoded as it will be sent on.
+/// A message with a signature to be checked, encoded as it will be sent on.
 #[derive(Debug)]
 pub struct Check<S> {
-    /// Whose.
+    /// Its connection.
     pub peer: ConnToken,
     /// The message.
     pub shared: S,
@@ -50,10 +50,10 @@ pub struct Verifier {
 
 impl Verifier {
     /// Checks a batch; its order stays. Each signature is checked by itself and strictly: the equation for many at once
-    /// also holds for sets of signatures that a receiver, who checks one, would refuse.
+    /// also holds for sets of signatures that a receiver, which checks one at a time, would refuse.
     pub fn batch<S: Shared>(&mut self, checks: Vec<Check<S>>) -> Vec<Checked<S>> {
         let judge = |check: Check<S>| {
-            // Arithmetic that panics costs the sender this message, and nobody else.
+            // Arithmetic that panics costs only the sender: this message is refused.
             let judged = catch_unwind(AssertUnwindSafe(|| self.verdict(check.shared.message())));
             let verdict =
                 judged.unwrap_or_else(|_| Err(Refusal::new(Code::INTERNAL_ERROR, "checking the signature failed")));

@@ -1,6 +1,7 @@
-//! Messages whose signature is checked before they go on (`amp.verify` is `all`): what waits for the crypto thread, how much
-//! of it there may be, and whose is next. Owns the order: all messages of a connection that pass the other checks go this
-//! way, so that none overtakes another, and principals take turns. Without the setting nothing of this exists.
+//! Messages with a signature that is checked before they go on (`amp.verify` is `all`): what waits for the crypto
+//! thread, how much of it there may be, and which is next. Owns the order: all messages of a connection that pass the
+//! other checks go this way, so that none overtakes another, and principals take turns. Without the setting nothing of
+//! this exists.
 
 use std::collections::HashMap;
 
@@ -31,7 +32,7 @@ const ALL_BYTES_MAX: usize = 32 << 20;
 /// What of a connection is on the way.
 #[derive(Clone, Debug)]
 struct Waiting {
-    /// Whose connection it is.
+    /// The principal of the connection.
     principal: Text,
     messages: usize,
     bytes: usize,
@@ -111,7 +112,8 @@ impl<S: Shared> Checks<S> {
         Some(batch).filter(|batch| !batch.is_empty())
     }
 
-    /// Who is to be read again: half of what a connection may have on the way is not, and its principal may have more.
+    /// The connections to be read again: less than half of their bound is on the way, and their principal may have
+    /// more.
     fn resumable(&mut self) -> Vec<ConnToken> {
         let mut paused = std::mem::take(&mut self.paused);
         let stays = |peer: &mut ConnToken| {
@@ -124,7 +126,7 @@ impl<S: Shared> Checks<S> {
         paused
     }
 
-    /// A connection is gone, and what of it waits. Gives how much that was.
+    /// A connection is gone, and with it what of it waits. Gives how much that was.
     pub(super) fn gone(&mut self, peer: ConnToken) -> u64 {
         let mut waited = 0;
         self.waiting.retain(|check| {
@@ -177,8 +179,8 @@ impl<S: Shared> Delivery<S> {
         true
     }
 
-    /// The next messages whose signatures are to be checked; the verdicts go to [`checked`](Self::checked), and no more
-    /// than [`BATCHES_OUT_MAX`] are given before.
+    /// The next messages with signatures to check; the verdicts go to [`checked`](Self::checked), and no more than
+    /// [`BATCHES_OUT_MAX`] are given before.
     #[inline]
     pub fn next_checks(&mut self) -> Option<Vec<Check<S>>> {
         self.checks.as_mut()?.next_batch()
@@ -232,7 +234,7 @@ mod tests {
         format!("did:key:{n}").into()
     }
 
-    /// What the crypto thread gets, whose each message is: the verdicts come back at once.
+    /// What the crypto thread gets, with the connection of each message: the verdicts come back at once.
     fn all(checks: &mut Checks<Bytes>) -> Vec<(ConnToken, usize)> {
         let mut all = Vec::new();
         while let Some(batch) = checks.next_batch() {

@@ -12,7 +12,7 @@ pub struct Counters {
     pub misses: u64,
     /// Messages that came here although another worker owns the DID, and went on.
     pub forwarded: u64,
-    /// Messages that nobody was there for.
+    /// Messages to an absent DID.
     pub absent: u64,
     /// Messages refused because something was full.
     pub busy: u64,

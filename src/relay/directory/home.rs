@@ -1,5 +1,5 @@
-//! The home's part: who is connected under a DID, in the order they came, and who owns it. Moves ownership one step
-//! at a time; hands no message to anybody.
+//! The home's part: the connections under a DID, in the order they came, and the DID's owner. Moves ownership one step
+//! at a time; hands over no message.
 
 use super::{Directory, Payload, Tokens, Why, name::Did, peer_message::DirectoryMsg};
 use crate::base::ConnToken;
@@ -82,7 +82,7 @@ impl<M: Payload> Directory<M> {
         }
     }
 
-    /// The members have changed: tells everybody how many there are, and moves ownership if it must.
+    /// The members have changed: tells every worker how many there are, and moves ownership if it must.
     fn settle(&mut self, id: u32, left: Option<ConnToken>) {
         let entry = &self.table[id];
         if let Some(home) = &entry.home {
@@ -92,7 +92,7 @@ impl<M: Payload> Directory<M> {
         self.resettle(id);
     }
 
-    /// Moves ownership to where it belongs, unless it is moving now; if it is there, tells the owner who is here.
+    /// Moves ownership to where it belongs, unless it is moving now; if it is there, tells the owner the members.
     fn resettle(&mut self, id: u32) {
         let worker = self.options.worker;
         let entry = &mut self.table[id];
@@ -112,7 +112,7 @@ impl<M: Payload> Directory<M> {
         self.post(wanted, DirectoryMsg::Grant { did, epoch: self.epoch, from, members });
     }
 
-    /// Nobody is here and nothing waits: the home need not know the DID.
+    /// Forgets the DID as its home, where it has no connection and nothing waits.
     pub(super) fn retire(&mut self, id: u32) {
         let entry = &mut self.table[id];
         let Some(home) = &entry.home else { return };

@@ -1,21 +1,22 @@
-//! Who is where: the directory of one worker, and how the workers' directories agree. Owns names, connections by DID,
-//! ownership, and messages on their way between workers. Knows no wire format (a message is a [`Payload`]), touches no
-//! thread, reads no clock: the shell calls it and carries its [`PeerMessage`]s.
+//! The directory of one worker: where each DID is connected, and how the workers' directories agree. Owns names,
+//! connections by DID, ownership, and messages on their way between workers. Knows no wire format (a message is a
+//! [`Payload`]), touches no thread, reads no clock: the shell calls it and carries its [`PeerMessage`]s.
 //!
 //! # Rules
 //!
 //! - **Home.** Every DID has a home: the worker `hash(DID) mod N`, for ever. The home keeps the true list of the DID's
-//!   connections, in the order they came, and decides who owns the DID. It changes the owner one step at a time.
+//!   connections, in the order they came, and decides which worker owns the DID. It changes the owner one step at a
+//!   time.
 //! - **Owner.** Everything for a DID goes through its owner, which serializes it: the worker of the newest connection;
-//!   without a connection, the home. A replica on every worker says who that is; a replica without an entry says "the
-//!   home", and only the home, owning a DID without connections, ever says "absent".
-//! - **Who receives.** Every connection of the DID gets every message, once ([`Receivers::All`]): a message is never
+//!   without a connection, the home. A replica on every worker names the owner; a replica without an entry names the
+//!   home, and only the home, owning a DID without connections, ever says "absent".
+//! - **Receivers.** Every connection of the DID gets every message, once ([`Receivers::All`]): a message is never
 //!   lost to the connection that stays because another one, under the same DID, came and went. The protocol asks
 //!   receivers to take duplicates (by sender and id) as it is. With [`Receivers::Newest`] a message goes to the newest
-//!   connection alone; what was handed to one that is just going is then lost to the others.
+//!   connection alone; what was handed to a connection that is about to leave is then lost to the others.
 //! - **Handed.** A message is handed when a connection *of the owner's worker* took it: that worker knows what lives.
 //!   Copies go to the other workers at the same moment, all or none: if one of their queues is full the message is
-//!   refused as a whole ([`Why::Busy`]). An owner whose own connections are gone keeps what comes (bounded) until the
+//!   refused as a whole ([`Why::Busy`]). An owner without connections of its own keeps what comes (bounded) until the
 //!   home has named the next owner, and hands it over.
 //! - **Take-over.** The home grants the DID to the next owner; that one tells every worker, and each of them tells the
 //!   former owner that it gets no more (a fence, behind everything it got). Until all fences are in, the former owner
@@ -26,7 +27,7 @@
 //!   gets everything that is sent from then on. That is the moment to say HELLO_ACK and, one day, the backlog.
 //! - **Stale.** A message for a DID that this worker does not own goes on to the owner its replica names, a bounded
 //!   number of times. This should not happen after a take-over; the rule is a safeguard. A connection that has left gets
-//!   nothing, whoever believes that it is there; an answer to a sender that has left is counted.
+//!   nothing, even from a worker that still lists it; an answer to a sender that has left is counted.
 //!
 //! # How a shell drives it
 //!
@@ -131,10 +132,10 @@ impl Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceId(pub u32);
 
-/// Why a message was not handed to anybody, or a connection not let in.
+/// Why a message was not handed over, or a connection not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Nobody is connected under the DID.
+    /// No connection is under the DID.
     Absent,
     /// A queue on the way, or the room for what waits, is full.
     Busy,
@@ -151,13 +152,13 @@ pub enum Why {
 /// Where a message for a DID goes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route<'a> {
-    /// To these connections of this worker, now, and to nobody else: hand it to them.
+    /// To these connections of this worker, now, and to no others: hand it to them.
     Local(&'a [ConnToken]),
     /// To this service: call it.
     Service(ServiceId),
     /// Somewhere else, or not yet: make the payload owned and call [`Directory::send`].
     Elsewhere(Key),
-    /// To nobody: answer the sender.
+    /// The DID is absent: answer the sender.
     Absent,
 }
 
@@ -191,16 +192,16 @@ pub enum Event<M: Payload> {
     Service {
         /// Which.
         service: ServiceId,
-        /// Who hears of a failure.
+        /// The sender, which is told of a failure.
         sender: Option<ConnToken>,
         /// The message.
         payload: M,
     },
-    /// Tell a connection of this worker, which is there, that its message was not handed to anybody.
+    /// Tell a connection of this worker, which is there, that its message was not handed over.
     Answer {
         /// The connection.
         sender: ConnToken,
-        /// For whom the message was.
+        /// The recipient of the message.
         did: Did,
         /// What the payload gave for this.
         return_address: M::ReturnAddress,
@@ -216,7 +217,7 @@ pub enum Event<M: Payload> {
     },
 }
 
-/// Who is here.
+/// A DID with connections, or a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agent<'a> {
     /// The DID.
@@ -246,11 +247,11 @@ struct Entry<M: Payload> {
     /// How many of those that are here get messages.
     joined: u32,
     service: Option<ServiceId>,
-    /// To whom this worker sends.
+    /// The worker that messages for the DID are sent to.
     owner: u16,
     /// This worker is the owner, or is taking over.
     owns: bool,
-    /// Nobody but connections of this worker gets a message, and nothing waits before it.
+    /// Only connections of this worker get a message, and nothing waits before it.
     direct: bool,
 }
 
@@ -299,7 +300,7 @@ struct Membership {
 }
 
 const NO_ENTRY: u32 = u32::MAX;
-/// A slot whose connection, if there is one, is not in the directory.
+/// A slot without a connection in the directory.
 const EMPTY: Membership = Membership { generation: 0, id: NO_ENTRY };
 
 /// One worker's part of the directory.
@@ -353,8 +354,8 @@ impl<M: Payload> Directory<M> {
         if self.is_absent(entry) { Route::Absent } else { Route::Elsewhere(Key(hash)) }
     }
 
-    /// The connections of [`Route::Local`], if the DID is the one that was looked for last: a sender's messages often go
-    /// where the one before went. It need not be bare: one that is not is not found.
+    /// The connections of [`Route::Local`], if the DID is that of the last lookup: a sender's messages often go where
+    /// the one before went. It need not be bare: a DID that is not bare is not found.
     #[inline]
     pub fn route_again(&self, did: &str) -> Option<&[ConnToken]> {
         self.table.recent(did).filter(|entry| entry.direct).map(|entry| self.receivers(entry))
@@ -366,8 +367,8 @@ impl<M: Payload> Directory<M> {
         self.changes
     }
 
-    /// Sends a message to whoever has the DID. What becomes of it is told by events, here or on other workers: it is
-    /// handed to connections or a service, or the sender gets an answer.
+    /// Sends a message to the receivers of the DID. What becomes of it is told by events, here or on other workers: it
+    /// is handed to connections or a service, or the sender gets an answer.
     pub fn send(&mut self, key: Key, did: &str, sender: Option<ConnToken>, payload: M) {
         self.changes += 1;
         let parcel = InFlight { sender, payload };
@@ -380,8 +381,8 @@ impl<M: Payload> Directory<M> {
         self.pump();
     }
 
-    /// A connection of this worker has proved the DID, whose text is shared if it can be. Either `Joined` or `Refused`
-    /// follows, unless it leaves before.
+    /// A connection of this worker has proved the DID; the DID's text is shared if it can be. Either `Joined` or
+    /// `Refused` follows, unless it leaves before.
     ///
     /// # Errors
     /// Why not; nothing was changed.
@@ -485,7 +486,7 @@ impl<M: Payload> Directory<M> {
         }
     }
 
-    /// Who is here, as far as this worker has heard, in no order.
+    /// The DIDs with connections and the services, as far as this worker has heard, in no order.
     pub fn agents(&self) -> impl Iterator<Item = Agent<'_>> {
         self.table.iter().filter(|entry| entry.connections > 0 || entry.service.is_some()).map(|entry| Agent {
             did: entry.did.as_str(),
@@ -622,8 +623,8 @@ impl<M: Payload> Directory<M> {
         self.answer(did, InFlight { sender, payload }, why);
     }
 
-    /// A connection of this worker takes nothing any more, and so not this message: it has left. Where it was the last one
-    /// under its DID, the message's sender hears that nobody is there.
+    /// A connection of this worker takes nothing any more, and so not this message: it has left. Where it was the last
+    /// one under its DID, the message's sender is told that the DID is absent.
     pub fn gone_before(&mut self, to: ConnToken, sender: Option<ConnToken>, payload: M) {
         let is_last = self.seat(to).is_some_and(|id| {
             let entry = &self.table[id];
@@ -635,7 +636,7 @@ impl<M: Payload> Directory<M> {
         self.leave(to);
     }
 
-    /// Tells the sender that its message was not handed to anybody.
+    /// Tells the sender that its message was not handed over.
     fn answer(&mut self, did: Did, parcel: InFlight<M>, why: Why) {
         match why {
             Why::Absent => self.counters.absent += 1,

@@ -63,9 +63,9 @@ fn words(bytes: &[u8; 16]) -> (u64, u64) {
     (wide as u64, (wide >> 64) as u64)
 }
 
-/// The hash of a DID under a secret that all workers of a process share (so that they agree on who is its home, and
-/// nobody outside can choose names that collide). Sixteen bytes a step, one multiplication each; the last step takes
-/// the last sixteen bytes, some of them for the second time, so that no copy has a length that only the run knows.
+/// The hash of a DID under a secret that all workers of a process share (so that they agree on its home, and a peer
+/// cannot choose names that collide). Sixteen bytes a step, one multiplication each; the last step takes the last
+/// sixteen bytes, some of them for the second time, so that the length of every copy is known at compile time.
 pub(super) fn hash(secret: u64, text: &str) -> u64 {
     let bytes = text.as_bytes();
     let mut state = secret ^ (bytes.len() as u64).wrapping_mul(MULTIPLIERS[0]);
@@ -120,11 +120,11 @@ impl<E: Named> Table<E> {
     pub(super) fn recent(&self, text: &str) -> Option<&E> {
         let entry = self.entries.get(self.recent.get() as usize)?;
         let (did, text) = (entry.did().as_str().as_bytes(), text.as_bytes());
-        // Most that differ do so in their last bytes.
+        // Most DIDs that differ do so in their last bytes.
         (did.last_chunk::<4>() == text.last_chunk::<4>() && did == text).then_some(entry)
     }
 
-    /// Puts an entry in whose DID is not there yet.
+    /// Puts in an entry for a DID that is not there yet.
     pub(super) fn insert(&mut self, entry: E) -> u32 {
         let hash = entry.did().hash();
         // An entry is well over a hundred bytes: memory ends long before 32 bits do.

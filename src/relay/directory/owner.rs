@@ -1,5 +1,5 @@
-//! The owner's part: hands messages to connections, keeps them while nobody here can take them, takes over and hands
-//! over. Does not decide who owns.
+//! The owner's part: hands messages to connections, keeps them while no connection here can take them, takes over and
+//! hands over. Does not decide ownership.
 
 use std::{collections::VecDeque, mem};
 
@@ -15,7 +15,7 @@ use crate::base::ConnToken;
 pub(super) struct Work<M: Payload> {
     /// Of the take-over that made this worker the owner, if it is remembered.
     epoch: u64,
-    /// Messages that nobody here can take yet.
+    /// Messages that no connection here can take yet.
     parked: VecDeque<InFlight<M>>,
     /// Other workers that have connections of the DID.
     others: Vec<u16>,
@@ -76,7 +76,7 @@ impl<M: Payload> Entry<M> {
 
 /// Messages.
 impl<M: Payload> Directory<M> {
-    /// Whether this worker may say that nobody is there.
+    /// Whether this worker may say that the DID is absent.
     pub(super) fn is_absent(&self, entry: &Entry<M>) -> bool {
         match (entry.owns, &entry.home) {
             (false, None) => entry.owner == self.options.worker,
@@ -236,7 +236,7 @@ impl<M: Payload> Directory<M> {
         self.tell_all(|| DirectoryMsg::Move { did: did.clone(), epoch, from, to });
     }
 
-    /// The next owner says: send to me. Whoever was sent to until now hears that nothing more comes.
+    /// The next owner says: send to me. The former owner is told that nothing more comes.
     pub(super) fn on_move(&mut self, did: &Did, epoch: u64, from: u16, to: u16) {
         let id = self.interned(did);
         debug_assert_eq!(self.table[id].owner, from, "moves of one DID come one after the other");
@@ -301,7 +301,7 @@ impl<M: Payload> Directory<M> {
         self.admit_members(id, &members);
     }
 
-    /// The home says who is here now.
+    /// The home says which connections there are now.
     pub(super) fn on_members(&mut self, did: &Did, members: &[ConnToken]) {
         let Some(id) = self.find(did) else { return };
         if self.table[id].owns {

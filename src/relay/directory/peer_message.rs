@@ -10,10 +10,10 @@ use crate::base::ConnToken;
 #[derive(Debug)]
 pub struct PeerMessage<M: Payload>(pub(super) DirectoryMsg<M>);
 
-/// A message on its way to whoever has its DID.
+/// A message on its way to the receivers of its DID.
 #[derive(Debug)]
 pub(super) struct InFlight<M> {
-    /// Who hears of a failure.
+    /// The sender, which is told of a failure.
     pub(super) sender: Option<ConnToken>,
     pub(super) payload: M,
 }
@@ -24,7 +24,7 @@ pub(super) enum DirectoryMsg<M: Payload> {
     Data { did: Did, hops: u8, parcel: InFlight<M> },
     /// From the owner: a message for the receiving worker's connections of the DID.
     Copy { did: Did, payload: M },
-    /// To the sender's worker: it was not handed to anybody.
+    /// To the sender's worker: it was not handed over.
     Answer { did: Did, sender: ConnToken, return_address: M::ReturnAddress, why: Why },
 
     /// To the home: a connection came.
@@ -35,23 +35,23 @@ pub(super) enum DirectoryMsg<M: Payload> {
     Refuse { did: Did, token: ConnToken, why: Why },
     /// From the home, to the next owner: take over.
     Grant { did: Did, epoch: u64, from: u16, members: Tokens },
-    /// From the next owner, to everybody: send to me from now on.
+    /// From the next owner, to every worker: send to me from now on.
     Move { did: Did, epoch: u64, from: u16, to: u16 },
-    /// From everybody, to the former owner: you get nothing more from me.
+    /// From every worker, to the former owner: you get nothing more from me.
     Fence { did: Did, epoch: u64, to: u16 },
     /// From the former owner to those it sent copies: tell the next owner when you have them.
     Drain { did: Did, epoch: u64, to: u16 },
     /// To the next owner: the former owner's copies are here.
     Drained { did: Did, epoch: u64 },
-    /// From the former to the next owner: what could not be handed to anybody, and how many `Drained` will come.
+    /// From the former to the next owner: what could not be handed over, and how many `Drained` will come.
     Handover { did: Did, epoch: u64, parked: VecDeque<InFlight<M>>, drains: u16 },
     /// From the next owner, to the home: taken over.
     Done { did: Did },
-    /// From the home, to the owner: who is there.
+    /// From the home, to the owner: the connections there are.
     Members { did: Did, members: Tokens },
     /// From the owner, to a connection's worker: it gets everything from now on.
     Confirm { did: Did, token: ConnToken },
-    /// From the home, to everybody: how many connections there are, without the one that has left.
+    /// From the home, to every worker: how many connections there are, without the one that has left.
     Count { did: Did, connections: u32, left: Option<ConnToken> },
 }
 

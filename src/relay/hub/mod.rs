@@ -1,5 +1,5 @@
-//! All sessions of a relay, and who may do what with them. Owns the sessions, the store, the memory of commands, the
-//! followers of the list. Must not do I/O, read a clock, or know a wire format.
+//! All sessions of a relay, and what each caller may do with them. Owns the sessions, the store, the memory of
+//! commands, the followers of the list. Must not do I/O, read a clock, or know a wire format.
 //!
 //! The shell on the supervisor thread calls the verbs and after each takes [`Hub::poll`] until it is empty.
 //! [`Hub::next_timeout`] may lie in the past: then a watcher is behind and [`Hub::timeout`] sends its next batch. A
@@ -28,8 +28,7 @@ use crate::{
 
 /// What the configuration allows to be started.
 pub trait Profiles {
-    /// Checks what was asked for against the profile and fills in what was left out. `admin`: it is an admin
-    /// who asks.
+    /// Checks what was asked for against the profile and fills in what was left out. `admin`: an admin asks.
     ///
     /// # Errors
     /// `NOT_FOUND` for the profile, `FORBIDDEN` or `BAD_REQUEST` for what it does not admit.
@@ -82,11 +81,11 @@ pub struct Counts {
     pub restarts: u64,
     /// Devices that watch, one for each session they watch.
     pub watchers: usize,
-    /// Commands whose answers are remembered.
+    /// Commands with answers that are remembered.
     pub remembered: usize,
 }
 
-/// Who follows the list.
+/// A follower of the list.
 struct Follower {
     principal: Text,
     /// It missed a change while it was paused.
@@ -110,7 +109,7 @@ pub struct Hub {
     draining: bool,
     /// Restarts of sessions that gave way.
     restarts_gone: u64,
-    /// Sessions that gave way and nobody was told of yet: their ids and DIDs.
+    /// Sessions that gave way and are still to be reported: their ids and DIDs.
     gone: Vec<(Text, Text)>,
 }
 
@@ -279,9 +278,9 @@ impl Hub {
         Ok(self.sessions.len() - 1)
     }
 
-    /// Two processes on one conversation would write its history over each other. Which one is the newest of a folder is
-    /// known to the CLI alone, which says it with the first prompt: most likely the one that runs there, and until then any
-    /// that is asked for by its name.
+    /// Two processes on one conversation would write its history over each other. Only the CLI knows which one is the
+    /// newest of a folder, and says so with the first prompt. Most likely it is the one that runs there; until the CLI
+    /// says so it may be any that is asked for by its name.
     fn is_free(&self, past: &Past, folder: &Path) -> Result<(), Error> {
         let (running, what) = match past {
             Past::None => return Ok(()),
@@ -306,8 +305,9 @@ impl Hub {
         self.sessions.iter().find(|session| !session.ended() && fits(session))
     }
 
-    /// At the limit a session that has ended gives way: of the principal that has most of those the oldest, first one that
-    /// nobody watches. A device that watched it is told so: it must not keep the others from making sessions.
+    /// At the limit a session that has ended gives way: the oldest of the principal that has most of those, an
+    /// unwatched one first. A device that watched it is told so; a watched session must not keep other principals from
+    /// making sessions.
     fn make_room(&mut self, principal: &Text, now: Now) -> Result<(), Error> {
         let most = self.settings.sessions_max;
         let (ended, running): (Vec<&Session>, Vec<&Session>) = self.sessions.iter().partition(|s| s.ended());
@@ -386,8 +386,8 @@ impl Hub {
         self.settle(now);
     }
 
-    /// The other session that runs the conversation which the CLI of this one says that it has. The CLI chose it: it was
-    /// told to take the newest.
+    /// The other session that runs the conversation that this session's CLI reports. The CLI chose it: it was told to
+    /// take the newest.
     fn taken_by(&self, index: usize, event: &claude::Event) -> Option<Text> {
         let claude::Event::ConversationId(id) = event else { return None };
         let own = self.sessions[index].id();
@@ -411,8 +411,8 @@ impl Hub {
         }
     }
 
-    /// Whether so much waits for the store that nothing should be taken in that leads to more of it, until the next call of
-    /// [`Self::stored`].
+    /// Whether the store is so far behind that no input should be taken that leads to more for it, until the next call
+    /// of [`Self::stored`].
     pub fn is_clogged(&self) -> bool {
         self.store.is_clogged()
     }
@@ -516,7 +516,8 @@ impl Hub {
         self.settle(now);
     }
 
-    /// Hands over what is for the store, takes in what it has done, and tells those who follow the list what has changed.
+    /// Hands over what is for the store, takes in what it has done, and tells the followers of the list what has
+    /// changed.
     fn settle(&mut self, now: Now) {
         loop {
             while let Some((id, op)) = self.store.poll() {

@@ -26,7 +26,7 @@ pub fn cut(beginning: &str, bytes: usize) -> String {
     format!("{beginning}\n{begin}{bytes}{end}")
 }
 
-/// Whether a text ends with the mark of [`cut`]; one that was written so reads the same.
+/// Whether a text ends with the mark of [`cut`]; a text that was written with such an end reads the same.
 pub fn is_cut(text: &str) -> bool {
     let (begin, end) = MARK;
     let last = text.lines().next_back().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What a session says to those who watch it: events once they are safe, live text at once, who else watches. Owns
-//! the log's positions, the watchers and what waits for a commit. Must not know what an event means.
+//! What a session says to its watchers: events once they are safe, live text at once, the list of watchers. Owns the
+//! log's positions, the watchers and what waits for a commit. Must not know what an event means.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -46,7 +46,7 @@ pub(super) struct Watcher {
     pub(super) reading: Option<OpId>,
     /// It asked for the past and is to be told when it has it all.
     pub(super) announce: bool,
-    /// It missed a change of who watches.
+    /// It missed a change of the list of watchers.
     missed_presence: bool,
 }
 
@@ -103,7 +103,7 @@ struct Streamed {
     bulk: usize,
 }
 
-/// The log of one session and those who follow it.
+/// The log of one session and its watchers.
 pub(super) struct LogFanout {
     pub(super) session: Text,
     pub(super) epoch: Text,
@@ -119,8 +119,7 @@ pub(super) struct LogFanout {
     /// Appended and not safe yet.
     fresh: VecDeque<Fact>,
     pub(super) recent: Recent,
-    /// In the order in which it is said, but for what waits for a read: that holds up only what answers the same
-    /// connection.
+    /// In the order in which it is said. An entry that waits for a read holds up only what answers the same connection.
     pub(super) held: VecDeque<(u64, Held)>,
     pub(super) asked: Vec<Asked>,
     pub(super) watchers: Vec<Watcher>,
@@ -370,7 +369,7 @@ impl LogFanout {
         self.release(cx);
     }
 
-    /// Who watches, and who is about to.
+    /// The places of the devices that watch or are about to.
     fn shares(&self) -> Shares {
         let watching = self.watchers.iter().map(|watcher| (&watcher.info.principal, 1));
         let pending = self.held.iter().filter_map(|(_, held)| match held {
@@ -380,7 +379,7 @@ impl LogFanout {
         Shares::of(self.watchers_max, watching.chain(pending))
     }
 
-    /// Other keys are in force: who may no longer watch does not, and who may do less is shown so.
+    /// Other keys are in force: a device that may no longer watch does not, and one with a lesser role is shown so.
     pub(super) fn keys(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
         self.keys_of_asked(cx, keys);
         for (_, held) in &mut self.held {
@@ -408,7 +407,7 @@ impl LogFanout {
         self.release(cx);
     }
 
-    /// The log is about to go. Even one that takes nothing is told so: it is the last there is.
+    /// The log is about to go. Even a paused watcher is told so: nothing follows that could tell it later.
     pub(super) fn give_way(&mut self, cx: &mut Cx<'_>) {
         self.part(cx, GAVE_WAY);
     }
@@ -422,7 +421,7 @@ impl LogFanout {
 
     #[cfg(debug_assertions)]
     pub(super) fn check_invariants(&self, keys: Option<&KeySet>) {
-        // A device that watches already may attach once more, and counts twice as long as that waits.
+        // A device that watches already may attach once more, and counts twice while that waits.
         assert!(self.watchers.len() <= self.watchers_max);
         let is_lost = |principal: &&Text| keys.is_some_and(|keys| keys.lost(principal, Verb::Attach).is_some());
         let lost = self.watchers.iter().map(|watcher| &watcher.info.principal).find(is_lost);
@@ -466,7 +465,7 @@ impl LogFanout {
         }
     }
 
-    /// Live text: shown at once to everybody who is up to date, and kept for snapshots.
+    /// Live text: shown at once to every watcher that is up to date, and kept for snapshots.
     pub(super) fn delta(&mut self, cx: &mut Cx<'_>, message: Text, block: u32, kind: claude::Block, text: Text) {
         if text.is_empty() {
             return;
@@ -558,7 +557,7 @@ impl LogFanout {
         RunningTurn { prompts, since, blocks: self.blocks() }
     }
 
-    /// Tells everybody who watches, if that has changed.
+    /// Sends the list of watchers to those that are not paused, if it has changed.
     pub(super) fn flush_presence(&mut self, cx: &mut Cx<'_>) -> bool {
         if !std::mem::take(&mut self.presence_due) {
             return false;

@@ -56,7 +56,7 @@ pub trait Ids {
     fn epoch(&mut self) -> Text;
     /// A new session's DID.
     fn did(&mut self) -> Text;
-    /// A session is gone; nobody will ask for this DID again.
+    /// A session is gone; its DID is not asked for again.
     fn forget(&mut self, did: &str);
 }
 
@@ -65,7 +65,7 @@ pub trait Ids {
 pub struct Settings {
     /// From the start of a process to its answer to `initialize`.
     pub start_ms: u64,
-    /// Silence in a turn, with no tool running and nobody asked, before the process is probed.
+    /// Silence in a turn, with no tool running and no permission request open, before the process is probed.
     pub stuck_ms: u64,
     /// For the answer to the probe; then the process is killed and started again.
     pub probe_ms: u64,
@@ -81,8 +81,8 @@ pub struct Settings {
     pub stop_now_step_ms: u64,
     /// Prompts that wait or run in a session: places that principals share.
     pub prompts_max: usize,
-    /// Bytes of one's text as JSON writes it. The event of a prompt holds all of it. Those that wait or run have twice as
-    /// many together, which principals share.
+    /// Bytes of a prompt's text as JSON writes it. The event of a prompt holds all of it. Prompts that wait or run have
+    /// twice as many together, which principals share.
     pub prompt_bytes_max: usize,
     /// Devices that watch one session: places that principals share.
     pub watchers_max: usize,
@@ -91,7 +91,8 @@ pub struct Settings {
     pub recent_bytes_max: usize,
     /// What all sessions together may have under way at the store.
     pub store: store::Bounds,
-    /// Sessions of a relay: places that principals share as long as they run; at the limit one that has ended gives way.
+    /// Sessions of a relay: places that principals share while sessions run; at the limit a session that has ended
+    /// gives way.
     pub sessions_max: usize,
 }
 
@@ -124,7 +125,7 @@ pub struct Cx<'a> {
     pub store: &'a mut store::Client,
     /// New names.
     pub ids: &'a mut dyn Ids,
-    /// Peers whose send queue is above its high mark.
+    /// Peers with a send queue above its high mark.
     pub paused: &'a HashSet<ConnToken>,
     /// What is to be done, in order.
     pub out: &'a mut VecDeque<Out>,

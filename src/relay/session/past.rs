@@ -85,7 +85,7 @@ impl LogFanout {
         false
     }
 
-    /// What a device that attaches must get although it waits: events from this offset on.
+    /// Events from this offset on must stay at hand: devices wait for them with their attach.
     pub(super) fn pinned(&self) -> u64 {
         let waits = self.held.iter().filter_map(|(_, held)| match held {
             Held::Attach(attach) => Some(attach.next),
@@ -152,7 +152,7 @@ impl LogFanout {
         if let Some(index) = self.asked.iter().position(|asked| asked.op == op) {
             let Asked { caller, re, before, bytes, .. } = self.asked.remove(index);
             let earliest = self.position(self.earliest);
-            // One that is larger than what was asked for still goes: else nothing before it could ever be read.
+            // An event that is larger than what was asked for still goes: else nothing before it could ever be read.
             let reply = |events| Reply::History { events: newest(events, bytes, 1), earliest };
             let result = events.map(reply).map_err(|failed| self.unread(before, failed));
             return cx.out.push_back(Out::Answer { peer: caller.peer, re, result });
@@ -204,7 +204,7 @@ impl LogFanout {
         (first..).zip(records).map(event).collect()
     }
 
-    /// Why a command is not answered that wants what was to be read.
+    /// The error of a command that needed what could not be read.
     fn unread(&self, wanted: u64, failed: Option<Failed>) -> Error {
         let why = match failed {
             Some(Failed::OutOfRange(range)) => match self.check(range, &self.position(wanted)) {
@@ -217,7 +217,7 @@ impl LogFanout {
         Error::new(Code::Internal, format!("the session's log cannot be read: {why}"))
     }
 
-    /// Other keys are in force: what was asked for by one that may no longer ask is not answered otherwise.
+    /// Other keys are in force: a `history` that its key no longer permits is answered with the error.
     pub(super) fn keys_of_asked(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
         self.asked.retain(|Asked { caller, re, .. }| {
             let lost = keys.limit(caller).and_then(|limited| limited.may(Verb::History)).err();

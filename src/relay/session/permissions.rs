@@ -31,7 +31,7 @@ const FETCH_BYTES_MAX: u64 = 128 << 10;
 const CLOSED_MAX: usize = 256;
 /// The longest text about a request, in bytes.
 const ABOUT_BYTES_MAX: usize = 4 << 10;
-/// What the model is told when nobody says anything.
+/// What the model is told with a denial that has no message.
 const DENIED: &str = "The person who was asked did not allow it.";
 
 struct Open {
@@ -138,7 +138,7 @@ impl Permissions {
         error
     }
 
-    /// Why a request cannot be put before anybody, if so: what the model is told then.
+    /// Why a request cannot be put to an approver, if so: what the model is told then.
     fn unfit(&self, asked: &claude::Permission) -> Option<&'static str> {
         // A device that answers the old request late would answer this one.
         if self.ended.iter().any(|ended| ended.request == asked.request) {
@@ -200,8 +200,9 @@ impl Session {
     /// Answers a permission request: the first valid answer wins. Answered once the decision is safe.
     ///
     /// # Errors
-    /// `NOT_FOUND`, `ALREADY_DECIDED` with who, what and when, `BAD_REQUEST` for an allowance that does not name what
-    /// was shown, an input or answers that do not fit, `TOO_LARGE` for an input that no event could hold.
+    /// `NOT_FOUND`, `ALREADY_DECIDED` with the approver, the decision and the time, `BAD_REQUEST` for an allowance that
+    /// does not name what was shown, an input or answers that do not fit, `TOO_LARGE` for an input that no event could
+    /// hold.
     pub fn decide(&mut self, cx: &mut Cx<'_>, caller: &Caller, re: &Text, verdict: &Verdict<'_>) -> Result<(), Error> {
         self.feed.refuse_if_lost()?;
         let index = self.permissions.find(verdict.request).ok_or_else(|| self.permissions.missing(verdict.request))?;
@@ -325,7 +326,7 @@ fn allowed(open: &Open, verdict: &Verdict<'_>) -> Result<(Json, Ran), Error> {
     Ok((input.unwrap_or_else(|| open.input.clone()), ran))
 }
 
-/// The input that an allowance lets run, where that is not the one that was asked about as it is.
+/// The input that an allowance lets run, where it differs from the input that was asked about.
 fn changed(open: &Open, verdict: &Verdict<'_>) -> Result<Option<Json>, Error> {
     let bad = |message: &str| Error::new(Code::BadRequest, message);
     if let Some(input) = verdict.input {

@@ -57,7 +57,7 @@ enum Timer {
 
 /// The session is to end.
 struct Stopping {
-    /// Who caused it, where a person did.
+    /// The device and key that caused it, where a person did.
     by: Option<By>,
     /// How its process is being ended; nothing as long as a turn is waited for.
     ladder: Option<Ladder>,
@@ -186,12 +186,12 @@ impl Process {
         self.stop.as_mut()?.ladder.as_mut()
     }
 
-    /// Who caused the session's end, where a person did.
+    /// The device and key that caused the session's end, where a person did.
     pub(super) fn stopped_by(&self) -> Option<By> {
         self.stop.as_ref().and_then(|stop| stop.by.clone())
     }
 
-    /// Who waits for the end of the session.
+    /// The commands that wait for the end of the session.
     pub(super) fn take_waiters(&mut self) -> Vec<Waiter> {
         std::mem::take(&mut self.waiters)
     }
@@ -281,8 +281,8 @@ impl Session {
         (process.no_conversation, process.planned, process.killed, process.stuck) = (false, None, None, false);
         (process.probe, process.why) = (None, None);
         process.last_line = cx.now.mono_ms;
-        // Only a prompt whose turn is known to have begun is run again by the CLI itself. Without a sign the transcript
-        // may end with an older broken turn, one that was interrupted while no process was there: that must not run.
+        // The CLI itself runs a prompt again only if its turn is known to have begun. Without a sign the transcript may
+        // end with an older broken turn, interrupted while no process was there: that must not run.
         process.rerun = self.prompts.running().is_some() && self.prompts.begun;
         let (number, start, rerun) = (process.number, process.start, process.rerun);
         let launch = Launch {
@@ -336,7 +336,7 @@ impl Session {
         } else if let Some(why) = process.last.take() {
             self.fail(cx, why);
         } else if missing {
-            // Another conversation than the one that was asked for is not what anybody wants.
+            // No other conversation may take the place of the requested one.
             self.fail(cx, "Claude Code has no such conversation in this folder".into());
         } else if process.no_conversation || process.planned.is_some() {
             self.launch(cx);
@@ -466,8 +466,8 @@ impl Session {
         self.process.stop = Some(Stopping { by, ladder: None });
     }
 
-    /// A stop that waits for the turn ends with the right to it. It stays where another key that has the right waits for the
-    /// end too: it is that one's then.
+    /// A stop that waits for the turn ends with the right to it. It stays where another key that has the right waits
+    /// for the end too, and becomes that key's.
     pub(super) fn drop_unpermitted_stop(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
         let lost = |by: &By| keys.lost(&by.principal, Verb::Stop);
         let process = &mut self.process;
@@ -503,7 +503,7 @@ impl Session {
         assert!(!waiting.any(is_lost), "a stop waits that its key does not permit");
     }
 
-    /// Ends the process whatever runs in it. One that is being ended already is given no more time than this.
+    /// Ends the process whatever runs in it. A process that is being ended already is given no more time than this.
     fn stop_now(&mut self, cx: &mut Cx<'_>, by: Option<By>, step_ms: u64) {
         let deadline = cx.now.mono_ms + step_ms;
         if let Some(ladder) = self.process.ladder() {
@@ -513,7 +513,7 @@ impl Session {
                 return;
             }
         } else {
-            // Who does not wait for the turn ends it, whoever said before that the session is to stop.
+            // A stop that does not wait for the turn ends it, even where an earlier stop waits.
             if self.turn_runs() {
                 self.activity.broken(by.as_ref());
             }
@@ -549,7 +549,7 @@ impl Session {
         }
     }
 
-    /// Whether a turn runs, waits for somebody's decision, or is to be run again by the next process.
+    /// Whether a turn runs, waits for a decision, or is to be run again by the next process.
     fn turn_runs(&self) -> bool {
         self.prompts.running().is_some() || self.activity.turn_runs() || self.permissions.waiting() > 0
     }

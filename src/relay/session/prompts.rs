@@ -83,7 +83,7 @@ impl Prompts {
         Some(prompt)
     }
 
-    /// All that wait or run, each as so many places of its principal. The relay's own are those of no key.
+    /// All prompts that wait or run, each as so many places of its principal. The relay's own count for no key.
     fn shares(&self, places: usize, weight: impl Fn(&Prompt) -> usize) -> Shares {
         let none = Text::from("");
         let all = self.running.iter().chain(&self.queue);
@@ -201,8 +201,8 @@ impl Session {
             }
             return runs;
         }
-        // The process that ran it is dead and the next one is not ready: there is nobody to interrupt, so the prompt is
-        // settled here. A process that was already told to run the broken turn again is started once more without.
+        // The process that ran it is dead and the next one is not ready: no process can be interrupted, so the prompt
+        // is settled here. A process that was already told to run the broken turn again is started once more without.
         let Some(prompt) = self.prompts.take_running() else { return false };
         self.prompt_state(cx, by, prompt.id, PromptState::Cancelled, Some("interrupted".into()));
         self.restart_without_turn(cx);

@@ -1,4 +1,4 @@
-//! The newest events of a session at hand, and what is under way at the store for those who ask for older ones. Owns how much
+//! The newest events of a session at hand, and the reads of older ones that are under way at the store. Owns how much
 //! of both is held; must not know what an event means.
 
 use std::{collections::VecDeque, sync::Arc};
@@ -12,7 +12,7 @@ use crate::{
 const TAIL_BYTES: u64 = 32 << 10;
 /// What an answer with events takes beside them, positions of two logs at the most.
 pub(super) const ANSWER_BYTES: usize = 1 << 10;
-/// What is held at the most of events that a device must get which waits for what came before them.
+/// Bytes of events that are held at the most for devices that wait for earlier ones.
 const PINNED_BYTES_MAX: usize = 1 << 20;
 
 /// How much an answer may take in events: what the client wants, as far as a message holds it.
@@ -31,7 +31,7 @@ pub(super) struct Recent {
     facts: VecDeque<Fact>,
     bytes: usize,
     bytes_max: usize,
-    /// The offset of the first of them, or of the one that comes next.
+    /// The offset of the first of them, or of the next event if there is none.
     first: u64,
 }
 
@@ -132,7 +132,7 @@ mod tests {
         let first = EVENTS - 16;
         assert!(recent.from(first - 1, bulk).is_none());
         assert_eq!(recent.from(first, bulk).expect("the oldest that is here")[0].position.offset, first);
-        // Where nobody waits the newest few are enough.
+        // Where no device waits the newest few are enough.
         recent.push(fact(EVENTS), EVENTS);
         assert_eq!((recent.facts.len(), recent.first), (2, EVENTS - 1));
     }

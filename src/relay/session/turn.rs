@@ -25,7 +25,7 @@ pub(super) struct Activity {
     /// A turn runs; the uuid the CLI runs it under, where it says so.
     turn: Option<Option<Text>>,
     since: Option<u64>,
-    /// Who had the turn that runs broken off.
+    /// The device and key that had the running turn broken off.
     broken_by: Option<By>,
     retrying: Option<Text>,
     tools: Vec<Text>,
@@ -49,7 +49,7 @@ impl Activity {
         !self.tools.is_empty()
     }
 
-    /// The turn is told to end before its time. Who said so first did it.
+    /// The turn is told to end before its time. The first cause counts.
     pub(super) fn broken(&mut self, by: Option<&By>) {
         if self.broken_by.is_none() {
             self.broken_by = by.cloned();
@@ -170,7 +170,7 @@ impl Session {
         self.event(cx, kind);
     }
 
-    /// A tool whose end was never told may have half run.
+    /// A tool that was never said to have ended may have half run.
     fn close_tools(&mut self, cx: &mut Cx<'_>) {
         for call in std::mem::take(&mut self.activity.tools) {
             self.event(cx, Kind::ToolResult { call, outcome: Outcome::Unknown, preview: "".into(), bytes: 0 });
@@ -227,7 +227,7 @@ impl Session {
         self.activity.login_refused = turn.login_failed;
         self.cost_usd = turn.cost_usd;
         self.changed = true;
-        // A CLI that names no prompts runs one at a time: its result ends the one that runs.
+        // A CLI that names no prompts runs one at a time: its result ends the running one.
         let settled = self
             .prompts
             .running()

@@ -24,7 +24,7 @@ use crate::{
     wire::amp::{Code, Id, KeyEncoding, Type, body::NOT_WAITING, check::Refusal},
 };
 
-/// The id of the command that has a session's events come, before the session's.
+/// Begins the id of the command that has a session's events come; the session's id follows.
 const ATTACH: &str = "attach ";
 
 /// What the thread of the sessions is told, by all dialects.
@@ -47,7 +47,7 @@ pub enum ToSessions {
 /// A message for a session, judged by its type and its sender's role, and read.
 #[derive(Debug)]
 pub struct Ask {
-    /// Who asks, on which connection.
+    /// The principal that asks, and its connection.
     pub caller: Caller,
     /// The session.
     pub session: Text,
@@ -112,7 +112,7 @@ impl fmt::Debug for AgentRequests {
 }
 
 impl AgentRequests {
-    /// Nobody has asked. `random` gives bytes that nobody can guess.
+    /// No agent has asked yet. `random` gives unpredictable bytes.
     pub fn new(random: impl FnMut() -> Option<[u8; 8]> + Send + 'static) -> Self {
         let (agents, by_did) = (Slab::new(), HashMap::new());
         Self { agents, by_did, generation: 0, replies: VecDeque::new(), random: Box::new(random) }
@@ -139,7 +139,8 @@ impl AgentRequests {
             Err(refusal) => {
                 let Ask { did, id, from, thread_id, .. } = ask;
                 let refused = Refused::new(refusal, id, from, thread_id);
-                // It was not taken: that is between the session and this connection, which is read no faster than it is told.
+                // The session did not take it: the refusal goes to this connection alone, which is read no faster than
+                // it is told.
                 self.refuse(ReplyTo::Connection(peer), did, refused, now);
             }
         }
@@ -189,7 +190,7 @@ impl AgentRequests {
         }
     }
 
-    /// The keys in force have changed, which the hub knows. What an agent has asked that may ask no more is over: the hub
+    /// The keys in force have changed, which the hub knows. What an agent without the right has asked is over: the hub
     /// has cancelled it, and shows the agent no session any longer.
     pub fn keys_changed(&mut self, keys: &KeySet, hub: &mut Hub, now: Now) {
         let may_ask = |agent: &Agent| {
@@ -295,7 +296,7 @@ impl AgentRequests {
         self.replies.push_back(refused.reply(did, Id::new(now.unix_ms, random), via, KeyEncoding::Text));
     }
 
-    /// These REQUESTs get no answer.
+    /// Answers these REQUESTs with an ERROR.
     fn disappoint(&mut self, slot: usize, asked: Vec<PendingRequest>, refusal: Refusal, now: Now) {
         for PendingRequest { did, id, from, thread_id, .. } in asked {
             let refused = Refused::new(refusal, id, from, thread_id);

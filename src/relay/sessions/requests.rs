@@ -1,9 +1,8 @@
 //! Sessions asked by one agent: which REQUEST became which prompt, and what of a session's events is said to the agent.
 //!
 //! A session's events come from a position on, without gaps. That position is never behind the prompt of a REQUEST: for
-//! one that was said before, on a connection that broke, the events are asked for once more from its prompt on. So its
-//! beginning and its text are not missed, though they were said before. What a REQUEST has been told already it is not
-//! told again.
+//! a REQUEST that is repeated after its connection broke, the events are asked for once more from its prompt on. So its
+//! beginning and its text are not missed, though they were said before. A REQUEST is told nothing twice.
 
 use std::{
     borrow::Cow,
@@ -37,9 +36,9 @@ use crate::{
 const ANSWER_BYTES_MAX: usize = 512 * 1024;
 /// Most REQUESTs of one agent that wait for a session.
 const ASKED_MAX: usize = 64;
-/// REQUESTs that are remembered after their end: one that is said again is not asked again.
+/// REQUESTs that are remembered after their end: a repeated one is not put to the session again.
 const ENDED_MAX: usize = 1024;
-/// Longest question, in bytes. One that is longer shows how it begins, and can only be denied.
+/// Longest question, in bytes. A longer one shows how it begins, and can only be denied.
 const PROMPT_BYTES_MAX: usize = 256 * 1024;
 /// How much of a question that is too long is shown, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -53,7 +52,7 @@ pub(super) struct PendingRequest {
     pub(super) session: Text,
     /// The session's DID, which answers.
     pub(super) did: Text,
-    /// Who asked, as it was written.
+    /// The sender, as it was written.
     pub(super) from: Text,
     /// The REQUEST's id.
     pub(super) id: Id,
@@ -101,7 +100,7 @@ pub(super) struct Put {
 #[derive(Debug, Default)]
 pub(super) struct SessionRequests {
     asked: Vec<PendingRequest>,
-    /// Sessions whose events come to this agent, and the offset of the next one.
+    /// Sessions with events that come to this agent, and the offset of the next one.
     followed: HashMap<Text, u64>,
     /// INPUT_REQUIRED messages that wait, by their id.
     inputs: HashMap<[u8; 16], Put>,
@@ -123,8 +122,8 @@ pub(super) enum Begin {
 }
 
 impl SessionRequests {
-    /// Takes a REQUEST down, which came from this connection. One that was answered is asked for again by another
-    /// connection: the answer may have been lost with the one before.
+    /// Records a REQUEST that came from this connection. An answered REQUEST that is repeated on another connection is
+    /// new: the answer may have been lost with the first connection.
     pub(super) fn ask(
         &mut self,
         peer: ConnToken,
@@ -148,7 +147,7 @@ impl SessionRequests {
         Begin::New
     }
 
-    /// Takes down who decides by this message. False: too many decisions wait.
+    /// Records the sender of a decision in this message. False: too many decisions wait.
     pub(super) fn decide(&mut self, peer: ConnToken, session: Text, did: Text, from: Text, id: Id) -> bool {
         if self.deciding.len() >= ASKED_MAX {
             return false;
@@ -196,7 +195,7 @@ impl SessionRequests {
         self.asked.extract_if(.., |asked| *asked.session == *session && asked.prompt.is_some()).collect()
     }
 
-    /// The session refused it. Gives whom to tell.
+    /// The session refused it. Gives the REQUEST or decision to answer.
     pub(super) fn refused(&mut self, id: &str) -> Option<PendingRequest> {
         if let Some(at) = self.deciding.iter().position(|asked| asked.command_id() == id) {
             return Some(self.deciding.remove(at));
@@ -234,7 +233,7 @@ impl SessionRequests {
         let mut waiting =
             self.asked.iter_mut().filter(|asked| asked.session == event.session && asked.prompt.is_some());
         if waiting.all(|asked| offset < asked.next) {
-            // Nobody waits for it, or it was asked for anew for another REQUEST.
+            // No REQUEST waits for it, or it was asked for anew for another REQUEST.
             if let Kind::PermissionClosed { request, .. } = &event.kind {
                 self.closed(&event.session, request);
             }
@@ -393,7 +392,7 @@ const NOT_ALL: &str = "\n(This is not all of it: it can be denied here, and allo
 /// Ends a question that no device may allow.
 const NEVER_ALL: &str = "\n(This cannot be shown whole: it can only be denied.)";
 
-/// What the CLI demands of whoever answers, as lines of the question.
+/// What the CLI demands of an approver, as lines of the question.
 fn demands(care: Care) -> String {
     [
         (care.needs_interaction, "a person has to decide this; a single key or tap must not allow it"),

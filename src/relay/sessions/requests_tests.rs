@@ -172,7 +172,7 @@ fn no_more_wait_on_a_connection_than_it_may_have() {
     let mut decide = |n| asker.decide(peer(), "session".into(), "did:key:zS".into(), "did:key:zA".into(), numbered(n));
     assert!((0..ASKED_MAX).all(&mut decide));
     assert!(!decide(ASKED_MAX));
-    // One that is over makes room, of either kind.
+    // A decision that is over makes room, refused or taken.
     assert!(asker.refused(&command_id("session", &numbered(5))).is_some());
     asker.decided(&command_id("session", &numbered(6)));
     let (session, did, from): (Text, Text, Text) = ("session".into(), "did:key:zS".into(), "did:key:zA".into());

@@ -1,8 +1,8 @@
-//! What sessions were asked and have not done yet. Owns whose turn it is and how much may wait; must not know what a command
+//! What sessions were asked and have not done yet. Owns the turns and how much may wait; must not know what a command
 //! does, but for how much it makes the relay say.
 //!
-//! Principals take turns, so that what one asks for waits for its own alone. What a connection says stays in order: that it
-//! is gone comes behind what it has asked.
+//! Principals take turns, so that a command waits only for those of its own principal. What a connection says stays in
+//! order: its end comes behind what it has asked.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::base::ConnToken;
 
 /// Commands and messages that may wait; of one principal no more than is left for the others.
 const WAITING_MAX: usize = 16 * 1024;
-/// What a command costs whose answer holds events, or another whole message.
+/// The cost of a command with an answer that holds events, or another whole message.
 const LARGE: usize = 256;
 /// The same of the list of all sessions.
 const LIST: usize = 16;
@@ -35,7 +35,7 @@ pub fn cost(message: &ToSessions) -> usize {
     }
 }
 
-/// Whether it is an answer to a command of the first kind.
+/// Whether it is an answer to a command that costs `LARGE`.
 pub fn is_large(out: &Out) -> bool {
     matches!(
         out,
@@ -107,8 +107,8 @@ impl Waiting {
         Taken::Waits
     }
 
-    /// What is to be carried out next. `has_room`: whether one more large answer may be made for a worker. What a device
-    /// that is gone has only looked for is left out.
+    /// What is to be carried out next. `has_room`: whether one more large answer may be made for a worker. Commands of
+    /// a device that is gone are left out where the answer is their only effect.
     pub fn next(&mut self, has_room: impl Fn(u16) -> bool) -> Option<ToSessions> {
         loop {
             let peers = &self.peers;
@@ -134,7 +134,7 @@ impl Waiting {
     }
 }
 
-/// The connection, and who asks where somebody does.
+/// The connection, and the principal that asks, if any.
 fn origin(message: &ToSessions) -> (ConnToken, Option<&Text>) {
     match message {
         ToSessions::Request(caller, _) => (caller.peer, Some(&caller.principal)),

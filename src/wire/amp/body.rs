@@ -10,7 +10,7 @@ use super::{Code, Retry};
 /// Key in the details of an ERROR with 1003: our time, Unix milliseconds.
 pub const DETAIL_NOW: &str = "now";
 
-/// Reason of the ERROR to a RESPONSE whose question was decided elsewhere, or is over: there is nothing left to answer.
+/// Reason of the ERROR to a RESPONSE to a question that was decided elsewhere, or is over: nothing is left to answer.
 pub const NOT_WAITING: &str = "this answers no INPUT_REQUIRED that waits";
 
 /// The body of PING and PONG.
@@ -53,7 +53,7 @@ fn required<'a, T>(map: &'a [u8], key: &str, read: impl FnOnce(&'a [u8]) -> Opti
 #[error("the body does not fit the message's type")]
 pub struct BadBody;
 
-/// Who says that a message was received.
+/// The party that says that a message was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AckSource {
     /// A relay: accepted, not delivered.
@@ -75,7 +75,7 @@ impl AckSource {
 /// The body of an ACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack<'a> {
-    /// Who says so.
+    /// The party that says so.
     pub source: AckSource,
     /// When it was received, Unix milliseconds.
     pub received_at: u64,
@@ -218,7 +218,7 @@ impl<'a> HelloView<'a> {
         Ok(Self { versions, name: info.and_then(|info| cbor::get(info, "name")).and_then(cbor::as_text) })
     }
 
-    /// The first version whose number before the dot is ours: what HELLO_ACK says. `None`: HELLO_REJECT. It is repeated in
+    /// The first version with our number before the dot: what HELLO_ACK says. `None`: HELLO_REJECT. It is repeated in
     /// the answer, so that a text longer than [`VERSION_BYTES_MAX`] is none.
     pub fn select(&self) -> Option<&'a str> {
         let ours = |version: &&str| version.len() <= VERSION_BYTES_MAX && version.split('.').next() == Some("1");
@@ -280,8 +280,8 @@ impl<'a> Processing<'a> {
     }
 }
 
-/// How an answer to an INPUT_REQUIRED may come about. These members are the relay's own: the protocol has none for it, and
-/// `ext`, which nobody signs, is no place for them.
+/// How an answer to an INPUT_REQUIRED may come about. These members are the relay's own: the protocol has none for it,
+/// and `ext`, which is not signed, is no place for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Care {
     /// A person has to allow it, and by more than a single key (`needs_interaction`).

@@ -27,7 +27,7 @@ pub enum BuildError {
     /// The extensions, or the encrypted body, are no well-formed map.
     #[error("`{}` is not a CBOR map", .0.name())]
     NotAMap(Field),
-    /// Nobody to send it to.
+    /// There is no recipient.
     #[error("the list of recipients is empty")]
     NoRecipient,
     /// The signature over an encrypted body must be given.

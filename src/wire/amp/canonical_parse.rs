@@ -1,8 +1,8 @@
-//! The pass over a frame whose keys stand in the order that deterministic CBOR asks for, which is how most senders write.
+//! The pass over a frame with keys in the order that deterministic CBOR asks for, which is how most senders write.
 //!
 //! In that order each key is compared with one constant and no key can come twice, so that the pass is a straight line
-//! and takes a quarter of the time of the one that takes any order. It says nothing about frames it does not take: the
-//! pass of [`view`](super::view) reads those, and is the only one that names faults. [`parse`] tries one after the other.
+//! and takes a quarter of the time of the pass for any order. It says nothing about frames it does not take: the pass
+//! of [`view`](super::view) reads those, and is the only one that names faults. [`parse`] tries one after the other.
 
 use crate::wire::cbor::{self, Reader};
 

@@ -14,7 +14,7 @@ use super::{
 
 /// How far a clock may be ahead of ours, and how old a HELLO or a `ttl` of 0 may be, in milliseconds.
 pub const SKEW_MS_DEFAULT: u64 = 30_000;
-/// How far the clock of one that says HELLO may be ahead of ours, in milliseconds. Until ours is as far it must wait.
+/// How far the clock of a HELLO's sender may be ahead of ours, in milliseconds. The HELLO waits until ours is as far.
 pub const HELLO_AHEAD_MS_MAX: u64 = 1_000;
 /// Longest `ttl` that is taken: 30 days.
 pub const TTL_MS_MAX_DEFAULT: u64 = 30 * 86_400_000;
@@ -59,7 +59,7 @@ impl From<BadBody> for Refusal {
 pub struct Names<'a> {
     /// Its DID.
     pub did: &'a str,
-    /// Other names, such as [`super::RELAY_SERVER`]. Who writes them shows no knowledge of our DID.
+    /// Other names, such as [`super::RELAY_SERVER`]. A sender that uses one shows no knowledge of our DID.
     pub aliases: &'a [&'a str],
 }
 
@@ -82,7 +82,7 @@ impl Names<'_> {
         self.aliases.iter().any(|alias| is_base(alias, did)).then_some(Named::Alias)
     }
 
-    /// Whether a message is for us and nobody else.
+    /// Whether a message is for us alone.
     #[inline]
     pub fn alone_in(&self, to: &To<'_>) -> bool {
         match to {
@@ -99,7 +99,7 @@ pub struct Policy<'a> {
     pub names: Names<'a>,
     /// Which types we handle ourselves.
     pub handled: fn(Type) -> bool,
-    /// Refuse types without a name for everybody's sake, not only for ours.
+    /// Refuse types without a name in messages to other recipients too, not only in those to us.
     pub strict_types: bool,
     /// Take messages without a signature, which only integer keys can be.
     pub unsigned: bool,
@@ -170,8 +170,8 @@ pub fn handshake(view: &EnvelopeView<'_>, negotiated: bool) -> Result<(), Refusa
     Err(Refusal::new(Code::UNSUPPORTED_VERSION, "say HELLO to the relay first"))
 }
 
-/// The type, where it is ours to know: the message is for us alone, or the policy is strict. One that is for others too
-/// is judged when our part of it is handled.
+/// The type, where it is ours to know: the message is for us alone, or the policy is strict. A message that is for
+/// others too is judged when our part of it is handled.
 ///
 /// # Errors
 /// 1005.
@@ -224,7 +224,7 @@ pub fn id(view: &EnvelopeView<'_>) -> Result<(), Refusal> {
     Err(Refusal::new(Malformed::CODE, "the time in `id` is not `ts`"))
 }
 
-/// The sender is who the connection proved to be.
+/// The sender is the DID that the connection proved.
 ///
 /// # Errors
 /// 3001.
@@ -285,8 +285,8 @@ pub struct HelloFound<'a> {
     pub from: &'a str,
     /// What to answer HELLO_ACK with; `None`: HELLO_REJECT.
     pub selected: Option<&'a str>,
-    /// Unix milliseconds by our clock before which it must not be admitted. One that is admitted ahead of its time could
-    /// be fresh once more for a relay that is started in between and remembers nothing.
+    /// Unix milliseconds by our clock before which it must not be admitted. A HELLO that is admitted ahead of its time
+    /// could be fresh once more for a relay that is started in between and remembers nothing.
     pub from_ms: u64,
 }
 
@@ -330,7 +330,7 @@ pub fn hello<'a>(
     Ok(HelloFound { named, from: did_base(view.header.from), selected, from_ms: view.header.ts })
 }
 
-/// An ACK: its body, and that nobody but a relay speaks as one. Whether it commits anything is the core's to say.
+/// An ACK: its body, and that only a relay speaks as one. Whether it commits anything is the core's to say.
 ///
 /// # Errors
 /// 1001: its body or its source is wrong, it is encrypted, or it answers nothing. 4001: its body can be read in two ways.

@@ -62,7 +62,7 @@ pub fn is_base(base: &str, did: &str) -> bool {
         && front == base
 }
 
-/// Whom a message is for. One DID and an array of one are different: the shape is signed.
+/// The recipients of a message. One DID and an array of one are different: the shape is signed.
 #[derive(Clone, Copy, Debug)]
 pub enum To<'a> {
     /// One DID.
@@ -154,9 +154,9 @@ pub struct Header<'a> {
     pub ts: u64,
     /// How long it lives, in milliseconds. 0: now or never.
     pub ttl: u64,
-    /// Who sent it: a DID, perhaps with a fragment that names the key.
+    /// The sender: a DID, perhaps with a fragment that names the key.
     pub from: &'a str,
-    /// Whom it is for.
+    /// The recipients.
     pub to: To<'a>,
     /// The id of the message it answers.
     pub reply_to: Option<&'a [u8]>,

@@ -1,14 +1,14 @@
 //! Header prediction, as RFC 1144 has it for TCP: most messages of a stream differ from the one before in id, time,
 //! signature and body alone, and comparing the rest is cheaper than reading it.
 //!
-//! Owns what a message had in common with those that followed it. Must not judge: a frame that is not recognized is read
-//! by [`parse`](super::parse), and one that is recognized still has a time and an id of its own to be checked.
+//! Owns what a message had in common with those that followed it. Must not judge: a frame that is not recognized is
+//! read by [`parse`](super::parse), and a recognized one still has a time and an id of its own to be checked.
 
 use crate::wire::cbor;
 
 use super::{EnvelopeView, Id, KeyEncoding, SIG_BYTES, To, canonical_parse};
 
-/// What stands behind the map's head in a message whose keys are in deterministic order, up to the bytes of the id.
+/// What stands behind the map's head in a message with its keys in deterministic order, up to the bytes of the id.
 const FRONT: &[u8; 7] = b"\x61v\x01\x62id\x50";
 const ID_AT: usize = 1 + FRONT.len();
 const ID_END: usize = ID_AT + size_of::<Id>();
@@ -29,7 +29,7 @@ pub struct Prediction {
     body_at: usize,
 }
 
-/// What a recognized message does not have in common with the one that was learned, signature and body left out.
+/// What a recognized message does not have in common with the learned one, signature and body left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recognized {
     /// Its id.

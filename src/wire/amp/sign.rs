@@ -73,7 +73,7 @@ impl VerifyError {
     }
 }
 
-/// Checks the signature of a message whose body is not encrypted. `scratch` is overwritten.
+/// Checks the signature of a message without an encrypted body. `scratch` is overwritten.
 ///
 /// # Errors
 /// The signature is missing or wrong, or there is nothing it could be checked against.

@@ -229,8 +229,8 @@ pub(super) fn parse_any(frame: &[u8]) -> Result<Frame<'_>, Malformed<'_>> {
     })
 }
 
-/// Who sent a frame that is no message: the text under the key of `from`, in either encoding, in whatever can be read as
-/// a map. `None` where there is none, or more than one.
+/// The sender of a frame that is no message: the text under the key of `from`, in either encoding, in whatever can be
+/// read as a map. `None` where there is none, or more than one.
 #[cold]
 fn sender(frame: &[u8]) -> Option<&str> {
     let mut reader = Reader::new(frame);
@@ -261,7 +261,7 @@ struct Scan<'a> {
     ext: Option<&'a [u8]>,
 }
 
-/// Keys that are not ours, to find one that comes twice: start and end in the frame.
+/// Keys that are not ours, to find a repeated one: start and end in the frame.
 struct Unknown {
     keys: [(u32, u32); KEYS_MAX as usize],
     count: usize,

@@ -54,7 +54,7 @@ fn view(frame: &[u8]) -> EnvelopeView<'_> {
     }
 }
 
-/// The reason for a message whose `field` has this value.
+/// The reason for a message with this value of `field`.
 fn with(key_encoding: KeyEncoding, field: Field, value: &[u8]) -> Result<(), Reason> {
     let mut pairs = pairs(key_encoding);
     let known = pairs.iter().position(|(key, _)| {
@@ -182,7 +182,7 @@ fn what_was_read_before_a_fault_is_told() {
     let malformed = parse(&bytes).unwrap_err();
     assert_eq!(malformed.id, Some(Id::new(TS, [1; 8])));
     assert_eq!(malformed.typ, Some(Type::MESSAGE));
-    // The sender too where it stands behind the fault: there has to be somebody to answer.
+    // The sender too where it stands behind the fault: the answer needs a recipient.
     assert_eq!(malformed.from, Some("did:web:a"));
     bad.swap(1, 4);
     let bytes = frame(&bad);

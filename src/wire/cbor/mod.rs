@@ -58,7 +58,7 @@ pub enum Error {
     /// Text that is not UTF-8.
     #[error("CBOR text is not UTF-8")]
     NotUtf8,
-    /// An item of another type than the one that belongs here.
+    /// An item of a type that does not belong here.
     #[error("CBOR item of another type")]
     WrongType,
     /// A map with a key twice.
@@ -363,7 +363,7 @@ pub struct Texts<'a> {
 }
 
 impl<'a> Texts<'a> {
-    /// The next `count` items of a reader. It ends early at one that is no text.
+    /// The next `count` items of a reader. It ends early at an item that is no text.
     #[inline]
     pub fn following(reader: Reader<'a>, count: u64) -> Self {
         Self { reader, left: count }

@@ -34,7 +34,7 @@ pub struct Head<'b> {
     pub query: Option<&'b str>,
     /// The minor version of HTTP/1: 0 or 1.
     pub minor: u8,
-    /// Whom an absolute target names.
+    /// The host that an absolute target names.
     authority: Option<&'b str>,
     headers: [httparse::Header<'b>; HEADERS_MAX],
     count: usize,

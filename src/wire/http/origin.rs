@@ -1,7 +1,7 @@
-//! Who may talk to us from a browser: the `Host` allow-list and the `Origin` check.
+//! Which web pages may talk to us from a browser: the `Host` allow-list and the `Origin` check.
 //!
-//! A loopback port is open to every web page the user visits. Two checks keep pages out. `Host` must name us, or a
-//! page whose name was rebound to 127.0.0.1 would pass for our own. `Origin`, which browsers send and pages cannot
+//! A loopback port is open to every web page the user visits. Two checks keep pages out. `Host` must name us, or a page
+//! with a name that was rebound to 127.0.0.1 would pass for our own. `Origin`, which browsers send and pages cannot
 //! change, must be the host that was asked.
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -66,7 +66,7 @@ impl Response {
         }
         header(&mut out, "Date", &date(now));
         header(&mut out, "Content-Length", &self.body.len().to_string());
-        // Who names a protocol to upgrade to lists that header here (RFC 9110 section 7.8).
+        // A response that names a protocol to upgrade to lists that header here (RFC 9110 section 7.8).
         let upgrades = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
         header(&mut out, "Connection", if upgrades { "upgrade, close" } else { "close" });
         out.extend_from_slice(b"\r\n");

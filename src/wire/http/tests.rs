@@ -161,7 +161,7 @@ fn a_request_of_http_1_0_may_name_no_host() {
     };
     assert_eq!(status("1.0", ""), 200);
     assert_eq!(status("1.1", ""), 400);
-    // Who names one is held to it, in either version.
+    // A request that names one is held to it, in either version.
     for version in ["1.0", "1.1"] {
         assert_eq!(status(version, "Host: evil.example\r\n"), 421);
         assert_eq!(status(version, "Host:\r\n"), 421);
@@ -314,7 +314,7 @@ fn hosts() {
         "pinned.example",
         "pinned.example:443",
         "[2001:db8::1]",
-        // What names nobody.
+        // What names no host.
         "",
         ":5711",
         ".",

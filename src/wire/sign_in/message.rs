@@ -11,7 +11,7 @@ use crate::base::text;
 pub struct Challenge {
     /// Version of the protocol.
     pub version: u32,
-    /// Who speaks.
+    /// The relay that speaks.
     pub relay: RelayInfo,
     /// The relay's nonce.
     pub nonce: String,
@@ -72,7 +72,7 @@ impl Device {
     /// Whether these are texts that others can be shown: within their bounds and each of one line.
     ///
     /// # Errors
-    /// The one that is not.
+    /// The first text that is not.
     pub fn check(&self) -> Result<(), FieldError> {
         let fields = [
             ("device.name", &self.name, DEVICE_NAME_BYTES_MAX, "is longer than 256 bytes"),

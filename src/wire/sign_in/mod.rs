@@ -38,7 +38,7 @@ pub const BINDING_NONE: &str = "none";
 pub const FIELD_BYTES_MAX: usize = 512;
 /// Longest id in characters (section 1 of the protocol).
 pub const ID_CHARS_MAX: usize = 64;
-/// Longest name of a device in bytes. Everybody who watches a session with it is sent it.
+/// Longest name of a device in bytes. Every device that watches a session with it is sent it.
 pub const DEVICE_NAME_BYTES_MAX: usize = 256;
 /// Longest kind of a device in bytes; likewise.
 pub const DEVICE_KIND_BYTES_MAX: usize = 64;

@@ -35,7 +35,7 @@ pub enum VerifyError {
     /// No SSHSIG, or one with a hash other than sha256 and sha512.
     #[error("the signature is not an armored SSHSIG with sha256 or sha512")]
     Malformed,
-    /// It names another key than the one that was presented.
+    /// It names another key than the presented one.
     #[error("the signature was made by another key")]
     OtherKey,
     /// It was made for another purpose.

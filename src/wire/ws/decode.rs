@@ -45,8 +45,8 @@ pub enum Step<'b> {
         /// What they hold.
         message: Message<'b>,
     },
-    /// A whole compressed message, after [`Decoder::allow_deflate`] only. Its limits were those of what came: whoever
-    /// inflates it sets others to what comes out, and checks that text is UTF-8.
+    /// A whole compressed message, after [`Decoder::allow_deflate`] only. Its limits were those of what came: the
+    /// caller inflates it under limits of its own for what comes out, and checks that text is UTF-8.
     Deflated {
         /// Bytes at the front that are done with.
         consumed: usize,
@@ -199,9 +199,9 @@ impl Decoder {
         Ok(ReframedStep { step: Step::Message { consumed: end, message }, frame: Some(frame) })
     }
 
-    /// The frame at the front, if it is one of those that nearly all are: a whole message in one frame that is there
-    /// to its end, with nothing left over from before. Whatever is not, wrong or only rare, is told to
-    /// [`decode_any`](Self::decode_any), so that the rules are written down once.
+    /// The frame at the front, if it is of the common kind: a whole message in one frame that is there to its end, with
+    /// nothing left over from before. Any other frame, wrong or only rare, is left to [`decode_any`](Self::decode_any),
+    /// so that the rules are written down once.
     #[inline]
     fn common(&self, limits: &Limits, bytes: &[u8]) -> Option<Common> {
         if self.delivered | self.ended | self.kind.is_some() {

@@ -50,8 +50,8 @@ pub fn close_frame(code: CloseCode, reason: &str) -> Bytes {
     build(OpCode::Close, &payload[..len], None)
 }
 
-/// A whole frame masked with `mask`, as clients send them. The mask must be unpredictable for whoever chooses the
-/// payload (RFC 6455 section 5.3).
+/// A whole frame masked with `mask`, as clients send them. The author of the payload must not be able to predict the
+/// mask (RFC 6455 section 5.3).
 pub fn client_frame(opcode: OpCode, payload: &[u8], mask: [u8; 4]) -> Bytes {
     build(opcode, payload, Some(mask))
 }

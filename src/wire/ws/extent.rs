@@ -21,9 +21,9 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
     payload.checked_add(header + mask)
 }
 
-/// Answers each ping among the whole frames at the front of what a client has sent and is not read yet. A ping becomes a
-/// pong where it lies, which nobody answers, so that none is answered twice. What comes behind a frame that is not whole
-/// is left alone.
+/// Answers each ping among the whole frames at the front of what a client has sent and is not read yet. A ping becomes
+/// a pong where it lies, and a pong gets no answer, so that none is answered twice. What comes behind a frame that is
+/// not whole is left alone.
 pub fn answer_pings(bytes: &mut [u8], mut answer: impl FnMut(&[u8])) {
     let mut rest = bytes;
     while let Some(len) = frame_len(rest).filter(|&len| len <= rest.len()) {

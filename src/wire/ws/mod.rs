@@ -2,7 +2,7 @@
 //!
 //! Owns the rules of sections 5 to 8 that can be judged from the bytes of one direction: masking, reserved bits,
 //! opcodes, fragment order, sizes, UTF-8 and close payloads. Must not answer anything: pongs, the close handshake and
-//! its time limit belong to whoever owns the connection. Of the extensions only permessage-deflate is known (feature
+//! its time limit belong to the owner of the connection. Of the extensions only permessage-deflate is known (feature
 //! `deflate`), and only where it was agreed on: otherwise every reserved bit is a fault.
 
 mod close;
@@ -19,7 +19,7 @@ pub use extent::{answer_pings, frame_len};
 
 use tungstenite::protocol::frame::coding as raw;
 
-/// Which end of the connection we are. It decides who masks: clients always, servers never (section 5.1).
+/// Which end of the connection we are: clients always mask, servers never (section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// We accept connections: what comes in must be masked.

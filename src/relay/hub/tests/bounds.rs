@@ -45,7 +45,7 @@ fn d2_one_key_does_not_take_all_watchers() {
     let says = "this key has 128 of the 256 devices that may watch this session, and the rest is kept for other keys: detach one";
     assert_eq!(&*error.message, says);
     assert!(bench.answer(&of("SHA256:other", 1000), attach()).is_ok());
-    // One that watches already may ask anew.
+    // A device that watches already may ask anew.
     assert!(bench.answer(&of("SHA256:many", 5), attach()).is_ok());
 }
 

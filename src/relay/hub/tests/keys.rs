@@ -35,7 +35,7 @@ fn busy() -> (Bench, Caller, Caller) {
     (bench, owner, guest)
 }
 
-/// Why prompts were cancelled, and that nobody did it.
+/// Why prompts were cancelled. No key is named as the cause.
 fn cancelled(outs: &[Out]) -> Vec<Text> {
     let why = |out: &Out| match out {
         Out::Event { event, .. } => match &event.kind {
@@ -81,7 +81,7 @@ fn d1_what_a_revoked_key_has_waiting_is_cancelled_and_said() {
     assert_eq!(run_on(&mut bench), ["mine".into()]);
 }
 
-/// The roles of those who watch, as they are told last.
+/// The roles of the devices that watch, in the last list of them.
 fn roles(outs: &[Out]) -> Option<Vec<Role>> {
     outs.iter().rev().find_map(|out| match out {
         Out::Presence { devices, .. } => Some(devices.iter().map(|device| device.role).collect()),
@@ -200,7 +200,7 @@ fn a_stop_that_waits_for_the_turn_ends_with_the_right_to_it() {
         assert_eq!(bench.answer(&owner, prompt("more")).is_ok(), !other_waits, "it takes prompts again");
         let outs = stop::turn_ends(&mut bench, 1, true, "completed");
         assert_eq!(ends(&outs).is_empty(), !other_waits, "{outs:?}");
-        // One that has ended stays ended, by the one who ended it.
+        // A session that has ended stays ended, by the key that ended it.
         bench.ask(&owner, stop(true));
         bench.hub.exited("id1", 1, &ExitInfo::default(), bench.now);
         bench.outs();

@@ -1,8 +1,8 @@
-//! Goal: the bounds of what waits for a decision, and that a request is one and the same for whoever decides.
+//! Goal: the bounds of what waits for a decision, and that a request is the same for every approver.
 
 use super::*;
 
-/// A request whose input is an object of so many bytes.
+/// A request with an object of so many bytes as its input.
 fn sized(request: &str, bytes: usize) -> claude::Event {
     let claude::Event::Permission(mut asked) = asks(request, None) else { unreachable!() };
     asked.input = Json::parse(&format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - r#"{"a":""}"#.len()))).unwrap();

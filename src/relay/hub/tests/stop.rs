@@ -1,5 +1,5 @@
-//! Goal: a stop waits for the turn unless it is told not to, and whoever ended something is named. Method: as in the
-//! module above, with an hour that passes.
+//! Goal: a stop waits for the turn unless it is told not to, and the device that ended something is named. Method: as
+//! in the module above, with an hour that passes.
 
 use super::*;
 use crate::{claude::Turn, relay::api::By};
@@ -44,7 +44,7 @@ fn exits(bench: &mut Bench, process: u64) -> Vec<Out> {
     bench.outs()
 }
 
-/// Whose doing the one event of this kind is.
+/// The device that caused the one event of this kind.
 fn by(outs: &[Out], is_it: impl Fn(&Kind) -> bool) -> Option<Text> {
     let event = |out: &Out| if let Out::Event { event, .. } = out { Some(event.clone()) } else { None };
     let found: Vec<_> = outs.iter().filter_map(event).filter(|event| is_it(&event.kind)).collect();
@@ -173,7 +173,7 @@ fn a_turn_that_broke_is_run_to_its_end_before_the_session_stops() {
     assert_eq!(by(&outs, is_stopped).as_deref(), Some("device1"));
     assert_eq!(bench.hub.next_timeout(), None, "it is not started again");
 
-    // One that cannot be run again fails, and whoever waits is told.
+    // A session that cannot be run again fails, and the waiting command is told.
     let mut bench = in_turn();
     bench.ask(&caller(1, Role::Spawn), stop(false));
     for process in 1..5 {
@@ -207,7 +207,7 @@ fn a_turn_that_was_broken_off_names_who_did_it() {
     assert_eq!(by(&outs, is_turn).as_deref(), Some("device1"), "the first one did it");
     assert_eq!(by(&outs, is_cancelled).as_deref(), Some("device1"));
 
-    // It had ended by itself before the CLI read the interrupt, and the next one is nobody's doing.
+    // The turn had ended by itself before the CLI read the interrupt, and no device ended the next one.
     let mut bench = in_turn();
     bench.ask(&caller(1, Role::Drive), interrupt());
     assert_eq!(by(&turn_ends(&mut bench, 1, true, "completed"), is_turn), None);

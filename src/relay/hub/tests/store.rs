@@ -1,5 +1,5 @@
-//! Goal: what a session does when the store fails or takes its time. Method: an engine whose reads wait and whose operations
-//! fail when the test says so.
+//! Goal: what a session does when the store fails or takes its time. Method: an engine with reads that wait and
+//! operations that fail when the test says so.
 
 use std::sync::Mutex;
 
@@ -118,7 +118,7 @@ fn a_read_that_fails_is_said() {
     assert_eq!(bench.state(), State::Ready);
     orders.lock().unwrap().reads_fail = false;
     assert!(bench.answer(&watch, attach_from(0)).is_ok());
-    // One that watches and comes to stand behind is told that it must attach anew.
+    // A watcher that comes to stand behind is told that it must attach anew.
     bench.hub.paused(watch.peer);
     bench.answer(&caller(2, Role::Drive), prompt("x")).unwrap();
     orders.lock().unwrap().reads_fail = true;

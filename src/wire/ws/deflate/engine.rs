@@ -91,7 +91,7 @@ impl Codec {
     /// The message that a whole compressed payload stands for. Give it back by [`recycle`](Self::recycle).
     ///
     /// Where no window is kept, the payload must end where a block ends. Where one is, a payload that is cut inside of
-    /// a block cannot be told from one that goes on, and makes a wrong message of this peer's.
+    /// a block cannot be told from one that goes on, so this peer's message comes out wrong.
     ///
     /// # Errors
     /// The message is longer than `message_max` or than the ratio allows (1009), or the bytes are not what a compressor
@@ -145,8 +145,8 @@ impl Codec {
         }
     }
 
-    /// The compressed payload of a message, to be sent in frames whose first has RSV1. None: the message is to be sent
-    /// as it is, because it is below the threshold or would not become shorter.
+    /// The compressed payload of a message, to be sent in frames of which the first has RSV1. None: the message is to
+    /// be sent as it is, because it is below the threshold or would not become shorter.
     pub fn deflate(&mut self, connection: &mut Connection, payload: &[u8]) -> Option<&[u8]> {
         if payload.len() < self.options.threshold.max(1) {
             return None;

@@ -192,7 +192,7 @@ proptest! {
         for (bits, message) in messages {
             let [_, (_, mut connection)] = pair(&options(false, bits, 1));
             let Some(payload) = server.deflate(&mut connection, &message).map(<[u8]>::to_vec) else { continue };
-            // A reader whose window is just as large must do.
+            // A reader with a window that is just as large must do.
             let mut reader = Decompress::new_with_window_bits(false, bits);
             let mut out = Vec::with_capacity(message.len() + 1);
             reader.decompress_vec(&[&payload[..], &TAIL].concat(), &mut out, FlushDecompress::None).expect("valid");

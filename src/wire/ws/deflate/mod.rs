@@ -1,15 +1,14 @@
 //! permessage-deflate (RFC 7692): messages compressed one by one.
 //!
 //! Owns the negotiation of the extension in both roles and the bytes of a compressed message; which frames belong to it
-//! is the [`Decoder`](super::Decoder)'s. Must not decide which connections get it: that is a setting of whoever owns
-//! them.
+//! is the [`Decoder`](super::Decoder)'s. Must not decide which connections get it: that is a setting of their owner.
 //!
 //! # Memory
 //!
-//! A compressor owns 371 KiB at 15 window bits and 245 at 9, a decompressor 46 (zlib-rs 0.6.8, measured). So by default nobody keeps a window
-//! between messages: both directions are agreed to have no context takeover, and a thread needs one [`Codec`] for all of
-//! its connections. With [`DeflateOptions::takeover`] a [`Connection`] has a window of its own for each direction in
-//! which it was agreed; who owns the connections bounds how many of these there are.
+//! A compressor owns 371 KiB at 15 window bits and 245 at 9, a decompressor 46 (zlib-rs 0.6.8, measured). So by default
+//! no window is kept between messages: both directions are agreed to have no context takeover, and a thread needs one
+//! [`Codec`] for all of its connections. With [`DeflateOptions::takeover`] a [`Connection`] has a window of its own for
+//! each direction in which it was agreed; the owner of the connections bounds how many of these there are.
 //!
 //! What comes in is bounded twice while it is inflated: by the size a message may have, and by
 //! [`DeflateOptions::ratio_max`].
