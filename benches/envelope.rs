@@ -1,4 +1,4 @@
-//! AMP envelopes: reading one, whom it is for, the checks on it, writing one, and what signing adds to all that.
+//! AMP envelopes: reading one, finding its receivers, the checks on it, writing one, and what signing adds to all that.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
 //! The hop into a thread: pushing and taking on one thread, what a message costs another thread that is kept busy, one
-//! by one and in batches as workers send them, and what it costs to wake one that sleeps in its poll.
+//! by one and in batches as workers send them, and what it costs to wake a thread that sleeps in its poll.
 
 use std::{
     hint::black_box,

@@ -82,7 +82,7 @@ fn message(key_encoding: KeyEncoding) -> Vec<u8> {
     from.message(key_encoding, Header { ts: TS, ..header }, &body())
 }
 
-/// A message whose fields stand as RFC 001 lists them.
+/// A message with its fields as RFC 001 lists them.
 fn as_declared() -> Vec<u8> {
     let (from, to) = (Key::new(0), Key::new(1));
     let mut out = Vec::new();
@@ -189,7 +189,7 @@ fn routes(receivers: usize) -> Box<dyn FnMut()> {
     })
 }
 
-/// A message framed to be shared, and the header of one that is sent from where it lies.
+/// A message framed to be shared, and the header of a message that is sent from where it lies.
 fn frames() -> Box<dyn FnMut()> {
     let message = message(KeyEncoding::Text);
     Box::new(move || {

@@ -18,7 +18,7 @@ use hot_path::{Agent, Batch, Key, LIMIT, host_key, options, tcp};
 
 const BODY_BYTES: usize = 128;
 
-/// One that sends and one that receives, on one thread.
+/// A sender and a receiver, on one thread.
 struct Pair {
     sender: Agent,
     receiver: Agent,

@@ -1,5 +1,5 @@
-//! The directory's hot path: finding out where a message goes, for a DID that is here, one that is elsewhere, and one
-//! that nobody has heard of; and what it costs to carry a message to another worker's directory and deliver it there.
+//! The directory's hot path: finding out where a message goes, for a DID of this worker, a DID of another worker, and
+//! an unknown DID; and what it costs to carry a message to another worker's directory and deliver it there.
 
 use std::hint::black_box;
 

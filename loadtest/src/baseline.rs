@@ -24,7 +24,7 @@ use mio::{
 
 use crate::{cli::BaselineServer, measure};
 
-/// The receiver that stands for everybody else.
+/// The receiver that stands for all other clients.
 const ALL: u32 = u32::MAX;
 const HEADER_BYTES: usize = 8;
 const ARENA_BYTES: usize = 1 << 20;
@@ -35,9 +35,9 @@ const WAITING_BYTES_MAX: usize = 256 << 20;
 const FRAME_BYTES_MAX: usize = 128 << 20;
 /// Numbers are an index, so that finding a receiver costs a load.
 const NUMBER_MAX: u32 = 1 << 22;
-/// The place of a number that nobody has.
+/// The place of a number that no client has.
 const NOBODY: u32 = u32::MAX;
-/// Pieces of one write whose list stands on the stack.
+/// Pieces of one write that are listed on the stack.
 const PIECES_INLINE: usize = 64;
 const LISTENER: Token = Token(usize::MAX);
 const EVENTS: usize = 4096;
@@ -88,7 +88,7 @@ pub(crate) struct Forwarder {
     arena: Vec<u8>,
     used: usize,
     touched: Vec<usize>,
-    /// Sockets whose last read filled the space offered.
+    /// Sockets to read again: the last read filled the space offered.
     again: Vec<usize>,
     gone: Vec<usize>,
 }

@@ -102,7 +102,7 @@ impl Command {
     }
 }
 
-/// Who sends to whom.
+/// The senders and their receivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Pattern {
     /// Every client to itself.

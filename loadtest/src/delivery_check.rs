@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::template::Stamp;
 
-/// Who may receive, and how order is checked.
+/// The receivers of a sender, and how order is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// Each sender has one receiver: order is checked.
@@ -29,9 +29,9 @@ pub(crate) enum Verdict {
     },
     /// It had come before.
     Doubled,
-    /// It was for somebody else.
+    /// It was for another receiver.
     Misdirected,
-    /// Nobody here sent it.
+    /// No sender of this run sent it.
     Foreign,
 }
 

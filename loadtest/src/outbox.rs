@@ -1,4 +1,4 @@
-//! What one connection has to send: control bytes, and messages whose common ending is sent from their template.
+//! What one connection has to send: control bytes, and messages with a common ending that is sent from their template.
 
 use std::io::{self, IoSlice, Write};
 

@@ -138,7 +138,7 @@ impl Server {
     }
 }
 
-/// A distribution for a plot whose axis shows ever more nines.
+/// A distribution for a plot with an axis of ever more nines.
 pub(crate) fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     if histogram.is_empty() {
         return Vec::new();
@@ -192,7 +192,7 @@ pub struct Checks {
     pub lost: u64,
     /// Delivered again.
     pub doubled: u64,
-    /// Delivered to somebody else.
+    /// Delivered to another receiver.
     pub misdirected: u64,
     /// Not of this run, or not what it should be.
     pub foreign: u64,

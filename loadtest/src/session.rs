@@ -22,7 +22,7 @@ use crate::{
 /// How long an answer or a turn may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A relay under test is not pinned: who runs a load test chose it.
+/// A relay under test is not pinned: the person at the load test chose it.
 struct Anybody;
 
 impl Pins for Anybody {
@@ -43,7 +43,7 @@ pub(crate) struct Job {
     pub(crate) text: String,
 }
 
-/// What it gives: the tally, whose latency is that of whole turns, and the steps on the way.
+/// What it gives: the tally, with the latency of whole turns, and the steps on the way.
 pub(crate) struct Given {
     pub(crate) tally: Tally,
     pub(crate) steps: BTreeMap<&'static str, Histogram<u64>>,
@@ -56,7 +56,7 @@ struct Prompter {
     index: usize,
     given: Given,
     next: u64,
-    /// Prompts whose turn has ended.
+    /// Prompts of turns that have ended.
     done: HashSet<String>,
     /// When the first text of the turn under way came.
     first_text: Option<u64>,

@@ -12,7 +12,7 @@ const BYTES_MAX: u64 = 4 << 20;
 /// One number of each worker: `agents`, `closed`, whatever it is called there.
 ///
 /// # Errors
-/// In words: nobody answers there, or not as a relay does.
+/// In words: there is no answer, or not one of a relay.
 pub(crate) fn of_workers(address: SocketAddr, name: &str) -> Result<Vec<u64>, String> {
     let body = get(address).map_err(|error| format!("/stats of {address}: {error}"))?;
     numbers(&body, name).ok_or_else(|| format!("/stats of {address} has no `{name}` for each worker"))

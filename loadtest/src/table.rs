@@ -1,7 +1,7 @@
 //! The table that the relay is judged by: server CPU time a delivery as a ratio to the baseline, scenario by scenario.
 //!
 //! Each round runs the base, the relay, and the base again, each in a fresh process on the same CPU, so that what the
-//! machine does to everybody shows as the ratio of base to base. Owns the rows; how a run is made is [`crate::run`]'s.
+//! machine does to every run shows as the ratio of base to base. Owns the rows; how a run is made is [`crate::run`]'s.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -245,7 +245,7 @@ impl Bench<'_> {
         }
     }
 
-    /// A run that nobody disturbed, or the last of several.
+    /// An undisturbed run, or the last of several.
     fn quiet(&mut self, row: &Row, is_base: bool) -> Result<Figures, Failure> {
         Figures::of(&quiet(self.options.attempts, || self.once(row, is_base))?)
     }

@@ -43,12 +43,12 @@ const AT_ONCE: Duration = Duration::from_millis(500);
 const GRACE_MAX: Duration = Duration::from_secs(3_600);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Said where none takes the place of one that ran.
+/// Said where a relay has ended and no other took its place.
 const HAS_ENDED: &str = "\
 The relay that ran has ended, with its sessions. Once that is mended, `amp-relay up --continue` goes on with a folder's
 conversation; give the flags again that the relay was started with.";
 
-/// The relay of the data folder, signed in to: the one that runs, or one that is started for it (true).
+/// Signs in to the relay of the data folder; if none runs, it is started first (true).
 ///
 /// # Errors
 /// What went wrong, why, and what to do next.
@@ -92,7 +92,7 @@ pub(super) fn relay(settings: &Settings, matches: &ArgMatches, world: &World) ->
 struct Plan {
     /// The settings that are given to it.
     variables: Variables,
-    /// The relay whose place it takes.
+    /// The relay that this one replaces.
     after: Option<Kept>,
 }
 
@@ -100,13 +100,13 @@ impl Plan {
     /// With the flags of this call: the variables of this terminal pass by themselves.
     fn first(settings: &Settings, matches: &ArgMatches, world: &World) -> Self {
         let mut variables = given(matches, &[ValueSource::CommandLine], world);
-        // A config that is named may name another folder than the one that is looked into here.
+        // The config file that is named may set another data folder than the one looked into here.
         variables.insert(variable::DATA.into(), settings.data.value.clone().into());
         Self { variables, after: None }
     }
 
-    /// The same over what the relay that runs was started with. `leaves_demo`: what it is started anew for is that it is
-    /// to run the demo agent no more.
+    /// The same over what the running relay was started with. `leaves_demo`: the relay is restarted to run the demo
+    /// agent no more.
     fn over(self, kept: Kept, leaves_demo: bool) -> Self {
         let mut variables = kept.variables.clone();
         if leaves_demo {
@@ -121,7 +121,7 @@ impl Plan {
         let program = env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
         let mut command = Command::new(program);
         if let Some(kept) = &self.after {
-            // Those of this terminal are not what that relay was started with.
+            // The variables of this terminal are not what that relay was started with.
             for name in settings::variables() {
                 command.env_remove(name);
             }
@@ -134,7 +134,7 @@ impl Plan {
         Ok(command)
     }
 
-    /// Looks for what would keep the relay from starting, as long as the one whose place it takes still runs.
+    /// Looks for what would keep the relay from starting, while the relay that it replaces still runs.
     fn can_start(&self, settings: &Settings) -> Result<(), String> {
         let mut command = self.command()?;
         let checked = command.args(["config", "check"]).output();
@@ -177,7 +177,7 @@ impl Plan {
     }
 }
 
-/// What settings the relay has that takes the place of the one that runs.
+/// Says which settings the relay will have that replaces the running one.
 fn settings_of_next(kept: Option<&Kept>, matches: &ArgMatches) -> String {
     let Some(kept) = kept else {
         return "The new one has the settings of this command and this terminal alone: what flags and variables the one \
@@ -208,7 +208,7 @@ fn with_process(why: String, data: &Path) -> String {
 /// What is wrong with a relay that runs.
 struct Outdated {
     why: String,
-    /// It is that it runs the demo agent.
+    /// It runs the demo agent.
     runs_demo: bool,
 }
 
@@ -243,8 +243,8 @@ fn outdated(reached: &mut Reached, settings: &Settings) -> Result<Option<Outdate
 /// Flags that change nothing where a relay runs, and of which that is not to be said.
 const UNSAID: [&str; 3] = ["data", "config", "demo"];
 
-/// Settings on the command line are those of the relay that `up` starts; the one that runs has its own, which may be the
-/// same.
+/// Says which flags of this command change nothing: they are for a relay that `up` starts, and the running relay keeps
+/// its own settings. None where these are the same.
 fn ignored(matches: &ArgMatches, plan: &Plan, kept: Option<&Kept>, data: &Path) -> Option<String> {
     let has = |(name, value): (&String, &OsString)| {
         UNSAID.iter().any(|id| *name == format!("AMP_RELAY_{}", id.to_uppercase()))

@@ -23,7 +23,7 @@ use crate::{
     server::DataFolder,
 };
 
-/// Makes the keys file if there is none; `asking`: offers the person's own keys, if somebody is there to answer.
+/// Makes the keys file if there is none; `asking`: offers the user's own keys, if there is a terminal to ask on.
 ///
 /// # Errors
 /// It cannot be written, or the client key cannot be made.
@@ -40,7 +40,7 @@ pub(super) fn keys_file(data: &DataFolder, settings: &Settings, asking: bool) ->
             match key.and_then(|key| offered(&lines, &key, &file)) {
                 Ok(Some(line)) => lines.push(line),
                 Ok(None) => {}
-                // It cannot be let in, and is no reason to lose what was answered about the others.
+                // A refused key is no reason to lose the answers about the others.
                 Err(why) => out::note(&format_args!("{} is passed over: {why}.", path_line(&file))),
             }
         }
@@ -59,7 +59,8 @@ fn line(public: &str) -> Result<String, String> {
 /// It cannot sign in.
 fn offered(lines: &[String], key: &str, file: &Path) -> Result<Option<String>, String> {
     let (_, entry) = keys::line_for(key, Role::Admin).map_err(|error| error.to_string())?;
-    // Names and comments may be anybody's: each stands behind words of ours, and its further rows behind a mark.
+    // File names and comments come from elsewhere: each stands behind words of ours, and its further rows behind a
+    // mark.
     let question = format!(
         "{}:{}\nLet it sign in to this relay as admin? [y/N] ",
         out::foreign("\nA key in ", &path_line(file)),
@@ -102,7 +103,7 @@ fn public_keys_of_home() -> Vec<(PathBuf, Result<String, String>)> {
             seen.push(key.key_data().clone());
             true
         }
-        // Why it is none is said of each.
+        // Each text that is no key is kept: the reason is told for each.
         Err(_) => true,
     };
     let read = |path: PathBuf| match file::read(&path, KEY_BYTES_MAX) {

@@ -88,13 +88,14 @@ impl Kept {
         drop(Noted(data.join(FILE)));
     }
 
-    /// That of the relay that holds a data folder; none where that relay has not said it, as one of an older version.
+    /// What the relay that holds a data folder was started with; none where that relay has not noted it, as an older
+    /// version.
     pub(super) fn of_running(data: &Path) -> Option<Self> {
         let kept: Self = serde_json::from_slice(&file::read(&data.join(FILE), BYTES_MAX).ok()?).ok()?;
         (DataFolder::holder(data) == Some(kept.pid)).then_some(kept)
     }
 
-    /// Whether nobody else can listen there as long as that relay does.
+    /// Whether that relay holds this address, so that no other process can listen there.
     pub(super) fn holds(&self, address: SocketAddr) -> bool {
         let ip = |address: &SocketAddr| address.ip().to_canonical();
         self.bound.iter().any(|bound| {

@@ -1,4 +1,4 @@
-//! `amp-relay keys`: who may sign in. Changes the keys file, and tells the relay that runs on it.
+//! `amp-relay keys`: the keys that may sign in. Changes the keys file, and tells the relay that runs on it.
 
 use std::{
     fs,
@@ -198,15 +198,15 @@ fn as_read(comment: &str) -> String {
     cli_text::name(comment).to_lowercase()
 }
 
-/// Another key whose comment reads the same.
+/// Another key with a comment that reads the same.
 fn of_same_name<'a>(entry: &Entry, set: &'a KeySet) -> Option<&'a Entry> {
     let name = as_read(&entry.comment);
     let is_same = |other: &&Entry| other.fingerprint != entry.fingerprint && as_read(&other.comment) == name;
     set.entries.iter().filter(|_| !name.is_empty()).find(is_same)
 }
 
-/// A key's line and name under which it is told apart from others, where its comment is that of another one: with the name
-/// of the file that it comes from. None where its own comment does.
+/// A key's line, and the name that tells it apart from a key with the same comment: the name of its file is added. None
+/// where its own comment tells it apart.
 ///
 /// # Errors
 /// It is no public key.
@@ -244,10 +244,10 @@ fn taken(entry: &Entry, other: &Entry, file: &str) -> String {
     )
 }
 
-/// Asks before the key goes that the verbs of this machine sign in with.
+/// Asks before this machine's own key is removed: its verbs sign in with that key.
 ///
 /// # Errors
-/// It is to stay, or nobody is there to be asked.
+/// The answer is no, or there is no terminal to ask on.
 fn may_go(removed: &[Entry], data: &Path) -> Result<(), String> {
     let own = data.join("client_key.pub");
     let read = file::read(&own, KEY_BYTES_MAX).ok();

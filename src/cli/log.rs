@@ -282,7 +282,7 @@ mod tests {
         let (path, beside) = (scratch.path().join("relay.log"), scratch.path().join("relay.log.1"));
         let line = |at: u8| [vec![b'a' + at; (1 << 20) - 1], vec![b'\n']].concat();
         let held = |path: &Path| fs::read(path).unwrap();
-        // One that ran before has left half of it.
+        // An earlier relay has left the file half full.
         let half = FILE_BYTES_MAX as usize / 2;
         fs::write(&path, vec![b'.'; half]).unwrap();
         let out = fs::OpenOptions::new().append(true).open(&path).unwrap();

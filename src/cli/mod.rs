@@ -130,7 +130,7 @@ fn misused(error: &clap::Error) -> ExitCode {
     {
         out::note(&error.render().to_string().trim_end());
     } else {
-        // Where nobody reads that, nobody is told.
+        // If this cannot be printed, neither can the reason.
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)

@@ -71,7 +71,7 @@ pub(super) fn foreign(ours: &str, theirs: &str) -> String {
     texts::foreign(ours, theirs, tty::columns_of(io::stderr()))
 }
 
-/// Says a line beside the output, without what could steer a terminal. Where nobody reads that, nobody is told.
+/// Says a line beside the output, without what could steer a terminal. If it cannot be printed, neither can the reason.
 pub(super) fn note(line: &dyn Display) {
     let _ = writeln!(io::stderr().lock(), "{}", clean(&line.to_string()));
 }

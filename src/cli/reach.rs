@@ -125,7 +125,7 @@ pub(super) struct Reached {
     pub options: Options,
     /// Where relays are pinned.
     pub known: PathBuf,
-    /// What a person is to know before anything else; whoever joins a session shows it there.
+    /// What a person is to know before anything else; a verb that joins a session shows it there.
     pub notices: Vec<String>,
 }
 
@@ -219,7 +219,7 @@ pub(super) fn reach_as_agent(args: &ReachArgs) -> Result<Found<amp::Connection>,
     Ok(found)
 }
 
-/// The data folder, if it can be one: whoever only asks leaves nothing in any other.
+/// The data folder, if it can be one: a client of a relay leaves no files in any other folder.
 fn place(args: &ReachArgs) -> Result<PathBuf, String> {
     let data = args.data()?;
     let is_other =
@@ -248,7 +248,7 @@ pub(super) struct Found<T> {
     pub identity: Identity,
     /// Where relays are pinned.
     pub known: PathBuf,
-    /// Why it is not the key of this machine, where that is there and should be.
+    /// Why it is another key than this machine's own, where that one should have signed in.
     pub note: Option<String>,
 }
 
@@ -338,7 +338,7 @@ pub(super) fn listens(data: &Path) -> bool {
     UnixStream::connect(data.join("relay.sock")).is_ok()
 }
 
-/// What is to be said of a relay that runs on the data folder and that nobody can reach there.
+/// What to say of a relay that runs on the data folder and cannot be reached there.
 pub(super) fn out_of_reach(data: &Path) -> Option<String> {
     let pid = DataFolder::holder(data)?;
     Some(format!(

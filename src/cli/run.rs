@@ -55,7 +55,7 @@ enum Purpose {
 }
 
 impl Purpose {
-    /// Whether it is for a person at a terminal, who would rather see the demo agent than nothing.
+    /// Whether it is for a person at a terminal: there the demo agent is better than no agent.
     fn is_for_person(&self) -> bool {
         !matches!(self, Self::Service)
     }
@@ -139,7 +139,7 @@ fn start(settings: &Settings, purpose: Purpose, kept: Kept) -> Result<Running, S
         hosts: settings.host.value.clone(),
         environment: environment(&settings.env.value),
         folders: settings.folder.value.clone(),
-        // A person who has set no bounds goes on working in the next folder.
+        // Where a person has set no folders, an admin's sessions may run in any folder.
         open: for_person && settings.folder.origin == settings::Origin::Default,
         grace_ms: settings.grace.value.0,
         first_session,
@@ -148,11 +148,12 @@ fn start(settings: &Settings, purpose: Purpose, kept: Kept) -> Result<Running, S
         ws_ping_ms: settings.ws_ping.value.0,
         ..Options::new(settings.keys.value.clone(), agent)
     };
-    // From here on a signal is kept until it can be obeyed: whoever reads that we listen may end us in the next moment.
-    // Not before, so that a question at the first run can be left with Ctrl-C.
+    // From here on a signal is kept until it can be obeyed: a program that reads that we listen may end us in the next
+    // moment. Not before, so that a question at the first run can be left with Ctrl-C.
     let signals = Signals::new(TERM_SIGNALS.iter().chain([&SIGHUP]));
     let signals = signals.map_err(|error| format!("signals cannot be handled: {error}"))?;
-    // Whoever finds this relay listening finds it there; what is listened on is known a moment later.
+    // Written before the relay listens, so that a client that reaches it finds the file; the addresses are known a
+    // moment later.
     let noted = kept.write(&settings.data.value);
     let server = Server::start(&options, host_key).map_err(|error| with_advice(&error.to_string()))?;
     kept.listening(server.addresses()).rewrite(&noted);
@@ -169,13 +170,13 @@ fn start(settings: &Settings, purpose: Purpose, kept: Kept) -> Result<Running, S
     Ok(Running { server, folder: data, noted, signals })
 }
 
-/// Said where the demo agent answers though nobody asked for it.
+/// Said where the demo agent answers without having been asked for.
 pub(super) const STANDS_IN: &str = "\
 Claude Code was not found, so the demo agent answers, with made-up text.
 To have the real one: npm install -g @anthropic-ai/claude-code, then log in
 with `claude`, then `amp-relay up` again (or name it with --claude PATH).";
 
-/// Said where the demo agent answers: nobody meets a request for permission by chance.
+/// Said where the demo agent answers: a request for permission does not come by chance.
 pub(super) const DEMO_ASKS: &str =
     "The demo agent asks for permission where a prompt has the word `ask`: `please ask me`, for instance.";
 

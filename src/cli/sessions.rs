@@ -68,7 +68,7 @@ pub(super) fn list(connection: &mut Connection) -> Result<Vec<Summary>, String> 
     ask(connection, json!({"type": "list"}))?.sessions().map_err(|unreadable| unreadable.to_string())
 }
 
-/// The session that is meant, for who stands in the current folder.
+/// The session that is meant, from the current folder.
 ///
 /// # Errors
 /// As [`meant`].
@@ -76,12 +76,14 @@ pub(super) fn choose(sessions: &[Summary], wanted: Option<&str>, verb: &str) -> 
     meant(sessions, wanted, verb, std::env::current_dir().ok().as_deref())
 }
 
-/// The session that is meant. Where nothing is said that is the only live one, else the one of the current folder that was
-/// active last, as for `up`. Otherwise a whole id, or as much of it as the table shows, goes before everything else, and by a title a live session is meant before those
-/// that ended and keep theirs. What may mean two is refused. `verb` is what it is meant for.
+/// The session that is meant. Without `wanted` it is the only live one, else the one of the current folder that was
+/// active last, as for `up`. A whole id, or as much of it as the table shows, goes before a title; the title of a live
+/// session goes before the titles of ended ones. What may mean two sessions is refused. `verb` is what the session is
+/// meant for.
 ///
 /// # Errors
-/// None is, or several may be: with those, and the command for the first of them, a live one if there is any.
+/// No session is meant, or several may be: with those, and the command for the first of them, a live one if there is
+/// any.
 fn meant(sessions: &[Summary], wanted: Option<&str>, verb: &str, here: Option<&Path>) -> Result<String, String> {
     let several = |what: &str, shown: &[Summary]| {
         let next = shown.iter().find(|session| session.is_live()).or(shown.first());

@@ -185,7 +185,7 @@ fn is_harmless(c: char) -> bool {
     matches!(c, '\n' | '\t') || is_plain(c)
 }
 
-/// So many of something whose name takes an `s`.
+/// A count and its noun, with an `s` for the plural.
 pub(super) fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
@@ -285,7 +285,7 @@ pub(super) fn name(name: &str) -> String {
     let mut kept = String::new();
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {
-        // A colon and a blank stand before what somebody says.
+        // A colon and a blank would read as the end of the name, with its owner's words behind it.
         let is_inner = c == ':' && chars.peek().is_some_and(|next| next.is_alphanumeric());
         if is_inner || stands_in_a_name(c) {
             kept.push(c);

@@ -30,7 +30,7 @@ const WHEEL_SENDS_ARROWS: &str = "\x1b[?1007h";
 
 /// The modes that standard input had when the program began, or took the screen.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
-/// Held while the screen is taken, and by what ends the program: after that nobody takes it again.
+/// Held while the screen is taken, and by what ends the program: after that the screen is not taken again.
 static TAKING: Mutex<()> = Mutex::new(());
 /// The screen is ours.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -58,8 +58,8 @@ pub(super) fn guard() -> io::Result<()> {
     result
 }
 
-/// Whether the terminal is one that can be drawn on, as far as TERM says: without one, and as `dumb`, no sequence that moves
-/// the cursor is known to be understood.
+/// Whether the terminal can be drawn on, as far as TERM says: where it is unset, empty or `dumb`, no sequence that
+/// moves the cursor is known to be understood.
 pub(super) fn draws() -> bool {
     std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
@@ -158,7 +158,7 @@ impl Taken {
         Ok(kill_process(getpid(), Signal::STOP)?)
     }
 
-    /// Whether it is ours: a signal may have given it back, or nobody has taken it again.
+    /// Whether the screen is ours: a signal may have given it back, and it may not be taken again yet.
     pub(super) fn is_ours(&self) -> bool {
         TAKEN.load(Ordering::SeqCst)
     }

@@ -111,7 +111,7 @@ fn joined(args: &UpArgs, matches: &ArgMatches) -> Result<ExitCode, String> {
     attach::join(reached, &wanted)
 }
 
-/// That the session which was taken is one of several in its folder, where it is. A list does not say who made them.
+/// Says that the taken session is one of several in its folder, where it is. A list does not say which device made one.
 fn beside(taken: &str, sessions: &[Summary], here: &Path, data: &Path) -> Option<String> {
     let others: Vec<&Summary> = sessions::live_in(sessions, Some(here)).filter(|one| one.session != taken).collect();
     let one = others.first()?;

@@ -19,14 +19,14 @@ const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
-/// Without it an agent signs RSA with SHA-1.
+/// Without this flag an agent signs RSA with SHA-1.
 const RSA_SHA2_512: u32 = 4;
 /// Longest message taken, as OpenSSH has it.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 const KEYS_MAX: usize = 256;
-/// Of a key's comment, which is shown in one line.
+/// Most bytes of a key's comment, which is shown in one line.
 const COMMENT_BYTES_MAX: usize = 256;
-/// Listing needs nobody; a signature may wait for a touch or a confirmation.
+/// Listing needs no person; a signature may wait for a touch or a confirmation.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 const SIGN_TIMEOUT: Duration = Duration::from_secs(60);
 

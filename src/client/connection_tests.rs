@@ -175,7 +175,7 @@ fn a_relay_without_proof_is_not_believed_and_not_pinned() {
     assert!(!known.exists());
 }
 
-/// Trusts nobody.
+/// Trusts no relay.
 struct Nobody;
 
 impl Pins for Nobody {

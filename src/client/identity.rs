@@ -59,7 +59,7 @@ pub enum IdentityError {
         /// Its mode.
         mode: u32,
     },
-    /// It is the half that everybody may have.
+    /// It is the public half of a key.
     #[error(
         "key file {} is the public half of a key, which cannot sign: name the private one, {private}",
         path_line(path)
@@ -137,7 +137,7 @@ impl Identity {
         }
         let key = sign_in::private_key(&text);
         let mode = metadata.permissions().mode() & 0o777;
-        // What holds nothing secret may be open to everybody.
+        // A file without a secret may be open to others.
         if mode & 0o077 != 0 && !matches!(key, Err(NoKey::Empty | NoKey::Other)) {
             return Err(IdentityError::TooOpen { path: path.to_owned(), mode });
         }

@@ -145,7 +145,7 @@ impl Link {
         }
     }
 
-    /// The same, whose first attachment asks for so many bytes of the newest events.
+    /// The same; the first attachment asks for so many bytes of the newest events.
     #[must_use]
     pub fn with_tail(self, bytes: u64) -> Self {
         Self { tail_bytes: Some(bytes), ..self }
@@ -300,7 +300,7 @@ impl Link {
         todo
     }
 
-    /// What was not answered is sent again; the relay knows it by its id.
+    /// Commands without an answer are sent again; the relay knows them by their ids.
     fn again(&mut self) -> impl Iterator<Item = Do> {
         self.unanswered.iter_mut().map(|command| {
             command.sent = true;
@@ -400,7 +400,7 @@ impl Link {
     fn wait(&mut self, now: Now, why: String) -> Vec<Do> {
         let backoff = (RETRY_MS_FIRST << self.attempt.min(16)).min(RETRY_MS_MAX);
         self.attempt += 1;
-        // Half of it is random, so that a restarted relay is not met by everybody at once.
+        // Half of it is random, so that clients do not all connect at once to a restarted relay.
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let spread = backoff / 2 + (self.random >> 33) % (backoff / 2 + 1);
         let retry_ms = self.retry_after_ms.take().map_or(spread, |said| said.clamp(spread, RETRY_MS_MAX));

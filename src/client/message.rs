@@ -1,6 +1,6 @@
 //! What a relay says, as values. Fields that a newer relay adds are ignored, types and kinds that it adds are
-//! `Unknown`, and what it leaves out has a default. What is there and cannot be read is never taken for what is left out:
-//! it costs itself, and is named.
+//! `Unknown`, and a field that it leaves out has a default. A field that cannot be read is never taken for one that is
+//! left out: that field alone is lost, and it is named.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -31,11 +31,11 @@ pub enum Incoming {
         #[serde(default)]
         kind: Option<String>,
     },
-    /// Who watches.
+    /// The devices that watch a session.
     Presence {
         /// Which session.
         session: String,
-        /// Everybody who watches now.
+        /// All devices that watch now.
         devices: Vec<DeviceInfo>,
     },
     /// A session changed.
@@ -78,12 +78,13 @@ impl Incoming {
     }
 }
 
-/// Something that a relay sent is there, and in a form that is not known.
+/// A part of what a relay sent has an unknown form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("what the relay answers cannot be read (`{0}`): is the relay another version?")]
 pub struct Unreadable(pub String);
 
-/// Reads a struct of which each field has a default; the names of the fields that cannot be read, and have theirs.
+/// Reads a struct in which each field has a default. A field that cannot be read gets its default; their names come
+/// with the struct.
 fn by_field<T: DeserializeOwned + Default>(value: &Value) -> Option<(T, Vec<String>)> {
     let fields = value.as_object()?;
     if let Ok(whole) = T::deserialize(value) {
@@ -210,7 +211,7 @@ pub struct ErrorMessage {
 }
 
 impl ErrorMessage {
-    /// Whether connecting again later may help. What is about the key needs a person, whatever `recoverable` says.
+    /// Whether connecting again later may help. An error about the key needs a person, whatever `recoverable` says.
     pub fn is_passing(&self) -> bool {
         match self.code.as_str() {
             "KEY_NOT_AUTHORIZED" | "KEY_EXPIRED" | "AUTH_FAILED" | "FORBIDDEN" => false,
@@ -229,7 +230,7 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// Who did something.
+/// The author of an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct By {
@@ -244,7 +245,7 @@ pub struct By {
 /// A fact with its position.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Event {
-    /// Whose.
+    /// Its session.
     pub session: String,
     /// Where it stands.
     #[serde(flatten)]
@@ -252,7 +253,7 @@ pub struct Event {
     /// When, Unix milliseconds.
     #[serde(default)]
     pub at: u64,
-    /// Who caused it.
+    /// Its author, if it has one.
     #[serde(default)]
     pub by: Option<By>,
     /// The fact.
@@ -261,8 +262,8 @@ pub struct Event {
 }
 
 impl Event {
-    /// Reads an event. What cannot be read of it costs its fact, but not its place; and a request is there all the same,
-    /// since what is typed may be meant for it. `None` where it has no place.
+    /// Reads an event. If it cannot be read, its fact is lost, but not its place. A request is there all the same,
+    /// since a typed line may be meant for it. `None` where it has no place.
     pub fn read(value: &Value) -> Option<Self> {
         #[derive(Deserialize)]
         struct Head {
@@ -342,7 +343,7 @@ pub enum Fact {
     },
     /// A person must decide.
     Permission(OpenPermission),
-    /// Somebody decided.
+    /// A request was decided.
     Decision {
         /// The request.
         request: String,
@@ -486,13 +487,13 @@ pub struct OpenPermission {
     pub no_always: bool,
     /// A single tap must not approve.
     pub needs_interaction: bool,
-    /// What of it cannot be read: nobody can allow it who has not seen that.
+    /// The parts that cannot be read: what a person cannot see must not be allowed.
     #[serde(skip)]
     pub unreadable: Vec<String>,
 }
 
 impl OpenPermission {
-    /// Reads a request: whatever cannot be read of it, it waits.
+    /// Reads a request: it waits even if parts of it cannot be read.
     pub fn read(value: &Value) -> Self {
         let (open, unreadable) = by_field(value).unwrap_or_else(|| (Self::default(), vec!["request".into()]));
         Self { unreadable, ..open }
@@ -612,7 +613,7 @@ pub struct QueuedPrompt {
     pub prompt: String,
     /// What it says.
     pub text: String,
-    /// Who said it.
+    /// Its author.
     pub by: Option<By>,
     /// How far it has come.
     pub state: String,
@@ -647,7 +648,7 @@ pub struct Snapshot {
     /// Requests that wait.
     #[serde(deserialize_with = "requests")]
     pub permissions: Vec<OpenPermission>,
-    /// Who watches. (In a summary this is a number; a snapshot has the list.)
+    /// The devices that watch. (In a summary this is a number; a snapshot has the list.)
     pub devices: Vec<DeviceInfo>,
     /// A text to show first.
     pub notice: Option<String>,

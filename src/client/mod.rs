@@ -1,6 +1,6 @@
 //! A blocking client of the session protocol, to embed: it signs in by key, checks the relay's pin and proof, gives
 //! every command an id, and goes on after a break where it stopped. It knows nothing of the relay's insides, starts no
-//! thread and holds no policy: what to print and whom to ask is its caller's.
+//! thread and holds no policy: what to print and what to ask a person is its caller's.
 //!
 //! ```no_run
 //! use amp_relay::client::{Connection, Identity, KnownRelays, Options, Target};

@@ -34,12 +34,12 @@ pub enum PinError {
         name: String,
         /// The DID that is pinned.
         expected: String,
-        /// The one that came.
+        /// The DID that was presented.
         presented: String,
         /// The file.
         file: String,
     },
-    /// Nobody vouches for it yet.
+    /// It is not pinned yet, and no person has accepted it.
     #[error(
         "the relay at {name} is not known yet (its key: {fingerprint}); nothing was signed. Compare the fingerprint with \
          what the relay prints at its start, then connect from a terminal and accept it"
@@ -191,7 +191,7 @@ impl Pins for KnownRelays {
                 file: path_line(&self.path),
             });
         }
-        // A relay that is known by its key may have another name; one on this machine is believed at first sight.
+        // A relay that is known by its key may have another name; a relay on this machine is believed at first sight.
         if target.is_local() || self.known.iter().any(|known| known.did == did) {
             return Ok(());
         }

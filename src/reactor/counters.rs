@@ -1,4 +1,4 @@
-//! Counters of a worker: numbers that one thread writes and anybody reads. Owns no policy.
+//! Counters of a worker: numbers that one thread writes and any thread reads. Owns no policy.
 
 use crate::base::{Close, Counter};
 

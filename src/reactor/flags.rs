@@ -22,7 +22,7 @@ impl Flags {
     pub(super) const EOF: u16 = 1 << 6;
     /// The queue was above its high mark and has not been reported drained.
     pub(super) const HIGH: u16 = 1 << 7;
-    /// Somebody asked to close.
+    /// A close was asked for.
     pub(super) const CLOSING: u16 = 1 << 8;
     /// The protocol was told; only flushing and lingering is left.
     pub(super) const CLOSED: u16 = 1 << 9;

@@ -26,7 +26,7 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// A gate whose consumer is awake.
+    /// A gate with an awake consumer.
     pub fn new() -> Self {
         Self { sleeping: AtomicBool::new(false) }
     }

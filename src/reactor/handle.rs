@@ -174,8 +174,8 @@ impl<P: Protocol> Bound<P> {
         workers.collect()
     }
 
-    /// Runs each worker on a thread of its own. `protocol` makes a worker's protocol from its number and everybody's
-    /// mailers, which are in the order of the numbers; it is called on this thread.
+    /// Runs each worker on a thread of its own. `protocol` makes a worker's protocol from its number and the mailers of
+    /// all workers, which are in the order of the numbers; it is called on this thread.
     ///
     /// # Errors
     /// A thread cannot be started; those that were started stop. A worker that cannot begin on its thread is reported by

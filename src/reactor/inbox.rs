@@ -161,7 +161,7 @@ impl<T> Inbox for Sender<T> {
     }
 }
 
-/// Wakes those who wait for room once the receiver is gone: they wait for nothing.
+/// Wakes the senders that wait for room once the receiver is gone: no room will come.
 #[derive(Debug)]
 struct Gone(Arc<Shared>);
 

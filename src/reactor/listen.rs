@@ -1,5 +1,5 @@
-//! Listeners: making them, and accepting from them. Owns the sockets and the Unix socket's file; who gets a stream and
-//! how many there may be is the worker's.
+//! Listeners: making them, and accepting from them. Owns the sockets and the Unix socket's file; where a stream goes
+//! and how many there may be is the worker's.
 
 use std::{
     fs, io,
@@ -127,7 +127,7 @@ fn bind_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    // Nobody can connect before `listen`, so the mode is right before anybody could.
+    // A client can connect only after `listen`, so the mode is right before the first one.
     let file = SocketFile { path: path.to_owned(), identity: SocketFile::identify(path) };
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     socket.listen(backlog)?;
@@ -135,7 +135,7 @@ fn bind_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)
     Ok((UnixListener::from_std(listener), file))
 }
 
-/// A socket file that nobody answers is left over from a process that was killed.
+/// A socket file without a listener is left over from a process that was killed.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

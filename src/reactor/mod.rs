@@ -64,12 +64,13 @@
 //!
 //! # Threads
 //!
-//! Every worker is a thread with a TCP listener, connections and a protocol value of its own; nothing of them is shared,
-//! so a protocol needs no lock and a connection's state need not be `Send`. A connection stays with the worker that took
-//! it. A token of another worker's connection names nobody here ([`Sent::Closed`], counted in
-//! [`WorkerCounters::stale_mail`]): what is for it goes to that worker ([`ConnToken::worker`](crate::base::ConnToken::worker))
-//! by its [`Mailer`], which any thread may use. Mail of one sender to one worker arrives in the order in which it was sent.
-//! What finds an inbox full comes back, or waits in a [`Link`], which wakes its thread when there is room.
+//! Every worker is a thread with a TCP listener, connections and a protocol value of its own; nothing of them is
+//! shared, so a protocol needs no lock and a connection's state need not be `Send`. A connection stays with the worker
+//! that took it. A token of another worker's connection names no connection here ([`Sent::Closed`], counted in
+//! [`WorkerCounters::stale_mail`]): what is for it goes to that worker
+//! ([`ConnToken::worker`](crate::base::ConnToken::worker)) by its [`Mailer`], which any thread may use. Mail of one
+//! sender to one worker arrives in the order in which it was sent. What finds an inbox full comes back, or waits in a
+//! [`Link`], which wakes its thread when there is room.
 //!
 //! Callbacks run one at a time and never inside of each other: whatever a callback asks for, another connection's bytes,
 //! a close, a pause, has its effect after it has returned. A callback must not block; all other connections of its worker
@@ -98,19 +99,18 @@
 //!
 //! # A connection's life
 //!
-//! `accept`, then `input`, `timeout`, `writable` and `shutdown` in whatever order things happen, then `eof` if the peer ended its
-//! half, after which there is no `input`, and last `closed`. `closed` comes exactly once for every connection whose
-//! `accept` said `Ok`, whatever ended it, and for no other; only a worker that itself ends by a panic drops its connections
-//! without. Between [`Io::close`] (or a fault, or a panic) and `closed` no
-//! other callback comes for the connection, and nothing can be sent to it. `closed` comes later in the same turn, or in
-//! the next.
+//! `accept`, then `input`, `timeout`, `writable` and `shutdown` in whatever order things happen, then `eof` if the peer
+//! ended its half, after which there is no `input`, and last `closed`. `closed` comes exactly once for every connection
+//! that `accept` said `Ok` to, whatever ended it, and for no other; only a worker that itself ends by a panic drops its
+//! connections without. Between [`Io::close`] (or a fault, or a panic) and `closed` no other callback comes for the
+//! connection, and nothing can be sent to it. `closed` comes later in the same turn, or in the next.
 //!
-//! A connection that we close is flushed (its queue, then the closing bytes), then our half is shut, and what still comes is
-//! read and thrown away until the peer ends its half: a socket closed with unread bytes would be reset, and the last
-//! words could be lost on their way. A peer that gets on with neither for [`Options::linger_ms`] is cut off; one that reads
-//! slowly and still takes what is queued is not. The slot is in use until then.
+//! A connection that we close is flushed (its queue, then the closing bytes), then our half is shut, and what still
+//! comes is read and thrown away until the peer ends its half: a socket closed with unread bytes would be reset, and
+//! the last words could be lost on their way. A peer that gets on with neither for [`Options::linger_ms`] is cut off; a
+//! slow reader that still takes what is queued is not. The slot is in use until then.
 //!
-//! # Sending, and those who read slowly
+//! # Sending, and slow readers
 //!
 //! A send makes no system call: it puts bytes in the connection's queue, which is written at the end of the turn. Order is
 //! kept, whichever way of sending was used. A queue has three marks, in bytes, looked at with each send:
@@ -118,16 +118,17 @@
 //! - above [`queue_high`](Options::queue_high), sends still take everything and say [`Sent::High`]. `writable` follows without
 //!   fail once the queue is at [`queue_low`](Options::queue_low) or below, unless the connection closes before: often
 //!   in the same turn, because marks count what this turn has queued and not written. To tell a full turn from a peer
-//!   that does not read, ask [`Io::is_blocked`]. Whoever produces should stop until then; where that is another
+//!   that does not read, ask [`Io::is_blocked`]. The producer should stop until then; where that is another
 //!   connection, [`Io::pause`] it, and TCP makes its peer wait;
 //! - above [`queue_max`](Options::queue_max) the send takes nothing, says [`Sent::Closed`], and the connection is closed as
 //!   [`TooSlow`](crate::base::Close::TooSlow), its queue flushed as far as it goes. So no single message may be larger.
 //!
-//! The kernel is given little more than it can send ([`Options::unsent_max`]), so that the queue is where bytes wait. What
-//! must not wait there, such as an answer to a ping, goes ahead of it ([`Io::send_ahead`]). A peer that reads slowly, and
-//! for that says nothing, shows that it is alive by what it takes ([`Io::take_progress`]). Its own system takes far more than
-//! its program reads, so that a protocol which can tell what is read ([`Protocol::probe`]) has no more given to it than
-//! it reads in a few seconds, and to a new peer little until it has shown how it reads ([`Options::pace_ms`]).
+//! The kernel is given little more than it can send ([`Options::unsent_max`]), so that the queue is where bytes wait.
+//! What must not wait there, such as an answer to a ping, goes ahead of it ([`Io::send_ahead`]). A peer that reads
+//! slowly, and for that says nothing, shows that it is alive by what it takes ([`Io::take_progress`]). Its system takes
+//! far more than its program reads. So where a protocol can tell what is read ([`Protocol::probe`]), a slow peer is
+//! given no more than it reads in a few seconds, and a new peer is given little until it has shown how it reads
+//! ([`Options::pace_ms`]).
 //!
 //! # Forwarding without a copy
 //!
@@ -164,12 +165,12 @@
 //!
 //! # Strangers
 //!
-//! A protocol whose peers have to prove something before they may stay says so ([`Protocol::PROVISIONAL`]). Until
-//! [`Io::confirm`] its connections of TCP listeners count among [`Options::provisional_max`], and where these are so many
-//! the oldest gives way to a new one: it is closed, is told so by the [`closing bytes`](Protocol::closing_bytes), and finishes
-//! closing while a few more come. Of what is left for those that are confirmed, [`Options::unix_reserve`] is for Unix
-//! listeners alone, whose connections never have to give way. [`ws`] has all its connections begin like that: by default an
-//! upgrade confirms, and is answered 503 where there is no room.
+//! A protocol that wants a proof from peers before they may stay says so ([`Protocol::PROVISIONAL`]). Until
+//! [`Io::confirm`] its connections of TCP listeners count among [`Options::provisional_max`], and where these are so
+//! many the oldest gives way to a new one: it is closed, is told so by the [`closing bytes`](Protocol::closing_bytes),
+//! and finishes closing while a few more come. Of what is left for those that are confirmed, [`Options::unix_reserve`]
+//! is for Unix listeners alone: their connections never have to give way. [`ws`] has all its connections begin like
+//! that: by default an upgrade confirms, and is answered 503 where there is no room.
 //!
 //! # Bounds
 //!

@@ -1,4 +1,4 @@
-//! What a host sets, and who a peer is. Owns no behaviour but the defaults.
+//! What a host sets, and what identifies a peer. Owns no behaviour but the defaults.
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
@@ -11,8 +11,8 @@ pub enum Listen {
     /// A TCP address; port 0 picks one. Every worker has a listener of its own (SO_REUSEPORT), and the kernel shares
     /// connections out among them. A port that another process listens on is an error all the same.
     Tcp(SocketAddr),
-    /// A Unix socket, made with mode 0600 and removed at the end. A stale one is replaced; one that answers, or a file that
-    /// is no socket, is an error. The first worker accepts and shares out in turn.
+    /// A Unix socket, made with mode 0600 and removed at the end. A stale one is replaced; a socket that answers, or a
+    /// file that is no socket, is an error. The first worker accepts and shares out in turn.
     Unix(PathBuf),
 }
 
@@ -46,7 +46,7 @@ pub enum PeerAddr {
     },
 }
 
-/// Who connected, and where.
+/// A new connection: its token, its other end and its listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Peer {
@@ -94,12 +94,12 @@ pub struct Options {
     /// segment more (up to 64 KiB). 0 leaves it to the system, which may hold megabytes for a peer that reads slowly.
     pub unsent_max: usize,
     /// What a slow peer reads in this time is given to its system at once, and as much again, where its program answers
-    /// probes ([`Protocol::probe`](super::Protocol::probe)). A new peer is asked after 8 KiB, and is given 8 to 256 KiB at a
-    /// time, twice as much with each answer. A peer is slow if the kernel took no more for an eighth of this time, or if its
-    /// answer as a new one takes more than a fourth; it is quick, and given what its system takes, when it has read 4 MiB at
-    /// 1 MiB or more in this time. An answer is waited for ten times as long, of a slow one twelve; then the kernel is given
-    /// more and more, and in the end all that it takes until one comes, and the next ones may take twice as long as that one.
-    /// 0: no peer is asked.
+    /// probes ([`Protocol::probe`](super::Protocol::probe)). A new peer is asked after 8 KiB, and is given 8 to 256 KiB
+    /// at a time, twice as much with each answer. A peer is slow if the kernel took no more for an eighth of this time,
+    /// or if its answer as a new one takes more than a fourth. It is quick, and given what its system takes, when it
+    /// has read 4 MiB at 1 MiB or more in this time. The answer of a new peer is waited for ten times as long, that of
+    /// a slow one twelve times. Then the kernel is given more and more, and in the end all that it takes until an
+    /// answer comes; the next answers may take twice as long as that one. 0: no peer is asked.
     pub pace_ms: u64,
     /// Most connections of all workers together, those that finish closing included. Each worker takes its share (rounded
     /// up): a full one stops accepting, so that more wait in the kernel, until it is a sixteenth below its share. Where
@@ -109,8 +109,8 @@ pub struct Options {
     /// Most of them that are provisional; likewise shared out. Those that are not leave a sixteenth of a worker's share to
     /// them, at most 64, so that a new connection is always heard.
     pub provisional_max: usize,
-    /// How many of them only Unix listeners may take, whose connections are never provisional: a file's mode has let them
-    /// in. At most a quarter of all.
+    /// How many of them only Unix listeners may take. Connections of these are never provisional: the mode of the
+    /// socket's file has let them in. At most a quarter of all.
     pub unix_reserve: usize,
     /// Messages that fit in a worker's inbox, at least 1. Its memory is reserved at the start.
     pub inbox_capacity: usize,

@@ -1,20 +1,20 @@
 //! How much a slow peer may have before it that it has not read. Owns the reckoning for one connection, without a clock;
 //! bytes and probes are moved by the worker.
 //!
-//! A peer's system takes far more than its program reads: megabytes, which are minutes for a slow one, and whatever is
-//! sent behind them comes that late, an answer to its ping as well. So the kernel is given no more for a slow peer than it
-//! reads in a few seconds. What it has read it tells by its answers to probes, which are sent between two frames, one at a
-//! time. A peer is slow if the kernel, which holds little that it could not send, took long until it took more; one that
-//! turns out to be quick is left alone again. One that does not answer in time is given more and more until it is left alone
-//! as well: an answer that is merely late finds little before the peer, and a peer that never answers gets everything.
-//! Should the answer come after all, more time is given to the next ones.
+//! A peer's system takes far more than its program reads: megabytes, which are minutes for a slow one. Whatever is sent
+//! behind them comes that late, an answer to its ping as well. So the kernel is given no more for a slow peer than it
+//! reads in a few seconds. A peer tells what it has read by its answers to probes, which are sent between two frames,
+//! one at a time. A peer is slow if the kernel, which holds little that it could not send, took long until it took
+//! more; a peer that turns out to be quick is left alone again. A peer that does not answer in time is given more and
+//! more until it is left alone as well: a late answer finds little before the peer, and a peer that never answers gets
+//! everything. Should the answer come after all, more time is given to the next ones.
 //!
-//! Before any of that a new peer has shown nothing, and its system would take the megabytes at once. So it is *unproved*
-//! once it has had [`UNPROVED_BYTES`]: it is given little more than that again until it answers, and with each answer that
-//! comes at once twice as much, up to a bound, as TCP itself begins. One that answers late is slow. What was read at once may
-//! have gone into a buffer of the program, which then reads nothing for long. So a peer is quick, whether it was slow or new,
-//! when it has read [`QUICK_BYTES`] in one go. An answer tells nothing of a peer that sends much itself: it stands behind
-//! that. Such a new peer is left alone.
+//! Before any of that a new peer has shown nothing, and its system would take the megabytes at once. So it is
+//! *unproved* once it has had [`UNPROVED_BYTES`]: it is given little more than that again until it answers. With each
+//! answer that comes at once it is given twice as much, up to a bound, as TCP itself begins. A peer that answers late
+//! is slow. What was read at once may have gone into a buffer of the program, which then reads nothing for long. So a
+//! peer is quick, whether it was slow or new, when it has read [`QUICK_BYTES`] in one go. The answer of a peer that
+//! sends much itself tells nothing, since it stands behind that. Such a new peer is left alone.
 
 /// The least that may be before a peer.
 const WINDOW_MIN: usize = 8 * 1024;
@@ -27,19 +27,19 @@ const QUICK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes that a new peer is given before it is asked whether it reads.
 pub(super) const UNPROVED_BYTES: u16 = 8 * 1024;
-/// What stands for the bytes that a peer may be given before it is asked, where it is not: it has shown that it reads, or is
-/// reckoned with.
+/// Stands for the bytes that a peer may be given before it is asked, where it is not asked: it has shown that it reads,
+/// or is paced.
 pub(super) const PROVED: u16 = u16::MAX - 1;
 /// Its protocol has no probes, or not yet.
 pub(super) const UNASKED: u16 = u16::MAX;
 
-/// The answer of a new peer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms): one that reads 1 KB a
-/// second needs four fifths of it.
+/// The answer of a new peer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms): a peer that
+/// reads 1 KB a second needs four fifths of it.
 const UNPROVED_PATIENCE: u64 = 10;
 /// An answer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms).
 const PATIENCE: u64 = 12;
 
-/// Whether a peer is slow for which the kernel took no more for so long. None is where nothing is paced.
+/// Whether a peer is slow if the kernel took no more of its bytes for so long. None is where nothing is paced.
 pub(super) fn is_slow(blocked_ms: u64, pace_ms: u64) -> bool {
     pace_ms > 0 && blocked_ms >= pace_ms / 8
 }
@@ -70,7 +70,7 @@ pub(super) struct Pace {
     is_least: bool,
     /// Whether it reads slowly has not shown yet.
     is_unproved: bool,
-    /// Since when it reads like one that is quick, and how much.
+    /// Since when it reads like a quick peer, and how much.
     quick_from_ms: u64,
     quick_read: usize,
 }

@@ -1,4 +1,4 @@
-//! A worker's thread on a CPU of its own. Owns the one platform call; whoever asks for it decides whether it is worth it.
+//! A worker's thread on a CPU of its own. Owns the one platform call; whether it is worth it is the caller's decision.
 
 use std::io;
 

@@ -22,21 +22,22 @@ pub struct Refuse {
 
 /// A protocol on the loop: raw bytes in, raw bytes out, one value for each worker, called by that worker's thread only.
 ///
-/// A callback must not block: no file, no signature, no process call. Callbacks never run inside of each other. A panic in a
-/// callback that has a connection closes that connection, whose state may be half changed when [`closed`](Self::closed)
-/// gets it; a panic in [`mail`](Self::mail) or [`turn`](Self::turn) ends the worker, the others drain and
-/// [`Handle::join`](super::Handle::join) reports it.
+/// A callback must not block: no file, no signature, no process call. Callbacks never run inside of each other. A panic
+/// in a callback that has a connection closes that connection; its state may be half changed when
+/// [`closed`](Self::closed) gets it. A panic in [`mail`](Self::mail) or [`turn`](Self::turn) ends the worker, the
+/// others drain and [`Handle::join`](super::Handle::join) reports it.
 pub trait Protocol: Sized + Send + 'static {
     /// State of a connection, kept in the worker's slab: it never leaves that thread, and it is paid for by each idle
     /// connection, so large and rare parts are better boxed.
     type Conn;
-    /// What other threads may send a worker by its [`Mailer`](super::Mailer). `()` where nobody does.
+    /// What other threads may send a worker by its [`Mailer`](super::Mailer). `()` where none do.
     type Mail: Send + 'static;
 
-    /// Whether a connection of a TCP listener is provisional until [`Io::confirm`] says that it may stay: it counts among
-    /// [`Options::provisional_max`](super::Options::provisional_max), and where these are so many, the one that has been
-    /// waiting for the longest time is closed, for the reason [`Close::Local`] with 1013, when a new one comes. So peers
-    /// that prove nothing keep nobody out. By default all may stay, and where there is no room more wait in the kernel.
+    /// Whether a connection of a TCP listener is provisional until [`Io::confirm`] says that it may stay. It counts
+    /// among [`Options::provisional_max`](super::Options::provisional_max). Where these are so many and a new
+    /// connection comes, the provisional one that has waited longest is closed, for the reason [`Close::Local`] with
+    /// 1013. So peers that prove nothing do not keep others out. By default all may stay, and where there is no room
+    /// more wait in the kernel.
     const PROVISIONAL: bool = false;
 
     /// A connection came; `io.token()` names it, and it may be sent to, timed and closed from here on. Its first
@@ -94,8 +95,8 @@ pub trait Protocol: Sized + Send + 'static {
         Ok(())
     }
 
-    /// The send queue was above the high mark ([`Sent::High`]) and is at the low mark or below: go on
-    /// with what was held back, and [`resume`](Io::resume) who was paused for this connection.
+    /// The send queue was above the high mark ([`Sent::High`]) and is at the low mark or below: go on with what was
+    /// held back, and [`resume`](Io::resume) the connections that were paused for this one.
     fn writable(&mut self, conn: &mut Self::Conn, io: &mut Io<'_, Self>) {
         let _ = (conn, io);
     }
@@ -125,10 +126,11 @@ pub trait Protocol: Sized + Send + 'static {
         None
     }
 
-    /// A frame that the peer's program answers when it has read it, which is told by [`Io::answered`]. Sent once
-    /// [`Io::answers_probes`] was called: to a new peer, and to one whose connection the kernel has refused bytes of, so that
-    /// no more is before it than it reads in a few seconds: what is sent ahead is worth nothing behind the megabytes that a
-    /// peer's system takes. Empty, the default, where there is no such frame: then the kernel is given all that it takes. Needs [`frame_len`](Self::frame_len).
+    /// A frame that the peer's program answers when it has read it, which is told by [`Io::answered`]. It is sent once
+    /// [`Io::answers_probes`] was called: to a new peer, and to a peer after the kernel has refused bytes of its
+    /// connection. With it no more is before a peer than it reads in a few seconds: what is sent ahead is worth nothing
+    /// behind the megabytes that a peer's system takes. Empty, the default, where there is no such frame: then the
+    /// kernel is given all that it takes. Needs [`frame_len`](Self::frame_len).
     fn probe() -> Bytes {
         Bytes::new()
     }
@@ -169,7 +171,7 @@ pub struct Io<'a, P: Protocol> {
     lent: Lent,
 }
 
-/// Names nobody: the current connection of a callback that has none.
+/// Names no connection: the current one of a callback that has none.
 pub(super) const NOBODY: u64 = u64::MAX;
 
 impl<'a, P: Protocol> Io<'a, P> {
@@ -182,7 +184,7 @@ impl<'a, P: Protocol> Io<'a, P> {
         Io { core: &mut *self.core, token: self.token, lent: self.lent }
     }
 
-    /// The current connection. In callbacks without one, a token that names nobody.
+    /// The current connection. In callbacks without one, a token that names none.
     pub fn token(&self) -> ConnToken {
         self.token
     }
@@ -202,7 +204,7 @@ impl<'a, P: Protocol> Io<'a, P> {
         &self.core.counters
     }
 
-    /// Whether the loop drains: nobody is accepted any more.
+    /// Whether the loop drains: no connection is accepted any more.
     pub fn is_draining(&self) -> bool {
         self.core.draining
     }
@@ -383,10 +385,11 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.slots.get_mut(token).is_some_and(|slot| slot.flags.take(Flags::MOVED))
     }
 
-    /// Reads no more from the connection until [`resume`](Self::resume); what its peer sends fills the kernel's buffers, and
-    /// then the peer waits. An input callback that pauses its own connection should return what it consumed so far: it
-    /// is not interrupted. Pausing twice is pausing once: whoever has several reasons counts them. Timeouts still come,
-    /// sends still go out, and a reset still closes; an end of file is seen only after the pause.
+    /// Reads no more from the connection until [`resume`](Self::resume); what its peer sends fills the kernel's
+    /// buffers, and then the peer waits. An input callback that pauses its own connection should return what it
+    /// consumed so far: it is not interrupted. Pausing twice is pausing once: a caller with several reasons counts
+    /// them. Timeouts still come, sends still go out, and a reset still closes; an end of file is seen only after the
+    /// pause.
     pub fn pause(&mut self, token: ConnToken) {
         if let Some(slot) = self.core.slots.get_mut(token) {
             slot.flags.set(Flags::PAUSED);
@@ -445,8 +448,9 @@ impl<'a, P: Protocol> Io<'a, P> {
         }
     }
 
-    /// Says that a connection may stay ([`Protocol::PROVISIONAL`]): it does not give way to new ones any more. False: there
-    /// is no room for more that stay, or the token names nobody; whoever said it would be welcome should tell it so.
+    /// Says that a connection may stay ([`Protocol::PROVISIONAL`]): it does not give way to new ones any more. False:
+    /// there is no room for more that stay, or the token names none. A peer that was about to be welcomed should then
+    /// be told so.
     pub fn confirm(&mut self, token: ConnToken) -> bool {
         self.core.confirm(token)
     }
@@ -456,8 +460,8 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.has_room(token)
     }
 
-    /// A provisional connection got a step further on its way: it is passed over the next time that it would have to give
-    /// way. So those who only come give way before those who get on.
+    /// A provisional connection got a step further on its way: it is passed over the next time that it would have to
+    /// give way. So connections that do not get on give way first.
     pub fn spare(&mut self, token: ConnToken) {
         self.core.spare(token);
     }

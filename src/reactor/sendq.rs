@@ -181,15 +181,15 @@ impl SendQueue {
         }
     }
 
-    /// Adds a range; one that continues the last piece extends it.
+    /// Adds a range, which extends the last piece if it continues that.
     pub(super) fn push_range(&mut self, range: Range) {
         if range.len() > 0 {
             self.0.get_or_insert_default().push_range(range);
         }
     }
 
-    /// Adds what goes out ahead of everything that waits. What was to go ahead and has not begun to give way to it: says
-    /// how many bytes that was.
+    /// Adds bytes that go out ahead of everything that waits. Bytes that were to go ahead and are not begun give way to
+    /// them: says how many these were.
     pub(super) fn push_ahead(&mut self, ahead: Bytes) -> usize {
         match &mut self.0 {
             Some(container) if container.bytes > 0 => container.push_ahead(ahead),
@@ -217,8 +217,8 @@ impl SendQueue {
         self.0.as_mut().map_or(0, |container| container.place_probe(probe))
     }
 
-    /// Forgets all but the frame that is begun and the last one: where nothing else will be sent any more, so that this is.
-    /// Says how many bytes it forgot.
+    /// Forgets all but the frame that is begun and the last one, which is then sent where nothing else will be. Says
+    /// how many bytes it forgot.
     pub(super) fn keep_last(&mut self, turn: &TurnBuffers<'_>, frame_len: impl Fn(&[u8]) -> Option<usize>) -> usize {
         self.0.as_mut().map_or(0, |container| container.keep_last(turn, frame_len))
     }
@@ -302,14 +302,14 @@ impl Container {
         index
     }
 
-    /// The kernel takes the first `n` bytes and not all: finds where the frame ends that is cut by this. Frames are looked
-    /// for only here, so that whoever reads fast enough pays nothing for it.
+    /// The kernel takes the first `n` bytes and not all: finds where the frame ends that is cut by this. Frames are
+    /// looked for only here, so that a peer that reads fast enough costs nothing for it.
     #[cold]
     fn cut_at(&mut self, n: usize, turn: &TurnBuffers<'_>, frame_len: impl Fn(&[u8]) -> Option<usize>) {
         self.cut = self.frame_at(n, turn, frame_len).1 - n;
     }
 
-    /// Where the frame begins, and where it ends, that the first `n` bytes end in or with. What is begun counts as one.
+    /// Where the frame begins and ends that holds the last of the first `n` bytes. A frame that is begun counts as one.
     fn frame_at(&self, n: usize, turn: &TurnBuffers<'_>, frame_len: impl Fn(&[u8]) -> Option<usize>) -> (usize, usize) {
         let mut pieces = self.pieces.iter();
         let (mut start, mut end, mut before) = (0, self.cut, 0);
@@ -320,7 +320,7 @@ impl Container {
                 before += piece.len();
                 piece = next.bytes(turn);
             }
-            // A header is pushed in one piece, and the one that is cut off by the front was looked at before.
+            // A header is pushed in one piece, and a header that the front cuts off was looked at before.
             start = end;
             match frame_len(piece.get(end - before..).unwrap_or_default()) {
                 Some(len) => end += len.max(1),
@@ -478,7 +478,7 @@ fn write_slices<'a, const N: usize, W: Write>(
     to.write_vectored(&slices[..plan.len()])
 }
 
-/// Spare containers of a worker: whoever writes in a turn borrows one for that turn.
+/// Spare containers of a worker: a queue that is written to in a turn borrows one for that turn.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     // Boxed, as queues hold them: to lend one moves a pointer.

@@ -29,7 +29,7 @@ impl<C> Slot<C> {
         (pace.allowed(), asked)
     }
 
-    /// Counts what a new peer is about to be given; one that would have all that it may before it is asked is reckoned with.
+    /// Counts what a new peer is about to be given. Once that is all that it may have unasked, its pace is reckoned.
     fn prove(&mut self, now_ms: u64, pace_ms: u64) {
         let waits = u16::try_from(self.queue.len()).unwrap_or(u16::MAX);
         match self.room.checked_sub(waits).filter(|room| *room > 0) {
@@ -105,8 +105,8 @@ impl<C> Core<C> {
         self.touch(token);
     }
 
-    /// Peers that do not answer are given more, and in the end what the kernel takes: that they read shows by that alone. The
-    /// answer of a new one that is paused may lie in what is not read of it: it is left alone.
+    /// Peers that do not answer are given more, and in the end what the kernel takes: that alone then shows that they
+    /// read. A new peer that is paused is left alone: its answer may lie in what is not read of it.
     #[cold]
     pub(super) fn look_at_paced(&mut self) {
         let (now_ms, pace_ms) = (self.now.mono_ms, self.pace_ms);
@@ -117,7 +117,7 @@ impl<C> Core<C> {
             };
             let is_paused = slot.flags.has(Flags::PAUSED);
             let Some(pace) = &mut slot.rare().pace else { return false };
-            // One that has answered is looked at again when it has been asked again.
+            // A peer that has answered is looked at again when it has been asked again.
             let Some(at_ms) = pace.late_ms() else { return false };
             let is_new = !pace.is_slow();
             let is_left_alone = if is_new && is_paused {
@@ -242,7 +242,7 @@ mod tests {
         core.slots.get_mut(token).unwrap().flags.set(Flags::PAUSED);
         core.look_at_paced();
         assert_eq!((given(&mut core, token, 1 << 20), core.paced.len()), (1 << 20, 0));
-        // One that is slow stays that.
+        // A slow peer stays slow.
         let pace_ms = core.pace_ms;
         assert!(blocked_for(&mut core, token, pace_ms) && core.is_slow(token));
         assert!(given(&mut core, token, 1 << 20) < 20_000);

@@ -76,7 +76,7 @@ impl Wheel {
         self.live -= 1;
     }
 
-    /// Moves to this time and appends the keys whose deadline has come.
+    /// Moves to this time and appends the keys of the deadlines that have come.
     pub(super) fn advance(&mut self, now_ms: u64, fired: &mut Vec<u32>) {
         let target = now_ms / TICK_MS;
         if target <= self.tick {

@@ -30,8 +30,8 @@ impl Backlog {
         self.large
     }
 
-    /// Adds to it. The newest presence of a session says all: one that still waits is not for those any more whom the
-    /// newer one is for, however often devices come and go.
+    /// Adds to it. The newest presence of a session says all: its receivers are taken off the older one that still
+    /// waits, so that the backlog does not grow with devices that come and go.
     pub(super) fn push(&mut self, out: Out) {
         if let Out::Presence { session, peers: newer, .. } = &out
             && let Some(at) = self.presences.insert(session.clone(), self.outs.len())
@@ -98,7 +98,7 @@ mod tests {
             backlog.push(presence(session, slots));
         }
         backlog.push(Out::CaughtUp { peer: ConnToken::new(0, 1, 0), session: "a".into() });
-        // One that is told alone takes nothing from the others.
+        // A presence for one device takes nothing from the others.
         backlog.push(presence("a", &[2]));
         assert_eq!(receivers(&backlog.outs), [vec![], vec![1], vec![1], vec![99], vec![2]]);
         let (taken, _) = backlog.take(2);

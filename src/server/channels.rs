@@ -92,7 +92,7 @@ impl LargeOut {
     }
 }
 
-/// So many of them, in one mail.
+/// A number of large answers that travel in one mail.
 pub(super) struct Large {
     of: LargeOut,
     count: usize,
@@ -100,7 +100,7 @@ pub(super) struct Large {
 }
 
 impl Large {
-    /// The mail found no room: they are on no way, and that is no news.
+    /// The mail found no room: its answers are not on the way, and no thread is woken for that.
     pub(super) fn take_back(mut self) {
         self.waker = None;
     }

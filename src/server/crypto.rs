@@ -1,5 +1,6 @@
-//! The crypto thread: verifies sign-ins and, where that is wanted, agents' messages, signs the relay's proofs, and owns the keys file, which it reads again when
-//! it changes. It must not touch a connection: its answers go to the workers by mail.
+//! The crypto thread: verifies sign-ins and, where that is wanted, agents' messages, signs the relay's proofs, and owns
+//! the keys file, which it reads again when it changes. It must not touch a connection: its answers go to the workers
+//! by mail.
 
 use std::{
     fs, io,
@@ -35,20 +36,20 @@ use crate::{
 
 /// Jobs of others than workers that may wait.
 const JOBS_OF_OTHERS_MAX: usize = 64;
-/// Jobs of those who have proved a key, or are on the Unix socket, that go before one of a stranger.
+/// Jobs of admitted peers (a proved key, or the Unix socket) that go before one of a stranger.
 const JOBS_BEFORE_A_STRANGER: usize = 64;
-/// How often the keys file is looked at while nobody signs in.
+/// How often the keys file is looked at while there is no sign-in.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// How long a keys file may be away, or empty, before that is believed: editors write a file anew or rename one into its
-/// place, and nobody's key is revoked by that.
+/// How long a keys file may be away, or empty, before that is believed: editors write a file anew or rename one into
+/// its place, which must not revoke a key.
 const AWAY_MAX: Duration = Duration::from_secs(5);
 
-/// The way to the crypto thread. Cloning is cheap. Messages to be checked have a queue of their own, so that those who
-/// sign in do not wait behind all of them.
+/// The way to the crypto thread. Cloning is cheap. Messages to be checked have a queue of their own, so that a sign-in
+/// does not wait behind all of them.
 #[derive(Clone)]
 pub(super) struct Crypto {
     jobs: Sender<Order>,
-    /// Of connections over TCP that have proved nothing.
+    /// Jobs of TCP connections that have proved nothing.
     strangers: Sender<Order>,
     checks: Sender<Vec<Check<Framed>>>,
     /// In any of these.
@@ -64,7 +65,7 @@ struct Queues {
     checks: Receiver<Vec<Check<Framed>>>,
     /// In any of these.
     room: Arc<Room>,
-    /// A worker whose inbox was full has room.
+    /// A worker's inbox that was full has room.
     bell: Receiver<()>,
 }
 
@@ -77,7 +78,7 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // One that has not been heard yet says as much.
+        // A ring that is not heard yet says as much.
         let _ = self.0.try_send(());
     }
 }
@@ -101,7 +102,7 @@ impl Crypto {
         desk.links.retain(|_| false);
         let (crypto, queues) = Self::queues(mailers.len(), heard);
         let run = move || {
-            // Without this thread nobody can sign in.
+            // Without this thread there is no sign-in.
             let _last = last;
             while desk.turn(&queues, WATCH_EVERY) {}
         };
@@ -153,7 +154,8 @@ impl Crypto {
 
     /// Has messages checked; the verdicts come by mail, in this order for each worker.
     pub(super) fn check(&self, batch: Vec<Check<Framed>>) {
-        // It is full for nobody, see `queues`; without the thread, which only happens at the relay's end, they are lost.
+        // It is never full, see `queues`. Without the thread, which only happens at the relay's end, the messages are
+        // lost.
         let sent = self.checks.try_send(batch);
         debug_assert!(!matches!(sent, Err(TrySendError::Full(_))), "a worker gives no more than there is room for");
     }
@@ -203,7 +205,8 @@ impl CryptoLoop {
     /// Waits at most so long for something to do. False: the thread is to end.
     fn turn(&mut self, queues: &Queues, wait: Duration) -> bool {
         let Queues { jobs, strangers, checks, room, bell } = queues;
-        // One job of a stranger may take as long as a hundred answers: those go first, as many as are there, up to a bound.
+        // A stranger's job may take as long as a hundred answers: the other jobs go first, as many as are there, up to
+        // a bound.
         for _ in 0..JOBS_BEFORE_A_STRANGER {
             match jobs.try_recv() {
                 Ok(Order::End) | Err(TryRecvError::Disconnected) => return false,
@@ -212,8 +215,9 @@ impl CryptoLoop {
             }
         }
         room.made();
-        // What comes of them is not kept back by what follows. No more messages are checked while verdicts find an inbox
-        // full, so that they need not be dropped. What waits in both queues is served in turn: neither keeps the other out.
+        // The mail of these jobs is not kept back by what follows. No more messages are checked while verdicts find an
+        // inbox full, so that they need not be dropped. What waits in both queues is served in turn: neither keeps the
+        // other out.
         let nothing = never();
         let checks = if self.links.flush() { checks } else { &nothing };
         select! {
@@ -265,7 +269,8 @@ impl CryptoLoop {
             }
             Job::Reply(reply) => {
                 let (via, close) = (reply.via, reply.close);
-                // What cannot be written is not said, but the worker counts what is on the way, and a close is due.
+                // A reply that cannot be written is sent empty: the worker counts what is on the way, and a close may
+                // be due.
                 let frame = self.signer.sign(&reply).unwrap_or_default();
                 self.links.push(usize::from(via.worker()), Mail::Signed(Signed { via, lane, frame, close }));
             }
@@ -279,9 +284,9 @@ impl CryptoLoop {
         self.links.push(worker, Mail::Checked(checked));
     }
 
-    /// Tells the supervisor, then every worker, when the keys have changed: what keys that are gone have waiting, and their
-    /// connections, must end. This is never dropped; the newest keys take the place of those that wait. Each worker gets its mail in order: a sign-in that was
-    /// admitted by older keys comes before the newer keys, which then end it.
+    /// Tells the supervisor, then every worker, when the keys have changed: the commands and connections of removed
+    /// keys must end. This is never dropped; the newest keys take the place of those that wait. Each worker gets its
+    /// mail in order: a sign-in that was admitted by older keys comes before the newer keys, which then end it.
     fn refresh(&mut self, force: bool) {
         self.looked = Instant::now();
         if !self.keys.refresh(force) {
@@ -341,9 +346,10 @@ impl KeysFile {
         })
     }
 
-    /// Reads the file again if it has changed. True: the keys in force may differ. A file that cannot be read admits
-    /// nobody; only where the system is out of descriptors or memory, which any peer may bring about, the keys stay and
-    /// the next look tries again. `is_asked`: somebody says that the file is to be read, so it is no longer being written.
+    /// Reads the file again if it has changed. True: the keys in force may differ. A file that cannot be read admits no
+    /// key. Only where the system is out of descriptors or memory, which any peer may bring about, the keys stay and
+    /// the next look tries again. `is_asked`: a command or a signal asks for it, so the file is no longer being
+    /// written.
     fn refresh(&mut self, is_asked: bool) -> bool {
         let stamp = self.stamp();
         if self.is_away_for_a_moment(stamp, is_asked) {
@@ -368,7 +374,8 @@ impl KeysFile {
                 KeySet::default()
             }
         };
-        // Who changes the keys has them read at its sign-in, and once more by its command: that is no news then.
+        // A client that changes the keys has them read at its sign-in, and again by its command: the second read is no
+        // news.
         if std::mem::replace(&mut self.stamp, stamp) != stamp {
             for refused in &set.refused {
                 log::warn!(path:% = path, line = refused.line, reason = &*refused.reason; "a line of the keys file is refused");
@@ -379,8 +386,8 @@ impl KeysFile {
         true
     }
 
-    /// Whether the file is away or empty, and has not been for long: until then the keys stay. Empty is what it is to be
-    /// where it is asked for.
+    /// Whether the file is away or empty, and has not been for long: until then the keys stay. If the read was asked
+    /// for, an empty file is taken as it is.
     fn is_away_for_a_moment(&mut self, stamp: Option<Stamp>, is_asked: bool) -> bool {
         if stamp.is_some_and(|stamp| stamp.bytes > 0 || is_asked) || self.set.entries.is_empty() {
             self.away = None;
@@ -400,10 +407,10 @@ impl KeysFile {
         true
     }
 
-    /// What is in force, for who asked for the file to be read.
+    /// The keys in force, for the peer that asked for the file to be read.
     ///
     /// # Errors
-    /// The file does not say so.
+    /// They are not what the file says.
     fn found(&self) -> Result<KeysFound, Error> {
         let file: Text = self.path.display().to_string().into();
         match &self.fault {
@@ -412,8 +419,7 @@ impl KeysFile {
         }
     }
 
-    /// The file's text. A comment in another encoding than UTF-8 must not
-    /// cost all keys their effect.
+    /// The file's text. A comment in another encoding than UTF-8 must not cost all keys their effect.
     fn read(&self) -> io::Result<String> {
         Ok(text::of_file(&file::read(&self.path, FILE_BYTES_MAX as u64)?).into_owned())
     }
@@ -436,7 +442,7 @@ mod tests {
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
-    /// A desk, what it hears of room, and its two workers, whose inboxes take one mail.
+    /// A desk, what it hears of room, and its two workers with inboxes of one mail.
     fn desk(path: PathBuf) -> (CryptoLoop, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
         let (workers, mailers, _) = sink::workers(2, 1);
         let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
@@ -539,7 +545,7 @@ mod tests {
         let (to_jobs, jobs) = crossbeam_channel::bounded(1);
         let (crypto, queues) = Crypto::queues(2, heard);
         let (crypto, queues) = (Crypto { jobs: to_jobs, ..crypto }, Queues { jobs, ..queues });
-        // It is not the one that gets the verdicts.
+        // This worker is not the one that gets the verdicts.
         let (worker, crypto) = (&workers[1], crypto.for_worker(mailers.waker(1)));
         let job = || Job::Reload { peer: ConnToken::new(0, 1, 1), id: "1".into() };
         assert!(crypto.give(Lane::Admitted, job()).is_ok());
@@ -557,7 +563,7 @@ mod tests {
         let crypto = Crypto { jobs: to_jobs, ..Crypto::queues(1, never()).0 };
         let job = Job::Reload { peer: ConnToken::new(0, 1, 1), id: "1".into() };
         assert!(crypto.give(Lane::Admitted, job).is_ok(), "there is room");
-        // Somebody else still could send.
+        // Another sender is still there.
         let another = crypto.clone();
         let ending = thread::spawn(move || crypto.end());
         assert!(matches!(jobs.recv(), Ok(Order::Job(_, Job::Reload { .. }))));

@@ -1,5 +1,5 @@
 //! The data folder: lock, host key, client key, keys file, socket path. Owns what lies in it and with which rights; it
-//! must not decide who may do what.
+//! must not decide what a principal may do.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -23,7 +23,7 @@ use crate::{
 
 /// Largest file that is read as a key.
 const KEY_BYTES_MAX: u64 = 64 * 1024;
-/// How long somebody else may hold the lock who is no relay.
+/// How long the lock is waited for, since a process that is no relay may hold it for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What keeps a data folder from being used.
@@ -80,16 +80,16 @@ fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> DataEr
     move |source| DataError::Io { path, what, source }
 }
 
-/// How a file of the data folder is opened: readable by its owner alone where it is made, and never through a link, which
-/// would have the relay write what somebody else chose.
+/// How a file of the data folder is opened: readable by its owner alone where it is made, and never through a link,
+/// which could lead the relay to a file of another user's choice.
 pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options
 }
 
-/// Takes the lock. Whoever looks whether it is held, or makes the keys of a relay that is about to start, holds it for a
-/// moment: that is waited for.
+/// Takes the lock. A process that checks whether it is held, or makes the keys of a relay that is about to start, holds
+/// it for a moment: that is waited for.
 fn locked(file: &File) -> bool {
     let since = Instant::now();
     loop {
@@ -325,7 +325,7 @@ mod tests {
         let error = DataFolder::open(&path).expect_err("it is a project").to_string();
         assert!(error.contains("--data DIR"), "{error}");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o755);
-        // An empty one will do, and one of an earlier relay that was opened since.
+        // An empty folder will do, and a relay's folder that was opened to others since.
         fs::remove_file(path.join("main.c")).expect("removed");
         drop(DataFolder::open(&path).expect("an empty folder"));
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("ours");

@@ -7,8 +7,8 @@ use ssh_key::PrivateKey;
 use super::{Options, Runtime, ShutdownHandle, StartError, worker::Worker};
 use crate::reactor::{self, BoundAddr, Turn, WorkerCounters, ws::Ws};
 
-/// A relay whose workers its host turns. The supervisor and the crypto thread run by themselves; who is connected gets
-/// nothing while nobody turns. Made for hosts with a loop of their own, and for counting what a turn costs.
+/// A relay with workers that its host turns. The supervisor and the crypto thread run by themselves; connections get
+/// nothing between turns. Made for hosts with a loop of their own, and for counting what a turn costs.
 pub struct ManualServer {
     workers: Vec<reactor::Worker<Ws<Worker>>>,
     counters: Arc<[Arc<WorkerCounters>]>,

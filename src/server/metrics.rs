@@ -1,4 +1,4 @@
-//! Figures that threads keep and anybody may read: relaxed atomics, summed at a scrape.
+//! Figures that threads keep and any thread may read: relaxed atomics, summed at a scrape.
 
 use std::{
     sync::{

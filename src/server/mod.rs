@@ -63,15 +63,16 @@ use crate::{
     },
 };
 
-/// What a peer that reads nothing costs: above it, those who write to it are held back once the kernel, which has buffers
-/// of its own, takes no more. A thousand such peers hold less than the 32 MiB that a relay may grow by.
+/// The high mark of a send queue: above it the senders are held back once the kernel, which has buffers of its own,
+/// takes no more. A peer that reads nothing costs this much: a thousand of them hold less than the 32 MiB that a relay
+/// may grow by.
 const QUEUE_HIGH: usize = 16 * 1024;
-/// At or below this much they go on.
+/// The low mark: at or below it the senders go on.
 const QUEUE_LOW: usize = 4 * 1024;
 
-/// Connections that only the Unix socket may take: whoever owns the relay gets in, however many others are there.
+/// Connections that only the Unix socket may take: the relay's owner gets in, however many others are there.
 const UNIX_RESERVE: usize = 32;
-/// How long a peer that was told of its end may take nothing: one that reads slowly has its goodbye behind what the
+/// How long a peer that was told of its end may take nothing: the goodbye to a slow reader stands behind what the
 /// kernel holds for it.
 const LINGER_MS: u64 = 5_000;
 
@@ -130,7 +131,7 @@ pub enum Verify {
 /// Whether messages are compressed for the peers that offer permessage-deflate (RFC 7692).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deflate {
-    /// It is agreed on with nobody.
+    /// It is never agreed on.
     #[default]
     Off,
     /// Each message by itself, so that no connection keeps a window. Needs the feature `deflate`.
@@ -265,8 +266,8 @@ impl Handlers {
 impl Runtime {
     /// Opens the listeners and starts every thread but the workers'.
     fn start(options: &Options, host_key: PrivateKey) -> Result<(Bound<Ws<Worker>>, Handlers, Self), StartError> {
-        // Whoever starts a relay holds its data folder, so that an earlier process of the same key has ended by now and
-        // has admitted no HELLO that is newer. What is said to this one comes a millisecond later at least.
+        // The process that starts a relay holds its data folder, so an earlier process of the same key has ended by now
+        // and has admitted no newer HELLO. What is said to this one comes a millisecond later at least.
         let began_ms = reactor::now().unix_ms;
         let did = did_of(host_key.public_key()).ok_or_else(|| option("the host key must be an Ed25519 key"))?;
         let hosts = HostPolicy::new(&options.hosts).map_err(|error| option(error.to_string()))?;
@@ -327,7 +328,7 @@ impl Runtime {
         let first = first.map(|create| Create { profile: DEFAULT_PROFILE.into(), ..create });
         let (supervisor_thread, first) = prepared.start(parts, first).map_err(StartError::FirstSession)?;
 
-        // Last, since it is no reason where the start fails.
+        // Logged last: if the start has failed, it was for another reason.
         if let (Some(open_files), true) = (open_files(), connections < reactor::Options::default().connections_max) {
             log::info!(open_files, connections; "the limit of open files (ulimit -Hn, LimitNOFILE=) bounds the connections");
         }
@@ -489,8 +490,8 @@ fn open_files() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-/// How many connections there may be: peers, who need not even sign in, must not take the descriptors that files and
-/// the pipes of sessions need.
+/// How many connections there may be: peers, even without a sign-in, must not take the descriptors that files and the
+/// pipes of sessions need.
 fn connections_max(wanted: usize, descriptors: Option<u64>) -> usize {
     let Some(descriptors) = descriptors.and_then(|descriptors| usize::try_from(descriptors).ok()) else {
         return wanted;
@@ -506,14 +507,14 @@ fn pace_ms(ws_ping_ms: u64) -> u64 {
     (ping_ms / 12).max(16)
 }
 
-/// Keys the hash of names, so that nobody can choose DIDs that share a bucket.
+/// Keys the hash of names, so that a peer cannot choose DIDs that share a bucket.
 fn rand_secret() -> Result<u64, StartError> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| StartError::Io(std::io::Error::other(error.to_string())))?;
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// Bytes that nobody can guess; `None` where the system gives none.
+/// Bytes that cannot be guessed; `None` where the system gives none.
 fn random<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).ok().map(|()| bytes)
@@ -587,9 +588,9 @@ mod tests {
     #[test]
     fn a_slow_reader_is_behind_by_a_twelfth_of_the_time_between_two_pings() {
         assert_eq!(pace_ms(24_000), 2_000);
-        // Without pings it is as with those that there would be.
+        // Without pings the time is that of the default pings.
         assert_eq!((pace_ms(0), pace_ms(25_000)), (2_083, 2_083));
-        // Very frequent ones leave time enough to measure what it reads.
+        // Very frequent pings leave time enough to measure what the peer reads.
         assert_eq!([1, 192, 204].map(pace_ms), [16, 16, 17]);
         assert_eq!(pace_ms(u64::MAX), u64::MAX / 12);
     }

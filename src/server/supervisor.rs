@@ -44,14 +44,14 @@ use crate::{
 const INBOX_MAX: usize = 16 * 1024;
 /// Messages of workers that are taken in before what waits has its turn.
 const MESSAGES_A_TURN: usize = 1024;
-/// What commands may [cost](cost) before the pipes have their turn, and what was answered goes out.
+/// How much commands may [cost](cost) before the pipes have their turn, and the answers go out.
 const COST_A_TURN: usize = 1024;
-/// Large answers that may wait for a worker, or be with it, before a command that makes one more is carried out: what comes
-/// behind them waits until they are framed.
+/// Large answers that may wait for a worker, or be with it. Above this a command that makes one more waits, with what
+/// comes behind it, until they are framed.
 const LARGE_OUT_MAX: usize = 4;
 /// Outs that may wait for workers with a full inbox before the pipes are left unread: the CLI keeps what it says.
 const BACKLOG_MAX: usize = 16 * 1024;
-/// What travels to a worker in one mail: it handles a mail in one turn, and others wait for that.
+/// Outs that travel to a worker in one mail: a worker handles a mail in one turn, and all else waits for that.
 const OUTS_A_MAIL: usize = 512;
 /// One buffer for the pipes of all processes.
 const SCRATCH: usize = 256 * 1024;
@@ -96,7 +96,7 @@ pub(super) struct Parts {
     pub(super) control: Control,
 }
 
-/// A supervisor whose inbox exists and whose thread does not yet: workers need the inbox first.
+/// A supervisor with an inbox and no thread yet: workers need the inbox first.
 pub(super) struct Prepared {
     poll: Poll,
     waker: task::Waker,
@@ -195,7 +195,7 @@ struct SupervisorLoop {
     /// Some of it could have been carried out in the turn before.
     more_to_do: bool,
     agents: AgentRequests,
-    /// Connections one of whose commands or messages was taken, or refused: their workers count what is on the way.
+    /// The connection of each command or message that was taken, or refused: its worker counts what is on the way.
     taken: Vec<ConnToken>,
     launcher: Launcher,
     links: Links,
@@ -203,13 +203,13 @@ struct SupervisorLoop {
     grace_ms: u64,
     processes: Slab<Running>,
     by_session: HashMap<Text, usize>,
-    /// Tokens with more to read than one turn took.
+    /// Poll tokens with more to read than one turn took.
     ready: Vec<Token>,
     /// What is for each worker, until it is handed over.
     backlog: Vec<Backlog>,
-    /// By worker.
+    /// Large answers on their way, by worker.
     large_out: Vec<LargeOut>,
-    /// This thread's.
+    /// Wakes this thread.
     waker: task::Waker,
     scratch: Vec<u8>,
     events: Vec<claude::Event>,
@@ -301,8 +301,8 @@ impl SupervisorLoop {
         }
     }
 
-    /// Carries out what waits, one principal by turns with the next, until it has cost enough for a turn. The keys that are
-    /// in force then judge it.
+    /// Carries out the messages that wait, by turns of their principals, until they have cost enough for a turn. Each
+    /// is judged by the keys that are in force then.
     fn commands(&mut self, now: Now) {
         let mut left = COST_A_TURN;
         while left > 0 && !self.clogged() {
@@ -340,7 +340,7 @@ impl SupervisorLoop {
         self.carry_out(now);
     }
 
-    /// Too much of its principal waits.
+    /// Refuses a message: too many messages of its principal wait.
     fn refuse(&mut self, message: ToSessions, now: Now) {
         match message {
             ToSessions::Request(caller, request) => {
@@ -354,7 +354,7 @@ impl SupervisorLoop {
                 self.taken.push(ask.caller.peer);
                 self.agents.overloaded(*ask, now);
             }
-            // What tells of a connection always has room.
+            // There is always room for news of a connection.
             ToSessions::Paused(_) | ToSessions::Resumed(_) | ToSessions::Gone(_) | ToSessions::AskerGone(_) => {}
         }
         self.carry_out(now);

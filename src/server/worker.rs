@@ -45,7 +45,7 @@ impl WsHandler for Worker {
     type Conn = Conn;
     type Mail = Mail;
 
-    /// Whoever has proved a listed key.
+    /// A connection may stay once it has proved a listed key.
     const CONFIRMS: bool = true;
 
     fn request(&mut self, head: &Head<'_>, peer: &Peer, io: &mut Io<'_>) -> Answer<Conn> {
@@ -121,7 +121,7 @@ impl Worker {
     fn hand_over(&mut self, worker: u16) {
         while let Some((lane, job)) = self.delivery.lanes.next_job() {
             if let Err(job) = self.crypto.give(lane, job) {
-                // What is with it comes back, and the next turn with that.
+                // There is no room: the worker has another turn when there is.
                 self.delivery.lanes.give_back(lane, job);
                 break;
             }

@@ -63,7 +63,7 @@ pub(crate) struct Job {
     /// At the start all connections end, and come back.
     pub(crate) is_storm: bool,
     pub(crate) seed: u64,
-    /// Of this world, a second.
+    /// Messages a second of this world.
     pub(crate) rate: Option<f64>,
     /// Tells this run's messages from others'.
     pub(crate) run: u32,
@@ -143,7 +143,7 @@ pub(crate) struct World {
     buffer: Vec<u8>,
     /// Connections that have something to send.
     touched: Vec<usize>,
-    /// Connections whose last read filled the buffer.
+    /// Connections to read again: the last read filled the buffer.
     again: Vec<usize>,
     now: u64,
     plan: Option<Plan>,
@@ -571,7 +571,7 @@ impl World {
             let goodbye = ws::client_close_frame(amp_relay::base::CloseCode::NORMAL, "", self.job.mask);
             for (at, conn) in self.conns.iter_mut().enumerate().filter(|(_, conn)| conn.state == State::Ready) {
                 conn.outbox.control(&goodbye);
-                // Nobody waits for it: a server that does not take it sees the connection end.
+                // It is not waited for: a server that does not take it sees the connection end.
                 let _ = conn.flush(self.templates.get(at));
             }
         }

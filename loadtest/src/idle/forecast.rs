@@ -48,8 +48,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Reads them below `proc`, which is `/proc` but in tests; open files are those of this process, or of ourselves,
-    /// from whom a server that we start inherits them.
+    /// Reads them below `proc`, which is `/proc` but in tests; open files are those of the process `server`, or ours,
+    /// which a server that we start inherits.
     pub(crate) fn read(proc: &Path, server: Option<u32>) -> Self {
         let text = |name: &str| fs::read_to_string(proc.join(name)).ok();
         let number = |name: &str, column: usize| -> Option<u64> {
@@ -165,7 +165,7 @@ pub struct Target {
     pub descriptors: u64,
     /// Client addresses, each with all its ports, where the range of ports is known.
     pub client_addresses: Option<u64>,
-    /// Names of the limits that idle connections break on the way, first the one that breaks first.
+    /// Names of the limits that idle connections break on the way, in the order in which they break.
     pub breaks: Vec<&'static str>,
 }
 
@@ -174,7 +174,7 @@ pub struct Target {
 pub struct Forecast {
     /// What it is computed from.
     pub cost: Cost,
-    /// The limits, first the one that breaks first.
+    /// The limits, in the order in which they break.
     pub limits: Vec<Limit>,
     /// Numbers of connections.
     pub targets: Vec<Target>,
@@ -184,7 +184,7 @@ impl Forecast {
     /// Of a cost and the limits.
     pub(crate) fn new(cost: Cost, relay: Relay, machine: &Machine) -> Self {
         let mut limits = limits(&cost, relay, machine);
-        // The sort is stable: of equal limits the one that is named first breaks first.
+        // The sort is stable: equal limits break in the order in which they are named.
         limits.sort_by_key(|limit| limit.connections);
         let target = |connections: u64| Target {
             connections,

@@ -41,7 +41,7 @@ pub(super) fn row(out: &mut String, tag: &str, cells: &[String]) {
     out.push_str("</tr>");
 }
 
-/// A table's heads; one that begins with `<` is of a column of words, which [`words`] makes the cells of.
+/// A table's heads. A head that begins with `<` is of a column of words: [`words`] makes its cells.
 pub(super) fn table_start(out: &mut String, heads: &[&str]) {
     out.push_str("<div class=\"scroll\"><table><thead>");
     let head = |head: &&str| head.strip_prefix('<').map_or_else(|| escape(head), |head| words(&escape(head)));

@@ -1,4 +1,4 @@
-//! One HTML page of runs: table, latency, curve, memory, machine. It holds everything it shows and asks nobody for more.
+//! One HTML page of runs: table, latency, curve, memory, machine. It holds everything it shows and loads nothing.
 //!
 //! Reads what `--json` prints, by the field `kind`; must not measure by itself but for the short set of runs that is made
 //! when no file is given. What a run shows is its section's: [`sections`], [`memory`].

@@ -415,7 +415,7 @@ impl<'a> Run<'a> {
         let count_from = start + nanos(Duration::from_secs_f64(self.options.warmup));
         let end = count_from + nanos(Duration::from_secs_f64(self.options.seconds));
         let plan = Plan { start, count_from, end, drain: end + nanos(DRAIN), ..Plan::default() };
-        // Nobody else sets it.
+        // No other code sets it.
         let _ = self.shared.plan.set(plan);
         self.wait("warm-up", start, count_from);
         let before = self.sample();

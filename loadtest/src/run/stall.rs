@@ -52,7 +52,7 @@ impl Run<'_> {
         let resume_from = stall_from + window;
         let end = resume_from + nanos(RESUME);
         let plan = Plan { start, count_from, end, drain: end + nanos(DRAIN), once: false, stall_from, resume_from };
-        // Nobody else sets it.
+        // No other code sets it.
         let _ = self.shared.plan.set(plan);
         self.wait("warm-up", start, count_from);
         let first = self.mark();

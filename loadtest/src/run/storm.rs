@@ -10,7 +10,7 @@ use crate::{
     report::Latency,
 };
 
-/// Who is not back by then never comes.
+/// A client that is not back by then never comes.
 const STORM_MAX: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -25,7 +25,7 @@ impl Run<'_> {
         let before = self.sample();
         let start = self.shared.now() + SETTLE.as_nanos() as u64;
         let end = start + STORM_MAX.as_nanos() as u64;
-        // Nobody else sets it.
+        // No other code sets it.
         let _ = self.shared.plan.set(Plan { start, count_from: start, end, drain: end, ..Plan::default() });
         self.bar.set_prefix("storm");
         while !threads.iter().all(thread::JoinHandle::is_finished) {

@@ -176,7 +176,7 @@ impl Endpoint {
         peers.get(receiver)?.write_all(&ws::frame(OpCode::Binary, bytes)).ok()
     }
 
-    /// A message of the endpoint's own; nobody checks its signature.
+    /// A message of the endpoint's own; its signature is not checked.
     fn say(&self, to: &str, typ: u64, re: &[u8], body: Value) -> Option<()> {
         let text = |text: &str| Value::Text(text.into());
         let map = Value::Map(vec![

@@ -49,7 +49,7 @@ pub(in crate::cli) struct ListenArgs {
     reach: ReachArgs,
 }
 
-/// The connection there is, for whoever ends the program.
+/// The current connection, for the thread that ends the program.
 type Current = Arc<Mutex<Option<Sender>>>;
 
 /// Runs the verb.
@@ -176,8 +176,8 @@ fn answer(message: &Message) -> Option<(Type, Vec<u8>)> {
     }
 }
 
-/// Pauses between attempts: each twice the one before, half of it random, so that a relay that comes back is not met by
-/// everybody at once.
+/// Pauses between attempts: each twice the one before, half of it random, so that agents do not all connect at once to
+/// a relay that comes back.
 #[derive(Debug)]
 struct Retry {
     attempt: u32,

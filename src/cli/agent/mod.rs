@@ -34,7 +34,7 @@ const RELAY: &str = "relay";
 /// What it can be asked, whatever else a program that embeds it serves.
 const ACTIONS: &str = "agents, ping, echo or time";
 
-/// Whom a message is for: a DID, or `relay`.
+/// The receiver of a message: a DID, or `relay`.
 fn address<'a>(text: &'a str, relay: &'a str) -> Result<&'a str, String> {
     if text == RELAY {
         return Ok(relay);
@@ -106,7 +106,7 @@ fn rendered(body: Option<&[u8]>) -> String {
     }
 }
 
-/// What somebody else says, and our words around it.
+/// Words of the other side, and ours around them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Told {
     ours: &'static str,

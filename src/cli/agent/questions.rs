@@ -1,6 +1,6 @@
-//! Questions that wait for a person, and the lines that are typed under them, sans-io. Owns which question stands on the
-//! screen, and which part of it: a line is an answer to the one that was put last, and to no other. It allows only what was
-//! put to its end, part after part, where each stayed in view until the line below it came: what else there is to tell is
+//! Questions that wait for a person, and the lines that are typed under them, sans-io. Owns which question stands on
+//! the screen, and which part of it. A line answers the question that was put last, and no other. It allows only what
+//! was put to its end, part after part, where each stayed in view until the line below it came. So all other news is
 //! kept until the question is answered.
 
 use std::{
@@ -157,14 +157,14 @@ pub(super) struct Questions {
     waiting: VecDeque<Question>,
     /// The part of the first of them that stands on the screen.
     put: Option<Put>,
-    /// Where that part begins, or the one that is to be put: what is before it has been in view.
+    /// Where that part begins, or the part that is put next: what is before it has been in view.
     from: usize,
     /// The first of them has been on the screen.
     is_begun: bool,
     /// What is to be told after that: the newest of it, and how much there was beside.
     told: VecDeque<Told>,
     left_out: u64,
-    /// Our answers, by their ids: one that is refused has its question asked again.
+    /// Our answers, by their ids: if an answer is refused, its question is asked again.
     sent: Vec<(Id, Question)>,
 }
 
@@ -307,8 +307,8 @@ impl Questions {
         self.sent.iter().map(|(id, _)| *id)
     }
 
-    /// An answer was refused; `is_open`: its question still waits for one. The question on the screen stays the one that
-    /// is answered next, and its part is put again below the news.
+    /// An answer was refused; `is_open`: its question still waits for one. The question on the screen stays the next to
+    /// be answered, and its part is put again below the news.
     pub(super) fn refused(&mut self, message: &Message, is_open: bool) -> Option<Refused> {
         let at = self.sent.iter().position(|(id, _)| message.answers(id))?;
         let (_, question) = self.sent.swap_remove(at);

@@ -410,7 +410,7 @@ fn happens() -> impl Strategy<Value = Happens> {
     ]
 }
 
-/// What the program does in a turn, with a person who pages and then answers.
+/// What happens in a turn: a person pages through the question, and then answers.
 fn answers(answer: &'static str) -> Vec<Happens> {
     let later = || Happens::Later(500);
     let page = || [Happens::Drawn, later(), Happens::Read, Happens::Typed(""), Happens::Read];

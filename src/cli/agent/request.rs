@@ -185,8 +185,8 @@ fn wait_for_answer(
     }
 }
 
-/// Takes a message; gives the answer if that ends the request. Where nobody can be asked, and the time to wait was said
-/// by a script, the answer to a question is left to somebody else.
+/// Takes a message; gives the answer if that ends the request. Where no person can be asked, and a script has set the
+/// time to wait, the answer to a question is left to another client.
 fn took(exchange: &mut Exchange, message: &Message, is_said: bool, person: bool) -> Option<Result<String, String>> {
     let stood = exchange.questions.is_put();
     let say = exchange.received(message)?;
@@ -237,12 +237,12 @@ const NOT_BEGUN: &str = ", and nothing was begun: it may wait there behind what 
 const BEGUN: &str = ", though it was begun: it goes on there, and asking again asks twice";
 /// Said where the relay is gone: what it was given before is not taken back.
 const MAY_BE_DONE: &str = ": it may be done there all the same, and asking again asks twice";
-/// What to do about a question that nobody here can answer.
+/// What to do about a question where no person can be asked.
 const OPEN_QUESTION: &str = "That needs an answer, and nobody can be asked here: this is not a terminal. The question stays \
                              open and the session waits. Answer it with `amp-relay attach`, where the session's answer will \
                              be too; next time run this on a terminal, or with --timeout TIME, which waits for somebody to \
                              answer";
-/// What to do about one that cannot be put.
+/// What to do about a question that cannot be put.
 const UNASKABLE: &str = "a question came that cannot be put here: it cannot be read, or too many wait; it waits for an \
                          answer, and `amp-relay attach` shows it and can answer";
 

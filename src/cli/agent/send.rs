@@ -1,4 +1,4 @@
-//! `amp-relay send`: one MESSAGE, and whether it was handed to somebody.
+//! `amp-relay send`: one MESSAGE, and whether it was handed over.
 
 use std::{
     process::ExitCode,
@@ -53,7 +53,7 @@ pub(in crate::cli) struct SendArgs {
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
-    // What is said is known before anybody is called, so that a slow pipe keeps no connection waiting.
+    // The text is read before the relay is connected to, so that a slow pipe keeps no connection waiting.
     if args.to == RELAY {
         return Err(relay_is_asked());
     }

@@ -1,9 +1,9 @@
 //! The permission requests that wait, the one that is on the screen, and what a typed line means to it. Sans-io: told
 //! what was drawn and when, and when a line was begun.
 //!
-//! A line is an answer only to the request whose card was drawn last, and only if its first key came after that card
-//! had been on the screen for [`VISIBLE_MS`]. It allows only what was drawn to its end, and names the hash of it. An answer
-//! whose card has gone is not sent as anything else.
+//! A line is an answer only to the request of the card that was drawn last, and only if its first key came after that
+//! card had been on the screen for [`VISIBLE_MS`]. It allows only what was drawn to its end, and names the hash of it.
+//! An answer to a card that has gone is not sent as anything else.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -282,14 +282,16 @@ impl Cards {
         }
     }
 
-    /// Whether a line is an answer to a card that has gone: it was begun while that was on the screen, or a moment later.
+    /// Whether a line is an answer to a card that has gone: it was begun while the card was on the screen, or a moment
+    /// later.
     fn is_late(&self, line: &str, began_ms: u64) -> bool {
         let shown = self.shown().map(|waiting| waiting.number);
         let not_drawn_yet = self.drawn.as_ref().filter(|drawn| Some(drawn.number) != shown);
         let past = not_drawn_yet.map(|drawn| (drawn.since_ms, u64::MAX, drawn.asks)).into_iter();
         let mut past = past.chain(self.left.iter().map(|left| (left.since_ms, left.until_ms, left.asks)));
         let is_answer = Said::of(line).is_some();
-        // Whoever sees a card go may be about to press a key. Where another one stands it has its own half second.
+        // A key may be pressed in the moment in which the card goes. Another card that stands there has its own half
+        // second.
         let late_ms = if shown.is_none() { VISIBLE_MS } else { 0 };
         past.any(|(since, until, asks)| {
             (since..until).contains(&began_ms) && asks
@@ -337,7 +339,7 @@ impl Cards {
         self.drawn.as_ref().is_some_and(|drawn| drawn.to_the_end && Some(drawn.number) == number)
     }
 
-    /// What a line means whose first key was pressed at `began_ms`.
+    /// What a line means; its first key was pressed at `began_ms`.
     pub(super) fn line(&mut self, line: &str, began_ms: u64) -> Meaning {
         if !self.decides && self.shown().is_some() && Said::of(line).is_some() {
             return Meaning::NotTaken("not sent: your role does not decide this request".into());
@@ -347,8 +349,8 @@ impl Cards {
         }
         let Some(waiting) = self.shown().filter(|_| self.decides) else { return Meaning::Text };
         let asks = self.question().is_some();
-        // What is typed while a question stands is its answer; a bare yes is refused there. Whoever asks chooses the labels:
-        // none of them changes what the keys do that the card names.
+        // A line that is typed while a question stands is its answer; a bare yes is refused there. The labels come from
+        // the agent: none of them changes what the keys do that the card names.
         let said = match Said::of(line) {
             None if !asks => return Meaning::Text,
             Some(Said::Yes { .. }) if asks => None,

@@ -125,7 +125,7 @@ fn a_large_input_is_fetched_and_then_shown() {
     assert_eq!(decided(&cards.line("y", 1_600)), Some(("r1", "allow")));
 }
 
-/// A request whose input is said to have so many bytes, of which the first part is asked for.
+/// A request with an input of so many bytes, as it says; the first part of the input is asked for.
 fn asked_for(bytes: usize) -> Cards {
     let blob = Blob { bytes: bytes as u64, blob: "input-1".into() };
     let mut cards = Cards::new(true);
@@ -174,7 +174,7 @@ fn c5_a_part_of_an_input_that_is_not_as_it_was_said_ends_it() {
         assert!(matches!(cards.line("y", 1_000), Meaning::NotTaken(_)), "{why}");
         assert_eq!(decided(&cards.line("n", 1_000)), Some(("r1", "deny")), "{why}");
     }
-    // The same as one part of several: at another place than the one that was asked for, it would make another input.
+    // The same in one part of several: at another place than was asked for, it would make another input.
     let mut cards = asked_for(16);
     cards.fetching("twice".into());
     assert!(part(&mut cards, "f", encoded(&whole[..5]), total.clone()));
@@ -248,7 +248,7 @@ fn an_answer_whose_card_has_gone_is_sent_as_nothing_else() {
     cards.drawn(None, 2_000);
     assert!(matches!(cards.line("n because", 1_600), Meaning::NotTaken(_)));
     assert_eq!(cards.line("a prompt", 1_600), Meaning::Text);
-    // Whoever saw it go has a finger on the key.
+    // The key may be pressed in the moment in which the card goes.
     assert!(matches!(cards.line("y", 2_499), Meaning::NotTaken(_)));
     assert_eq!((cards.line("y", 900), cards.line("y", 2_500)), (Meaning::Text, Meaning::Text));
     assert_eq!(cards.line("a prompt", 2_001), Meaning::Text);
@@ -380,7 +380,7 @@ fn there_is_nothing_to_go_back_to_before_a_first_question() {
 enum Step {
     /// A request comes, with one of two inputs.
     Put(u8, bool),
-    /// A request comes whose input is to be fetched.
+    /// A request comes, with an input that is to be fetched.
     PutLarge(u8),
     /// The input comes.
     Fetched,
@@ -517,7 +517,7 @@ impl Eyes {
         };
         assert!(began >= eyes.since + VISIBLE_MS);
         let Meaning::Decide(fields) = &meaning else {
-            // A question whose answer is taken back has to be answered anew.
+            // After its answer is taken back a question has to be answered anew.
             typed.insert((eyes.number, question.expect("a question").text), line);
             return;
         };
@@ -539,9 +539,10 @@ impl Eyes {
 }
 
 proptest! {
-    /// Over random orders of cards, parts of inputs, decisions elsewhere, withdrawals, ids that come again and keys: what
-    /// is allowed is the request whose card was drawn last, whole, drawn for as long as it takes before the first key of
-    /// the line, seen to its end, by the hash of what was drawn, and with what was typed under each of its questions.
+    /// Over random orders of cards, parts of inputs, decisions elsewhere, withdrawals, ids that come again and keys:
+    /// what is allowed is the request of the card that was drawn last, whole, drawn for as long as it takes before the
+    /// first key of the line, seen to its end, by the hash of what was drawn, and with what was typed under each of its
+    /// questions.
     #[test]
     fn nothing_is_allowed_but_what_was_drawn(steps in steps()) {
         let mut cards = Cards::new(true);

@@ -31,7 +31,7 @@ pub(super) enum Kind {
     Output,
     /// What a tool gave back with an error.
     FailedOutput,
-    /// Somebody must decide.
+    /// A request waits for a decision.
     Asked,
     /// It was allowed.
     Allowed,

@@ -29,7 +29,7 @@ use crate::{
 pub(super) const ELSEWHERE: &str =
     "it is answered with `amp-relay attach` on a terminal that can be drawn on, with the output going nowhere else";
 
-/// Nobody reads any more (`None`), or the output cannot be written, and why.
+/// The error: the output has no reader any more (`None`), or cannot be written, and why.
 pub(super) type Shown = Result<(), Option<String>>;
 
 /// How a session is shown.
@@ -207,7 +207,7 @@ impl Face {
         }
     }
 
-    /// A line is no answer here, whatever it says: somebody types where no card can be shown.
+    /// Whether a line is not taken as an answer: it was typed where no card can be shown.
     pub(super) fn takes_no_answer(&self, line: &str, cards: &Cards) -> bool {
         let Self::Lines(lines) = self else { return false };
         lines.is_typed && (Said::of(line).is_some() || cards.question().is_some())
@@ -264,7 +264,7 @@ pub(super) struct Lines {
     earlier: Vec<Vec<Change>>,
     later: Vec<Change>,
     holds: bool,
-    /// With `--all`: everything that the agent says is asked for, whoever it answers.
+    /// With `--all`: everything that the agent says is asked for, also its answers to others.
     all: bool,
 }
 
@@ -352,7 +352,7 @@ fn json_line(text: &str, is_terminal: bool) -> String {
 /// Writes at once.
 fn write(to: To, text: &str) -> Shown {
     if to == To::Stderr {
-        // Where nobody reads that, nobody is told.
+        // If this cannot be printed, neither can the reason.
         let _ = write!(io::stderr(), "{text}");
         return Ok(());
     }

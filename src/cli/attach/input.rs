@@ -1,6 +1,6 @@
-//! What a terminal sends, byte by byte, as keys. Sequences that are no key (reports and replies of the terminal, those
-//! that nobody knows) are passed over as a whole, so that nothing of them is taken for what somebody typed, and nothing
-//! behind them is swallowed. Reads nothing and knows no clock: whoever feeds it says when a sequence was left unfinished.
+//! What a terminal sends, byte by byte, as keys. Sequences that are no key (reports and replies of the terminal,
+//! unknown ones) are passed over as a whole: no part of them is taken for typed text, and nothing behind them is
+//! swallowed. Reads nothing and knows no clock: the caller says when a sequence was left unfinished.
 
 use std::{mem, time::Duration};
 
@@ -8,7 +8,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 /// Bytes of a sequence that are kept to understand it, or to show it; of a longer one only the end is looked for.
 const SEQUENCE_MAX: usize = 64;
-/// Bytes of a paste that are kept: far above what a prompt may have, whose bound the editor tells.
+/// Bytes of a paste that are kept: far above the bound of a prompt, which the editor tells.
 const PASTE_MAX: usize = 16 * 1024 * 1024;
 const PASTE_END: &[u8] = b"\x1b[201~";
 
@@ -95,7 +95,8 @@ impl Parser {
         }
     }
 
-    /// A key cuts a sequence short that was none, then. It counts, but for Enter: what stands there now is not what was meant.
+    /// A key cuts a sequence short, which then was none. The key counts, unless it is Enter: the text there is not what
+    /// was meant.
     fn cut(&mut self, begun_by: u8, sequence: &[u8], byte: u8, out: &mut Vec<Input>) {
         spill(begun_by, sequence, out);
         if !matches!(byte, b'\r' | b'\n') {
@@ -168,7 +169,7 @@ impl Parser {
                     spill(begun_by, &text, out);
                     self.escape(byte, out);
                 }
-                // No such text holds one: somebody presses a key.
+                // Such a text has no control character: this is a key.
                 0x00..=0x1f | 0x7f => self.cut(begun_by, &text, byte, out),
                 _ => {
                     if text.len() < SEQUENCE_MAX {
@@ -415,7 +416,7 @@ mod tests {
                 out.clear();
                 parser.feed("n policy".as_bytes(), &mut out);
                 assert_eq!(out, typed("n policy"), "{report:?} left at {at}");
-                // Without a pause a key of control is one all the same, but within a click, whose parts are any bytes.
+                // A control key counts without a pause too, but not within a click: the parts of a click are any bytes.
                 if report.starts_with("\x1b[M") && at > 2 {
                     continue;
                 }

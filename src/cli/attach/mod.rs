@@ -1,6 +1,6 @@
-//! `amp-relay attach`: a session on this terminal, or at the end of a pipe. What decides does no I/O: `model` (messages to
-//! entries, in the words of `words`), `ours` (whose turn runs), `cards` (what a line answers), `editor` (keys to lines), `script` (lines of a pipe).
-//! `window` and `face` show it, `shell` runs it.
+//! `amp-relay attach`: a session on this terminal, or at the end of a pipe. What decides does no I/O: `model` (messages
+//! to entries, in the words of `words`), `ours` (which turns are ours), `cards` (what a line answers), `editor` (keys
+//! to lines), `script` (lines of a pipe). `window` and `face` show it, `shell` runs it.
 
 mod action;
 mod cards;

@@ -272,7 +272,7 @@ impl Model {
             .join(", ")
     }
 
-    /// Whoever did these things is met before any of them is told: a comment may read as one that comes later.
+    /// The principals of all events are met before any event is told: a comment may read like one that comes later.
     fn met(&mut self, events: &[Event]) {
         let all = events.iter().filter_map(|event| event.by.as_ref());
         all.for_each(|by| self.people.met(&by.principal, &by.comment));

@@ -1,5 +1,5 @@
-//! Whose turn runs, sans-io: what the agent says while a prompt of ours runs is the answer to us, and what is asked then is
-//! asked of us. Knows ids, no texts.
+//! Which turns are ours, sans-io: what the agent says while a prompt of ours runs is the answer to us, and what is
+//! asked then is asked of us. Knows ids, no texts.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ pub(super) struct Ours {
     has_failed: bool,
 }
 
-/// Whom an open request asks.
+/// The side that an open request asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asks {
     /// It comes of a prompt of ours.
@@ -58,7 +58,7 @@ impl Ours {
         self.has_failed
     }
 
-    /// Whom this open request asks.
+    /// The side that this open request asks.
     pub(super) fn asks(&self, request: &str) -> Asks {
         if self.raised.contains(request) {
             Asks::Us
@@ -74,7 +74,7 @@ impl Ours {
         self.has_sent = true;
     }
 
-    /// Whether one was.
+    /// Whether a prompt was sent.
     pub(super) fn has_sent(&self) -> bool {
         self.has_sent
     }

@@ -1,5 +1,5 @@
-//! Who did something, in words: a key by its comment or its fingerprint, and the name that the device gave itself beside it.
-//! Whoever hands in a key writes its comment, so that none is believed that reads as another's.
+//! Principals in words: a key by its comment or its fingerprint, and beside it the name that the device gave itself.
+//! The owner of a key writes its comment, so a comment that reads like another key's is not believed.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use crate::{
 
 /// Characters of a fingerprint that name a key without a comment.
 const FINGERPRINT_CHARS: usize = 15;
-/// Keys whose comments are known; further ones go by their fingerprints.
+/// Keys that are known by their comments; further keys go by their fingerprints.
 const KEYS_MAX: usize = 1_024;
 
-/// Who we are, as the relay knows us.
+/// This device, as the relay knows it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Me {
     /// The key that signed in.
@@ -25,7 +25,7 @@ pub(super) struct Me {
     pub(super) name: String,
 }
 
-/// Everybody who was met.
+/// The principals that were met.
 #[derive(Clone, Debug, Default)]
 pub(super) struct People {
     pub(super) me: Me,
@@ -38,14 +38,14 @@ impl People {
         Self { me, comments: HashMap::new() }
     }
 
-    /// A key is here, or did something.
+    /// A principal is here, or did something: its comment is known from now on.
     pub(super) fn met(&mut self, principal: &str, comment: &str) {
         if self.comments.len() < KEYS_MAX || self.comments.contains_key(principal) {
             self.comments.insert(principal.to_owned(), name(comment));
         }
     }
 
-    /// Who that is.
+    /// The words for a principal and its device.
     pub(super) fn who(&self, principal: &str, comment: &str, name: &str) -> String {
         let key = if principal == self.me.principal {
             "you".to_owned()
@@ -58,7 +58,7 @@ impl People {
         }
     }
 
-    /// Who did it, unless it was this device.
+    /// The words for the author of an action, unless it was this device.
     pub(super) fn by(&self, by: Option<&By>) -> Option<String> {
         let by = by.filter(|by| by.principal != self.me.principal || by.device != self.me.name)?;
         Some(self.who(&by.principal, &by.comment, &by.device))

@@ -52,7 +52,7 @@ pub(super) struct Status {
     pub(super) state: String,
     /// What Ctrl-C does now, and the like.
     pub(super) keys: String,
-    /// Which session, what it may do, and who else is here: what matters most comes first.
+    /// The session, what it may do, and the other devices here: what matters most comes first.
     pub(super) place: Vec<String>,
     /// What the last line or key was answered with.
     pub(super) said: Option<String>,

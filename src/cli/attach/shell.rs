@@ -48,7 +48,7 @@ const ALL_BYTES: u64 = 1 << 20;
 /// Where no deadline is set, the loop looks around once an hour for nothing.
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
 
-/// Said to those who join a session of the demo agent.
+/// Said where a session of the demo agent is joined.
 const DEMO_ANSWERS: &str = "The demo agent answers in this session, with made-up text: it calls no model and runs nothing. It asks \
                             for permission where a prompt has the word `ask`: `please ask me`, for instance.";
 
@@ -141,7 +141,7 @@ fn as_lines(again: &str) -> String {
 /// What a command of ours was for, until its answer.
 #[derive(Debug)]
 enum Pending {
-    /// A prompt, which somebody may have typed.
+    /// A prompt, which may have been typed.
     Prompt(String),
     /// A decision about this request.
     Decision(String),
@@ -465,7 +465,7 @@ impl Shell {
     /// What is shown cannot be shown: that is the end.
     fn check(&mut self, shown: Result<(), Option<String>>) {
         if let Err(why) = shown {
-            // Without a reason, nobody reads any more.
+            // Without a reason, the output has no reader any more.
             self.ended.get_or_insert(why.map_or(Ok(ExitCode::SUCCESS), Err));
         }
     }
@@ -528,7 +528,7 @@ impl Shell {
         let changes = self.model.attached(attachment);
         self.apply(changes);
         let mut notices = std::mem::take(&mut self.notices);
-        // Those who are connected again know it.
+        // It is said once, and not again after a break.
         if self.model.is_demo() && !std::mem::replace(&mut self.demo_is_told, true) {
             notices.insert(0, DEMO_ANSWERS.into());
         }

@@ -20,7 +20,8 @@ const GROWING_BYTES_MAX: usize = 16 << 10;
 /// Longest line of code that is coloured, in bytes. The library's work grows with the square of a line's length.
 const COLOURED_LINE_BYTES_MAX: usize = 512;
 
-/// Deepest nesting that is drawn as Markdown. The library's work and memory grow with its cube, and nobody reads it.
+/// Deepest nesting that is drawn as Markdown. The library's work and memory grow with its cube, and deeper nesting is
+/// not readable.
 const NESTING_MAX: usize = 24;
 
 /// Colours, or none.

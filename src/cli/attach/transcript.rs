@@ -19,7 +19,7 @@ use crate::{cli::text::columns, relay::card};
 
 /// Most bytes of text that are kept.
 const BYTES_MAX: usize = 16 << 20;
-/// Bytes of text that are laid out as one. Longer entries are kept in pieces, so that one that is long costs a frame no
+/// Bytes of text that are laid out as one. Longer entries are kept in pieces, so that a long entry costs a frame no
 /// more than others.
 const PIECE_BYTES_MAX: usize = 64 << 10;
 

@@ -190,7 +190,8 @@ impl Window {
         self.taken.is_some() && !self.is_ours() && is_in_front()
     }
 
-    /// The program goes on. Who stopped it need not have given the terminal back, so all of it is set and drawn anew.
+    /// The program goes on. The terminal need not have been given back before the stop, so all of it is set and drawn
+    /// anew.
     pub(super) fn go_on(&mut self) -> Option<Action> {
         let taken = self.taken.as_ref()?;
         self.stale = true;

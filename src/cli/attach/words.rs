@@ -14,7 +14,7 @@ const WHY_CHARS: usize = 400;
 const PREVIEW_LINES: usize = 3;
 const PREVIEW_CHARS: usize = 200;
 
-/// Who brought it about, and why, as far as either is known.
+/// The author of a change, and the reason, as far as either is known.
 pub(super) fn reason(by: Option<String>, why: Option<&str>) -> String {
     let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
     let why = why.map(|why| format!(": {}", clean_line(why, WHY_CHARS))).unwrap_or_default();
@@ -123,7 +123,7 @@ fn length_of_cut(input: &Value) -> Option<u64> {
     (is_cut && bytes > head.len() as u64).then_some(bytes)
 }
 
-/// A tool's input in a line: the field that says most, else all of it. Nobody decides by it.
+/// A tool's input in a line: the field that says most, else all of it. No decision rests on it.
 pub(super) fn argument(input: &Value) -> String {
     if let Some(bytes) = length_of_cut(input) {
         return format!("{bytes} bytes");

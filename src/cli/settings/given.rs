@@ -1,5 +1,5 @@
-//! What a relay was told by flags and variables, all of it in the form of variables: what another one is started with to
-//! have the same settings. Nothing of it stands on a command line, which everybody on a machine can read.
+//! What a relay was told by flags and variables, all as variables: another relay is started with them to have the same
+//! settings. None of them stands on a command line, which every user of the machine can read.
 
 use std::{
     any::TypeId,
@@ -12,7 +12,7 @@ use clap::{Arg, ArgMatches, Args as _, parser::ValueSource};
 
 use super::{RelayArgs, World};
 
-/// The name of the variable of each setting that somebody gave, and its value.
+/// The name of the variable of each setting that was given, and its value.
 pub(crate) type Variables = BTreeMap<String, OsString>;
 
 /// The settings that have their value from one of these sources. A path in them holds from every folder.
@@ -84,7 +84,7 @@ mod tests {
                 assert_eq!(given_by(&[format!("--{long}")])[name], "true");
                 continue;
             }
-            // As the help calls it, so that this does not ask what is asked of it.
+            // By the help's own words, so that the test does not repeat the code.
             let is_path = arg.get_value_names().is_some_and(|names| names.iter().any(|name| is_path_name(name)));
             let value = |text: &str| given_by(&[format!("--{long}={text}")])[name].clone();
             assert_eq!(value("3"), if is_path { "/here/3" } else { "3" }, "--{long}");

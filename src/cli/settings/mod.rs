@@ -99,7 +99,7 @@ pub(crate) enum Origin {
     Environment(String),
     /// This line of the config file.
     File(PathBuf, usize),
-    /// Nobody said anything.
+    /// It is set nowhere.
     Default,
 }
 
@@ -226,7 +226,8 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// A refusal whose ends say where and why: a path between them can be as long as the file that names it.
+/// A refusal, cut in the middle: its ends say where and why, and a path between them can be as long as the file that
+/// names it.
 fn bounded(why: &str) -> String {
     const END_CHARS: usize = 1000;
     let (from, to) = (why.char_indices().nth(END_CHARS), why.char_indices().nth_back(END_CHARS));
@@ -349,7 +350,7 @@ struct Layers<'a> {
 }
 
 impl Layers<'_> {
-    /// Where clap has a value from, if it has one that somebody set.
+    /// Where clap has a value from, if one was set.
     fn given(&self, name: &'static str) -> Option<Origin> {
         let id = name.replace('.', "_");
         match self.matches.value_source(&id)? {

@@ -237,7 +237,7 @@ impl Connection {
         self.judge.relay()
     }
 
-    /// Messages that were dropped because nobody received them while answers were waited for.
+    /// Messages that were dropped: too many came while answers were waited for.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }

@@ -112,7 +112,8 @@ fn an_agent_says_hello_and_asks() {
         acknowledge(socket, 9);
         let (typ, id, body) = read(socket).unwrap();
         assert_eq!((typ, body), (Type::REQUEST, text("question")));
-        // Somebody else's message, an answer that is not its sender's, one from a stranger, progress, and the answer.
+        // A message of another agent, an answer that is not its sender's, one from a stranger, progress, and the
+        // answer.
         write(socket, 3, 3, Type::MESSAGE, None, &text("by the way"));
         write(socket, 2, 3, Type::RESPONSE, Some(id), &text("forged"));
         write(socket, 3, 3, Type::RESPONSE, Some(id), &text("from a stranger"));
@@ -206,7 +207,7 @@ fn a_clock_that_is_a_little_off_costs_one_more_hello() {
     assert!(error.to_string().contains("behind the relay's"), "{error}");
 }
 
-/// Trusts nobody.
+/// Trusts no relay.
 struct Nobody;
 
 impl Pins for Nobody {

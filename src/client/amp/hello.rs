@@ -12,7 +12,7 @@ use crate::{
 /// Versions that are offered.
 const VERSIONS: &[&str] = &["1.0"];
 const IMPLEMENTATION: &str = concat!("amp-relay/", env!("CARGO_PKG_VERSION"));
-/// Beyond it a HELLO is not fresh anyway.
+/// How long a HELLO lives: beyond this it is not fresh anyway.
 pub(super) const HELLO_TTL_MS: u64 = 2 * SKEW_MS_DEFAULT;
 
 /// How an agent presents itself.
@@ -146,7 +146,7 @@ pub(super) fn outcome(
     relay: &str,
     our_ms: u64,
 ) -> Option<Result<(), ConnectError>> {
-    // Only the relay's own signature is a proof; who else writes here has nothing to say about our HELLO.
+    // Only the relay's own signature is a proof: a message of another sender says nothing about our HELLO.
     if did_base(&message.from) != relay || message.signed_by != SignedBy::Sender {
         return None;
     }

@@ -39,9 +39,9 @@ fn cbor_of(json: &Json) -> Cbor {
 }
 
 /// A body as JSON, for people and scripts: bytes become base64url, tags are left out, and what JSON has no word for
-/// becomes text. A body that is no CBOR is null; one that came in a message never is.
+/// becomes text. A body that is no CBOR is null; the body of a received message never is.
 pub fn json_of_body(body: &[u8]) -> Json {
-    // Depth and lengths are bounded by our own reader before one that allocates sees them.
+    // Depth and lengths are bounded by our own reader before a reader that allocates sees them.
     match cbor::check(body).ok().and_then(|()| ciborium::from_reader(body).ok()) {
         Some(value) => json_of(&value),
         None => Json::Null,

@@ -1,5 +1,5 @@
 //! Messages as an agent has them, sans-io: drafts that are signed into frames, and frames that are checked and become
-//! messages. Told the time, the random numbers and who signs.
+//! messages. Told the time, the random numbers and the signer.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -28,7 +28,7 @@ const SKEW_MS: u64 = 2 * check::SKEW_MS_DEFAULT;
 /// A message to be sent: all but its id, its time and its sender.
 #[derive(Clone, Copy, Debug)]
 pub struct Draft<'a> {
-    /// Whom it is for.
+    /// The receiver.
     pub to: &'a str,
     /// Its type.
     pub typ: Type,
@@ -77,12 +77,12 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Whose signature a message carries.
+/// The signer of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignedBy {
-    /// Its sender's.
+    /// Its sender.
     Sender,
-    /// The relay's, which speaks for the sender: one that it hosts, or whose DID names no key.
+    /// The relay, for a sender that it hosts, or that has a DID without a key.
     Relay,
     /// Not known: the sender's DID names no key, or the body is encrypted.
     Unknown,
@@ -99,9 +99,9 @@ pub struct Message {
     pub ts: u64,
     /// How long it lives, in milliseconds.
     pub ttl_ms: u64,
-    /// Who sent it, as written.
+    /// The sender, as written.
     pub from: String,
-    /// Whom it is for, as written.
+    /// The receivers, as written.
     pub to: Vec<String>,
     /// The message it answers.
     pub reply_to: Option<Vec<u8>>,
@@ -109,7 +109,7 @@ pub struct Message {
     pub thread_id: Option<Vec<u8>>,
     /// Its body, one well-formed CBOR item; `None` if it is encrypted.
     pub body: Option<Vec<u8>>,
-    /// Whose signature was found good.
+    /// The signer, as far as the signature could be checked.
     pub signed_by: SignedBy,
 }
 
@@ -165,13 +165,13 @@ pub enum Unacceptable {
     /// Expired, from the future, or with an id of another time.
     #[error("{0}")]
     Stale(&'static str),
-    /// Somebody else's.
+    /// It is for another agent.
     #[error("it is not for this agent")]
     NotForUs,
     /// The signature is neither its sender's nor the relay's.
     #[error("its signature is not that of {from}")]
     Signature {
-        /// Who is said to have sent it.
+        /// The sender that it names.
         from: String,
     },
     /// It came before.
@@ -229,7 +229,7 @@ impl Judge {
         Ok(Message::of(&view, signed_by))
     }
 
-    /// Whose signature it is. The relay may sign for those it hosts, but nobody else for the relay.
+    /// The signer. The relay may sign for the agents that it hosts, but no other key for the relay.
     fn signer(&mut self, view: &EnvelopeView<'_>) -> Result<SignedBy, Unacceptable> {
         let from = view.header.from;
         let own = amp::verifying_key(from);

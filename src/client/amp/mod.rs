@@ -1,6 +1,7 @@
 //! A blocking AMP client on the same transports as the session client: it signs a HELLO to the relay's DID, checks the
-//! relay's pin before and its proof after, sends signed messages, matches answers to requests, and checks who signed what
-//! comes. It gives no ACKs, keeps nothing for later and does not connect again by itself: that is its caller's.
+//! relay's pin before and its proof after, sends signed messages, matches answers to requests, and checks the signature
+//! of each message that comes. It gives no ACKs, keeps nothing for later and does not connect again by itself: that is
+//! its caller's.
 //!
 //! ```no_run
 //! use std::time::Duration;

@@ -78,15 +78,14 @@ pub(super) struct Core<C> {
     pub(super) touched: Vec<ConnToken>,
     /// Connections that may have more to read.
     pub(super) ready: VecDeque<ConnToken>,
-    /// Connections that somebody asked to close.
+    /// Connections that were asked to close.
     pub(super) closes: Vec<ConnToken>,
     /// Small messages of this turn, one after the other.
     pub(super) out: Vec<u8>,
     /// Ranges of the lent buffer that were forwarded since the worker began.
     pub(super) forwards: u64,
     pub(super) queue_bytes: usize,
-    /// Connections whose peers are given as much as they read and have been asked, and when it is next looked whether they
-    /// answer.
+    /// Connections with a paced peer that has been asked, and when it is next looked whether these peers answer.
     pub(super) paced: BTreeSet<ConnToken>,
     pub(super) paced_at_ms: u64,
     /// How often a connection was paused or asked to close since the worker began.

@@ -1,10 +1,10 @@
 //! Connections that have not shown yet that they may stay: how many there may be beside those that have, and which of
 //! them gives way to a new one. Owns their order and their number; that one is provisional is a flag of its slot.
 //!
-//! Peers that prove nothing must not keep others out, and cannot be told apart by their addresses: those behind one
-//! tunnel share one. So they share a class, and where that is full the oldest gives way. A new one that was refused
-//! instead would have to come just when a place is free, which is rare in a flood; one that is taken has as long as it
-//! takes to fill the class once, and whoever gets a step further on its way is spared once more.
+//! Peers that prove nothing must not keep others out, and cannot be told apart by their addresses: peers behind one
+//! tunnel share one. So they share a class, and where that is full the oldest connection gives way. If the new one were
+//! refused instead, it would have to come just when a place is free, which is rare in a flood. A connection that is
+//! taken has as long as it takes to fill the class once, and with each step on its way it is spared once more.
 
 use std::collections::VecDeque;
 
@@ -14,13 +14,13 @@ use crate::{
     reactor::{options::Options, slots::Slots},
 };
 
-/// Most places that those who may stay leave to those who have yet to show it.
+/// Most places that confirmed connections leave to those that have yet to show that they may stay.
 const LOBBY_MAX: usize = 64;
 /// How often a limit that is reached is logged.
 const WARN_EVERY_MS: u64 = 10_000;
 
-/// Connections in the order in which they came. One that leaves the middle of it (it was confirmed, or closes) is not
-/// looked for: its token stays, and is passed over when its turn comes.
+/// Connections in the order in which they came. A connection that leaves the middle of it (it was confirmed, or closes)
+/// is not looked for: its token stays, and is passed over when its turn comes.
 #[derive(Debug, Default)]
 struct Line {
     tokens: VecDeque<ConnToken>,
@@ -63,7 +63,7 @@ impl Provisional {
         let reserve = share(options.unix_reserve).min(max / 4);
         let tcp_max = max - reserve;
         let provisional_max = share(options.provisional_max).clamp(1, tcp_max);
-        // Whoever is confirmed leaves some places to those that are not, or nobody could be told that there is no room.
+        // Confirmed connections leave some places to new ones: these could not be told otherwise that there is no room.
         let lobby = (max / 16).clamp(1, provisional_max.min(LOBBY_MAX));
         let confirmed_max = tcp_max.saturating_sub(lobby).max(1);
         Self {
@@ -200,8 +200,8 @@ impl<C> Core<C> {
         }
     }
 
-    /// Has the oldest connections that wait give way: two at a time, so that some leave while others come, unless enough
-    /// leave already. False: nobody leaves.
+    /// Has the oldest connections that wait give way: two at a time, so that some leave while others come, unless
+    /// enough leave already. False: none leaves.
     pub(in crate::reactor) fn displace(&mut self) -> bool {
         let enough = self.provisional.leaving.len > self.provisional.provisional_max / 8;
         enough || (self.displace_one() | self.displace_one())

@@ -145,7 +145,7 @@ impl<P: Protocol> Worker<P> {
         leaving.map(|token| self.free(token)).is_some()
     }
 
-    /// Accepts what waits when the listeners are about to go: whoever connected before gets a proper goodbye.
+    /// Accepts what waits when the listeners are about to go: connections made before that get a proper goodbye.
     pub(super) fn accept_last(&mut self) {
         for listener in &mut self.listeners {
             listener.pending = true;
@@ -169,7 +169,7 @@ impl<P: Protocol> Worker<P> {
     pub(super) fn adopt(&mut self, accepted: Accepted) {
         let Accepted { stream, addr, listener } = accepted;
         let is_unix = matches!(addr, PeerAddr::Unix { .. });
-        // One that another worker accepted may find this one full.
+        // A stream that another worker accepted may find this one full.
         let is_full = self.core.slots.len() >= self.core.provisional.most(is_unix);
         if self.core.draining {
             self.core.counters.refused.add(1);

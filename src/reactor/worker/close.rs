@@ -32,7 +32,7 @@ impl<P: Protocol> Worker<P> {
             self.core.touch(token);
             self.core.make_ready(token);
         }
-        // A protocol that is told of a close has no hands to close others: nothing was added meanwhile.
+        // The `closed` callback cannot close other connections, so nothing was added meanwhile.
         self.core.closes = closes;
     }
 
@@ -50,7 +50,7 @@ impl<P: Protocol> Worker<P> {
         self.core.leave(token);
         let Some(slot) = self.core.slots.get_mut(token) else { return };
         self.kept_bytes -= std::mem::take(&mut slot.kept).len();
-        // Whatever its peer reads, it is not waited for any longer than the rest of the close.
+        // A paced peer is waited for no longer than the rest of the close, whatever it reads.
         let paced = slot.flags.take(Flags::PACED);
         if paced {
             slot.flags.clear(Flags::BLOCKED);
@@ -63,7 +63,7 @@ impl<P: Protocol> Worker<P> {
         if !dead {
             match catch_unwind(AssertUnwindSafe(|| P::closing_bytes(&conn, &why))) {
                 Ok(words) => {
-                    // What it is too slow for would keep it from hearing so.
+                    // What waits for a slow peer would keep it from hearing these words.
                     let instead = paced && matches!(why, Close::TooSlow) && !words.is_empty();
                     self.core.send_last(token, words);
                     if instead {
@@ -121,7 +121,7 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    /// Accepts what had connected, stops listening, and lets the protocol say goodbye to everybody.
+    /// Accepts what had connected, stops listening, and lets the protocol say goodbye on every connection.
     pub(super) fn begin_drain(&mut self) {
         self.accept_last();
         self.listeners.clear();
@@ -133,7 +133,8 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    /// Ends at once: everybody is told, nothing is flushed any more but a goodbye, which goes ahead of what waits.
+    /// Ends at once: the protocol is told of every connection, and nothing is flushed but a goodbye, which goes ahead
+    /// of what waits.
     pub(super) fn cut_off(&mut self) -> Turn {
         self.listeners.clear();
         let is_told = |slot: &Slot<P::Conn>| slot.rare.as_ref().is_some_and(|rare| rare.is_told);

@@ -47,7 +47,7 @@ const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a poll token carr
 pub enum Turn {
     /// Call again.
     Running,
-    /// Drained or stopped: every connection is gone, nobody listens. There is nothing to come; drop the worker.
+    /// Drained or stopped: every connection and listener is gone. There is nothing to come; drop the worker.
     Done,
 }
 
@@ -80,7 +80,7 @@ pub struct Worker<P: Protocol> {
     drained: Vec<ConnToken>,
     /// A callback ran after the protocol's `turn`: what it left to tell goes out in the next turn, without a sleep.
     told_late: bool,
-    /// Closed connections whose queue is empty now.
+    /// Closed connections with a queue that is empty now.
     emptied: Vec<ConnToken>,
     freed: Vec<ConnToken>,
     gate: accept::Gate,
@@ -207,9 +207,9 @@ impl<P: Protocol> Worker<P> {
         Ok(Turn::Running)
     }
 
-    /// Says that the host is about to sleep on the descriptor, and for how long at most: None is for ever. Until the next
-    /// turn, mail makes the descriptor readable; without this call it need not, because senders wake only those who
-    /// sleep.
+    /// Says that the host is about to sleep on the descriptor, and for how long at most: None is for ever. Until the
+    /// next turn, mail makes the descriptor readable; without this call it need not, because senders wake only a worker
+    /// that sleeps.
     ///
     /// ```
     /// # use std::{os::fd::AsFd, time::Duration};
@@ -229,7 +229,7 @@ impl<P: Protocol> Worker<P> {
         if !self.has_work() && self.inbox.sleep_begin() { self.shorten(None) } else { Some(Duration::ZERO) }
     }
 
-    /// Polls, and sleeps only if nothing is left to do and nobody has sent mail meanwhile.
+    /// Polls, and sleeps only if nothing is left to do and no mail was sent meanwhile.
     fn sleep(&mut self, max_wait: Option<Duration>) -> io::Result<()> {
         let wait = if self.has_work() { Some(Duration::ZERO) } else { self.shorten(max_wait) };
         let wait = match wait {
@@ -296,7 +296,7 @@ impl<P: Protocol> Worker<P> {
                 slot.flags.set(Flags::MOVED);
                 self.core.moves(token);
             } else if gone && slot.flags.has(Flags::PAUSED | Flags::EOF) {
-                // Nobody reads a paused connection, or one that was read to its end, so nobody would find out.
+                // A paused connection, or one that was read to its end, is not read: no read would find out.
                 self.core.break_off(token, Close::Broken);
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {

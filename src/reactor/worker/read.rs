@@ -188,7 +188,7 @@ impl<P: Protocol> Worker<P> {
         let lend = bytes.as_mut_slice();
         let called = call(&mut self.protocol, &mut self.core, token, lent, |p, conn, io| p.input(conn, io, lend));
         if self.core.forwards == forwards && !matches!(called, Some(Ok(n)) if n > 0) {
-            // Nothing was consumed and nobody refers to it: it stays as it is, without a copy.
+            // Nothing was consumed or forwarded: it stays as it is, without a copy.
             if let Some(slot) = self.core.slots.get_mut(token)
                 && matches!(called, Some(Ok(_)))
             {

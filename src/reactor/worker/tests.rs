@@ -308,7 +308,7 @@ fn a_peer_that_is_given_what_it_reads_may_miss_twice_as_many_pings() {
     assert_eq!(pings(200, true), 255);
 }
 
-/// Takes everything, and lets nobody stay.
+/// Takes everything, and confirms no connection.
 struct Strangers;
 
 impl Protocol for Strangers {

@@ -29,7 +29,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub struct WsConn<C> {
     pub(super) app: Option<C>,
-    /// What an open WebSocket that nobody closes has no need of.
+    /// What an open WebSocket has no need of until it is closed.
     rare: Option<Box<Rare>>,
     pub(super) decoder: Decoder,
     /// What was agreed on compression.
@@ -47,7 +47,7 @@ pub struct WsConn<C> {
     missed: u8,
 }
 
-/// What a callback asked for its own connection, whose state is in its hands.
+/// What a callback asked for its own connection, which is in its hands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asked {
     pub(super) close: Option<CloseCode>,
@@ -58,14 +58,14 @@ pub(super) struct Asked {
 /// What a connection has at its beginning or at its end.
 #[derive(Debug)]
 enum Rare {
-    /// Who it is, until the request is answered.
+    /// The peer, until the request is answered.
     Peer(Peer),
     /// Why it will have been closed, once the close handshake is over.
     Ending(Close),
 }
 
 impl<C> WsConn<C> {
-    /// Who it is, once: until the request is answered.
+    /// The peer, once: until the request is answered.
     pub(super) fn take_peer(&mut self) -> Option<Peer> {
         match *self.rare.take_if(|rare| matches!(**rare, Rare::Peer(_)))? {
             Rare::Peer(peer) => Some(peer),

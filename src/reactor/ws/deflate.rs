@@ -1,4 +1,4 @@
-//! permessage-deflate on the loop's connections: who gets it, and with whose windows. One value for each worker.
+//! permessage-deflate on the loop's connections: which ones get it, and which keep windows. One value for each worker.
 
 use super::WsOptions;
 use crate::{

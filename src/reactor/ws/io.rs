@@ -103,7 +103,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         (close.is_some() | timeout.is_some() | message_max.is_some()).then_some(self.asked)
     }
 
-    /// The current connection. In callbacks without one, a token that names nobody.
+    /// The current connection. In callbacks without one, a token that names none.
     pub fn token(&self) -> ConnToken {
         self.io.token()
     }
@@ -123,7 +123,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         self.io.counters()
     }
 
-    /// Whether the loop drains: nobody is accepted any more.
+    /// Whether the loop drains: no connection is accepted any more.
     pub fn is_draining(&self) -> bool {
         self.io.is_draining()
     }
@@ -207,8 +207,8 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     /// 64 KiB that came one behind the other and go to the same connection are written as one piece, header and all.
     ///
     /// What lies elsewhere, being put together from fragments, inflated, or the handler's own, is copied as by
-    /// [`text_to`](Self::text_to), so this is right for any data. On a worker where permessage-deflate is on, nothing is
-    /// forwarded in whole frames, and what goes to those who agreed on it is compressed anew.
+    /// [`text_to`](Self::text_to), so this is right for any data. On a worker where permessage-deflate is on, nothing
+    /// is forwarded in whole frames, and what goes to a peer that agreed on it is compressed anew.
     pub fn forward_to(&mut self, token: ConnToken, data: Data<'_>) -> Sent {
         self.forward_if(token, data, |_| true).unwrap_or(Sent::Closed)
     }
@@ -237,7 +237,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         (!unwanted).then(|| self.count(sent))
     }
 
-    /// Where the message lies as a frame that can be sent, if it is the whole one that is being handled.
+    /// Where the message lies as a frame that can be sent, if `data` is all of the message that is being handled.
     #[inline]
     fn whole_frame(&self, data: Data<'_>) -> Option<Range<usize>> {
         let (kind, framed) = self.framed.as_ref()?;
@@ -248,8 +248,8 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         (is_whole && !self.deflating.is_on()).then(|| framed.clone())
     }
 
-    /// What lies nowhere as a frame: a part of the message, one that came in fragments or is large, or one that is to be
-    /// compressed.
+    /// Forwards what lies nowhere as a frame: a part of the message, a message that came in fragments or is large, or
+    /// one that is to be compressed.
     fn forward_part(
         &mut self,
         token: ConnToken,
@@ -287,7 +287,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         sent
     }
 
-    /// The handler's state of another open WebSocket of this worker. None for the current one, whose state is in the
+    /// The handler's state of another open WebSocket of this worker. None for the current one: its state is in the
     /// callback's hands.
     pub fn conn(&mut self, token: ConnToken) -> Option<&mut H::Conn> {
         self.io.conn(token).filter(|conn| conn.phase == Phase::Open)?.app.as_mut()
@@ -319,8 +319,8 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         }
     }
 
-    /// Lowers the limit of a connection's messages and frames to so many bytes, or lifts it to the layer's own again:
-    /// a peer that nobody knows yet need not be able to make us hold as much as others. Heeded from the next message
+    /// Lowers the limit of a connection's messages and frames to so many bytes, or lifts it to the layer's own again: a
+    /// peer that has not signed in need not be able to make us hold as much as others. Heeded from the next message
     /// that begins to be read.
     pub fn limit_messages(&mut self, token: ConnToken, bytes_max: u32) {
         if token == self.io.token() {
@@ -330,8 +330,9 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         }
     }
 
-    /// Says that a connection may stay ([`WsHandler::CONFIRMS`]): it does not give way to new ones any more. False: there is
-    /// no room for more that stay, or the token names nobody; whoever said it would be welcome should tell it so.
+    /// Says that a connection may stay ([`WsHandler::CONFIRMS`]): it does not give way to new ones any more. False:
+    /// there is no room for more that stay, or the token names none. A peer that was about to be welcomed should then
+    /// be told so.
     pub fn confirm(&mut self, token: ConnToken) -> bool {
         self.io.confirm(token)
     }

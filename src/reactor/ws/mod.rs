@@ -20,7 +20,7 @@
 //! #[derive(Default)]
 //! struct Pairs {
 //!     waiting: Option<ConnToken>,
-//!     /// Those whose other one has gone.
+//!     /// Connections that have lost their other one.
 //!     left: Vec<ConnToken>,
 //! }
 //!
@@ -190,8 +190,9 @@ pub trait WsHandler: Sized + Send + 'static {
     /// What other threads may send a worker.
     type Mail: Send + 'static;
 
-    /// Whether this handler says itself which connections may stay ([`WsIo::confirm`]); by default an upgrade says it. Until
-    /// then a connection is provisional ([`Protocol::PROVISIONAL`]): one that gives way to a new one is told 503 or 1013.
+    /// Whether this handler says itself which connections may stay ([`WsIo::confirm`]); by default an upgrade says it.
+    /// Until then a connection is provisional ([`Protocol::PROVISIONAL`]): if it gives way to a new one it is told 503
+    /// or 1013.
     const CONFIRMS: bool = false;
 
     /// A request came, for a host that is allowed ([`HostPolicy::check`](crate::wire::http::HostPolicy::check), or
@@ -575,7 +576,7 @@ impl<H: WsHandler> Protocol for Ws<H> {
                 conn.begin_close(Close::Drain, io.now(), &self.options);
                 conn.arm(io);
             }
-            // The closing bytes answer whoever was about to ask.
+            // The closing bytes answer the request that was about to come.
             Phase::Head => io.close(io.token(), Close::Drain),
             Phase::Closing | Phase::Over => {}
         }

@@ -22,9 +22,9 @@ pub struct WsOptions {
     pub frame_max: usize,
     /// How long a request head may take, from accepting on (408 after that). Its size is limited by [`http::HEAD_MAX`].
     pub handshake_ms: u64,
-    /// How often an open connection is looked at: one that was silent since the last look is pinged. 0 means never. One
-    /// that is paused is hardly read, so its silence is not held against it, unless it takes nothing either: whoever
-    /// pauses must see to its end.
+    /// How often an open connection is looked at: if it was silent since the last look it is pinged. 0 means never. A
+    /// paused connection is hardly read, so its silence is not held against it, unless it takes nothing either: the
+    /// handler that pauses must see to its end.
     pub ping_every_ms: u64,
     /// So many pings in a row may bring no sign of life; at the next look the connection is closed
     /// ([`TimedOut`](Close::TimedOut)). Whatever it sends is one, and so is that it takes bytes which the kernel had

@@ -26,7 +26,7 @@ use crate::cli::{
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const READ_BYTES: usize = 16 * 1024;
 
-/// Sends keys until nobody takes them, each with the time at which it was read.
+/// Sends keys until the receiver has gone, each with the time at which it was read.
 pub(super) fn read_keys(to: SyncSender<Wake>) -> io::Result<()> {
     let reading = move || {
         let (mut parser, mut inputs, mut bytes) = (Parser::default(), Vec::new(), vec![0; READ_BYTES]);
@@ -143,7 +143,7 @@ fn alt_key(c: char) -> Option<Key> {
         'b' => Edit::WordBack,
         'f' => Edit::WordForward,
         'd' => Edit::DeleteWordForward,
-        // Behind Escape, which is no key here, this is what somebody types next.
+        // Behind Escape, which is no key here, this is the next key that is typed.
         _ => return Some(Key::Char(c)),
     }))
 }

@@ -15,7 +15,7 @@ fn prompt_of<'a>((id, pending): (&'a String, &'a Pending)) -> Option<(&'a String
 }
 
 impl Shell {
-    /// What is said to somebody who leaves.
+    /// What is said when the session is left.
     pub(super) fn left(&self, again: &str) -> String {
         let next = if matches!(self.target, Target::Unix(_)) {
             START.to_owned()

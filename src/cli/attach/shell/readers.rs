@@ -89,7 +89,7 @@ pub(super) fn watch_stops(to: SyncSender<Wake>, hidden: Arc<AtomicBool>) -> io::
     let watching = move || {
         loop {
             let came: Vec<_> = signals.wait().collect();
-            // Whoever says both wants it to go on, as the system has it.
+            // With both signals the program goes on, as the system has it.
             let moved = if came.contains(&SIGCONT) {
                 Some(Wake::Continued)
             } else {

@@ -101,10 +101,10 @@ impl Shell {
         }
     }
 
-    /// A line of a pipe was written before anybody knew what would be asked. So it answers what a prompt of the same pipe
-    /// leads to; before any prompt a yes or a no is also for what others are asked. Nothing else that is asked makes an
-    /// answer of a prompt, or is allowed by a yes that was meant for something else. Before any prompt a bare yes or no is
-    /// an answer to a request that was there, and where none is left it is nothing that an agent should be told.
+    /// A line of a pipe was written before it was known what would be asked. So it answers only what a prompt of the
+    /// same pipe leads to; before any prompt a yes or a no also answers what is asked of others. No other request takes
+    /// a prompt for its answer, or a yes that was meant for something else. Before any prompt a bare yes or no answers
+    /// a request that was there; where none is left, the line is not sent to the agent.
     fn piped(&mut self, text: &str) {
         let has_no_request = !self.ours.has_sent() && self.model.cards.shown().is_none();
         if has_no_request && Said::of(text).is_some() && !self.face.is_typed() {
@@ -123,7 +123,7 @@ impl Shell {
         }
     }
 
-    /// Whom the request asks that waits for a decision which this connection may give.
+    /// The side that the waiting request asks, if this connection may decide it.
     pub(super) fn asks(&self) -> Option<Asks> {
         let shown = self.model.cards.shown().filter(|_| self.model.cards.decides())?;
         Some(self.ours.asks(&shown.open.request))
@@ -163,7 +163,7 @@ impl Shell {
         self.face.put_back(text);
     }
 
-    /// What an interrupt came to. One that was heard is followed by the end of its turn.
+    /// What an interrupt came to. The end of the turn follows an interrupt that was heard.
     pub(super) fn interrupted(&mut self, ran: Option<bool>) {
         match ran {
             Some(false) => self.say(Kind::Note, "nothing was running any more"),
