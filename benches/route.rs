@@ -31,7 +31,7 @@ fn settle(workers: &mut [Directory<Message>]) {
         let mut moved = false;
         for from in 0..workers.len() {
             for to in 0..workers.len() {
-                for message in workers[from].take(to as u16, usize::MAX) {
+                for message in workers[from].take(to as u16, usize::MAX, usize::MAX) {
                     workers[to].receive(message);
                     moved = true;
                 }
@@ -90,7 +90,7 @@ fn cross(c: &mut Criterion) {
                 let Route::Elsewhere(key) = workers[0].route(&names[at]) else { return };
                 workers[0].send(key, &names[at], sender, Message);
             }
-            for message in workers[0].take(1, usize::MAX) {
+            for message in workers[0].take(1, usize::MAX, usize::MAX) {
                 workers[1].receive(message);
             }
             while let Some(event) = workers[1].event() {

@@ -409,6 +409,15 @@ impl<'a, P: Protocol> Io<'a, P> {
         }
     }
 
+    /// Has what [`input`](Protocol::input) leaves of its bytes come to it again in the next turn, which comes at once, though
+    /// nothing new came: for input that makes more work than one turn is to do.
+    pub fn again(&mut self) {
+        if let Some(slot) = self.core.slots.get_mut(self.token) {
+            slot.flags.set(Flags::RESUMED);
+            self.core.make_ready(self.token);
+        }
+    }
+
     /// Whether the connection is paused.
     pub fn is_paused(&self, token: ConnToken) -> bool {
         self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::PAUSED))

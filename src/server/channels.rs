@@ -61,7 +61,7 @@ pub(super) enum Mail {
     /// A session is gone, and its DID with it.
     SessionGone { did: Text },
     /// What another worker's core has for ours, in order.
-    Peer(PeerMail<Framed>),
+    Peer(PeerMail<Framed>, Option<OnWay>),
     /// A HELLO was judged.
     Judged { peer: ConnToken, lane: Lane, judged: Option<Judged> },
     /// Messages of agents of this worker were checked, in order.
@@ -72,6 +72,57 @@ pub(super) enum Mail {
     Said(Box<Reply>),
     /// The sessions have taken a message of each of these connections.
     Taken(Vec<ConnToken>),
+}
+
+/// Bytes of messages that are on their way to one worker at once, of all others together: a turn puts no more than this into the
+/// queue of one receiver before the kernel is asked whether that takes it.
+const ON_WAY_BYTES: usize = 1024 * 1024;
+/// The least of these that one worker has for another.
+const ON_WAY_BYTES_MIN: usize = 64 * 1024;
+
+/// What one worker has on its way to another.
+pub(super) struct Way {
+    bytes: Arc<AtomicUsize>,
+    most: usize,
+    /// Wakes the worker that sends.
+    waker: Waker,
+}
+
+impl Way {
+    /// Whether more may be sent. The sender is woken once that is so again.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Acquire) < self.most
+    }
+
+    /// So much more, until this is dropped.
+    pub(super) fn add(&self, bytes: usize) -> OnWay {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        OnWay { of: self.bytes.clone(), bytes, most: self.most, waker: Some(self.waker.clone()) }
+    }
+}
+
+/// Bytes that travel in one mail.
+pub(super) struct OnWay {
+    of: Arc<AtomicUsize>,
+    bytes: usize,
+    most: usize,
+    waker: Option<Waker>,
+}
+
+impl OnWay {
+    /// The mail found no room: it is not on its way, and no thread is woken for that.
+    pub(super) fn take_back(mut self) {
+        self.waker = None;
+    }
+}
+
+impl Drop for OnWay {
+    fn drop(&mut self) {
+        let before = self.of.fetch_sub(self.bytes, Ordering::AcqRel);
+        if let Some(waker) = self.waker.as_ref().filter(|_| before >= self.most && before - self.bytes < self.most) {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// Large answers that are on their way to a worker, or that it is framing.
@@ -128,6 +179,13 @@ impl Mailers {
     pub(super) fn links(&self, waker: &Waker) -> Links {
         let links = self.0.iter().map(|mailer| Link::new(mailer.clone(), waker.clone())).collect();
         Links { links, waits: false }
+    }
+
+    /// The ways to all workers, of the worker that `waker` wakes.
+    pub(super) fn ways(&self, waker: &Waker) -> Vec<Way> {
+        let most = (ON_WAY_BYTES / self.len().saturating_sub(1).max(1)).max(ON_WAY_BYTES_MIN);
+        let way = || Way { bytes: Arc::default(), most, waker: waker.clone() };
+        std::iter::repeat_with(way).take(self.len()).collect()
     }
 
     /// What has a worker take a turn.
@@ -260,6 +318,31 @@ mod tests {
         assert_eq!((large.count(), woken.0.load(Ordering::Relaxed)), (1, 0));
         drop(one);
         assert_eq!((large.count(), woken.0.load(Ordering::Relaxed)), (0, 1));
+    }
+
+    #[test]
+    fn no_more_is_on_its_way_to_a_worker_than_one_turn_is_to_take() {
+        let (_workers, mailers, _) = workers(3, 1);
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let ways = mailers.ways(&Waker::from(woken.clone()));
+        let woken = || woken.0.load(Ordering::Relaxed);
+        let half = ON_WAY_BYTES / 4;
+        assert!(ways.len() == 3 && ways[1].has_room());
+        let first = ways[1].add(half);
+        assert!(ways[1].has_room());
+        let second = ways[1].add(half);
+        assert!(!ways[1].has_room() && ways[2].has_room(), "two workers share what the third may be sent");
+        let third = ways[1].add(half);
+        drop(first);
+        assert!(!ways[1].has_room() && woken() == 0);
+        drop(second);
+        assert!(ways[1].has_room() && woken() == 1, "there is room again");
+        drop(third);
+        assert_eq!(woken(), 1, "there was room");
+        let most = ways[1].add(2 * half);
+        assert!(!ways[1].has_room());
+        most.take_back();
+        assert!(ways[1].has_room() && woken() == 1, "it never left");
     }
 
     fn gone(did: &str) -> Mail {

@@ -67,6 +67,9 @@ use crate::{
 /// takes no more. A peer that reads nothing costs this much: a thousand of them hold less than the 32 MiB that a relay
 /// may grow by.
 const QUEUE_HIGH: usize = 16 * 1024;
+/// Above it the senders are held back though the kernel has not been asked yet: messages that come compressed, or from other
+/// workers, may bring a queue to its maximum within one turn.
+const QUEUE_BURST: usize = 1024 * 1024;
 /// The low mark: at or below it the senders go on.
 const QUEUE_LOW: usize = 4 * 1024;
 
@@ -253,6 +256,8 @@ impl Handlers {
         let worker = Worker {
             crypto: self.crypto.for_worker(waker.clone()),
             links: self.mailers.links(&waker),
+            ways: self.mailers.ways(&waker),
+            arrived: Vec::new(),
             core: Link::new(self.core.clone(), waker),
             shared: self.shared.clone(),
             delivery: Delivery::new(&self.agents, index, tallies.agents.clone()),

@@ -1,6 +1,9 @@
 //! The core's view of a worker's connections: WebSockets of the loop.
 
-use super::worker::{Io, dialects::Conn};
+use super::{
+    QUEUE_BURST,
+    worker::{Io, dialects::Conn},
+};
 use crate::{
     base::{CloseCode, ConnToken, Now, Sent},
     dialect::session::{Device, DeviceNet},
@@ -83,7 +86,7 @@ impl Net for Io<'_> {
 
     #[inline]
     fn is_blocked(&self, token: ConnToken) -> bool {
-        self.is_blocked(token)
+        self.is_blocked(token) || self.queued(token) > QUEUE_BURST
     }
 
     fn taken(&self, token: ConnToken) -> u64 {

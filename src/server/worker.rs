@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     ShutdownHandle,
-    channels::{Links, Mail},
+    channels::{Links, Mail, OnWay, Way},
     crypto::Crypto,
     metrics::Shared,
 };
@@ -20,6 +20,7 @@ use crate::{
     },
     relay::{
         delivery::{Delivery, PeerMail},
+        directory::PeerMessage,
         sessions::ToSessions,
     },
     wire::http::{Head, Response, check_origin},
@@ -31,6 +32,10 @@ pub(super) struct Worker {
     pub(super) crypto: Crypto,
     /// To other workers.
     pub(super) links: Links,
+    /// What is on its way to other workers, by index.
+    pub(super) ways: Vec<Way>,
+    /// What has arrived in this turn is no longer on its way when the turn ends.
+    pub(super) arrived: Vec<OnWay>,
     /// To the supervisor.
     pub(super) core: Link<Sender<Vec<ToSessions>>>,
     pub(super) shared: Arc<Shared>,
@@ -83,7 +88,10 @@ impl WsHandler for Worker {
             Mail::Taken(peers) => peers.into_iter().for_each(|peer| delivery.asked(peer, io)),
             Mail::Session { session, did } => delivery.session(session, &did),
             Mail::SessionGone { did } => delivery.session_gone(&did),
-            Mail::Peer(mail) => delivery.peer_mail(mail, io),
+            Mail::Peer(mail, on_way) => {
+                delivery.peer_mail(mail, io);
+                self.arrived.extend(on_way);
+            }
             Mail::Judged { peer, lane, judged } => delivery.judged(peer, lane, judged, io),
             Mail::Checked(checked) => delivery.checked(checked, io),
             Mail::Signed(signed) => delivery.signed(signed, io),
@@ -112,13 +120,14 @@ impl WsHandler for Worker {
         let waiting = self.core.items();
         self.delivery.commands.take(waiting).for_each(|message| self.core.take(message));
         self.core.flush();
-        self.hand_over(io.worker());
+        self.arrived.clear();
+        self.hand_over(io);
     }
 }
 
 impl Worker {
     /// The end of a turn: what the crypto thread and other workers are to get.
-    fn hand_over(&mut self, worker: u16) {
+    fn hand_over(&mut self, io: &mut Io<'_>) {
         while let Some((lane, job)) = self.delivery.lanes.next_job() {
             if let Err(job) = self.crypto.give(lane, job) {
                 // There is no room: the worker has another turn when there is.
@@ -129,17 +138,23 @@ impl Worker {
         while let Some(batch) = self.delivery.next_checks() {
             self.crypto.check(batch);
         }
-        while let Some(news) = self.delivery.poll_sender_news(worker) {
-            self.links.push(usize::from(news.sender().worker()), Mail::Peer(PeerMail::Sender(news)));
-        }
-        self.links.flush();
         for to in self.delivery.destinations() {
-            let delivery = &mut self.delivery;
-            let next = || delivery.take_for(to).map(|batch| Mail::Peer(PeerMail::Directory(batch)));
-            if let Some(Mail::Peer(PeerMail::Directory(batch))) = self.links.flush_with(usize::from(to), next) {
+            let (delivery, way) = (&mut self.delivery, &self.ways[usize::from(to)]);
+            let next = || {
+                let batch = way.has_room().then(|| delivery.take_for(to))??;
+                let on_way = way.add(batch.iter().map(PeerMessage::size).sum());
+                Some(Mail::Peer(PeerMail::Directory(batch), Some(on_way)))
+            };
+            if let Some(Mail::Peer(PeerMail::Directory(batch), on_way)) = self.links.flush_with(usize::from(to), next) {
+                on_way.into_iter().for_each(OnWay::take_back);
                 self.delivery.give_back(to, batch);
             }
         }
+        self.delivery.carried(io);
+        while let Some(news) = self.delivery.poll_sender_news(io.worker()) {
+            self.links.push(usize::from(news.sender().worker()), Mail::Peer(PeerMail::Sender(news), None));
+        }
+        self.links.flush();
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -21,6 +22,7 @@ use crate::support::{
     http::{self, Endpoint},
     keys,
     relay::Scratch,
+    until,
 };
 
 /// A first byte's bit that says that a message is compressed.
@@ -210,11 +212,16 @@ fn inflate(inflater: &mut Decompress, payload: &[u8]) -> Vec<u8> {
 
 /// A relay with this configuration file. One worker, so that no message crosses threads: those that do go as they are.
 fn relay(keys: &str, config: &str) -> Relay {
+    relay_of(1, keys, config)
+}
+
+fn relay_of(workers: usize, keys: &str, config: &str) -> Relay {
     let scratch = Scratch::new();
     let path = |name: &str| scratch.root().join(name);
     fs::write(path("keys"), keys).expect("the keys file");
     fs::write(path("config.toml"), config).expect("the configuration file");
-    let mut command = scratch.command(["serve", "--demo", "--workers", "1", "--listen", "127.0.0.1:0"]);
+    let mut command = scratch.command(["serve", "--demo", "--listen", "127.0.0.1:0"]);
+    command.arg("--workers").arg(workers.to_string());
     command.arg("--config").arg(path("config.toml")).arg("--data").arg(scratch.data());
     command.arg("--keys").arg(path("keys")).arg("--folder").arg(scratch.project());
     Relay::spawn(scratch, command, 2)
@@ -349,6 +356,62 @@ fn by_default_the_offer_is_declined() {
         agent.write_raw(&http::frame(0x82 | RSV1, true, b"\x00"));
         assert_eq!(agent.wait_closed(), 1002);
         device.ping();
+    }
+}
+
+#[test]
+fn c2_nobody_is_cut_off_by_what_one_read_inflates_to() {
+    // More than a queue may hold, in a few of the bytes that one read takes.
+    const COUNT: usize = 200;
+    let (alice, bystander) = (AgentKey::new(), AgentKey::new());
+    let readers = [AgentKey::new(), AgentKey::new(), AgentKey::new()];
+    let lines: String = [&alice, &bystander].into_iter().chain(&readers).map(|key| key.line("agent")).collect();
+    let filler = "x".repeat(60_000);
+    for (workers, connections) in [(1, 1), (1, 50), (3, 1)] {
+        let relay = relay_of(workers, &lines, "ws.deflate = \"on\"\n");
+        let wire = Wire::to(&relay);
+        let mut senders: Vec<_> = (0..connections).map(|_| Agent::connect(&wire.endpoint(), &alice)).collect();
+        let mut receivers: Vec<_> = readers.iter().map(|key| Agent::connect(&relay.tcp(), key)).collect();
+        let mut bystander = Agent::connect(&relay.tcp(), &bystander);
+        // All of it waits for the relay when that reads on.
+        relay.signal(Signal::STOP);
+        for receiver in &readers {
+            for n in 0..COUNT {
+                let sender = &mut senders[n % connections];
+                let draft = sender.draft(typ::MESSAGE, receiver, &json!({"n": n, "filler": filler}));
+                sender.queue(&draft.signed(&alice, Keys::Text));
+            }
+        }
+        senders.iter_mut().for_each(Agent::flush);
+        relay.signal(Signal::CONT);
+        // The receivers take a moment.
+        let queued = || {
+            let stats = relay.stats();
+            stats["workers"]
+                .as_array()
+                .expect("workers")
+                .iter()
+                .filter_map(|worker| worker["queue_bytes"].as_u64())
+                .sum()
+        };
+        let mut seen: Vec<u64> = Vec::new();
+        until("the relay has taken what it takes", || {
+            seen.push(queued());
+            let last = seen.last_chunk::<20>()?;
+            (last[0] > 100_000 && last.iter().all(|bytes| *bytes == last[0])).then_some(())
+        });
+        bystander.ping();
+        thread::scope(|scope| {
+            for receiver in &mut receivers {
+                scope.spawn(|| {
+                    receiver.wait_for("all of it", |receiver| (receiver.of(typ::MESSAGE).len() == COUNT).then_some(()));
+                });
+            }
+        });
+        for mut sender in senders {
+            sender.ping();
+            assert!(sender.of(typ::ERROR).is_empty(), "{:?}", sender.of(typ::ERROR).first());
+        }
     }
 }
 

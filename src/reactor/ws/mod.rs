@@ -131,6 +131,9 @@ const PROBE_FRAME: &[u8] = b"\x89\x05read?";
 const BUSY_BYTES: usize = 4 * 1024;
 /// When it is worth to try again where there was no room.
 const RETRY_AFTER_S: &str = "5";
+/// Once the messages of a connection have so many bytes inflated, the rest of what came waits for the next turn: a read of
+/// 512 KiB may hold a thousand times as much.
+const INFLATED_MAX: usize = 256 * 1024;
 /// So much is read of a connection that is paused, to find its pings.
 const HELD_MAX: usize = 16 * 1024;
 /// Below this size of an incomplete frame every read is decoded, so that text which is not UTF-8 is refused early.
@@ -364,6 +367,7 @@ impl<H: WsHandler> Ws<H> {
         let (mut at, mut front) = (0, 0);
         let mut messages = 0;
         let mut frames = 0;
+        let mut inflated = 0;
         let mut stops = None;
         let result = loop {
             if conn.phase == Phase::Over || io.is_stopped(&mut stops) {
@@ -398,11 +402,18 @@ impl<H: WsHandler> Ws<H> {
                     if conn.phase != Phase::Open {
                         continue;
                     }
-                    let inflated = self.deflating.inflate(&mut conn.deflate, payload, limits.message_max);
-                    match inflated.and_then(|message| self.inflated(conn, io, message, is_text)) {
+                    let message = self.deflating.inflate(&mut conn.deflate, payload, limits.message_max);
+                    match message.and_then(|message| self.inflated(conn, io, message, is_text)) {
                         Err(fault) => break Err(fault),
-                        Ok(()) => continue,
+                        Ok(bytes) => inflated += bytes,
                     }
+                    if inflated > INFLATED_MAX {
+                        // The receivers of these messages are written to before there are more.
+                        conn.decoder.release();
+                        io.again();
+                        break Ok(at);
+                    }
+                    continue;
                 }
             };
             frames += 1;
@@ -451,14 +462,16 @@ impl<H: WsHandler> Ws<H> {
         result
     }
 
-    /// A message that came compressed. It is nowhere in the bytes lent, so whatever is forwarded of it is copied.
+    /// A message that came compressed. It is nowhere in the bytes lent, so whatever is forwarded of it is copied. Gives
+    /// how many bytes it has.
     fn inflated(
         &mut self,
         conn: &mut WsConn<H::Conn>,
         io: &mut Io<'_, Self>,
         message: Vec<u8>,
         is_text: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<usize, Fault> {
+        let bytes = message.len();
         let data = if is_text {
             let not_utf8 = |_| Fault::new(CloseCode::INVALID_DATA, "text is not UTF-8");
             Data::Text(str::from_utf8(&message).map_err(not_utf8)?)
@@ -467,7 +480,7 @@ impl<H: WsHandler> Ws<H> {
         };
         let handled = self.call(conn, io, |handler, app, hands| handler.message(app, hands, data));
         self.deflating.recycle(message);
-        handled.unwrap_or(Ok(()))
+        handled.unwrap_or(Ok(())).map(|()| bytes)
     }
 }
 

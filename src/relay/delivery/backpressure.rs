@@ -1,5 +1,5 @@
-//! Senders that are not read because a receiver takes nothing: which receiver blocks which senders, on this worker and
-//! across workers, and for how long. Decides nothing about queues and their marks.
+//! Senders that are not read because a receiver takes nothing, or a worker less than it is sent: which receiver blocks which
+//! senders, on this worker and across workers, and for how long. Decides nothing about queues and their marks.
 //!
 //! A receiver that is refused by the kernel above its mark blocks each sender that writes to it, until its queue has
 //! drained. What a sender has for others waits meanwhile, so that is bounded: where the receiver takes nothing for
@@ -90,6 +90,8 @@ pub(super) struct Backpressure {
     parted: HashMap<ConnToken, HashSet<ConnToken>>,
     /// How many receivers, on any worker, block a sender of this worker.
     blocked: HashMap<ConnToken, u32>,
+    /// Senders, of any worker, that wait for a worker which is behind: it takes less than this one has for it.
+    behind: HashMap<u16, HashSet<ConnToken>>,
     /// What senders are to learn, in order: those of this worker within the turn, those of others by mail.
     news: VecDeque<SenderNews>,
 }
@@ -135,6 +137,19 @@ impl Backpressure {
         self.parted.remove(&receiver);
         let senders = self.by_receiver.remove(&receiver).map(|blocking| blocking.senders);
         self.news.extend(senders.into_iter().flatten().map(|held| SenderNews::Unblocked(held.sender)));
+    }
+
+    /// A sender waits for a worker that is behind.
+    pub(super) fn wait_for(&mut self, worker: u16, sender: ConnToken) {
+        if self.behind.entry(worker).or_default().insert(sender) {
+            self.news.push_back(SenderNews::Blocked(sender));
+        }
+    }
+
+    /// That worker has caught up.
+    pub(super) fn caught_up(&mut self, worker: u16) {
+        let senders = self.behind.remove(&worker).into_iter().flatten();
+        self.news.extend(senders.map(SenderNews::Unblocked));
     }
 
     /// A connection is gone, as a receiver and as a sender.

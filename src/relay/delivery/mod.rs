@@ -60,6 +60,8 @@ use crate::{
 const LAST_ANSWER_MS: u64 = 5_000;
 /// Messages of the directory that travel to another worker in one mail.
 const DIRECTORY_MESSAGES_A_MAIL: usize = 512;
+/// Nor more bytes than these and one message.
+const DIRECTORY_BYTES_A_MAIL: usize = 64 * 1024;
 /// Bytes that a peer may make the relay hold before it has signed in. Above what a sign-in may have, so that a sign-in
 /// that is only somewhat too large is still told so.
 pub const UNKNOWN_BYTES_MAX: u32 = 64 * 1024;
@@ -431,6 +433,10 @@ impl<S: Shared> Delivery<S> {
                 Event::Joined { token } => self.joined(token, net),
                 Event::Refused { token, why } => self.not_joined(token, why, net),
                 Event::Deliver { token, payload } => self.deliver(token, &payload, current, net),
+                Event::Behind { worker, sender } => {
+                    self.backpressure.wait_for(worker, sender);
+                    self.tell_senders(net);
+                }
                 Event::Answer { sender, did, return_address, why } => {
                     let known = net.agent(sender).map(|agent| agent.key_encoding());
                     let key_encoding = known.or(current.filter(|_| sender == net.current()));
@@ -582,7 +588,16 @@ impl<S: Shared> Delivery<S> {
 
     /// The next batch for this worker.
     pub fn take_for(&mut self, worker: u16) -> Option<Vec<PeerMessage<Message<S>>>> {
-        Some(self.directory.take(worker, DIRECTORY_MESSAGES_A_MAIL)).filter(|batch| !batch.is_empty())
+        let batch = self.directory.take(worker, DIRECTORY_MESSAGES_A_MAIL, DIRECTORY_BYTES_A_MAIL);
+        Some(batch).filter(|batch| !batch.is_empty())
+    }
+
+    /// All was carried that other workers take now: senders are read again that had to wait for one which has caught up.
+    pub fn carried<N: Net<Shared = S>>(&mut self, net: &mut N) {
+        while let Some(worker) = self.directory.carried() {
+            self.backpressure.caught_up(worker);
+            self.tell_senders(net);
+        }
     }
 
     /// A batch that was taken found no room: it stays first in line.

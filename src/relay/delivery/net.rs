@@ -38,7 +38,7 @@ pub trait Net {
 
     /// Whether the connection is open.
     fn is_open(&mut self, token: ConnToken) -> bool;
-    /// Whether its queue has been refused by the kernel: what it is sent waits.
+    /// Whether what it is sent waits: the kernel has refused bytes of its queue, or one turn has put very much into it.
     fn is_blocked(&self, token: ConnToken) -> bool;
     /// Bytes that it has taken since something waits for it.
     fn taken(&self, token: ConnToken) -> u64;

@@ -197,6 +197,14 @@ pub enum Event<M: Payload> {
         /// The message.
         payload: M,
     },
+    /// A message waits for a worker that takes less than it is sent: its sender, of any worker, is to wait as well, until
+    /// [`Directory::carried`] names the worker.
+    Behind {
+        /// The worker that is behind.
+        worker: u16,
+        /// The sender.
+        sender: ConnToken,
+    },
     /// Tell a connection of this worker, which is there, that its message was not handed over.
     Answer {
         /// The connection.
@@ -474,9 +482,16 @@ impl<M: Payload> Directory<M> {
         (0..self.options.workers).filter(|&worker| self.outboxes[usize::from(worker)].len() > 0)
     }
 
-    /// Takes up to `max` messages for a worker. They must arrive there in this order, after those taken before.
-    pub fn take(&mut self, worker: u16, max: usize) -> Vec<PeerMessage<M>> {
-        self.outboxes.get_mut(usize::from(worker)).map_or_else(Vec::new, |outbox| outbox.take(max))
+    /// Takes up to `max` messages for a worker, and none behind the one with which they have `bytes_max` bytes. They must
+    /// arrive there in this order, after those taken before.
+    pub fn take(&mut self, worker: u16, max: usize, bytes_max: usize) -> Vec<PeerMessage<M>> {
+        self.outboxes.get_mut(usize::from(worker)).map_or_else(Vec::new, |outbox| outbox.take(max, bytes_max))
+    }
+
+    /// The shell has carried all that other workers take now. The next of them that was behind and has caught up; to be
+    /// called until there is none. From then on, whatever is sent to one that is behind makes [`Event::Behind`].
+    pub fn carried(&mut self) -> Option<u16> {
+        (0..self.options.workers).find(|&worker| self.outboxes[usize::from(worker)].carried())
     }
 
     /// Puts the messages that were taken last back: the worker's inbox was full.
@@ -578,6 +593,13 @@ impl<M: Payload> Directory<M> {
         self.outboxes[usize::from(worker)].push(word);
     }
 
+    /// Has the sender of what was posted wait for a worker that is behind.
+    fn wait_for(&mut self, worker: u16, sender: Option<ConnToken>) {
+        if let Some(sender) = sender.filter(|_| self.outboxes[usize::from(worker)].is_behind()) {
+            self.events.push_back(Event::Behind { worker, sender });
+        }
+    }
+
     fn tell_all(&mut self, word: impl Fn() -> DirectoryMsg<M>) {
         (0..self.options.workers).for_each(|worker| self.post(worker, word()));
     }
@@ -585,7 +607,7 @@ impl<M: Payload> Directory<M> {
     /// Handles what this worker told itself.
     fn pump(&mut self) {
         let me = usize::from(self.options.worker);
-        while let Some(message) = self.outboxes[me].take(1).pop() {
+        while let Some(message) = self.outboxes[me].take(1, usize::MAX).pop() {
             self.handle(message.0);
         }
     }

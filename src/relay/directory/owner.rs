@@ -121,7 +121,9 @@ impl<M: Payload> Directory<M> {
             return self.answer(did, parcel, Why::Busy);
         }
         self.counters.crossed += 1;
+        let sender = parcel.sender;
         self.post(to, DirectoryMsg::Data { did, hops: hops + 1, parcel });
+        self.wait_for(to, sender);
     }
 
     /// The owner's decision about a message: hand it over, keep it, or answer.
@@ -137,7 +139,7 @@ impl<M: Payload> Directory<M> {
                 return self.answer(did, parcel, Why::Busy);
             }
             if all && !entry.others().is_empty() {
-                self.copy(id, &did, &parcel.payload);
+                self.copy(id, &did, &parcel);
             }
             self.deliver(id, parcel.payload);
         } else if self.is_absent(entry) {
@@ -147,7 +149,7 @@ impl<M: Payload> Directory<M> {
         }
     }
 
-    fn copy(&mut self, id: u32, did: &Did, payload: &M) {
+    fn copy(&mut self, id: u32, did: &Did, parcel: &InFlight<M>) {
         let Some(work) = &mut self.table[id].work else { return };
         let others = mem::take(&mut work.others);
         for worker in &others {
@@ -157,7 +159,8 @@ impl<M: Payload> Directory<M> {
         }
         for &worker in &others {
             self.counters.crossed += 1;
-            self.post(worker, DirectoryMsg::Copy { did: did.clone(), payload: payload.clone() });
+            self.post(worker, DirectoryMsg::Copy { did: did.clone(), payload: parcel.payload.clone() });
+            self.wait_for(worker, parcel.sender);
         }
         if let Some(work) = &mut self.table[id].work {
             work.others = others;

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use super::{Payload, Tokens, Why, name::Did};
 use crate::base::ConnToken;
 
+/// A worker is behind where so much is left for it when it takes no more; it has caught up at a quarter of that.
+const BEHIND_BYTES: usize = 256 * 1024;
+
 /// A word from one worker's directory to another's. Its content is the directory's own affair: the shell carries it,
 /// in order for each pair of workers.
 #[derive(Debug)]
@@ -67,15 +70,24 @@ impl<M: Payload> DirectoryMsg<M> {
     }
 }
 
+impl<M: Payload> PeerMessage<M> {
+    /// Bytes it holds for a peer.
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+}
+
 /// What waits to be carried to one worker.
 pub(super) struct Outbox<M: Payload> {
     queue: VecDeque<PeerMessage<M>>,
     bytes: usize,
+    /// The worker takes less than it is sent: senders wait until it has caught up.
+    is_behind: bool,
 }
 
 impl<M: Payload> Outbox<M> {
     pub(super) fn new() -> Self {
-        Self { queue: VecDeque::new(), bytes: 0 }
+        Self { queue: VecDeque::new(), bytes: 0, is_behind: false }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -91,11 +103,29 @@ impl<M: Payload> Outbox<M> {
         self.queue.push_back(PeerMessage(word));
     }
 
-    /// Takes up to `max` words from the front.
-    pub(super) fn take(&mut self, max: usize) -> Vec<PeerMessage<M>> {
-        let batch: Vec<_> = self.queue.drain(..max.min(self.queue.len())).collect();
-        self.bytes -= batch.iter().map(|message| message.0.size()).sum::<usize>();
-        batch
+    /// Takes up to `max` words from the front, and none behind the one with which they have `bytes_max` bytes.
+    pub(super) fn take(&mut self, max: usize, bytes_max: usize) -> Vec<PeerMessage<M>> {
+        let (mut len, mut bytes) = (0, 0);
+        for message in self.queue.iter().take(max) {
+            len += 1;
+            bytes += message.size();
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        self.bytes -= bytes;
+        self.queue.drain(..len).collect()
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// All was carried that the worker takes now. True: it was behind, and has caught up.
+    pub(super) fn carried(&mut self) -> bool {
+        let has_caught_up = self.is_behind && self.bytes <= BEHIND_BYTES / 4;
+        self.is_behind = self.bytes > BEHIND_BYTES || self.is_behind && !has_caught_up;
+        has_caught_up
     }
 
     /// Puts a batch that was taken back in front.

@@ -44,11 +44,12 @@ fn settle(workers: &mut [Directory<Note>]) -> Vec<String> {
                     Event::Answer { sender, return_address, why, .. } => {
                         said.push(format!("{return_address} {why:?} to {sender}"))
                     }
+                    Event::Behind { worker, sender } => said.push(format!("{sender} waits for {worker}")),
                     Event::Presence { .. } => {}
                 }
             }
             for to in 0..workers.len() {
-                for message in workers[from].take(to as u16, usize::MAX) {
+                for message in workers[from].take(to as u16, usize::MAX, usize::MAX) {
                     workers[to].receive(message);
                     carried = true;
                 }
@@ -162,10 +163,10 @@ fn what_waits_for_a_take_over_is_bounded_and_comes_in_order() {
     // The home grants at once; its word has not arrived when the first message is on its way to the home.
     workers[new].join(ALICE, token(new as u16, 1)).unwrap();
     send(&mut workers[new], ALICE, sender, 1);
-    for message in workers[new].take(old as u16, usize::MAX) {
+    for message in workers[new].take(old as u16, usize::MAX, usize::MAX) {
         workers[old].receive(message);
     }
-    for message in workers[old].take(new as u16, usize::MAX) {
+    for message in workers[old].take(new as u16, usize::MAX, usize::MAX) {
         workers[new].receive(message);
     }
     // The next owner knows and waits for the fences: two messages fit.
@@ -206,7 +207,7 @@ fn a_full_queue_refuses_messages_and_keeps_control() {
     workers[at].join(BOB, token(at as u16, 0)).unwrap();
     settle(&mut workers);
     (0..3).for_each(|note| send(&mut workers[at], ALICE, token(at as u16, 0), note));
-    let batch = workers[at].take(to, 1);
+    let batch = workers[at].take(to, 1, usize::MAX);
     assert_eq!(batch.len(), 1);
     workers[at].give_back(to, batch);
     workers[at].join(ALICE, token(at as u16, 1)).unwrap();
@@ -216,6 +217,34 @@ fn a_full_queue_refuses_messages_and_keeps_control() {
     assert_eq!(answers.len(), 2, "{said:?}");
     assert!(answers[0].starts_with('0') && answers[1].starts_with('1'), "{said:?}");
     assert_eq!(said[0], format!("2 Busy to {}", token(at as u16, 0)));
+}
+
+#[test]
+fn a_sender_waits_for_a_worker_that_is_behind_until_it_has_caught_up() {
+    let mut workers = workers(&Options::new(0, 3, 1));
+    let at = away_from(&workers, ALICE);
+    let sender = token(at as u16, 0);
+    let home = workers[at].home_of(hash(1, ALICE));
+    let is_said = |worker: &mut Directory<Note>| match worker.event() {
+        Some(Event::Behind { worker, sender: whose }) => Some((worker, whose)),
+        _ => None,
+    };
+    let notes = 256 * 1024 / 10;
+    (0..=notes).for_each(|note| send(&mut workers[at], ALICE, sender, note));
+    assert_eq!(is_said(&mut workers[at]), None, "what one turn makes may be carried at its end");
+    assert_eq!(workers[at].carried(), None);
+    send(&mut workers[at], ALICE, sender, 0);
+    assert_eq!(is_said(&mut workers[at]), Some((home, sender)), "it was not");
+    // A batch has no more than one message above the bytes that it may have.
+    assert_eq!(workers[at].take(home, usize::MAX, 45).len(), 5);
+    workers[at].take(home, notes as usize / 2, usize::MAX);
+    assert_eq!(workers[at].carried(), None);
+    send(&mut workers[at], ALICE, sender, 0);
+    assert_eq!(is_said(&mut workers[at]), Some((home, sender)), "a half is not enough");
+    workers[at].take(home, notes as usize / 4 + 10, usize::MAX);
+    assert_eq!([workers[at].carried(), workers[at].carried()], [Some(home), None]);
+    send(&mut workers[at], ALICE, sender, 0);
+    assert_eq!(is_said(&mut workers[at]), None);
 }
 
 #[test]

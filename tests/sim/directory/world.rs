@@ -157,7 +157,7 @@ impl World {
         let destinations: Vec<_> = self.workers[worker].directory.destinations().map(usize::from).collect();
         for to in destinations {
             assert_ne!(to, worker, "what a worker tells itself is not carried");
-            let batch = self.workers[worker].directory.take(to as u16, self.batch_max);
+            let batch = self.workers[worker].directory.take(to as u16, self.batch_max, usize::MAX);
             if self.workers[to].inbox.len() < self.inbox_max {
                 self.workers[to].inbox.push_back(batch);
             } else {
@@ -196,7 +196,8 @@ impl World {
                     assert_eq!(name.as_str(), did(self.letters[return_address].did));
                     self.answer(worker, sender, return_address, why);
                 }
-                Event::Presence { .. } => {}
+                // Senders of the simulation do not wait.
+                Event::Behind { .. } | Event::Presence { .. } => {}
                 Event::Service { .. } => panic!("there is no service"),
             }
         }

@@ -402,6 +402,7 @@ impl World {
                 worker.outbox.push_back((usize::from(to), Mail::Peer(PeerMail::Directory(batch))));
             }
         }
+        worker.delivery.carried(&mut worker.net);
         let outbox = std::mem::take(&mut worker.outbox);
         self.workers[index].outbox = self.carry(outbox, &mut moved);
         moved
