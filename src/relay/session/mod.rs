@@ -167,7 +167,7 @@ pub struct Session {
     notice: Option<Text>,
     login_missing: bool,
     changed: bool,
-    feed: LogFanout,
+    fanout: LogFanout,
     prompts: Prompts,
     permissions: Permissions,
     process: Process,
@@ -195,7 +195,7 @@ impl Session {
             notice: None,
             login_missing: false,
             changed: true,
-            feed: LogFanout::new(id.clone(), epoch, &settings, cx),
+            fanout: LogFanout::new(id.clone(), epoch, &settings, cx),
             prompts: Prompts::default(),
             permissions: Permissions::default(),
             process: Process::new(id.clone(), &plan.past),
@@ -221,7 +221,7 @@ impl Session {
 
     /// Its log in the store.
     pub fn log(&self) -> LogId {
-        self.feed.log()
+        self.fanout.log()
     }
 
     /// The principal that asked for it; empty where the relay made it itself.
@@ -261,12 +261,12 @@ impl Session {
 
     /// How many devices watch.
     pub fn devices(&self) -> usize {
-        self.feed.devices()
+        self.fanout.devices()
     }
 
     /// Whether everything said is safe and shown.
     pub fn settled(&self) -> bool {
-        self.feed.settled()
+        self.fanout.settled()
     }
 
     /// Whether the summary has changed since the last call.
@@ -289,17 +289,17 @@ impl Session {
             model: self.model.clone(),
             mode: self.mode.clone(),
             created_at: self.created_at,
-            active_at: self.feed.active_at(),
+            active_at: self.fanout.active_at(),
             cost_usd: self.cost_usd,
-            devices: self.feed.devices(),
-            next: self.feed.next(),
+            devices: self.fanout.devices(),
+            next: self.fanout.next(),
         }
     }
 
     fn snapshot(&self) -> Snapshot {
         let running = self.prompts.running().map(|prompt| prompt.id.clone());
         let turn = (running.is_some() || self.activity.turn_runs())
-            .then(|| self.feed.turn(running.into_iter().collect(), self.activity.since(self.since)));
+            .then(|| self.fanout.turn(running.into_iter().collect(), self.activity.since(self.since)));
         Snapshot {
             summary: self.summary(),
             turn,
@@ -323,7 +323,7 @@ impl Session {
         tail_bytes: Option<u64>,
     ) -> Result<(), Error> {
         let snapshot = self.snapshot();
-        self.feed.attach(cx, caller, re, snapshot, Wanted { from, tail_bytes })?;
+        self.fanout.attach(cx, caller, re, snapshot, Wanted { from, tail_bytes })?;
         self.refresh(cx);
         Ok(())
     }
@@ -340,19 +340,19 @@ impl Session {
         before: &Position,
         bytes: Option<u64>,
     ) -> Result<(), Error> {
-        self.feed.history(cx, caller, re, before, bytes)
+        self.fanout.history(cx, caller, re, before, bytes)
     }
 
     /// Watches no more.
     pub fn detach(&mut self, cx: &mut Cx<'_>, peer: ConnToken, re: &Text) {
-        self.feed.detach(cx, peer, re);
+        self.fanout.detach(cx, peer, re);
         self.refresh(cx);
     }
 
     /// Other keys are in force. Prompts and stops that wait and devices that watch end with the right to them; what runs was
     /// permitted when it began.
     pub fn keys(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
-        self.feed.keys(cx, keys);
+        self.fanout.keys(cx, keys);
         self.drop_unpermitted(cx, keys);
         self.drop_unpermitted_stop(cx, keys);
         self.refresh(cx);
@@ -360,47 +360,47 @@ impl Session {
 
     /// The session gives way to a new one: devices that watch are told so.
     pub fn give_way(&mut self, cx: &mut Cx<'_>) {
-        self.feed.give_way(cx);
+        self.fanout.give_way(cx);
     }
 
     /// Its counts keep their bounds, and with these keys in force nothing is left of what they do not permit.
     #[cfg(debug_assertions)]
     pub fn check_invariants(&self, keys: Option<&KeySet>) {
-        self.feed.check_invariants(keys);
+        self.fanout.check_invariants(keys);
         self.check_prompts(keys);
         self.check_stop(keys);
     }
 
     /// A connection is gone.
     pub fn disconnected(&mut self, cx: &mut Cx<'_>, peer: ConnToken) {
-        self.feed.disconnected(cx, peer);
+        self.fanout.disconnected(cx, peer);
         self.refresh(cx);
     }
 
     /// A peer's send queue is above its high mark: nothing is sent to it until [`Self::resumed`].
     pub fn paused(&mut self, peer: ConnToken) {
-        self.feed.pause(peer);
+        self.fanout.pause(peer);
     }
 
     /// A peer takes more again. What it missed is read from the log, a batch with each [`Self::pump`].
     pub fn resumed(&mut self, cx: &mut Cx<'_>, peer: ConnToken) {
-        self.feed.resume(cx, peer);
+        self.fanout.resume(cx, peer);
     }
 
     /// Whether [`Self::pump`] has something to send, or to read as soon as the store takes reads.
     pub fn lagging(&self) -> bool {
-        self.feed.lagging()
+        self.fanout.lagging()
     }
 
     /// Sends the next batch of the log to every watcher that is behind.
     pub fn pump(&mut self, cx: &mut Cx<'_>) {
-        self.feed.pump(cx);
+        self.fanout.pump(cx);
         self.refresh(cx);
     }
 
     /// Word from the store.
     pub fn stored(&mut self, cx: &mut Cx<'_>, news: News) {
-        if let Some(why) = self.feed.stored(cx, news) {
+        if let Some(why) = self.fanout.stored(cx, news) {
             self.log_lost(cx, why);
         }
         self.refresh(cx);
@@ -408,22 +408,22 @@ impl Session {
 
     /// Answers a command once everything said so far is safe.
     pub fn answer(&mut self, cx: &mut Cx<'_>, peer: ConnToken, re: &Text, reply: Reply) {
-        self.feed.hold(cx, Out::Answer { peer, re: re.clone(), result: Ok(reply) });
+        self.fanout.hold(cx, Out::Answer { peer, re: re.clone(), result: Ok(reply) });
     }
 
     /// Makes a fact of this session an event.
     fn event(&mut self, cx: &mut Cx<'_>, kind: Kind) -> Position {
-        self.feed.append(cx, None, kind)
+        self.fanout.append(cx, None, kind)
     }
 
     fn event_by(&mut self, cx: &mut Cx<'_>, by: &By, kind: Kind) -> Position {
-        self.feed.append(cx, Some(by.clone()), kind)
+        self.fanout.append(cx, Some(by.clone()), kind)
     }
 
     /// Tells the process something, once everything said so far is safe.
     fn write(&mut self, cx: &mut Cx<'_>, command: claude::Command) {
         let write = Out::Write { session: self.id.clone(), process: self.process.number(), command };
-        self.feed.hold(cx, write);
+        self.fanout.hold(cx, write);
     }
 
     /// After every verb: sends the next prompt if it can go, and says what has changed.
@@ -437,7 +437,7 @@ impl Session {
             self.since = cx.now.unix_ms;
             self.changed = true;
             let by = self.process.stopped_by().filter(|_| state == State::Stopped);
-            self.feed.append(cx, by, Kind::State { state, why });
+            self.fanout.append(cx, by, Kind::State { state, why });
         }
         if self.ended() {
             for Waiter { peer, re, .. } in self.process.take_waiters() {
@@ -445,7 +445,7 @@ impl Session {
             }
         }
         self.changed |= self.permissions.take_changed();
-        self.changed |= self.feed.flush_presence(cx);
+        self.changed |= self.fanout.flush_presence(cx);
     }
 
     fn derive(&self) -> (State, Option<Text>) {
@@ -467,7 +467,7 @@ impl Session {
 
     /// Why nothing can be asked of the session, if so.
     fn refuse_if_ended(&self) -> Result<(), Error> {
-        self.feed.refuse_if_lost()?;
+        self.fanout.refuse_if_lost()?;
         let message = match self.state {
             State::Stopped => "the session was stopped",
             State::Failed => "the session has failed and will not start again; the state event says why",

@@ -204,7 +204,7 @@ impl Session {
     /// does not name what was shown, an input or answers that do not fit, `TOO_LARGE` for an input that no event could
     /// hold.
     pub fn decide(&mut self, cx: &mut Cx<'_>, caller: &Caller, re: &Text, verdict: &Verdict<'_>) -> Result<(), Error> {
-        self.feed.refuse_if_lost()?;
+        self.fanout.refuse_if_lost()?;
         let index = self.permissions.find(verdict.request).ok_or_else(|| self.permissions.missing(verdict.request))?;
         let open = &self.permissions.open[index];
         let request = verdict.request.clone();
@@ -225,7 +225,7 @@ impl Session {
         let position = self.event_by(cx, &by, event);
         self.write(cx, command);
         let result = Ok(Reply::Decided { position });
-        self.feed.hold(cx, Out::Answer { peer: caller.peer, re: re.clone(), result });
+        self.fanout.hold(cx, Out::Answer { peer: caller.peer, re: re.clone(), result });
         self.event(cx, Kind::PermissionClosed { request, how: Closed::Applied });
         self.process.spoken(cx.now);
         self.refresh(cx);

@@ -446,7 +446,7 @@ impl Session {
             if self.turn_runs() {
                 let text = "the session stops when its turn ends, and takes no prompts until then".into();
                 let by = self.process.stopped_by();
-                self.feed.append(cx, by, Kind::Notice { level: "info", text });
+                self.fanout.append(cx, by, Kind::Notice { level: "info", text });
             }
         }
         self.refresh(cx);
@@ -475,7 +475,7 @@ impl Session {
         let next = process.waiters.first().map(|waiter| waiter.by.clone());
         for Waiter { peer, re, by } in refused {
             let why = lost(&by).unwrap_or_default();
-            self.feed.hold(cx, Out::Answer { peer, re, result: Err(Error::new(Code::Forbidden, why)) });
+            self.fanout.hold(cx, Out::Answer { peer, re, result: Err(Error::new(Code::Forbidden, why)) });
         }
         // What has ended was permitted when it did.
         if self.ended() {
@@ -489,7 +489,7 @@ impl Session {
             None => {
                 self.process.stop = None;
                 let text = format!("the session does not stop after all: {why}").into();
-                self.feed.append(cx, None, Kind::Notice { level: "info", text });
+                self.fanout.append(cx, None, Kind::Notice { level: "info", text });
             }
         }
     }

@@ -118,7 +118,7 @@ impl Session {
         let (prompt, position) = self.enqueue(cx, Some(By::from(caller)), text.clone(), when);
         let answer =
             Out::Answer { peer: caller.peer, re: re.clone(), result: Ok(Reply::Prompted { prompt, position }) };
-        self.feed.hold(cx, answer);
+        self.fanout.hold(cx, answer);
         self.refresh(cx);
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Session {
 
     fn enqueue(&mut self, cx: &mut Cx<'_>, by: Option<By>, text: Text, when: When) -> (Text, Position) {
         let id = cx.ids.uuid();
-        let position = self.feed.append(cx, by.clone(), Kind::Prompt { prompt: id.clone(), text: text.clone() });
+        let position = self.fanout.append(cx, by.clone(), Kind::Prompt { prompt: id.clone(), text: text.clone() });
         self.prompt_state(cx, None, id.clone(), PromptState::Queued, None);
         let prompt = Prompt { id: id.clone(), bytes: bulk::text(&text), text, by: by.clone() };
         match when {
@@ -268,7 +268,7 @@ impl Session {
     }
 
     fn prompt_state(&mut self, cx: &mut Cx<'_>, by: Option<&By>, prompt: Text, state: PromptState, why: Option<Text>) {
-        self.feed.append(cx, by.cloned(), Kind::PromptState { prompt, state, why });
+        self.fanout.append(cx, by.cloned(), Kind::PromptState { prompt, state, why });
     }
 
     /// How far the CLI says a prompt has come.

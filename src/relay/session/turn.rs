@@ -99,7 +99,7 @@ impl Session {
         match event {
             Event::Delta { message, block, kind, text } => {
                 self.activity.retrying = None;
-                self.feed.delta(cx, message, block, kind, text);
+                self.fanout.delta(cx, message, block, kind, text);
             }
             Event::Text { .. } | Event::ToolCall { .. } | Event::ToolResult { .. } => self.said(cx, event),
             Event::Ready { login, mode, .. } => self.ready(cx, login == LoginState::Missing, mode),
@@ -149,7 +149,7 @@ impl Session {
         self.activity.retrying = None;
         let kind = match event {
             Event::Text { message, block, kind, text, parent } => {
-                self.feed.block_done(&message, block);
+                self.fanout.block_done(&message, block);
                 let text = clip::said(text);
                 Kind::Text { block_kind: kind, message, block, text, parent }
             }
@@ -218,7 +218,7 @@ impl Session {
             return; // The CLI reports the failed resume as a turn; the next process starts the conversation anew.
         }
         self.activity.turn_over();
-        self.feed.clear_blocks();
+        self.fanout.clear_blocks();
         self.close_tools(cx);
         if !turn.unasked {
             self.process.turn_finished();
@@ -236,7 +236,7 @@ impl Session {
         // It may have ended by itself just before.
         let aborted = !turn.ok && turn.stop.starts_with("aborted");
         let by = self.activity.broken_by.take().filter(|_| aborted);
-        self.feed.append(
+        self.fanout.append(
             cx,
             by.clone(),
             Kind::Turn {
@@ -265,7 +265,7 @@ impl Session {
     pub(super) fn nothing_runs(&mut self, cx: &mut Cx<'_>) {
         self.void_permissions(cx);
         self.close_tools(cx);
-        self.feed.clear_blocks();
+        self.fanout.clear_blocks();
         self.activity = Activity { since: self.activity.since, ..Activity::default() };
     }
 }
