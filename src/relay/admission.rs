@@ -13,7 +13,7 @@ use super::{
     Principal, Role, SignedIn,
     api::{Code, Error, Text},
     keys::{Entry, KeySet},
-    replays::Replays,
+    replays::{Replays, Untaken},
 };
 use crate::{
     base::{CloseCode, ConnToken, text::quoted},
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// HELLOs that are remembered; while there are so many, more are told to try again.
+/// HELLOs that are remembered, which principals share; what finds no room is told to try again.
 const HELLOS_MAX: usize = 262_144;
 
 /// A HELLO that the crypto thread is to check and to answer.
@@ -84,7 +84,7 @@ pub struct Admission {
 impl Admission {
     /// Admits no key until [`set_keys`](Self::set_keys). `did` is the relay's, which sign-ins name.
     pub fn new(host_key: PrivateKey, did: String) -> Self {
-        Self { host_key, did, keys: Arc::default(), hellos: Replays::default() }
+        Self { host_key, did, keys: Arc::default(), hellos: Replays::new(HELLOS_MAX) }
     }
 
     /// From now on these keys are in force.
@@ -96,7 +96,7 @@ impl Admission {
     ///
     /// # Errors
     /// 3001 for a DID that is not listed, 1002 for a wrong signature, 1001 for a HELLO that came before, 5004 while too
-    /// many are remembered.
+    /// many are remembered, of this key or of all.
     pub fn hello(&mut self, proves: &Text, frame: &[u8], id: &Id, now_ms: u64) -> Result<Principal, Refusal> {
         let judged = catch_unwind(AssertUnwindSafe(|| self.prove(proves, frame, id, now_ms)));
         judged.unwrap_or_else(|_| Err(Refusal::new(amp::Code::INTERNAL_ERROR, "the check failed")))
@@ -113,13 +113,11 @@ impl Admission {
         amp::verify(&view, &key, &mut Vec::new())
             .map_err(|error| Refusal::new(error.code(), "the HELLO's signature is wrong"))?;
         self.hellos.forget(now_ms);
-        if self.hellos.len() >= HELLOS_MAX {
-            return Err(Refusal::new(amp::Code::OVERLOADED, "too many agents connect at once"));
+        match self.hellos.remember(&principal.fingerprint, did, id, now_ms) {
+            Ok(()) => Ok(principal),
+            Err(Untaken::Before) => Err(Refusal::new(amp::Code::INVALID_MESSAGE, "this HELLO was said before")),
+            Err(Untaken::NoRoom(full)) => Err(Refusal::new(amp::Code::OVERLOADED, overloaded(full.is_own()))),
         }
-        if !self.hellos.remember(did, id, now_ms) {
-            return Err(Refusal::new(amp::Code::INVALID_MESSAGE, "this HELLO was said before"));
-        }
-        Ok(principal)
     }
 
     /// The principal that a sign-in proves, with the relay's own proof. `server_nonce` is what it had to sign.
@@ -171,6 +169,15 @@ impl Admission {
             );
             Error::new(Code::KeyNotAuthorized, message)
         })
+    }
+}
+
+/// Why there is no room to remember one more HELLO, and what to do. `is_own`: the key itself has taken it.
+const fn overloaded(is_own: bool) -> &'static str {
+    if is_own {
+        "this key has said too many HELLOs in the last minutes, and the room that is left is kept for other keys: keep one connection, and try again in some minutes"
+    } else {
+        "too many agents have connected in the last minutes: try again in some minutes"
     }
 }
 
@@ -245,45 +252,73 @@ mod tests {
         assert_eq!(refusal(&listed), Err("this HELLO cannot be read"));
     }
 
+    /// A HELLO of `did` with an id of its own for each number, signed by this key.
+    fn said(did: &str, n: u8, by: &PrivateKey) -> (Id, Vec<u8>) {
+        use crate::wire::amp::{Builder, Header, To, Type};
+        let pair = by.key_data().ed25519().expect("Ed25519");
+        let signing = ed25519_dalek::SigningKey::from_bytes(&pair.private.to_bytes());
+        let id = Id::new(1_800_000_000_000, [n; 8]);
+        let header = Header::new(id, Type::HELLO, did, To::One("did:key:zRelay"));
+        let mut frame = Vec::new();
+        let built = Builder::new(header).body(&[0xf6]);
+        built.write_signed(KeyEncoding::Text, &signing, &mut Vec::new(), &mut frame).expect("built");
+        (id, frame)
+    }
+
     #[test]
     fn a_hello_proves_its_did_once() {
-        use crate::{
-            relay::replays::{BUCKET_MS, REMEMBERED_MS},
-            wire::amp::{Builder, Header, KeyEncoding, To, Type},
-        };
         let (ours, other) = (key(), key());
-        let signing = |key: &PrivateKey| {
-            let pair = key.key_data().ed25519().expect("Ed25519");
-            ed25519_dalek::SigningKey::from_bytes(&pair.private.to_bytes())
-        };
         let mut admission = admission(&[&ours]);
         let did = Text::from(did_of(ours.public_key()).expect("a DID"));
-        let said = |n: u8, by: &PrivateKey| {
-            let id = Id::new(1_800_000_000_000, [n; 8]);
-            let header = Header::new(id, Type::HELLO, &did, To::One("did:key:zRelay"));
-            let mut frame = Vec::new();
-            let built = Builder::new(header).body(&[0xf6]);
-            built.write_signed(KeyEncoding::Text, &signing(by), &mut Vec::new(), &mut frame).expect("built");
-            (id, frame)
-        };
         let mut judged = |n: u8, by: &PrivateKey, now_ms: u64| {
-            let (id, frame) = said(n, by);
+            let (id, frame) = said(&did, n, by);
             admission.hello(&did, &frame, &id, now_ms).map(|principal| principal.role).map_err(|refusal| refusal.code)
         };
         assert!(judged(1, &ours, 1).is_ok());
         assert_eq!(judged(2, &other, 2), Err(amp::Code::INVALID_SIGNATURE));
         assert_eq!(judged(1, &ours, 3), Err(amp::Code::INVALID_MESSAGE), "it was said before");
         assert!(judged(2, &ours, 4).is_ok(), "what was wrongly signed was not said");
-        for n in admission.hellos.len()..HELLOS_MAX {
-            admission.hellos.remember(&did, &Id::new(n as u64, [9; 8]), 5);
+    }
+
+    /// Method: the memory is filled as by HELLOs of one key, which are not signed here, and then each key says one.
+    #[test]
+    fn d2_the_hellos_of_one_key_keep_no_other_key_out() {
+        use crate::relay::replays::{BUCKET_MS, REMEMBERED_MS};
+        let (flood, other) = (key(), key());
+        let mut admission = admission(&[&flood, &other]);
+        let fingerprint = Text::from(sign_in::fingerprint(flood.public_key()));
+        let mut count = 0;
+        while admission.hellos.remember(&fingerprint, "did:key:z", &Id::new(count, [9; 8]), 1).is_ok() {
+            count += 1;
         }
-        let (id, frame) = said(3, &ours);
-        let refused = admission.hello(&did, &frame, &id, 6).map_err(|refusal| refusal.code);
-        assert_eq!(refused.map(drop), Err(amp::Code::OVERLOADED));
+        assert_eq!(count as usize, HELLOS_MAX / 2);
+        let mut judged = |by: &PrivateKey, n: u8, now_ms: u64| {
+            let did = Text::from(did_of(by.public_key()).expect("a DID"));
+            let (id, frame) = said(&did, n, by);
+            admission.hello(&did, &frame, &id, now_ms).map(drop).map_err(|refusal| (refusal.code, refusal.reason))
+        };
+        let refused = judged(&flood, 1, 2).expect_err("no more of this key");
+        assert!(
+            refused.0 == amp::Code::OVERLOADED && refused.1.starts_with("this key has said too many"),
+            "{refused:?}"
+        );
+        assert_eq!((judged(&other, 1, 2), judged(&other, 2, 2)), (Ok(()), Ok(())));
         // They are remembered for as long as one of them could be said again, and no longer.
         let last_ms = 1 + BUCKET_MS + REMEMBERED_MS;
-        assert!(admission.hello(&did, &frame, &id, last_ms).is_err());
-        assert!(admission.hello(&did, &frame, &id, last_ms + 1).is_ok(), "there is room again");
+        assert!(judged(&flood, 1, last_ms).is_err());
+        assert_eq!(judged(&flood, 1, last_ms + 1), Ok(()), "there is room again");
         assert_eq!(admission.hellos.len(), 1, "those of before are forgotten");
+    }
+
+    #[test]
+    fn a_hello_that_finds_no_room_at_all_is_told_that_it_is_not_its_key_s_doing() {
+        let ours = key();
+        let mut admission = admission(&[&ours]);
+        admission.hellos = Replays::new(1);
+        assert_eq!(admission.hellos.remember(&"SHA256:other".into(), "did:key:z", &Id::new(1, [9; 8]), 1), Ok(()));
+        let did = Text::from(did_of(ours.public_key()).expect("a DID"));
+        let (id, frame) = said(&did, 1, &ours);
+        let refused = admission.hello(&did, &frame, &id, 2).expect_err("no room");
+        assert_eq!((refused.code, refused.reason), (amp::Code::OVERLOADED, overloaded(false)));
     }
 }

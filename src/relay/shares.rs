@@ -1,5 +1,5 @@
 //! Places of which no principal takes so many that none is left for the others: devices that watch, prompts that wait,
-//! sessions that run, commands that are remembered. Owns the rule and the counts; must not know what a place is for.
+//! sessions that run, commands and HELLOs that are remembered. Owns the rule and the counts; must not know what a place is for.
 //!
 //! The rule: the first thing of a principal is let in wherever it fits, a further one while the principal then holds no
 //! more than is left for the others. So one principal alone takes half, the next one half of the rest, and no principal
@@ -117,6 +117,11 @@ impl Shares {
 }
 
 impl Full {
+    /// Whether the principal's own places are the cause: there would be places for others.
+    pub(super) fn is_own(self) -> bool {
+        self.own.is_some()
+    }
+
     /// The answer to a command. `what`: of what there may be no more, as it follows on a number; `then`: what to do.
     pub(super) fn error(self, what: impl fmt::Display, then: &str) -> Error {
         let Self { places, own } = self;
