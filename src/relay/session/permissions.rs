@@ -31,6 +31,8 @@ const FETCH_BYTES_MAX: u64 = 128 << 10;
 const CLOSED_MAX: usize = 256;
 /// The longest text about a request, in bytes.
 const ABOUT_BYTES_MAX: usize = 4 << 10;
+/// The tool that asks questions.
+const ASKING_TOOL: &str = "AskUserQuestion";
 /// What the model is told with a denial that has no message.
 const DENIED: &str = "The person who was asked did not allow it.";
 
@@ -337,8 +339,8 @@ fn changed(open: &Open, verdict: &Verdict<'_>) -> Result<Option<Json>, Error> {
         fields(input, "input")?;
     }
     match verdict.answers {
-        Some(_) if open.shown.questions.is_none() => Err(bad("this request asks no questions: leave `answers` out")),
-        None if open.shown.questions.is_some() && verdict.input.is_none() => {
+        Some(_) if !asks(open, verdict) => Err(bad("this request asks no questions: leave `answers` out")),
+        None if asks(open, verdict) => {
             Err(bad("this request asks questions: say `answers`, an object of the answer to each"))
         }
         Some(answers) => {
@@ -350,6 +352,13 @@ fn changed(open: &Open, verdict: &Verdict<'_>) -> Result<Option<Json>, Error> {
         }
         None => Ok(verdict.input.cloned()),
     }
+}
+
+/// Whether what is to run asks questions. An input that is put in the place of the one that was asked about may ask where
+/// that did not, and takes none of its questions away: the tool cannot do without answers.
+fn asks(open: &Open, verdict: &Verdict<'_>) -> bool {
+    let has_questions = |input: &Json| matches!(input.value(), Ok(Value::Object(it)) if it.contains_key("questions"));
+    open.shown.questions.is_some() || *open.shown.tool == *ASKING_TOOL && verdict.input.is_some_and(has_questions)
 }
 
 /// The name of an input in an answer; none where it has no canonical form, and can only be denied.
@@ -367,5 +376,76 @@ fn fields(json: &Json, what: &str) -> Result<Map<String, Value>, Error> {
     match json.value() {
         Ok(Value::Object(fields)) => Ok(fields),
         _ => Err(bad("must be a JSON object")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> claude::Permission {
+        claude::Permission {
+            request: "r".into(),
+            call: None,
+            tool: ASKING_TOOL.into(),
+            input: Json::parse("{}").expect("JSON"),
+            unseen: None,
+            about: "about".into(),
+            suggestions: Some(Json::parse(r#"[{"type":"addRules"}]"#).expect("JSON")),
+            questions: None,
+            default_to_no: false,
+            no_always: false,
+            needs_interaction: false,
+        }
+    }
+
+    #[test]
+    fn no_rule_is_suggested_where_the_cli_forbids_to_remember_an_answer() {
+        for no_always in [false, true] {
+            let open = Open::new(claude::Permission { no_always, ..asked() }, 1);
+            assert_eq!((open.shown.suggestions.is_some(), open.shown.no_always), (!no_always, no_always));
+        }
+    }
+
+    #[test]
+    fn a_tool_that_asks_questions_is_not_allowed_without_answers_whatever_its_input_is_replaced_by() {
+        let json = |text: &str| Json::parse(text).expect("JSON");
+        let of = |question: &str| format!(r#"{{"questions":[{{"question":"{question}"}}]}}"#);
+        let ran = |asked: claude::Permission, input: Option<&str>, answers: Option<&str>| {
+            let open = Open::new(asked, 1);
+            let (input, answers) = (input.map(json), answers.map(json));
+            let verdict = Verdict {
+                request: &"r".into(),
+                decision: Decision::Allow,
+                shown: open.shown.hash.as_ref(),
+                message: None,
+                input: input.as_ref(),
+                answers: answers.as_ref(),
+            };
+            allowed(&open, &verdict).map(|(input, _)| input.as_str().to_owned()).map_err(|error| error.message)
+        };
+        let (one, other) = (of("One?"), of("Other?"));
+        let asks = || claude::Permission { input: json(&one), questions: Some(json("[]")), ..asked() };
+        let is_refused = |ran: Result<String, Text>, why: &str| {
+            let error = ran.expect_err(why);
+            assert!(error.contains(why), "{error}");
+        };
+        // What was asked about asks: so does whatever is put in its place.
+        for input in [None, Some(&*one), Some(&*other), Some("{}"), Some(r#"{"answers":{"One?":"A"}}"#)] {
+            is_refused(ran(asks(), input, None), "say `answers`");
+        }
+        is_refused(ran(asks(), Some(&other), Some(r#"{"One?":"A"}"#)), "no answer to \"Other?\"");
+        assert!(ran(asks(), None, Some(r#"{"One?":"A"}"#)).is_ok());
+        let whole = ran(asks(), Some(&other), Some(r#"{"Other?":"A"}"#)).expect("all is answered");
+        assert!(whole.contains("Other?") && !whole.contains("One?"), "{whole}");
+        // What was asked about asks nothing, and what is put in its place does.
+        is_refused(ran(asked(), Some(&other), None), "say `answers`");
+        assert!(ran(asked(), Some(&other), Some(r#"{"Other?":"A"}"#)).is_ok());
+        is_refused(ran(asked(), None, Some("{}")), "asks no questions");
+        assert!(ran(asked(), Some("{}"), None).is_ok());
+        // Another tool's field of that name is no question.
+        let bash = || claude::Permission { tool: "Bash".into(), ..asked() };
+        assert!(ran(bash(), Some(&other), None).is_ok());
+        is_refused(ran(bash(), Some(&other), Some(r#"{"Other?":"A"}"#)), "asks no questions");
     }
 }

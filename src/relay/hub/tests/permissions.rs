@@ -178,7 +178,8 @@ fn an_approver_s_input_is_one_that_every_reader_reads_alike() {
             assert_eq!(refused.code, Code::BadRequest, "{odd}");
         }
     }
-    let outs = bench.ask(&approve, decide("r", Decision::Allow, Some(&nested(63)), None));
+    bench.says(1, asks("plain", None));
+    let outs = bench.ask(&approve, decide("plain", Decision::Allow, Some(&nested(63)), None));
     assert!(matches!(&writes(&outs)[..], [Say::Allow { input, .. }] if input.as_str() == nested(63)));
 }
 
@@ -188,15 +189,18 @@ fn an_approver_s_input_has_a_bound() {
     let mut bench = Bench::ready(Settings::default());
     let approve = caller(1, Role::Approve);
     let input = |bytes: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - r#"{"a":""}"#.len()));
-    for (request, questions) in [("plain", None), ("questions", Some(Json::parse("[]").unwrap()))] {
+    let questions = || Some(Json::parse("[]").unwrap());
+    for (request, questions, answers) in [("plain", None, None), ("questions", questions(), Some("{}"))] {
         bench.says(1, asks(request, questions));
-        let refused = bench.answer(&approve, decide(request, Decision::Allow, Some(&input(BYTES_MAX + 1)), None));
+        let refused = bench.answer(&approve, decide(request, Decision::Allow, Some(&input(BYTES_MAX + 1)), answers));
         let refused = refused.unwrap_err();
         assert!(refused.code == Code::TooLarge && refused.message.contains("262144"), "{refused:?}");
         assert_eq!(permissions(&mut bench).len(), 1, "it can be answered otherwise");
         let whole = input(BYTES_MAX);
-        let outs = bench.ask(&approve, decide(request, Decision::Allow, Some(&whole), None));
-        assert!(matches!(&writes(&outs)[..], [Say::Allow { input, .. }] if input.as_str() == whole));
+        let outs = bench.ask(&approve, decide(request, Decision::Allow, Some(&whole), answers));
+        let runs =
+            answers.map_or_else(|| whole.clone(), |answers| whole.replace('}', &format!(r#","answers":{answers}}}"#)));
+        assert!(matches!(&writes(&outs)[..], [Say::Allow { input, .. }] if input.as_str() == runs));
         bench.outs();
     }
 }
