@@ -190,6 +190,9 @@ impl Connection {
     /// The crypto thread admitted the sign-in.
     pub fn signed_in(&mut self, signed: &SignedIn, greeting: &Greeting, now: Now, acts: &mut Vec<Act>) {
         let Phase::Verifying(sign_in) = &self.phase else { return };
+        // They name the folders of sessions, and a role that sees nothing of sessions starts none.
+        let sees = signed.role.allows(Role::Watch);
+        let profiles = if sees { greeting.profiles.clone() } else { Vec::new() };
         acts.push(Act::Welcome(super::sign_in_message(&Welcome {
             re: sign_in.id.clone(),
             principal: signed.principal.to_string(),
@@ -199,7 +202,7 @@ impl Connection {
             proof: signed.proof.clone(),
             now: now.unix_ms,
             limits: greeting.limits,
-            profiles: greeting.profiles.clone(),
+            profiles,
             features: Vec::new(),
         })));
         self.phase = Phase::Open(Box::new(Caller {
@@ -355,6 +358,28 @@ mod tests {
         assert_eq!((&forbidden["code"], &forbidden["recoverable"]), (&"FORBIDDEN".into(), &false.into()));
         let why = forbidden["message"].as_str().expect("a text");
         assert!(why.starts_with("this needs the role admin, and this connection has drive"), "{why}");
+    }
+
+    #[test]
+    fn a_role_that_sees_nothing_of_sessions_is_not_told_where_they_run() {
+        let profile = ProfileInfo {
+            name: "default".into(),
+            about: "".into(),
+            folders: vec!["/home/project".into()],
+            modes: Vec::new(),
+            agent: "demo".into(),
+        };
+        let greeting = Greeting { profiles: vec![profile], ..greeting() };
+        for role in Role::ALL {
+            let mut connection = opened();
+            drive(&mut connection, SIGN_IN);
+            let signed = SignedIn { principal: "SHA256:x".into(), comment: "".into(), role, proof: "p".into() };
+            let mut acts = Vec::new();
+            connection.signed_in(&signed, &greeting, Now::default(), &mut acts);
+            let [Act::Welcome(text)] = &acts[..] else { panic!("{acts:?}") };
+            assert_eq!(text.contains("/home/project"), role != Role::Agent, "{role}: {text}");
+            assert!(role != Role::Agent || text.contains(r#""profiles":[]"#), "{text}");
+        }
     }
 
     #[test]
