@@ -76,7 +76,7 @@ fn large_in(outs: &[Out]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ConnToken;
+    use crate::{base::ConnToken, relay::api::Reply};
 
     fn presence(session: &str, slots: &[u32]) -> Out {
         let peers = slots.iter().map(|slot| ConnToken::new(0, *slot, 0)).collect();
@@ -107,6 +107,22 @@ mod tests {
         backlog.push(presence("a", &[1, 2]));
         assert_eq!(receivers(&backlog.take(100).0), [vec![], vec![1], vec![1], vec![99], vec![], vec![1, 2]]);
         assert!(backlog.is_empty());
+    }
+
+    #[test]
+    fn large_answers_count_until_they_are_taken_and_again_when_they_come_back() {
+        let answer = |re: &str, reply| Out::Answer { peer: ConnToken::new(0, 1, 0), re: re.into(), result: Ok(reply) };
+        let mut backlog = Backlog::default();
+        for re in ["a", "b"] {
+            backlog.push(answer(re, Reply::Done));
+            backlog.push(answer(re, Reply::Fetched { data: vec![1], total: 1 }));
+        }
+        let (taken, large) = backlog.take(3);
+        assert_eq!((large, backlog.large()), (1, 1));
+        backlog.give_back(taken);
+        assert_eq!(backlog.large(), 2);
+        let (taken, large) = backlog.take(100);
+        assert_eq!((taken.len(), large, backlog.large()), (4, 2, 0));
     }
 
     #[test]

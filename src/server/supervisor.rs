@@ -2,7 +2,7 @@
 //! the core; it must not decide anything the core decides.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     io,
     sync::{
         Arc,
@@ -156,7 +156,7 @@ impl Prepared {
             waiting: Waiting::default(),
             more_to_do: false,
             agents: AgentRequests::new(super::random),
-            taken: Vec::new(),
+            taken: backlog.iter().map(|_| Vec::new()).collect(),
             launcher,
             links: mailers.links(&waker),
             shared,
@@ -195,8 +195,9 @@ struct SupervisorLoop {
     /// Some of it could have been carried out in the turn before.
     more_to_do: bool,
     agents: AgentRequests,
-    /// The connection of each command or message that was taken, or refused: its worker counts what is on the way.
-    taken: Vec<ConnToken>,
+    /// By worker, the connection of each command or message that was taken, or refused, in this turn: the worker counts
+    /// what is on the way.
+    taken: Vec<Vec<ConnToken>>,
     launcher: Launcher,
     links: Links,
     shared: Arc<Shared>,
@@ -326,13 +327,13 @@ impl SupervisorLoop {
         match message {
             ToSessions::Request(caller, request) => {
                 self.hub.request(&caller, request, now);
-                self.taken.push(caller.peer);
+                self.was_taken(caller.peer);
             }
             ToSessions::Paused(peer) => self.hub.paused(peer),
             ToSessions::Resumed(peer) => self.hub.resumed(peer, now),
             ToSessions::Gone(peer) => self.hub.disconnected(peer, now),
             ToSessions::Ask(ask) => {
-                self.taken.push(ask.caller.peer);
+                self.was_taken(ask.caller.peer);
                 self.agents.ask(*ask, &mut self.hub, now);
             }
             ToSessions::AskerGone(peer) => self.agents.gone(peer, &mut self.hub, now),
@@ -348,10 +349,10 @@ impl SupervisorLoop {
                 let error = Error { retry_after_ms: Some(1000), ..Error::new(Code::RateLimited, why) };
                 let (peer, re) = (caller.peer, request.id);
                 self.post(usize::from(peer.worker()), Out::Answer { peer, re, result: Err(error) });
-                self.taken.push(peer);
+                self.was_taken(peer);
             }
             ToSessions::Ask(ask) => {
-                self.taken.push(ask.caller.peer);
+                self.was_taken(ask.caller.peer);
                 self.agents.overloaded(*ask, now);
             }
             // There is always room for news of a connection.
@@ -457,12 +458,11 @@ impl SupervisorLoop {
         while let Some(reply) = self.agents.poll() {
             self.links.push(usize::from(reply.via.worker()), Mail::Said(Box::new(reply)));
         }
-        let mut taken: BTreeMap<u16, Vec<ConnToken>> = BTreeMap::new();
-        for peer in self.taken.drain(..) {
-            taken.entry(peer.worker()).or_default().push(peer);
-        }
-        for (worker, peers) in taken {
-            self.links.push(usize::from(worker), Mail::Taken(peers));
+    }
+
+    fn was_taken(&mut self, peer: ConnToken) {
+        if let Some(taken) = self.taken.get_mut(usize::from(peer.worker())) {
+            taken.push(peer);
         }
     }
 
@@ -496,8 +496,11 @@ impl SupervisorLoop {
         }
     }
 
-    /// The end of a turn: what workers are to know of sessions, and then what is for their peers.
+    /// The end of a turn: what workers are to know of sessions and of what was taken, and then what is for their peers.
     fn flush(&mut self) {
+        for (worker, taken) in self.taken.iter_mut().enumerate().filter(|(_, taken)| !taken.is_empty()) {
+            self.links.push(worker, Mail::Taken(std::mem::take(taken)));
+        }
         self.links.flush();
         for (worker, backlog) in self.backlog.iter_mut().enumerate() {
             let next = || {
@@ -606,7 +609,11 @@ mod tests {
         base::ConnToken,
         claude::{environment::Changes, guard::GuardProgram},
         reactor::Link,
-        relay::session,
+        relay::{
+            Role,
+            api::{Caller, Command, Request},
+            session,
+        },
         server::{
             Agent, CoreTallies,
             channels::{SessionKeys, sink},
@@ -615,9 +622,17 @@ mod tests {
         store::{self, MemoryStore},
     };
 
+    type Worker = reactor::Worker<sink::Sink>;
+
     /// The thread's desk with an inbox of one place, and a worker with another.
-    fn desk() -> (Supervisor, SupervisorLoop, reactor::Worker<sink::Sink>, Mailers) {
-        let (mut workers, mailers, control) = sink::workers(1, 1);
+    fn desk() -> (Supervisor, SupervisorLoop, Worker, Mailers) {
+        let (supervisor, desk, mut workers, mailers) = desk_of(1, 1);
+        (supervisor, desk, workers.remove(0), mailers)
+    }
+
+    /// The thread's desk with an inbox of one place, and so many workers with inboxes of so many.
+    fn desk_of(workers: usize, places: usize) -> (Supervisor, SupervisorLoop, Vec<Worker>, Mailers) {
+        let (workers, mailers, control) = sink::workers(workers, places);
         let (supervisor, prepared) = Supervisor::prepare_with(1).expect("prepared");
         let store = Box::new(MemoryStore::new(store::Limits::default()));
         let (profiles, ids) = (
@@ -640,7 +655,53 @@ mod tests {
             grace_ms: 0,
             control,
         };
-        (supervisor, prepared.desk(parts), workers.remove(0), mailers)
+        (supervisor, prepared.desk(parts), workers, mailers)
+    }
+
+    /// A command of a connection of this worker, about a session that there is not: it is answered at once.
+    fn command(worker: u16, slot: u32, command: Command) -> ToSessions {
+        let peer = ConnToken::new(worker, slot, 1);
+        let caller = Caller { peer, ..Caller::sample("SHA256:a", slot, Role::Admin) };
+        ToSessions::Request(Box::new(caller), Request { id: "1".into(), command })
+    }
+
+    fn interrupt() -> Command {
+        Command::Interrupt { session: "none".into(), cancel_queued: false }
+    }
+
+    #[test]
+    fn what_was_taken_in_a_turn_is_told_to_each_worker_in_one_mail() {
+        let (supervisor, mut desk, mut workers, _) = desk_of(2, 64);
+        let of = |worker: u16| (0..10).map(move |slot| command(worker, slot, interrupt()));
+        assert!(supervisor.inbox.try_send(of(0).chain(of(1)).collect()).is_ok());
+        desk.turn(&mut Events::with_capacity(8)).expect("a turn");
+        for (worker, inbox) in workers.iter_mut().enumerate() {
+            let mails = sink::take(inbox);
+            let [Mail::Taken(taken), Mail::Core(outs, _)] = &mails[..] else { panic!("{} mails", mails.len()) };
+            let of_it = taken.iter().filter(|peer| usize::from(peer.worker()) == worker);
+            assert_eq!((of_it.count(), taken.len(), outs.len()), (10, 10, 10));
+        }
+        desk.flush();
+        assert!(workers.iter_mut().all(|inbox| sink::take(inbox).is_empty()), "nothing is told twice");
+    }
+
+    #[test]
+    fn a_turn_carries_out_as_many_commands_as_their_cost_allows() {
+        let attach = || Command::Attach { session: "none".into(), from: None, tail_bytes: None };
+        let list = || Command::List { follow: None };
+        for make in [&attach as &dyn Fn() -> Command, &list, &interrupt] {
+            let (_supervisor, mut desk, _workers, _) = desk_of(1, 1);
+            let most = COST_A_TURN / cost(&command(0, 1, make()));
+            for slot in 0..=most as u32 {
+                let taken = desk.waiting.take(command(0, slot, make()));
+                assert!(matches!(taken, Taken::Waits), "{taken:?}");
+            }
+            let now = reactor::now();
+            desk.commands(now);
+            assert_eq!((desk.taken[0].len(), desk.more_to_do, desk.wait(now)), (most, true, Some(Duration::ZERO)));
+            desk.commands(now);
+            assert_eq!((desk.taken[0].len(), desk.waiting.is_empty()), (most + 1, true));
+        }
     }
 
     #[test]
