@@ -170,7 +170,7 @@ impl AgentRequests {
         });
         let agent = &mut self.agents[slot];
         // The newest word of the keys file.
-        agent.caller.role = caller.role;
+        (agent.caller.role, agent.caller.granted) = (caller.role, caller.granted);
         agent.worker = peer.worker();
         if !agent.connections.contains(&peer) {
             agent.connections.push(peer);

@@ -38,6 +38,9 @@ const ANSWER_BYTES_MAX: usize = 512 * 1024;
 const ASKED_MAX: usize = 64;
 /// REQUESTs that are remembered after their end: a repeated one is not put to the session again.
 const ENDED_MAX: usize = 1024;
+/// Events of a prompt that has just been queued before the session says that it took the prompt: the prompt, and the word
+/// that it is queued.
+const EVENTS_BEFORE_TAKEN: u64 = 2;
 /// Longest question, in bytes. A longer one shows how it begins, and can only be denied.
 const PROMPT_BYTES_MAX: usize = 256 * 1024;
 /// How much of a question that is too long is shown, in bytes.
@@ -178,8 +181,7 @@ impl SessionRequests {
         asked.prompt = Some(prompt);
         asked.next = position.offset;
         let session = asked.session.clone();
-        // A prompt that has just been queued is followed by the word that it is, and then by this answer.
-        if self.followed.get(&session).is_some_and(|next| *next <= position.offset + 2) {
+        if self.followed.get(&session).is_some_and(|next| *next <= position.offset + EVENTS_BEFORE_TAKEN) {
             return None;
         }
         let waiting = self.asked.iter().filter(|asked| asked.session == session && asked.prompt.is_some());

@@ -144,6 +144,60 @@ fn a_request_said_again_on_another_connection_is_told_from_its_prompt_on() {
 }
 
 #[test]
+fn events_are_asked_for_anew_only_where_more_than_the_prompt_and_its_queueing_was_missed() {
+    for (seen, is_missed) in [(1, false), (EVENTS_BEFORE_TAKEN, false), (EVENTS_BEFORE_TAKEN + 1, true)] {
+        let (mut asker, log) = (SessionRequests::default(), log());
+        ask(&mut asker, 1);
+        asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
+        told(&mut asker, &log[..6]);
+        // The session says that it took the second one behind so many of that one's events.
+        ask(&mut asker, 2);
+        told(&mut asker, &log[6..6 + seen as usize]);
+        let from = asker.taken(&command_id("session", &id(2)), "p2".into(), &at(16));
+        assert_eq!(from, is_missed.then(|| ("session".into(), at(16))), "behind {seen}");
+        assert_eq!(told(&mut asker, &log[6..]), answers(&[(2, "processing"), (2, "three")]), "behind {seen}");
+    }
+}
+
+#[test]
+fn events_are_asked_for_from_where_the_request_that_lacks_the_most_stands() {
+    let (mut asker, log) = (SessionRequests::default(), log());
+    // Both are said again after their connection broke: the first one has seen nothing when the second one is taken.
+    ask(&mut asker, 1);
+    assert_eq!(asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10)), Some(("session".into(), at(10))));
+    // Later events come than those it waits for, on the way that a third one had opened before.
+    asker.followed.insert("session".into(), 40);
+    ask(&mut asker, 2);
+    assert_eq!(asker.taken(&command_id("session", &id(2)), "p2".into(), &at(16)), Some(("session".into(), at(10))));
+    let said = [(1, "processing"), (1, "one\ntwo"), (2, "processing"), (2, "three")];
+    assert_eq!(told(&mut asker, &log), answers(&said));
+}
+
+#[test]
+fn an_answered_request_is_asked_for_again_by_another_connection_alone() {
+    let (mut asker, log) = (SessionRequests::default(), log());
+    ask(&mut asker, 1);
+    asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
+    told(&mut asker, &log[..6]);
+    let mut again = |slot| {
+        let peer = ConnToken::new(0, slot, 1);
+        asker.ask(peer, "session".into(), "did:key:zS".into(), "did:key:zA".into(), id(1), None)
+    };
+    assert_eq!((again(1), again(2)), (Begin::Again, Begin::New));
+}
+
+#[test]
+fn what_a_session_put_before_its_events_were_lost_cannot_be_answered() {
+    let mut asker = SessionRequests::default();
+    for (n, session) in [(1, "session"), (2, "other")] {
+        asker.waits(id(n), input_required(session.into(), &open("Bash", "{}")).0);
+    }
+    asker.lost("session");
+    assert!(asker.answered(&id(1).0).is_none());
+    assert!(asker.answered(&id(2).0).is_some(), "another session's stands");
+}
+
+#[test]
 fn requests_of_a_session_that_is_not_heard_are_given_back() {
     let mut asker = SessionRequests::default();
     ask(&mut asker, 1);
