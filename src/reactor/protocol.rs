@@ -354,6 +354,13 @@ impl<'a, P: Protocol> Io<'a, P> {
         self.core.slots.get(token).is_some_and(|slot| slot.flags.has(Flags::BLOCKED))
     }
 
+    /// Whether it is [blocked](Self::is_blocked), or more than so many bytes wait for it: the kernel is asked at the end of the
+    /// turn, which may put much more into a queue before.
+    pub fn is_blocked_or_above(&self, token: ConnToken, bytes: usize) -> bool {
+        let slot = self.core.slots.get(token);
+        slot.is_some_and(|slot| slot.flags.has(Flags::BLOCKED) || slot.queue.len() > bytes)
+    }
+
     /// Whether the connection's peer is slow: no more is before it than it reads in a moment, so that what it takes does
     /// not show but by its answers to probes.
     pub(super) fn is_slow(&self, token: ConnToken) -> bool {

@@ -86,7 +86,7 @@ impl Net for Io<'_> {
 
     #[inline]
     fn is_blocked(&self, token: ConnToken) -> bool {
-        self.is_blocked(token) || self.queued(token) > QUEUE_BURST
+        self.is_blocked_or_above(token, QUEUE_BURST)
     }
 
     fn taken(&self, token: ConnToken) -> u64 {

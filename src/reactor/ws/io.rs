@@ -381,6 +381,12 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         self.io.is_blocked(token)
     }
 
+    /// Whether it is blocked, or more than so many bytes wait for it: see [`Io::is_blocked_or_above`].
+    #[inline]
+    pub fn is_blocked_or_above(&self, token: ConnToken, bytes: usize) -> bool {
+        self.io.is_blocked_or_above(token, bytes)
+    }
+
     /// Whether the connection's peer is new and has yet to show that it reads: see [`Io::is_unproved`].
     pub fn is_unproved(&self, token: ConnToken) -> bool {
         self.io.is_unproved(token)
