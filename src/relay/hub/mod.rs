@@ -578,4 +578,4 @@ fn shutting_down() -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::relay) mod tests;

@@ -5,7 +5,7 @@ mod bounds;
 mod keys;
 mod live;
 mod permissions;
-mod stop;
+pub(in crate::relay) mod stop;
 mod store;
 
 use super::*;
@@ -56,9 +56,9 @@ impl Profiles for Fake {
     }
 }
 
-struct Bench {
-    hub: Hub,
-    now: Now,
+pub(in crate::relay) struct Bench {
+    pub(in crate::relay) hub: Hub,
+    pub(in crate::relay) now: Now,
     ids: u32,
 }
 
@@ -70,7 +70,7 @@ impl Bench {
     }
 
     /// A session that is ready; its id is `id1`.
-    fn ready(settings: Settings) -> Self {
+    pub(in crate::relay) fn ready(settings: Settings) -> Self {
         let mut bench = Self::new(settings);
         bench.hub.create(Create { profile: "default".into(), ..Create::default() }, bench.now).unwrap();
         bench.says(1, ready(LoginState::Present));
@@ -82,7 +82,7 @@ impl Bench {
         std::iter::from_fn(|| self.hub.poll()).collect()
     }
 
-    fn says(&mut self, process: u64, event: claude::Event) {
+    pub(in crate::relay) fn says(&mut self, process: u64, event: claude::Event) {
         self.hub.agent("id1", process, event, self.now);
     }
 
@@ -147,7 +147,7 @@ fn stop(now: bool) -> Command {
     Command::Stop { session: "id1".into(), now }
 }
 
-fn asks(request: &str, questions: Option<Json>) -> claude::Event {
+pub(in crate::relay) fn asks(request: &str, questions: Option<Json>) -> claude::Event {
     claude::Event::Permission(Permission {
         request: request.into(),
         call: Some("call".into()),

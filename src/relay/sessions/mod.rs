@@ -358,3 +358,6 @@ impl Agent {
         Ok(Some((command_id(&of, id).into(), command)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,13 @@ fn begins(bench: &mut Bench, process: u64) {
 }
 
 pub(super) fn turn_ends(bench: &mut Bench, process: u64, ok: bool, stop: &str) -> Vec<Out> {
-    let turn = Turn {
+    bench.says(process, turn(ok, stop));
+    bench.outs()
+}
+
+/// What the CLI says at the end of a turn.
+pub(in crate::relay) fn turn(ok: bool, stop: &str) -> claude::Event {
+    claude::Event::Turn(Turn {
         prompts: Vec::new(),
         ok,
         stop: stop.into(),
@@ -34,9 +40,7 @@ pub(super) fn turn_ends(bench: &mut Bench, process: u64, ok: bool, stop: &str) -
         queued: None,
         unasked: false,
         login_failed: false,
-    };
-    bench.says(process, claude::Event::Turn(turn));
-    bench.outs()
+    })
 }
 
 fn exits(bench: &mut Bench, process: u64) -> Vec<Out> {
