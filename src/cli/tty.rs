@@ -20,7 +20,22 @@ use rustix::{
     process::{Signal, getpgrp, getpid, kill_process},
     termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr},
 };
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{
+    SIGABRT, SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGSYS, SIGTERM, SIGTRAP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
+    SIGXFSZ,
+};
+
+/// The signals that end a program that does nothing about them, but for those of its own faults, which are to end it where
+/// they come from. SIGPIPE ends none that is written in Rust.
+const ENDING: [i32; 14] = [
+    SIGABRT, SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGSYS, SIGTERM, SIGTRAP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
+    SIGXFSZ,
+];
+/// Further ones of Linux: SIGSTKFLT and SIGPWR, which have no names in the library, and SIGIO, which ends nothing elsewhere.
+#[cfg(target_os = "linux")]
+const ENDING_HERE: &[i32] = &[Signal::STKFLT.as_raw(), Signal::POWER.as_raw(), Signal::IO.as_raw()];
+#[cfg(not(target_os = "linux"))]
+const ENDING_HERE: &[i32] = &[];
 
 /// In the alternate screen many terminals turn the wheel into arrow keys, which would recall old prompts.
 const WHEEL_SENDS_NO_ARROWS: &str = "\x1b[?1007l";
@@ -78,7 +93,12 @@ pub(super) fn size_of(stream: impl AsFd) -> Option<(usize, usize)> {
 
 /// Ends the program on a signal, with the terminal as it was.
 fn watch_signals() -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
+    let mut signals = signal_hook::iterator::Signals::new(ENDING.iter().chain(ENDING_HERE))?;
+    // Which of them the C library keeps for itself differs; those cannot be caught.
+    #[cfg(target_os = "linux")]
+    for real_time in 34..=64 {
+        let _ = signals.add_signal(real_time);
+    }
     let watching = move || {
         if let Some(signal) = signals.forever().next() {
             let _last = TAKING.lock().unwrap_or_else(PoisonError::into_inner);

@@ -174,14 +174,16 @@ fn f_the_terminal_is_given_back_on_every_way_out() {
     let line = format!("{}; stty -a", scene.attach());
     let locked = scene.relay.scratch.home().join("locked");
     scene.owner.write_encrypted(&locked, "correct");
-    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
+    let usual = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+    let others = [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::VTALARM, Signal::ABORT, Signal::XCPU];
+    for signal in usual.into_iter().chain(others) {
         let terminal = Terminal::sized(&scene.relay.scratch, &line, 100, 40);
         terminal.shows("the session", |screen| screen.contains("Ctrl-] leaves"));
         let is_attach = |one: &process::Process| one.command.starts_with(PROGRAM) && one.command.contains(" attach ");
         let attach = until("it runs", || process::agent(scene.relay.scratch.root(), is_attach));
         process::signal(attach.pid, signal);
         let screen = terminal.shows("the end", |screen| screen.contains("ended with"));
-        assert!(is_usable(&screen), "{signal:?}: {screen}");
+        assert!(is_usable(&screen) && !screen.contains("Ctrl-] leaves"), "{signal:?}: {screen}");
     }
     let line = line.replace("owner_key", "locked");
     let terminal = Terminal::sized(&scene.relay.scratch, &line, 100, 40);
