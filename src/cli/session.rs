@@ -43,6 +43,9 @@ pub(super) struct SessionArgs {
 
 /// Said before a relay is reached, or started, that would refuse it.
 fn one_line(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it is empty; leave it out for the default".into());
+    }
     misfit(text).map_or_else(|| Ok(text.to_owned()), |c| Err(format!("it holds {c}, which has no place in it")))
 }
 

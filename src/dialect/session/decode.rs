@@ -229,8 +229,8 @@ impl Fields<'_> {
         Ok(Command::Create {
             profile: self.line("profile", NAME_BYTES_MAX)?.ok_or_else(|| bad("`profile` is missing"))?,
             folder: self.line("folder", FOLDER_BYTES_MAX)?.map(|folder| PathBuf::from(&*folder)),
-            title: self.line("title", TITLE_BYTES_MAX)?,
-            model: self.line("model", NAME_BYTES_MAX)?,
+            title: self.words("title", TITLE_BYTES_MAX)?,
+            model: self.words("model", NAME_BYTES_MAX)?,
             mode: self.line("mode", NAME_BYTES_MAX)?,
             prompt: self.lines("prompt", NO_BOUND_OF_ITS_OWN)?,
             past: match (self.flag("continue")?.unwrap_or(false), self.get("resume").is_some()) {
@@ -410,6 +410,7 @@ mod tests {
                 }
             };
             assert!(taken(&"x".repeat(bytes_max)), "{field} of {bytes_max} bytes");
+            assert_eq!(taken(""), !["model", "title"].contains(&field), "{field} that is empty");
             // The bound of a prompt is the message's, and then the core's.
             assert!(bytes_max == 1 << 20 || !taken(&"x".repeat(bytes_max + 1)), "{field} above");
             assert_eq!(taken(r"one\n\ttwo\r\n"), lines, "{field}");
@@ -452,6 +453,7 @@ mod tests {
             "123456789012345678901234567890",
             r#"{"b": 1.0, "a":"\u00e9"}"#,
             "-0",
+            "null",
             "[1.10, 1E2, -0.0]",
             "\"\\/\"",
             &deepest,

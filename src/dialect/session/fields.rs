@@ -70,7 +70,7 @@ fn unreadable(name: &str) -> Error {
     bad(format!("`{name}` {}", unsound()))
 }
 
-/// A `null` counts as an absent field.
+/// A `null` counts as an absent field, except where the field is given back.
 impl<'a> Fields<'a> {
     /// Whether each field stands there once, and there are not too many.
     ///
@@ -86,8 +86,12 @@ impl<'a> Fields<'a> {
 
     /// The value of a field, unread.
     pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        let (_, value) = self.fields.iter().find(|(field, _)| field == name)?;
-        Some(*value).filter(|value| value.get() != "null")
+        self.as_sent(name).filter(|value| value.get() != "null")
+    }
+
+    /// The same, also where it is `null`.
+    fn as_sent(&self, name: &str) -> Option<&'a RawValue> {
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
     }
 
     /// Reads a field as a type.
@@ -119,6 +123,14 @@ impl<'a> Fields<'a> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         bounds::line(name, &text, bytes_max)?;
         Ok(Some(text.into()))
+    }
+
+    /// A text of one line that is not empty.
+    pub(super) fn words(&self, name: &str, bytes_max: usize) -> Result<Option<Text>, Error> {
+        match self.line(name, bytes_max)? {
+            Some(text) if text.is_empty() => Err(bad(format!("`{name}` is empty; leave it out for the default"))),
+            text => Ok(text),
+        }
     }
 
     /// A text of several lines.
@@ -165,9 +177,10 @@ impl<'a> Fields<'a> {
         Ok(Some(json))
     }
 
-    /// A field that is any JSON value, to be given back as it came.
+    /// A field that is any JSON value, to be given back as it came, `null` too.
     pub(super) fn echo(&self, name: &str, bytes_max: usize) -> Result<Option<Json>, Error> {
-        if let Some(value) = self.get(name) {
+        let sent = self.as_sent(name);
+        if let Some(value) = sent {
             bounds::length(name, value.get().len(), bytes_max)?;
         }
         // Also what is given back has to be readable.
@@ -178,7 +191,7 @@ impl<'a> Fields<'a> {
                  more than {DEPTH_MAX} levels"
             ))),
         };
-        self.get(name).map(same).transpose()
+        sent.map(same).transpose()
     }
 
     /// A field that is an object, to be passed on.
