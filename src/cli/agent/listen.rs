@@ -33,6 +33,10 @@ const RETRY_MS_FIRST: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 60_000;
 /// A connection that held for so long starts the pauses anew.
 const HELD: Duration = Duration::from_secs(60);
+/// Characters that are shown of why a message was passed over, of an error, and of a sender's DID.
+const WHY_CHARS: usize = 300;
+const ERROR_CHARS: usize = 500;
+const FROM_CHARS: usize = 200;
 const NULL: &[u8] = &[0xf6];
 
 /// Prints each message that comes: from whom, its type, its body. Answers PING, and requests with the action ping.
@@ -139,7 +143,7 @@ fn serve(agent: &mut Connection, json: bool) -> Result<Ended, String> {
                 let _ = answer(&message).map(|(typ, body)| agent.send(&Draft::answering(&message, typ, &body)));
             }
             Received::Unacceptable(why) => {
-                out::note(&format_args!("passed over a message: {}", clean_line(&why.to_string(), 300)));
+                out::note(&format_args!("passed over a message: {}", clean_line(&why.to_string(), WHY_CHARS)));
             }
             Received::Alive => {}
             Received::Nothing => return Ok(Ended::Broken("the relay says nothing".into())),
@@ -156,10 +160,10 @@ fn line(message: &Message) -> String {
         None => " (signature not checked)",
     };
     let body = match message.error() {
-        Some(error) => clean_line(&error.to_string(), 500),
+        Some(error) => clean_line(&error.to_string(), ERROR_CHARS),
         None => marked(&rendered(message.body.as_deref())),
     };
-    format!("{} {}{doubt} {body}", clean_line(&message.from, 200), message.typ).trim_end().to_owned()
+    format!("{} {}{doubt} {body}", clean_line(&message.from, FROM_CHARS), message.typ).trim_end().to_owned()
 }
 
 /// What this agent answers by itself.
