@@ -25,7 +25,7 @@ use super::{
     run::{self, LOG},
     sessions,
     settings::{self, Origin, RelayArgs, Settings, Variables, World, given, variable},
-    text::{clean, counted, path_line, shell_quoted},
+    text::{PROGRAM, clean, counted, path_line, shell_quoted},
 };
 use crate::{
     reactor::Listen,
@@ -78,7 +78,7 @@ pub(super) fn relay(settings: &Settings, matches: &ArgMatches, world: &World) ->
             plan = plan.over(kept, old.runs_demo);
             plan.can_start(settings).map_err(|why| format!("{why}\nThe relay that runs goes on."))?;
         }
-        end(reached, settings)?;
+        end(reached, Some(data))?;
         start(settings, &plan).map_err(|why| format!("{why}\n{HAS_ENDED}"))?;
     } else {
         start(settings, &plan)?;
@@ -141,7 +141,9 @@ impl Plan {
         let checked = checked.map_err(|error| format!("the settings cannot be checked: {error}"))?;
         if !checked.status.success() {
             let why = clean(&String::from_utf8_lossy(&checked.stderr));
-            let why = why.trim().trim_start_matches("amp-relay: ");
+            // What is said before why it fails is no reason.
+            let why = format!("\n{}", why.trim());
+            let why = why.rsplit(&format!("\n{PROGRAM}")).next().unwrap_or_default();
             return Err(format!("no relay can be started with the settings of the one that runs: {why}"));
         }
         let Some(kept) = &self.after else { return Ok(()) };
@@ -399,20 +401,17 @@ pub(super) fn down(args: &DownArgs) -> Result<ExitCode, String> {
     let refused = |why| if here { with_process(why, &data) } else { why };
     let mut reached = reach(&args.reach, None, "command line").map_err(refused)?;
     let live = sessions_of(live(&mut reached));
-    ask(&mut reached.connection, json!({"type": "relay", "op": "stop"})).map_err(refused)?;
-    if !here {
-        out::note(&format_args!("the relay stops, and its {live} with it"));
-        return Ok(ExitCode::SUCCESS);
-    }
-    stopped(reached, &data)?;
-    out::note(&format_args!("the relay has ended, and its {live} with it"));
+    end(reached, here.then_some(data.as_path()))?;
+    let ends = if here { "has ended" } else { "stops" };
+    out::note(&format_args!("the relay {ends}, and its {live} with it"));
     Ok(ExitCode::SUCCESS)
 }
 
-fn end(reached: Reached, settings: &Settings) -> Result<(), String> {
-    let data = &settings.data.value;
-    let mut reached = reached;
-    ask(&mut reached.connection, json!({"type": "relay", "op": "stop"})).map_err(|why| with_process(why, data))?;
+/// Tells a relay to end; waits for that where it is the one of this data folder.
+fn end(mut reached: Reached, here: Option<&Path>) -> Result<(), String> {
+    let asked = ask(&mut reached.connection, json!({"type": "relay", "op": "stop"}));
+    let Some(data) = here else { return asked.map(drop) };
+    asked.map_err(|why| with_process(why, data))?;
     stopped(reached, data)
 }
 

@@ -148,6 +148,7 @@ fn config(verb: &ConfigVerb, matches: &ArgMatches) -> ExitCode {
     let (ConfigVerb::Show(args) | ConfigVerb::Check(args)) = verb else {
         return said(out::text(&settings::table()).map(|()| ExitCode::SUCCESS));
     };
+    stray_variables().iter().for_each(|told| out::note(&format_args!("{}{told}", text::PROGRAM)));
     match (World::of_process().and_then(|world| settings::resolve(args, matches, &world)), verb) {
         (Ok(settings), ConfigVerb::Show(_)) => said(out::text(&settings::show(&settings)).map(|()| ExitCode::SUCCESS)),
         (Ok(settings), _) => said(settings::usable(&settings).and_then(|()| {
@@ -156,6 +157,17 @@ fn config(verb: &ConfigVerb, matches: &ArgMatches) -> ExitCode {
         })),
         (Err(why), _) => fail(&why),
     }
+}
+
+/// What is to be said of variables of this process that look like settings and are none.
+fn stray_variables() -> Vec<String> {
+    fn add(command: &clap::Command, known: &mut Vec<String>) {
+        known.extend(command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned())));
+        command.get_subcommands().for_each(|verb| add(verb, known));
+    }
+    let mut known = Vec::new();
+    add(&Cli::command(), &mut known);
+    settings::stray(&known, std::env::vars_os())
 }
 
 /// A verb's exit code, or why it failed.

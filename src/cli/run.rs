@@ -21,6 +21,7 @@ use super::{
     reach::{data_flag, opened, program},
     session::SessionArgs,
     settings::{self, RelayArgs, Settings, Variable, World},
+    stray_variables,
     text::path_line,
 };
 use crate::{
@@ -94,6 +95,7 @@ fn run(args: &RelayArgs, matches: &ArgMatches, purpose: Purpose) -> ExitCode {
     }
     let held = logging::start(settings.log.value, settings.log_format.value, file);
     raise_descriptor_limit();
+    stray_variables().iter().for_each(|told| log::warn!("{told}"));
     let started = start(&settings, purpose, kept);
     drop(held);
     let ended = started.and_then(|running| stay(running, Reload { sources, settings }));

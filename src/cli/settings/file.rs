@@ -111,7 +111,7 @@ impl File {
             NAMES.contains(&name) || value.is_table() && NAMES.into_iter().any(is_table_of)
         };
         let Some((name, _)) = self.table.iter().find(|(name, value)| !is_known(name, value)) else { return Ok(()) };
-        let hint = match nearest(name) {
+        let hint = match nearest(name, NAMES.into_iter()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known are: {}", NAMES.join(", ")),
         };
@@ -166,8 +166,8 @@ impl File {
 }
 
 /// The known name that is nearest, if one is near enough to be what was meant.
-fn nearest(name: &str) -> Option<&'static str> {
-    let near = NAMES.into_iter().map(|known| (distance(&name.replace('-', "_"), known), known)).min()?;
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = known.map(|known| (distance(&name.replace('-', "_"), known), known)).min()?;
     (near.0 <= 1 + name.len() / 3).then_some(near.1)
 }
 

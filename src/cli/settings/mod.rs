@@ -4,6 +4,7 @@
 mod file;
 mod given;
 mod show;
+mod stray;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use crate::{
 
 pub(crate) use given::{Variables, given, variables};
 pub(crate) use show::{changed, show, table};
+pub(crate) use stray::stray;
 use value::Switch;
 pub(crate) use value::{LogFormat, Millis, Variable};
 
@@ -62,7 +64,7 @@ pub(crate) struct RelayArgs {
     folder: Vec<PathBuf>,
     /// Event-loop threads [default: one per core]
     #[arg(long, value_name = "N", env = "AMP_RELAY_WORKERS")]
-    workers: Option<usize>,
+    workers: Option<String>,
     /// Keep each event-loop thread on a CPU of its own
     #[arg(long, env = "AMP_RELAY_PIN", action = ArgAction::SetTrue, value_parser = value::switch)]
     pin: Switch,
@@ -264,8 +266,7 @@ fn all(args: &RelayArgs, matches: &ArgMatches, world: &World) -> Result<Settings
     let folder = layers.each("folder", &folders, |text| value::folder(&world.absolute(Path::new(text))))?;
     let env = layers.each("env", &args.env, value::variable)?;
     let host = layers.each("host", &args.host, value::host)?;
-    let workers = args.workers.map(|workers| workers.to_string());
-    let workers = layers.parsed("workers", workers.as_deref(), value::workers)?;
+    let workers = layers.parsed("workers", args.workers.as_deref(), value::workers)?;
     let settings = Settings {
         demo: layers.flag("demo", &args.demo)?,
         env: env.unwrap_or_else(|| default(Vec::new())),
