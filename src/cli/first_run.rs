@@ -12,7 +12,7 @@ use super::{
     keys::{KEY_BYTES_MAX, told_apart},
     out,
     settings::Settings,
-    text::{clean_line, path_line},
+    text::{clean_line, path_line, ticked},
 };
 use crate::{
     base::{file, text},
@@ -83,7 +83,8 @@ fn beside(lines: &[String], public: &str, file: &Path) -> Result<(String, Option
     Ok(match told_apart(public, Role::Admin, &set, file)? {
         None => (line(public)?, None),
         Some((line, name)) => {
-            let said = format!("Its comment is that of another key, so it is called `{}` here.", clean_line(&name, 64));
+            let said =
+                format!("Its comment is that of another key, so it is called {} here.", ticked(&clean_line(&name, 64)));
             (line.trim_end().to_owned(), Some(said))
         }
     })

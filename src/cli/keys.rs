@@ -15,7 +15,7 @@ use super::{
     reach::{ReachArgs, ask, data_flag, default_data, listens, reach},
     sessions::columns,
     settings::configured_path,
-    text::{self as cli_text, clean_line, path_line, shell_quoted},
+    text::{self as cli_text, clean_line, path_line, shell_quoted, ticked},
 };
 use crate::{
     base::{
@@ -234,10 +234,10 @@ pub(super) fn told_apart(
 
 fn taken(entry: &Entry, other: &Entry, file: &str) -> String {
     format!(
-        "nothing was added: {} has the comment `{}`, which the key in line {}, {}, has too, and people tell keys apart by \
+        "nothing was added: {} has the comment {}, which the key in line {}, {}, has too, and people tell keys apart by \
          it. `amp-relay keys add --role {} --comment NAME {file}` adds it under a name of its own",
         entry.fingerprint,
-        clean_line(&entry.comment, 64),
+        ticked(&clean_line(&entry.comment, 64)),
         other.line,
         other.fingerprint,
         entry.role
@@ -370,8 +370,9 @@ fn given_text(given: &str) -> Result<String, String> {
         return Ok(given.to_owned());
     }
     let shown = path_line(Path::new(given));
-    let mut file = file::open(Path::new(given))
-        .map_err(|error| format!("`{shown}` is neither a public key line nor a file that can be read ({error})"))?;
+    let mut file = file::open(Path::new(given)).map_err(|error| {
+        format!("{} is neither a public key line nor a file that can be read ({error})", ticked(&shown))
+    })?;
     read_some(&shown, &mut file)
 }
 

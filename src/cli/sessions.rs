@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     out,
     reach::{ReachArgs, ask, reach},
-    text::{self, clean_line, field},
+    text::{self, clean_line, field, ticked},
     tty,
 };
 use crate::client::{Connection, Summary, Unreadable};
@@ -126,12 +126,12 @@ fn meant(sessions: &[Summary], wanted: Option<&str>, verb: &str, here: Option<&P
     match found.as_slice() {
         [one] => Ok(one.session.clone()),
         [] if sessions.is_empty() => Err(NONE.into()),
-        [] => Err(format!("no session is called `{wanted}`: `amp-relay sessions` lists those there are")),
+        [] => Err(format!("no session is called {}: `amp-relay sessions` lists those there are", ticked(wanted))),
         many if verb == "stop" && !many.iter().any(Summary::is_live) => {
             let rows = table(many, sessions, tty::columns_of(io::stderr()));
-            Err(format!("what `{wanted}` may mean has ended already:\n{}", rows.trim_end()))
+            Err(format!("what {} may mean has ended already:\n{}", ticked(wanted), rows.trim_end()))
         }
-        many => Err(several(&format!("`{wanted}` may mean several sessions; name one by its id"), many)),
+        many => Err(several(&format!("{} may mean several sessions; name one by its id", ticked(wanted)), many)),
     }
 }
 

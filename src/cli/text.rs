@@ -246,7 +246,12 @@ fn seen(theirs: &str) -> String {
 
 /// The same as a field between backticks of ours, which set off what can be typed.
 pub(super) fn quoted_field(theirs: &str, chars_max: usize) -> String {
-    format!("`{}`", field(&theirs.replace('`', "'"), chars_max))
+    ticked(&field(theirs, chars_max))
+}
+
+/// A text between backticks of ours: none of its own ends them.
+pub(super) fn ticked(text: &str) -> String {
+    format!("`{}`", text.replace('`', "'"))
 }
 
 /// What is drawn as the dot between our fields, or nearly so.

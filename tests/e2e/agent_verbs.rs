@@ -529,7 +529,9 @@ fn what_is_not_understood_is_explained_for_what_was_asked() {
     assert!(said.contains("`prompt`") && said.contains("asks a session or an agent in words"), "{said}");
     assert!(!said.contains("request relay ping"), "a session was asked: {said}");
     let said = stage.run("alice", &["request", "relay", "dance"]).refused();
-    assert!(said.contains("`amp-relay request relay ping` asks it"), "{said}");
+    let reason = "the relay serves no such action; among those it serves are agents, echo, ping and time";
+    let next = "`amp-relay request relay agents` asks who is here, and --json sets the whole body";
+    assert!(said.contains(&format!("{reason}: {next}")) && !said.contains("understand"), "{said}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::{
     support::{
         self, Key, process,
         proxy::Proxy,
-        relay::{self, PROGRAM, Scratch, shell},
+        relay::{self, PROGRAM, Relay, Scratch, shell},
         standin::{Scene, asks, says},
         terminal::Terminal,
         text, until,
@@ -190,8 +190,13 @@ fn nothing_is_drawn_on_a_terminal_that_cannot_be_drawn_on() {
         let terminal = Terminal::run(&scene.relay.scratch, &line);
         let screen = terminal.shows("why", |screen| screen.contains(why));
         assert!(screen.contains("before"), "{screen}");
+        let hint = flat(&terminal.shows("the hint", |screen| screen.contains("can be answered")));
+        let command = hint.split_once(", as in `").expect("a command").1.split('`').next().unwrap_or_default();
+        assert!(command.starts_with("TERM=xterm ") && command.contains("amp-relay attach "), "{hint}");
         terminal.line(word);
         let screen = terminal.shows("the answer", |screen| screen.contains("the answer") && screen.contains("done in"));
+        // The seconds are the turn's, and what it cost is not known.
+        assert!(flat(&screen).contains(" s · $0.0000 so far, as the agent counts"), "{screen}");
         assert!(screen.contains("before") && !screen.contains("Ctrl-]"), "{screen}");
         terminal.keys(&["C-d"]);
         terminal.shows("its end", |screen| screen.contains("ended with 0"));
@@ -248,6 +253,57 @@ fn a_variable_that_is_neither_on_nor_off_is_named() {
         let shown = shell(&scratch, &format!("AMP_RELAY_DEMO={value} {PROGRAM} config show"), "").ok();
         assert!(shown.contains(&format!("demo = {is_on}")), "{value}: {shown}");
     }
+}
+
+#[test]
+fn a_number_that_is_none_is_named_by_where_it_was_said() {
+    let scratch = Scratch::new();
+    for value in ["abc", "0", "-1", "9999999999999999999999"] {
+        let wanted = format!("{value:?} is not a number of workers from 1 to 4095");
+        for (line, origin) in [
+            (format!("AMP_RELAY_WORKERS={value} {PROGRAM} config check"), "AMP_RELAY_WORKERS"),
+            (format!("{PROGRAM} config check --workers={value}"), "--workers"),
+            (format!("{PROGRAM} serve --workers={value}"), "--workers"),
+        ] {
+            let said = shell(&scratch, &line, "").refused();
+            assert!(said.contains(&format!("{origin}: {wanted}")), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_told_and_hinders_nothing() {
+    let scratch = Scratch::new();
+    let told = "the variable AMP_RELAY_FOLDR is not a setting, so it changes nothing; did you mean `AMP_RELAY_FOLDER`?";
+    for verb in ["check", "show"] {
+        let with = |variables: &str| shell(&scratch, &format!("{variables} {PROGRAM} config {verb}"), "");
+        let ran = with("AMP_RELAY_FOLDR=x");
+        assert!(ran.status.success() && ran.err.contains(&format!("amp-relay: {told}")), "{verb}: {ran:?}");
+        // What tests set, what another verb takes, and what is set to nothing.
+        let ran = with("AMP_RELAY_TEST_ANY=x AMP_RELAY_URL=unix:x AMP_RELAY_KEY=x AMP_RELAY_FOLDR=");
+        assert!(ran.status.success() && ran.err.is_empty(), "{verb}: {ran:?}");
+    }
+    let owner = Key::new("owner");
+    let mut relay = Relay::options(&[&owner]).usual_log().env("AMP_RELAY_FOLDR", "x").start();
+    relay.signal(Signal::TERM);
+    assert!(relay.exit().success());
+    let log = relay.log();
+    assert!(log.lines().any(|line| line.contains(" warn ") && line.contains(told)), "{log}");
+}
+
+#[test]
+fn what_is_given_empty_is_refused_by_its_name() {
+    let scratch = Scratch::new();
+    for verb in ["up", "new --detach"] {
+        for flag in ["--model", "--title"] {
+            let said = shell(&scratch, &format!("{PROGRAM} {verb} {flag} ''"), "").refused();
+            assert!(
+                said.contains(flag) && said.contains("it is empty; leave it out for the default"),
+                "{verb}: {said}"
+            );
+        }
+    }
+    assert!(!scratch.data().join("relay.sock").exists(), "nothing was started");
 }
 
 #[test]

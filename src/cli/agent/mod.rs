@@ -20,7 +20,10 @@ pub(super) use listen::{ListenArgs, run as listen};
 pub(super) use request::{RequestArgs, run as request};
 pub(super) use send::{SendArgs, run as send};
 
-use super::{out, text::clean};
+use super::{
+    out,
+    text::{clean, ticked},
+};
 use crate::{
     base::text::BYTE_ORDER_MARK,
     client::amp::{Code, ErrorAnswer, Message, SignedBy, base64url, did_base, json_of_body},
@@ -47,8 +50,9 @@ fn address<'a>(text: &'a str, relay: &'a str) -> Result<&'a str, String> {
         return Ok(text);
     }
     Err(format!(
-        "`{text}` is no DID. One begins with did:key:z6Mk, and 44 letters and digits follow: `amp-relay request relay \
-         agents` lists those that are here, `amp-relay listen` prints its own, `amp-relay keys did FILE.pub` that of a key"
+        "{} is no DID. One begins with did:key:z6Mk, and 44 letters and digits follow: `amp-relay request relay \
+         agents` lists those that are here, `amp-relay listen` prints its own, `amp-relay keys did FILE.pub` that of a key",
+        ticked(text)
     ))
 }
 
@@ -178,9 +182,7 @@ fn explained(ours: &'static str, error: &ErrorAnswer, whom: Whom) -> Told {
         Code::UNAVAILABLE => ": it may be back soon, or be over; `amp-relay sessions` tells which",
         Code::RATE_LIMITED | Code::OVERLOADED => ": try again later",
         Code::UNKNOWN_TYPE | Code::BAD_REQUEST | Code::SCHEMA_VIOLATION | Code::CAPABILITY_NOT_FOUND => match whom {
-            Whom::Relay => {
-                ": the relay does not understand this; `amp-relay request relay ping` asks it, and --json sets the whole body"
-            }
+            Whom::Relay => ": `amp-relay request relay agents` asks who is here, and --json sets the whole body",
             Whom::Other => {
                 ": the recipient does not understand this; `amp-relay request DID \"what changed today?\"` asks a session or an \
                  agent in words, and --json sets the whole body"

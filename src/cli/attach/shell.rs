@@ -131,9 +131,11 @@ fn as_lines(again: &str) -> String {
         Some(term) => format!("TERM is {}", clean_line(&term.to_string_lossy(), 40)),
         None => "TERM is not set".into(),
     };
+    // The hint is one command, which the backticks stand around.
+    let command = again.trim_matches('`');
     format!(
         "nothing can be drawn on this terminal ({term}), so what happens is printed line by line: a line sends a prompt, \
-         Ctrl-D leaves when it is answered. With a TERM that says what the terminal can do, as in `TERM=xterm {again}`, it is \
+         Ctrl-D leaves when it is answered. With a TERM that says what the terminal can do, as in `TERM=xterm {command}`, it is \
          drawn, and what a tool asks can be answered"
     )
 }

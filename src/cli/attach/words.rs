@@ -76,7 +76,8 @@ pub(super) fn named(open: &OpenPermission) -> String {
 pub(super) fn turn(ok: bool, stop: &str, by: Option<String>, cost_usd: f64, duration_ms: u64) -> Change {
     let (seconds, by) = (duration_ms as f64 / 1000.0, reason(by, None));
     match ok {
-        true => add(Kind::Note, &format!("done in {seconds:.1} s · ${cost_usd:.4}")),
+        // What the agent counts is no turn's own: it goes on from turn to turn.
+        true => add(Kind::Note, &format!("done in {seconds:.1} s · ${cost_usd:.4} so far, as the agent counts")),
         false if stop.starts_with("aborted") => add(Kind::Warning, &format!("interrupted{by} after {seconds:.1} s")),
         false => add(Kind::Warning, &format!("ended after {seconds:.1} s: {}", clean_line(stop, 80))),
     }
