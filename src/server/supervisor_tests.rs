@@ -1,0 +1,143 @@
+//! The supervisor's turns.
+
+use std::{sync::atomic::AtomicBool, time::Instant};
+
+use parking_lot::RwLock;
+
+use super::*;
+use crate::{
+    base::ConnToken,
+    claude::{environment::Changes, guard::GuardProgram},
+    reactor::Link,
+    relay::{
+        Role,
+        api::{Caller, Command, Request},
+        session,
+    },
+    server::{
+        Agent, CoreTallies,
+        channels::{SessionKeys, sink},
+        launch::{ConfigProfiles, Live, RandomIds},
+    },
+    store::{self, MemoryStore},
+};
+
+type Worker = reactor::Worker<sink::Sink>;
+
+/// The thread's desk with an inbox of one place, and a worker with another.
+fn desk() -> (Supervisor, SupervisorLoop, Worker, Mailers) {
+    let (supervisor, desk, mut workers, mailers) = desk_of(1, 1);
+    (supervisor, desk, workers.remove(0), mailers)
+}
+
+/// The thread's desk with an inbox of one place, and so many workers with inboxes of so many.
+fn desk_of(workers: usize, places: usize) -> (Supervisor, SupervisorLoop, Vec<Worker>, Mailers) {
+    let (workers, mailers, control) = sink::workers(workers, places);
+    let (supervisor, prepared) = Supervisor::prepare_with(1).expect("prepared");
+    let store = Box::new(MemoryStore::new(store::Limits::default()));
+    let (profiles, ids) =
+        (Box::new(ConfigProfiles { profiles: Vec::new(), is_demo: true }), Box::new(RandomIds(SessionKeys::default())));
+    let live = Live { agent: Agent::Demo, environment: Changes::default() };
+    let parts = Parts {
+        hub: Hub::new(session::Settings::default(), store, profiles, ids),
+        launcher: Launcher { live: Arc::new(RwLock::new(live)), guard: GuardProgram::this() },
+        mailers: mailers.clone(),
+        shared: Arc::new(Shared {
+            started: Instant::now(),
+            ready: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
+            loops: Vec::new(),
+            workers: Vec::new(),
+            core: CoreTallies::default(),
+        }),
+        grace_ms: 0,
+        control,
+    };
+    (supervisor, prepared.desk(parts), workers, mailers)
+}
+
+/// A command of a connection of this worker, about a session that there is not: it is answered at once.
+fn command(worker: u16, slot: u32, command: Command) -> ToSessions {
+    let peer = ConnToken::new(worker, slot, 1);
+    let caller = Caller { peer, ..Caller::sample("SHA256:a", slot, Role::Admin) };
+    ToSessions::Request(Box::new(caller), Request { id: "1".into(), command })
+}
+
+fn interrupt() -> Command {
+    Command::Interrupt { session: "none".into(), cancel_queued: false }
+}
+
+#[test]
+fn what_was_taken_in_a_turn_is_told_to_each_worker_in_one_mail() {
+    let (supervisor, mut desk, mut workers, _) = desk_of(2, 64);
+    let of = |worker: u16| (0..10).map(move |slot| command(worker, slot, interrupt()));
+    assert!(supervisor.inbox.try_send(of(0).chain(of(1)).collect()).is_ok());
+    desk.turn(&mut Events::with_capacity(8)).expect("a turn");
+    for (worker, inbox) in workers.iter_mut().enumerate() {
+        let mails = sink::take(inbox);
+        let [Mail::Taken(taken), Mail::Core(outs, _)] = &mails[..] else { panic!("{} mails", mails.len()) };
+        let of_it = taken.iter().filter(|peer| usize::from(peer.worker()) == worker);
+        assert_eq!((of_it.count(), taken.len(), outs.len()), (10, 10, 10));
+    }
+    desk.flush();
+    assert!(workers.iter_mut().all(|inbox| sink::take(inbox).is_empty()), "nothing is told twice");
+}
+
+#[test]
+fn a_turn_carries_out_as_many_commands_as_their_cost_allows() {
+    let attach = || Command::Attach { session: "none".into(), from: None, tail_bytes: None };
+    let list = || Command::List { follow: None };
+    for make in [&attach as &dyn Fn() -> Command, &list, &interrupt] {
+        let (_supervisor, mut desk, _workers, _) = desk_of(1, 1);
+        let most = COST_A_TURN / cost(&command(0, 1, make()));
+        for slot in 0..=most as u32 {
+            let taken = desk.waiting.take(command(0, slot, make()));
+            assert!(matches!(taken, Taken::Waits), "{taken:?}");
+        }
+        let now = reactor::now();
+        desk.commands(now);
+        assert_eq!((desk.taken[0].len(), desk.more_to_do, desk.wait(now)), (most, true, Some(Duration::ZERO)));
+        desk.commands(now);
+        assert_eq!((desk.taken[0].len(), desk.waiting.is_empty()), (most + 1, true));
+    }
+}
+
+#[test]
+fn a_worker_that_found_the_inbox_full_is_woken_by_the_turn_that_makes_room() {
+    let (supervisor, mut desk, worker, mailers) = desk();
+    let mut link = Link::new(supervisor.inbox, mailers.waker(0));
+    link.take(ToSessions::Gone(ConnToken::new(0, 1, 1)));
+    assert!(link.flush());
+    link.take(ToSessions::Gone(ConnToken::new(0, 2, 1)));
+    assert!(!link.flush() && link.items() == 1);
+    assert!(worker.arm().is_none() && !sink::is_woken(&worker));
+    desk.turn(&mut Events::with_capacity(8)).expect("a turn");
+    assert!(sink::is_woken(&worker));
+    assert!(link.flush());
+}
+
+#[test]
+fn what_finds_a_workers_inbox_full_goes_when_the_worker_has_made_room() {
+    let (_supervisor, mut desk, mut worker, _) = desk();
+    let re = |number: usize| Text::from(number.to_string());
+    let caught_up = |number| Out::CaughtUp { peer: ConnToken::new(0, 1, 1), session: re(number) };
+    desk.links.push(0, Mail::SessionGone { did: "did:a".into() });
+    (0..2 * OUTS_A_MAIL).for_each(|number| desk.post(0, caught_up(number)));
+    desk.flush();
+    assert!(matches!(sink::take(&mut worker)[..], [Mail::SessionGone { .. }]), "before what is for peers");
+    let (mut got, mut events) = (0, Events::with_capacity(8));
+    while got < 2 * OUTS_A_MAIL {
+        // The desk sleeps without a time limit: it has its turn because the worker has taken something.
+        assert_eq!(desk.wait(reactor::now()), None);
+        desk.poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
+        assert!(events.iter().any(|event| event.token() == WAKER), "after {got}");
+        desk.flush();
+        let mails = sink::take(&mut worker);
+        let [Mail::Core(outs, _)] = &mails[..] else { panic!("one mail fits") };
+        for out in outs {
+            assert!(matches!(out, Out::CaughtUp { session, .. } if *session == re(got)), "in order");
+            got += 1;
+        }
+    }
+    assert!(desk.backlog[0].is_empty());
+}
