@@ -130,14 +130,15 @@ impl Terminal {
         before
     }
 
-    /// Waits until the screen shows what `fits` looks for.
+    /// Waits until the screen shows what `fits` looks for, at two looks in a row: the first may come in the middle of a frame
+    /// that is being drawn, and what is given is looked at further.
     #[track_caller]
     pub fn shows(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         let mut last = String::new();
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             until(what, || {
-                last = self.screen();
-                fits(&last).then(|| last.clone())
+                let before = std::mem::replace(&mut last, self.screen());
+                (last == before && fits(&last)).then(|| last.clone())
             })
         }));
         found.unwrap_or_else(|_| panic!("the screen never showed {what}:\n{last}"))
