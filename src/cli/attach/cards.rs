@@ -356,7 +356,7 @@ impl Cards {
             Some(Said::Yes { .. }) if asks => None,
             said => said,
         };
-        let is_choice = self.question().is_some_and(|(_, question)| question.choice(line).is_some());
+        let is_choice = self.question().is_some_and(|(_, question)| !matches!(question.choice(line), Ok(None)));
         if is_choice && said == Some(Said::No { reason: None }) && !line.trim().eq_ignore_ascii_case("n") {
             return Meaning::NotTaken("that is a choice, and a word that denies: type its number, or n to deny".into());
         }

@@ -41,13 +41,19 @@ pub enum AnswerError {
     /// A number of one choice and the label of another.
     #[error("{0} is a number here and an answer too: say the answer in quotes, \"{0}\" or {1:?}")]
     TwoMeanings(usize, String),
+    /// It differs from several labels, and only in capital letters.
+    #[error(
+        "several choices differ from {0:?} in capital letters alone: say the number, or the answer as it stands there"
+    )]
+    SeveralFit(String),
     /// Two numbers for a question that takes one.
     #[error("only one can be chosen")]
     OnlyOne,
 }
 
 /// The questions in an input's `questions`; `None` where it is anything else than a list of them. An answer names its
-/// question by the text, so that two of one text could not both be answered.
+/// question by the text, so that two of one text could not both be answered. It names a choice by the label, so that two
+/// of one label could not be told apart.
 pub fn questions(value: Option<&Value>) -> Option<Vec<Question>> {
     let questions: Vec<Question> = value?.as_array()?.iter().map(question).collect::<Option<_>>()?;
     let is_twice = |at: usize| questions[..at].iter().any(|other| other.text == questions[at].text);
@@ -69,6 +75,9 @@ fn question(value: &Value) -> Option<Question> {
             _ => rest.push((name.clone(), value.clone())),
         }
     }
+    let label = |at: usize| Choice::trimmed(&options[at]);
+    let is_twice = |at: usize| (0..at).any(|other| label(other) == label(at));
+    (!(0..options.len()).any(is_twice)).then_some(())?;
     Some(Question { text, options, many, rest })
 }
 
@@ -84,10 +93,29 @@ fn choice(value: &Value) -> Option<Choice> {
     known.then_some(Choice { label: text("label")??, about })
 }
 
+impl Choice {
+    /// The label as it can be typed.
+    fn trimmed(&self) -> &str {
+        self.label.trim()
+    }
+}
+
 impl Question {
-    /// The choice that a typed text names by its label.
-    pub fn choice(&self, typed: &str) -> Option<&Choice> {
-        self.options.iter().find(|choice| choice.label.eq_ignore_ascii_case(typed.trim()))
+    /// The choice that a typed text names by its label: the one that is the same, or else the only one that is in other
+    /// capital letters.
+    ///
+    /// # Errors
+    /// There are several of the latter.
+    pub fn choice(&self, typed: &str) -> Result<Option<&Choice>, AnswerError> {
+        let typed = typed.trim();
+        if let Some(same) = self.options.iter().find(|choice| choice.trimmed() == typed) {
+            return Ok(Some(same));
+        }
+        let mut alike = self.options.iter().filter(|choice| choice.trimmed().eq_ignore_ascii_case(typed));
+        match (alike.next(), alike.next()) {
+            (Some(_), Some(_)) => Err(AnswerError::SeveralFit(typed.to_owned())),
+            (only, _) => Ok(only),
+        }
     }
 
     /// The answer that a typed text means: a number for a choice, several where several may be chosen, or the text.
@@ -107,7 +135,7 @@ impl Question {
         if let Some(text) = quoted.filter(|text| is_word(text) || numbers(text).is_some()) {
             return Ok(text.to_owned());
         }
-        let choice = self.choice(typed);
+        let choice = self.choice(typed)?;
         if choice.is_none() && is_word(typed) {
             return Err(AnswerError::YesOrNo);
         }
@@ -121,7 +149,7 @@ impl Question {
             let option = number.checked_sub(1).and_then(|at| self.options.get(at));
             let option = option.ok_or(AnswerError::NoSuchChoice(*number, self.options.len()));
             let label = option.map(|option| option.label.as_str());
-            match (label, self.choice(&number.to_string())) {
+            match (label, self.choice(&number.to_string())?) {
                 (Ok(label), Some(other)) if other.label != label => {
                     Err(AnswerError::TwoMeanings(*number, label.to_owned()))
                 }
@@ -264,6 +292,23 @@ mod tests {
     }
 
     #[test]
+    fn a_label_means_the_choice_that_it_is_and_no_other_one() {
+        let options =
+            json!([{"label": "deploy", "description": "to production"}, {"label": "Deploy"}, {"label": "Wait "}]);
+        let asked = questions(Some(&json!([{"question": "Where?", "options": options}]))).expect("a question");
+        for (typed, means) in [
+            ("deploy", Ok("deploy")),
+            ("Deploy", Ok("Deploy")),
+            ("2", Ok("Deploy")),
+            ("DEPLOY", Err(AnswerError::SeveralFit("DEPLOY".into()))),
+            ("wait", Ok("Wait ")),
+            ("deploy it", Ok("deploy it")),
+        ] {
+            assert_eq!(asked[0].answer(typed), means.map(str::to_owned), "{typed}");
+        }
+    }
+
+    #[test]
     fn answers_are_texts_and_one_for_each_question() {
         let is = |questions: Value, answers: Value| {
             let input = json!({"questions": questions});
@@ -314,6 +359,7 @@ mod tests {
             json!([{"question": "?", "options": [{"label": "x", "description": 5}]}]),
             json!({"question": "?"}),
             json!([{"question": "Delete?"}, {"question": "Delete?"}]),
+            json!([{"question": "Run what?", "options": [{"label": "Run", "description": "the tests"}, {"label": "Run "}]}]),
         ] {
             assert_eq!(questions(Some(&odd)), None, "{odd}");
         }
