@@ -97,10 +97,12 @@ pub struct Options {
     /// probes ([`Protocol::probe`](super::Protocol::probe)). A new peer is asked after 8 KiB, and is given 8 to 256 KiB
     /// at a time, twice as much with each answer. A peer is slow if the kernel took no more for an eighth of this time,
     /// or if its answer as a new one takes more than a fourth. It is quick, and given what its system takes, when it
-    /// has read 4 MiB at 1 MiB or more in this time. The answer of a new peer is waited for ten times as long, that of
-    /// a slow one twelve times. Then the kernel is given more and more, and in the end all that it takes until an
-    /// answer comes; the next answers may take twice as long as that one. 0: no peer is asked.
+    /// has read 4 MiB at 1 MiB or more in this time. 0: no peer is asked.
     pub pace_ms: u64,
+    /// How long the answer to a probe is waited for. Then the kernel is given more and more, and in the end all that it takes
+    /// until an answer comes; the next answers may take twice as long as that one. A program that reads ahead may read
+    /// nothing for seconds: a peer that reads 1 KB a second needs 16 for the first answer.
+    pub patience_ms: u64,
     /// Most connections of all workers together, those that finish closing included. Each worker takes its share (rounded
     /// up): a full one stops accepting, so that more wait in the kernel, until it is a sixteenth below its share. Where
     /// connections are provisional first ([`Protocol::PROVISIONAL`](super::Protocol::PROVISIONAL)) it goes on accepting:
@@ -136,6 +138,7 @@ impl Default for Options {
             queue_max: 8 * 1024 * 1024,
             unsent_max: 32 * 1024,
             pace_ms: 2_000,
+            patience_ms: 20_000,
             connections_max: 100_000,
             provisional_max: 16_384,
             unix_reserve: 0,

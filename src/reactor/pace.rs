@@ -33,15 +33,16 @@ pub(super) const PROVED: u16 = u16::MAX - 1;
 /// Its protocol has no probes, or not yet.
 pub(super) const UNASKED: u16 = u16::MAX;
 
-/// The answer of a new peer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms): a peer that
-/// reads 1 KB a second needs four fifths of it.
-const UNPROVED_PATIENCE: u64 = 10;
-/// An answer is waited for so many times [`Options::pace_ms`](super::Options::pace_ms).
-const PATIENCE: u64 = 12;
+/// The part of [`Options::pace_ms`](super::Options::pace_ms) after which a peer is slow of whose bytes the kernel took no more.
+const BLOCKED_PART: u64 = 8;
+/// The part of it after which the answer of a new peer shows that it is slow.
+const ANSWER_PART: u64 = 4;
+/// The part of it in which nothing is measured.
+const MEASURED_PART: u64 = 4;
 
 /// Whether a peer is slow if the kernel took no more of its bytes for so long. None is where nothing is paced.
 pub(super) fn is_slow(blocked_ms: u64, pace_ms: u64) -> bool {
-    pace_ms > 0 && blocked_ms >= pace_ms / 8
+    pace_ms > 0 && blocked_ms >= pace_ms / BLOCKED_PART
 }
 
 /// The reckoning.
@@ -77,11 +78,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// A peer that has just been found slow.
-    pub(super) fn new(pace_ms: u64) -> Self {
-        Self::with_patience(pace_ms.saturating_mul(PATIENCE))
-    }
-
-    fn with_patience(patience_ms: u64) -> Self {
+    pub(super) fn new(patience_ms: u64) -> Self {
         Self {
             window: WINDOW_MIN,
             allowed: 0,
@@ -102,7 +99,7 @@ impl Pace {
     }
 
     /// A new peer, which has been given so much.
-    pub(super) fn unproved(given: usize, now_ms: u64, pace_ms: u64) -> Self {
+    pub(super) fn unproved(given: usize, now_ms: u64, patience_ms: u64) -> Self {
         let window = WINDOW_MIN;
         Self {
             window,
@@ -110,7 +107,7 @@ impl Pace {
             since: given,
             is_unproved: true,
             quick_from_ms: now_ms,
-            ..Self::with_patience(pace_ms.saturating_mul(UNPROVED_PATIENCE))
+            ..Self::new(patience_ms)
         }
     }
 
@@ -174,7 +171,7 @@ impl Pace {
 
     /// A new peer has answered.
     fn answered_anew(&mut self, now_ms: u64, pace_ms: u64) {
-        if now_ms.saturating_sub(self.probed_ms) > pace_ms / 4 {
+        if now_ms.saturating_sub(self.probed_ms) > pace_ms / ANSWER_PART {
             (self.is_unproved, self.window) = (false, WINDOW_MIN);
             return;
         }
@@ -191,7 +188,7 @@ impl Pace {
         }
         if self.is_late {
             // What lies before the peer now is not known.
-            *self = Self::with_patience(now_ms.saturating_sub(self.probed_ms).saturating_mul(2));
+            *self = Self::new(now_ms.saturating_sub(self.probed_ms).saturating_mul(2));
             return false;
         }
         if !std::mem::take(&mut self.is_out) {
@@ -210,7 +207,7 @@ impl Pace {
         self.is_least |= self.before < self.window;
         // Programs read by leaps: into a buffer of their own until that is full, and then nothing for a while.
         let elapsed_ms = now_ms.saturating_sub(from_ms);
-        if elapsed_ms < (pace_ms / 4).max(1) {
+        if elapsed_ms < (pace_ms / MEASURED_PART).max(1) {
             return self.counts_as_quick(now_ms, pace_ms);
         }
         let reads = (self.read as u64).saturating_mul(pace_ms) / elapsed_ms;
@@ -240,7 +237,7 @@ mod tests {
     /// has more. Gives the most that lay before the peer once those were read, and what was read after `s` seconds;
     /// `None`: it is not slow.
     fn drive(rate: u64, s: u64, first: usize) -> Option<(usize, usize)> {
-        drive_from(Pace::new(2_000), rate, s, first)
+        drive_from(Pace::new(20_000), rate, s, first)
     }
 
     fn drive_from(mut pace: Pace, rate: u64, s: u64, first: usize) -> Option<(usize, usize)> {
@@ -277,7 +274,7 @@ mod tests {
     #[test]
     fn a_new_peer_is_given_little_until_it_shows_that_it_reads() {
         let first = usize::from(UNPROVED_BYTES);
-        let new = || Pace::unproved(first, 0, 2_000);
+        let new = || Pace::unproved(first, 0, 20_000);
         for rate in [1_000, 2_000, 5_000, 20_000, 60_000, 200_000] {
             let (most, read) = drive_from(new(), rate, 300, first).expect("slow");
             assert!(most as u64 <= (5 * rate).max(2 * WINDOW_MIN as u64), "{most} bytes at {rate}");
@@ -291,7 +288,7 @@ mod tests {
     #[test]
     fn a_program_that_reads_ahead_is_not_taken_for_a_quick_one() {
         const MESSAGE: usize = 60_000;
-        let mut pace = Pace::unproved(usize::from(UNPROVED_BYTES), 0, 2_000);
+        let mut pace = Pace::unproved(usize::from(UNPROVED_BYTES), 0, 20_000);
         let (mut written, mut parsed, mut probes) = (usize::from(UNPROVED_BYTES), 0, Vec::new());
         let mut is_reading = true;
         for now_ms in (0..300_000).step_by(10) {
@@ -317,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_new_peer_has_twice_as_much_before_it_only_where_it_had_what_it_might() {
-        let mut pace = Pace::unproved(100, 0, 2_000);
+        let mut pace = Pace::unproved(100, 0, 20_000);
         let window = WINDOW_MIN;
         assert!(!pace.wants_probe(window - 100) && pace.wants_probe(window - 99), "what it may not have unasked");
         let round = |pace: &mut Pace, bytes, ms| {
@@ -339,7 +336,7 @@ mod tests {
 
     #[test]
     fn no_more_is_before_a_slow_peer_than_one_that_is_quick_would_read() {
-        let (mut pace, mut now_ms) = (Pace::new(2_000), 0);
+        let (mut pace, mut now_ms) = (Pace::new(20_000), 0);
         round(&mut pace, 0, &mut now_ms, 0);
         // Three megabytes in a leap: too little to be quick.
         assert!(!round(&mut pace, 3 << 20, &mut now_ms, 500));
@@ -348,7 +345,7 @@ mod tests {
 
     #[test]
     fn what_trickles_to_a_new_peer_proves_nothing_and_is_not_asked_about_each_time() {
-        let (mut pace, mut asked) = (Pace::unproved(0, 0, 2_000), 0);
+        let (mut pace, mut asked) = (Pace::unproved(0, 0, 20_000), 0);
         for now_ms in (0..3_600_000).step_by(100) {
             if pace.wants_probe(100) {
                 asked += 1;
@@ -366,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_new_peer_that_does_not_answer_is_slow_and_then_left_alone() {
-        let mut pace = Pace::unproved(0, 0, 2_000);
+        let mut pace = Pace::unproved(0, 0, 20_000);
         pace.probed(0, 1_000);
         assert_eq!(pace.late_ms(), Some(21_000));
         assert!(!pace.late(21_000, 2_000) && pace.is_slow());
@@ -397,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_given_little_is_not_held_to_it() {
-        let (mut pace, mut now_ms) = (Pace::new(2_000), 0);
+        let (mut pace, mut now_ms) = (Pace::new(20_000), 0);
         assert!(!round(&mut pace, 0, &mut now_ms, 0));
         // It reads all that it may have, and may have more.
         assert!(!round(&mut pace, WINDOW_MIN, &mut now_ms, 500));
@@ -418,11 +415,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_waited_for_as_long_as_it_may_take() {
-        let mut pace = Pace::new(2_000);
+        let mut pace = Pace::new(20_000);
         assert_eq!(pace.late_ms(), None);
         pace.probed(0, 1_000);
-        assert_eq!(pace.late_ms(), Some(25_000));
-        pace.late(25_000, 2_000);
+        assert_eq!(pace.late_ms(), Some(21_000));
+        pace.late(21_000, 2_000);
         assert!(!pace.answered(false, 101_000, 2_000));
         assert!(pace.wants_probe(0));
         pace.probed(0, 101_000);
@@ -431,17 +428,17 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_answer_is_given_more_and_more_and_then_everything() {
-        let mut pace = Pace::new(2_000);
+        let mut pace = Pace::new(20_000);
         pace.probed(0, 0);
         pace.wrote(WINDOW_MIN);
         for step in 0..7 {
-            let at_ms = 24_000 + step * 2_000;
+            let at_ms = 20_000 + step * 2_000;
             assert_eq!((pace.allowed(), pace.late_ms()), (0, Some(at_ms)));
             assert!(!pace.late(at_ms, 2_000));
             assert_eq!(pace.allowed(), WINDOW_MIN << step);
             pace.wrote(pace.allowed());
         }
-        assert!(pace.late(38_000, 2_000), "left alone");
+        assert!(pace.late(34_000, 2_000), "left alone");
         assert_eq!(pace.late_ms(), Some(u64::MAX));
     }
 }

@@ -260,8 +260,7 @@ impl<'a, P: Protocol> Io<'a, P> {
 
     /// [`forward`](Self::forward) where the connection's state, absent for the current one, says that it may be. One
     /// look-up for both.
-    // See `WsIo::forward_if`, in which this is a part.
-    #[inline(always)]
+    #[inline]
     pub(super) fn forward_if(
         &mut self,
         token: ConnToken,

@@ -13,9 +13,9 @@ impl<C> Slot<C> {
     /// How much of the queue of a peer that is paced may be written now. If it is asked with that, the bytes of the probe,
     /// which goes ahead of the rest.
     #[cold]
-    pub(super) fn may_have(&mut self, probe: fn() -> Bytes, now_ms: u64, pace_ms: u64) -> (usize, Option<usize>) {
+    pub(super) fn may_have(&mut self, probe: fn() -> Bytes, now_ms: u64, patience_ms: u64) -> (usize, Option<usize>) {
         if self.room < PROVED {
-            self.prove(now_ms, pace_ms);
+            self.prove(now_ms, patience_ms);
         }
         let Self { queue, rare, .. } = self;
         let Some(pace) = rare.as_mut().and_then(|rare| rare.pace.as_mut()) else { return (usize::MAX, None) };
@@ -30,14 +30,14 @@ impl<C> Slot<C> {
     }
 
     /// Counts what a new peer is about to be given. Once that is all that it may have unasked, its pace is reckoned.
-    fn prove(&mut self, now_ms: u64, pace_ms: u64) {
+    fn prove(&mut self, now_ms: u64, patience_ms: u64) {
         let waits = u16::try_from(self.queue.len()).unwrap_or(u16::MAX);
         match self.room.checked_sub(waits).filter(|room| *room > 0) {
             Some(room) => self.room = room,
             None => {
                 let given = UNPROVED_BYTES - self.room;
                 self.room = PROVED;
-                self.rare().pace = Some(Pace::unproved(given.into(), now_ms, pace_ms));
+                self.rare().pace = Some(Pace::unproved(given.into(), now_ms, patience_ms));
             }
         }
     }
@@ -54,7 +54,7 @@ impl<C> Core<C> {
             && slot.room != UNASKED
         {
             slot.room = PROVED;
-            slot.rare().pace = Some(Pace::new(self.pace_ms));
+            slot.rare().pace = Some(Pace::new(self.patience_ms));
             slot.flags.set(Flags::PACED);
         }
         self.touch(token);
@@ -193,7 +193,7 @@ mod tests {
     fn given(core: &mut Core<()>, token: ConnToken, bytes: usize) -> usize {
         let slot = core.slots.get_mut(token).unwrap();
         slot.queue.push(vec![0; bytes].into());
-        let (most, asked) = slot.may_have(|| Bytes::from_static(b"?"), core.now.mono_ms, core.pace_ms);
+        let (most, asked) = slot.may_have(|| Bytes::from_static(b"?"), core.now.mono_ms, core.patience_ms);
         if asked.is_some() {
             core.paced.insert(token);
         }

@@ -487,6 +487,7 @@ fn loop_options(options: &Options) -> reactor::Options {
         grace_ms: options.grace_ms,
         linger_ms: LINGER_MS,
         pace_ms: pace_ms(options.ws_ping_ms),
+        patience_ms: defaults.patience_ms.max(pace_ms(options.ws_ping_ms).saturating_mul(10)),
         ..defaults
     }
 }
@@ -598,6 +599,12 @@ mod tests {
         // Very frequent pings leave time enough to measure what the peer reads.
         assert_eq!([1, 192, 204].map(pace_ms), [16, 16, 17]);
         assert_eq!(pace_ms(u64::MAX), u64::MAX / 12);
+        // A program that reads ahead does not read on sooner because the relay pings more often.
+        let patience_ms = |ws_ping_ms| {
+            let options = Options { ws_ping_ms, ..Options::new("keys".into(), Agent::Demo) };
+            loop_options(&options).patience_ms
+        };
+        assert_eq!([2_000, 24_000, 48_000].map(patience_ms), [20_000, 20_000, 40_000]);
     }
 
     #[test]

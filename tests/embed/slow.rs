@@ -10,6 +10,7 @@ fn slow_and_silent(pace_ms: u64) -> (Running<String>, Running<String>) {
         listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
         queue_max: 4 * 1024 * 1024,
         pace_ms,
+        patience_ms: 12 * pace_ms,
         grace_ms: 200,
         ..Options::default()
     };

@@ -478,6 +478,7 @@ fn c2_what_lies_before_a_slow_reader_is_what_it_reads_in_a_moment() {
         workers: 1,
         listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
         pace_ms: 240,
+        patience_ms: 12 * 240,
         ..Options::default()
     };
     let ws = WsOptions { ping_every_ms: 100, ..WsOptions::default() };

@@ -98,6 +98,8 @@ pub(super) struct Core<C> {
     pub(super) low: usize,
     max: usize,
     pub(super) pace_ms: u64,
+    /// How long the answer to a probe is waited for.
+    pub(super) patience_ms: u64,
 }
 
 impl<C> Core<C> {
@@ -124,6 +126,7 @@ impl<C> Core<C> {
             low: options.queue_low,
             max: options.queue_max,
             pace_ms: options.pace_ms,
+            patience_ms: options.patience_ms,
         }
     }
 

@@ -366,7 +366,7 @@ impl<P: Protocol> Worker<P> {
             }
             let is_paced = slot.flags.has(Flags::PACED);
             let most = if is_paced {
-                let (most, asked) = slot.may_have(P::probe, core.now.mono_ms, core.pace_ms);
+                let (most, asked) = slot.may_have(P::probe, core.now.mono_ms, core.patience_ms);
                 if let Some(bytes) = asked {
                     core.queue_bytes += bytes;
                     core.paced.insert(token);

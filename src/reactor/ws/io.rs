@@ -216,8 +216,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     /// [`forward_to`](Self::forward_to) where the receiver's state, absent for the current connection, says that the
     /// message can go as it is. None: it says no, and nothing was done. `wanted` is not asked about a token that names no
     /// open WebSocket; that is `Some(Sent::Closed)`. One look-up instead of the two of [`conn`](Self::conn) and a send.
-    // Once for each message: a call of its own costs a fiftieth of the way.
-    #[inline(always)]
+    #[inline]
     pub fn forward_if(
         &mut self,
         token: ConnToken,
@@ -239,7 +238,7 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     }
 
     /// Where the message lies as a frame that can be sent, if `data` is all of the message that is being handled.
-    #[inline(always)]
+    #[inline]
     fn whole_frame(&self, data: Data<'_>) -> Option<Range<usize>> {
         let (kind, framed) = self.framed.as_ref()?;
         let (opcode, payload) = parts(data);
@@ -251,7 +250,6 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
 
     /// Forwards what lies nowhere as a frame: a part of the message, a message that came in fragments or is large, or
     /// one that is to be compressed.
-    #[cold]
     fn forward_part(
         &mut self,
         token: ConnToken,
