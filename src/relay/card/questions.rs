@@ -46,6 +46,9 @@ pub enum AnswerError {
         "several choices differ from {0:?} in capital letters alone: say the number, or the answer as it stands there"
     )]
     SeveralFit(String),
+    /// Digits, but not the numbers of choices.
+    #[error("numbers are said as in {0} (an answer that is a number stands in quotes)")]
+    NoNumbers(&'static str),
     /// Two numbers for a question that takes one.
     #[error("only one can be chosen")]
     OnlyOne,
@@ -129,18 +132,26 @@ impl Question {
             return Err(AnswerError::Empty);
         }
         let is_word = |text: &str| ["y", "n", "yes", "no"].iter().any(|word| text.eq_ignore_ascii_case(word));
-        let numbers =
-            |text: &str| -> Option<Vec<usize>> { text.split(',').map(|number| number.trim().parse().ok()).collect() };
+        // What has digits and no words is meant as numbers, however it is written.
+        let is_numeric = |text: &str| text.contains(|c: char| c.is_numeric()) && !text.contains(char::is_alphabetic);
+        let numbers = |text: &str| -> Option<Vec<usize>> {
+            let numbers = text.split([',', ';', ' ', '\t']).filter(|number| !number.is_empty());
+            numbers.map(|number| number.parse().ok()).collect()
+        };
         let quoted = typed.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-        if let Some(text) = quoted.filter(|text| is_word(text) || numbers(text).is_some()) {
+        if let Some(text) = quoted.filter(|text| is_word(text) || is_numeric(text)) {
             return Ok(text.to_owned());
         }
         let choice = self.choice(typed)?;
         if choice.is_none() && is_word(typed) {
             return Err(AnswerError::YesOrNo);
         }
-        let Some(numbers) = numbers(typed).filter(|_| !self.options.is_empty()) else {
+        let (true, true) = (is_numeric(typed), !self.options.is_empty()) else {
             return Ok(choice.map_or(typed, |choice| &choice.label).to_owned());
+        };
+        let Some(numbers) = numbers(typed) else {
+            let said = if self.many { "1,3" } else { "2" };
+            return choice.map(|choice| choice.label.clone()).ok_or(AnswerError::NoNumbers(said));
         };
         if numbers.len() > 1 && !self.many {
             return Err(AnswerError::OnlyOne);
@@ -258,13 +269,24 @@ mod tests {
             Value::Object(typed("2", "1, 2").expect("answers")),
             json!({"Colour?": "Blue", "All?": "Red, Blue"})
         );
-        assert_eq!(typed(" a dark green ", "1").expect("answers")["Colour?"], "a dark green");
+        for several in ["1,2", "1 2", "1;2", " 1 , 2 ", "1\t2,"] {
+            assert_eq!(typed("2", several).expect("answers")["All?"], "Red, Blue", "{several:?}");
+        }
+        for words in ["a dark green", "2 of them", "\"1-2\"", "rot und 3"] {
+            let said = typed(&format!(" {words} "), "1").expect("answers");
+            assert_eq!(said["Colour?"], words.trim_matches('"'));
+        }
         for (one, two, at, error) in [
             ("y", "1", 0, AnswerError::YesOrNo),
             ("3", "1", 0, AnswerError::NoSuchChoice(3, 2)),
             ("0", "1", 0, AnswerError::NoSuchChoice(0, 2)),
             ("1,2", "1", 0, AnswerError::OnlyOne),
             ("1", " ", 1, AnswerError::Empty),
+            ("1 2", "1", 0, AnswerError::OnlyOne),
+            ("1.", "1", 0, AnswerError::NoNumbers("2")),
+            ("1", "1-2", 1, AnswerError::NoNumbers("1,3")),
+            ("1", "(1)", 1, AnswerError::NoNumbers("1,3")),
+            ("1", "1 3", 1, AnswerError::NoSuchChoice(3, 2)),
         ] {
             assert_eq!(typed(one, two), Err((at, error)), "{one:?} {two:?}");
         }
