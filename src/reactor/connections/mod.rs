@@ -24,6 +24,7 @@ use crate::{
     base::{Close, ConnToken, Now, Sent},
     wire::copy,
 };
+pub(super) use provisional::Limit;
 use provisional::Provisional;
 
 /// Messages above this size are not copied into the worker's out arena but into memory of their own.

@@ -19,6 +19,15 @@ const LOBBY_MAX: usize = 64;
 /// How often a limit that is reached is logged.
 const WARN_EVERY_MS: u64 = 10_000;
 
+/// What may be reached, each of which is logged by itself.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::reactor) enum Limit {
+    /// All places are taken.
+    Connections,
+    /// Those of connections that prove nothing are.
+    Provisional,
+}
+
 /// Connections in the order in which they came. A connection that leaves the middle of it (it was confirmed, or closes)
 /// is not looked for: its token stays, and is passed over when its turn comes.
 #[derive(Debug, Default)]
@@ -53,7 +62,7 @@ pub(in crate::reactor) struct Provisional {
     waiting: Line,
     /// Those that only finish closing.
     leaving: Line,
-    warn_from_ms: u64,
+    warn_from_ms: [u64; 2],
 }
 
 impl Provisional {
@@ -73,7 +82,7 @@ impl Provisional {
             confirmed_max,
             waiting: Line::default(),
             leaving: Line::default(),
-            warn_from_ms: 0,
+            warn_from_ms: [0; 2],
         }
     }
 
@@ -88,10 +97,11 @@ impl Provisional {
     }
 
     /// Whether a limit that is reached is to be logged now.
-    fn may_warn(&mut self, now_ms: u64) -> bool {
-        let may = now_ms >= self.warn_from_ms;
+    fn may_warn(&mut self, limit: Limit, now_ms: u64) -> bool {
+        let from_ms = &mut self.warn_from_ms[limit as usize];
+        let may = now_ms >= *from_ms;
         if may {
-            self.warn_from_ms = now_ms + WARN_EVERY_MS;
+            *from_ms = now_ms + WARN_EVERY_MS;
         }
         may
     }
@@ -158,7 +168,7 @@ impl<C> Core<C> {
     /// The connection is refused for want of room.
     pub(in crate::reactor) fn no_room(&mut self) {
         self.counters.refused.add(1);
-        self.warn("the limit of connections is reached: more are refused");
+        self.warn(Limit::Connections, "the limit of connections is reached: more are refused");
     }
 
     /// The connection got a step further: it is spared the next time that it would have to give way.
@@ -219,7 +229,7 @@ impl<C> Core<C> {
                 continue;
             }
             self.counters.displaced.add(1);
-            self.warn("connections that prove nothing fill their share: the oldest give way");
+            self.warn(Limit::Provisional, "connections that prove nothing fill their share: the oldest give way");
             self.close(token, Close::Local(CloseCode::TRY_AGAIN));
             return true;
         }
@@ -227,8 +237,8 @@ impl<C> Core<C> {
     }
 
     /// Logs a limit that is reached, once in a while.
-    pub(in crate::reactor) fn warn(&mut self, what: &str) {
-        if !self.provisional.may_warn(self.now.mono_ms) {
+    pub(in crate::reactor) fn warn(&mut self, limit: Limit, what: &str) {
+        if !self.provisional.may_warn(limit, self.now.mono_ms) {
             return;
         }
         let (worker, open, provisional) = (self.worker, self.slots.len(), self.provisional.len());
@@ -261,8 +271,9 @@ mod tests {
     #[test]
     fn c4_a_flood_is_logged_once_in_ten_seconds() {
         let mut limits = Provisional::new(&Options::default(), 1);
-        let warned: Vec<u64> = (5..35_000).filter(|now_ms| limits.may_warn(*now_ms)).collect();
+        let warned: Vec<u64> = (5..35_000).filter(|now_ms| limits.may_warn(Limit::Provisional, *now_ms)).collect();
         assert_eq!(warned, [5, 10_005, 20_005, 30_005]);
+        assert!(limits.may_warn(Limit::Connections, 30_006), "the other limit is logged by itself");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::Worker;
 use crate::{
     base::{Close, CloseCode, ConnToken},
     reactor::{
-        connections::{Flags, Slot},
+        connections::{Flags, Limit, Slot},
         listen::is_exhausted,
         options::{Peer, PeerAddr},
         pace::UNASKED,
@@ -90,7 +90,10 @@ impl<P: Protocol> Worker<P> {
                 let is_full = !self.has_room(is_unix);
                 if is_full && !self.gate.full[usize::from(is_unix)] {
                     self.core.counters.accept_stops.add(1);
-                    self.core.warn("the limit of connections is reached: more wait until others have gone");
+                    self.core.warn(
+                        Limit::Connections,
+                        "the limit of connections is reached: more wait until others have gone",
+                    );
                 }
                 self.gate.full[usize::from(is_unix)] = is_full;
                 if is_full {
