@@ -3,6 +3,7 @@
 
 mod bounds;
 mod keys;
+mod lag;
 mod live;
 mod permissions;
 pub(in crate::relay) mod stop;

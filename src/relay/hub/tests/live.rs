@@ -23,3 +23,114 @@ fn pieces_of_live_text_are_joined_within_a_bound() {
     assert!(pieces.len() < PIECES / 2, "they are joined: {pieces:?}");
     assert!(pieces.iter().all(|(_, bytes)| *bytes < 2 * (16 << 10)), "a message each has room for: {pieces:?}");
 }
+
+fn delta(message: &str, block: u32, text: &str) -> claude::Event {
+    claude::Event::Delta { message: message.into(), block, kind: Block::Text, text: text.into() }
+}
+
+/// A session in a turn, with these devices.
+fn watched(watchers: &[&Caller]) -> Bench {
+    let mut bench = Bench::ready(Settings::default());
+    bench.answer(&caller(9, Role::Drive), prompt("x")).unwrap();
+    for watcher in watchers {
+        bench.answer(watcher, attach()).unwrap();
+    }
+    bench.outs();
+    bench
+}
+
+/// Live text as it goes out: to how many, from where, and what.
+fn pieces(outs: &[Out]) -> Vec<(usize, u64, &str)> {
+    let piece = |out| match out {
+        &Out::Delta { ref peers, at, ref text, .. } => Some((peers.len(), at, &**text)),
+        _ => None,
+    };
+    outs.iter().filter_map(piece).collect()
+}
+
+fn present(outs: &[Out]) -> Vec<(Vec<ConnToken>, usize)> {
+    let of = |out: &Out| match out {
+        Out::Presence { peers, devices, .. } => Some((peers.clone(), devices.len())),
+        _ => None,
+    };
+    outs.iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_device_that_was_paused_learns_who_watches_when_it_goes_on() {
+    let (one, two, three) = (caller(1, Role::Watch), caller(2, Role::Watch), caller(3, Role::Watch));
+    let mut bench = watched(&[&one, &two, &three]);
+    bench.hub.paused(one.peer);
+    bench.hub.disconnected(three.peer, bench.now);
+    assert_eq!(present(&bench.outs()), [(vec![two.peer], 2)]);
+    bench.hub.resumed(one.peer, bench.now);
+    assert_eq!(present(&bench.outs()), [(vec![one.peer], 2)]);
+    // It has missed nothing this time.
+    bench.hub.paused(one.peer);
+    bench.hub.resumed(one.peer, bench.now);
+    assert_eq!(present(&bench.outs()), []);
+}
+
+#[test]
+fn a_piece_is_not_joined_to_one_that_went_to_other_devices() {
+    let (one, two) = (caller(1, Role::Watch), caller(2, Role::Watch));
+    let mut bench = watched(&[&one, &two]);
+    bench.says(1, delta("m", 0, "a"));
+    bench.hub.paused(two.peer);
+    bench.says(1, delta("m", 0, "b"));
+    assert_eq!(pieces(&bench.outs()), [(2, 0, "a"), (1, 1, "b")]);
+}
+
+#[test]
+fn a_piece_is_not_joined_across_one_that_was_not_sent() {
+    let one = caller(1, Role::Watch);
+    let mut bench = watched(&[&one]);
+    bench.says(1, delta("m", 0, "a"));
+    bench.hub.paused(one.peer);
+    bench.says(1, delta("m", 0, "lost"));
+    bench.hub.resumed(one.peer, bench.now);
+    bench.says(1, delta("m", 0, "b"));
+    assert_eq!(pieces(&bench.outs()), [(1, 0, "a"), (1, 5, "b")], "a device sees where something is missing");
+}
+
+/// What is kept of streamed text, in bytes.
+const KEPT: usize = 256 << 10;
+
+#[test]
+fn more_blocks_than_can_be_counted_are_not_shown_live_and_the_snapshot_fits() {
+    let one = caller(1, Role::Watch);
+    let mut bench = watched(&[&one]);
+    // Their names alone are more than what is kept.
+    let name = "m".repeat(1_000);
+    let mut shown = 0;
+    for block in 0..2 * (KEPT / 1_000) as u32 {
+        bench.says(1, delta(&name, block, "x"));
+        let outs = bench.outs();
+        let is_shown = !pieces(&outs).is_empty();
+        assert!(!is_shown || shown == block, "block {block} behind one that was not shown");
+        shown += u32::from(is_shown);
+    }
+    assert!((100..KEPT as u32 / 1_000).contains(&shown), "{shown} of them");
+    let Ok(Reply::Attached { snapshot, .. }) = bench.answer(&one, attach()) else { panic!("not attached") };
+    assert_eq!(snapshot.turn.expect("a turn").blocks.len(), shown as usize);
+    bench.outs();
+    // A block that was begun goes on.
+    bench.says(1, delta(&name, 0, "y"));
+    assert_eq!(pieces(&bench.outs()), [(1, 1, "y")]);
+}
+
+#[test]
+fn a_block_that_is_done_leaves_its_room_to_others() {
+    let one = caller(1, Role::Watch);
+    let mut bench = watched(&[&one]);
+    let text = "x".repeat(10_000);
+    for block in 0..3 * (KEPT / 10_000) as u32 {
+        bench.says(1, delta("m", block, &text));
+        assert_eq!(pieces(&bench.outs()), [(1, 0, &*text)], "block {block}");
+        let Ok(Reply::Attached { snapshot, .. }) = bench.answer(&one, attach()) else { panic!("not attached") };
+        assert!(*snapshot.turn.expect("a turn").blocks[0].text == *text, "block {block} is kept whole");
+        let (message, text) = ("m".into(), (&*text).into());
+        bench.says(1, claude::Event::Text { message, block, kind: Block::Text, text, parent: None });
+        bench.outs();
+    }
+}

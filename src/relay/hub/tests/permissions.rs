@@ -204,3 +204,15 @@ fn an_approver_s_input_has_a_bound() {
         bench.outs();
     }
 }
+
+#[test]
+fn the_time_a_person_took_to_decide_is_no_silence_of_the_process() {
+    let stuck_ms = Settings::default().stuck_ms;
+    let mut bench = Bench::ready(Settings::default());
+    bench.answer(&caller(1, Role::Drive), prompt("x")).unwrap();
+    bench.says(1, asks("r", None));
+    assert!(writes(&bench.pass(3 * stuck_ms)).is_empty(), "it waits for the answer");
+    bench.answer(&caller(2, Role::Approve), decide("r", Decision::Allow, None, None)).unwrap();
+    assert!(writes(&bench.pass(stuck_ms - 1)).is_empty(), "it has as long as ever to go on");
+    assert!(matches!(writes(&bench.pass(1))[..], [Say::Probe { .. }]));
+}

@@ -4,20 +4,27 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::store::{Done, Failed, Op, OpId};
+use crate::store::{Done, Failed, Op, OpId, Outcome};
 
 #[derive(Default)]
-struct Orders {
-    reads_wait: bool,
-    reads_fail: bool,
-    appends_fail: bool,
-    reads: usize,
+pub(super) struct Orders {
+    pub(super) reads_wait: bool,
+    pub(super) reads_fail: bool,
+    /// Records are read from another place than the one that is asked for.
+    pub(super) reads_stray: bool,
+    pub(super) appends_wait: bool,
+    pub(super) appends_fail: bool,
+    /// Records are there, and can be read, before the hub hears that they are safe.
+    pub(super) word_waits: bool,
+    pub(super) reads: usize,
 }
 
-struct Obedient {
+pub(super) struct Obedient {
     inner: MemoryStore,
     orders: Arc<Mutex<Orders>>,
     waiting: VecDeque<(OpId, Op)>,
+    /// Word of appends that is on its way.
+    word: VecDeque<Done>,
 }
 
 impl Engine for Obedient {
@@ -28,7 +35,16 @@ impl Engine for Obedient {
 
     fn poll(&mut self) -> Option<Done> {
         let orders = self.orders.lock().unwrap();
-        let waits = |(_, op): &(OpId, Op)| orders.reads_wait && matches!(op, Op::Read { .. });
+        if !orders.word_waits
+            && let Some(done) = self.word.pop_front()
+        {
+            return Some(done);
+        }
+        let waits = |(_, op): &(OpId, Op)| match op {
+            Op::Read { .. } => orders.reads_wait,
+            Op::Append { .. } => orders.appends_wait,
+            Op::Create { .. } | Op::Remove { .. } => false,
+        };
         let index = self.waiting.iter().position(|op| !waits(op))?;
         let (id, op) = self.waiting.remove(index)?;
         let fails = match op {
@@ -39,16 +55,33 @@ impl Engine for Obedient {
         if fails {
             return Some(Done { op: id, log: op.log(), result: Err(Failed::Engine("no space left".into())) });
         }
+        let is_append = matches!(op, Op::Append { .. });
         self.inner.submit(id, op);
-        self.inner.poll()
+        let mut done = self.inner.poll()?;
+        if let Ok(Outcome::Read(read)) = &mut done.result
+            && orders.reads_stray
+        {
+            read.first += 1;
+        }
+        if is_append && orders.word_waits {
+            drop(orders);
+            self.word.push_back(done);
+            return self.poll();
+        }
+        Some(done)
     }
 }
 
-/// A session that is ready, and nothing of its log at hand.
-fn bench(settings: Settings) -> (Bench, Arc<Mutex<Orders>>) {
+/// A session that is ready, on a store that does as it is told.
+pub(super) fn bench(settings: Settings) -> (Bench, Arc<Mutex<Orders>>) {
+    bench_within(settings, Limits::default())
+}
+
+/// The same, with a log that holds no more than this.
+pub(super) fn bench_within(settings: Settings, limits: Limits) -> (Bench, Arc<Mutex<Orders>>) {
     let orders = Arc::new(Mutex::new(Orders::default()));
-    let (inner, waiting) = (MemoryStore::default(), VecDeque::new());
-    let engine = Obedient { inner, orders: orders.clone(), waiting };
+    let (inner, waiting, word) = (MemoryStore::new(limits), VecDeque::new(), VecDeque::new());
+    let engine = Obedient { inner, orders: orders.clone(), waiting, word };
     let hub = Hub::new(settings, Box::new(engine), Box::new(Fake(0)), Box::new(Fake(0)));
     let mut bench = Bench { hub, now: Now { mono_ms: 0, unix_ms: 1_000 }, ids: 0 };
     bench.hub.create(Create { profile: "default".into(), ..Create::default() }, bench.now).unwrap();
@@ -57,21 +90,21 @@ fn bench(settings: Settings) -> (Bench, Arc<Mutex<Orders>>) {
     (bench, orders)
 }
 
-fn nothing_at_hand() -> Settings {
+pub(super) fn nothing_at_hand() -> Settings {
     Settings { recent_bytes_max: 0, ..Settings::default() }
 }
 
-fn history(before: u64) -> Command {
+pub(super) fn history(before: u64) -> Command {
     let before = Position { epoch: "epoch".into(), offset: before };
     Command::History { session: "id1".into(), before, bytes: None }
 }
 
-fn attach_from(offset: u64) -> Command {
+pub(super) fn attach_from(offset: u64) -> Command {
     let from = Some(Position { epoch: "epoch".into(), offset });
     Command::Attach { session: "id1".into(), from, tail_bytes: None }
 }
 
-fn internal(outs: &[Out]) -> bool {
+pub(super) fn internal(outs: &[Out]) -> bool {
     matches!(answer(outs), Some(Err(Error { code: Code::Internal, .. })))
 }
 
