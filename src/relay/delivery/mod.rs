@@ -21,6 +21,10 @@ mod rights;
 mod serve;
 mod services;
 mod signatures;
+#[cfg(test)]
+pub(crate) mod test_net;
+#[cfg(test)]
+mod tests;
 mod verification;
 
 use std::{collections::HashMap, sync::Arc};
