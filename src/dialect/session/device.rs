@@ -381,3 +381,7 @@ fn overloaded(id: &str, why: &str) -> String {
     let error = Error { retry_after_ms: Some(1000), ..Error::new(Code::RateLimited, why) };
     super::error(Some(id), &error)
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;
