@@ -246,6 +246,21 @@ fn the_pool_is_bounded_by_what_it_has_room_for() {
 }
 
 #[test]
+fn what_the_kernel_took_of_one_queue_does_not_count_for_the_next_one_with_its_memory() {
+    let turn = TurnBuffers { arena: &[], out: &[], large: &[] };
+    let mut queue = SendQueue::default();
+    queue.push(Bytes::from_static(b"all of it"));
+    queue.write(&mut Vec::new(), &turn, &mut Scratch::default(), usize::MAX, |_| None).unwrap();
+    assert_eq!(queue.taken(), 9);
+    let mut next = SendQueue::default();
+    next.give_container(queue.take_container().expect("it is empty"));
+    assert_eq!(next.taken(), 0, "nothing waits for it yet");
+    next.push(Bytes::from_static(b"more"));
+    next.write(&mut Vec::new(), &turn, &mut Scratch::default(), 2, |_| None).unwrap();
+    assert_eq!((next.taken(), next.len()), (2, 2));
+}
+
+#[test]
 fn ranges_that_touch_become_one() {
     let mut queue = SendQueue::default();
     queue.push_range(Range { buffer: ARENA, start: 0, end: 10 });

@@ -1,5 +1,10 @@
 //! Single workers, turned by hand: what must not be lost between two turns.
 
+#[cfg(feature = "deflate")]
+mod inflated;
+mod probes;
+mod strangers;
+
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
@@ -258,8 +263,11 @@ fn a_stranger_that_takes_all_has_what_is_left_of_the_time() {
     assert!(left < LINGER_MS / 2, "{left} ms");
 }
 
-/// A WebSocket service that says nothing.
-struct Quiet;
+/// A WebSocket service that says nothing, and counts what it hears.
+#[derive(Default)]
+struct Quiet {
+    heard: usize,
+}
 
 impl WsHandler for Quiet {
     type Conn = ();
@@ -270,25 +278,34 @@ impl WsHandler for Quiet {
     }
 
     fn message(&mut self, _: &mut (), _: &mut WsIo<'_, Self>, _: Data<'_>) -> Result<(), Fault> {
+        self.heard += 1;
         Ok(())
     }
 }
 
-/// How many pings a peer is sent that says nothing after its upgrade, until it is given up.
-fn pings(pings_missed_max: u8, is_paced: bool) -> usize {
+/// A worker with one connection of the WebSocket service. The client has the answer to its upgrade still to read.
+fn quiet(ws: &WsOptions, headers: &str) -> (Worker<Ws<Quiet>>, UnixStream, ConnToken) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let options = Options { workers: 1, listeners: vec![Listen::Unix(path.clone())], ..Options::default() };
-    let ws = WsOptions { ping_every_ms: 1, pings_missed_max, ..WsOptions::default() };
-    let mut workers = Reactor::bind(options).unwrap().into_workers(|_, _| Ws::new(Quiet, ws.clone())).unwrap();
-    let mut worker = workers.remove(0);
+    let quiet = |_, _: &[_]| Ws::new(Quiet::default(), ws.clone());
+    let mut worker = Reactor::bind(options).unwrap().into_workers(quiet).unwrap().remove(0);
     let mut stream = UnixStream::connect(path).unwrap();
     until(&mut worker, "the connection", |worker| worker.core.slots.len() == 1);
     let token = worker.core.slots.token_at(0).unwrap();
-    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    );
     stream.write_all(request.as_bytes()).unwrap();
     until(&mut worker, "the upgrade", |worker| has(worker, token, Flags::PACED));
+    (worker, stream, token)
+}
+
+/// How many pings a peer is sent that says nothing after its upgrade, until it is given up.
+fn pings(pings_missed_max: u8, is_paced: bool) -> usize {
+    let ws = WsOptions { ping_every_ms: 1, pings_missed_max, ..WsOptions::default() };
+    let (mut worker, mut stream, token) = quiet(&ws, "");
     if is_paced {
         let mut pace = Pace::new(2_000);
         pace.probed(1_000, 0);
@@ -326,26 +343,4 @@ impl Protocol for Strangers {
     }
 
     fn closed(&mut self, _: (), _: ConnToken, _: Close) {}
-}
-
-#[test]
-fn no_more_give_way_while_enough_of_them_leave() {
-    let options = Options {
-        workers: 1,
-        listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
-        provisional_max: 8,
-        linger_ms: LINGER_MS,
-        ..Options::default()
-    };
-    let bound = Reactor::bind::<Strangers>(options).unwrap();
-    let BoundAddr::Tcp(address) = bound.local_addrs()[0] else { panic!("not TCP") };
-    let mut worker = bound.into_workers(|_, _| Strangers).unwrap().pop().unwrap();
-    // None of them goes by itself.
-    let _strangers: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
-    until(&mut worker, "all are here", |worker| worker.core.slots.len() == 8);
-    for _ in 0..5 {
-        assert!(worker.core.displace(), "some leave");
-        worker.turn(Some(Duration::ZERO)).unwrap();
-    }
-    assert_eq!(worker.core.counters.displaced.get(), 2, "the two that leave are enough");
 }

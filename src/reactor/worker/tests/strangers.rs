@@ -1,0 +1,60 @@
+//! Which connections give way to new ones, and how many.
+
+use super::*;
+
+/// A worker with so many connections that show nothing, which do not go by themselves.
+fn crowded(strangers: usize) -> (Worker<Strangers>, Vec<TcpStream>) {
+    let options = Options {
+        workers: 1,
+        listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
+        provisional_max: 8,
+        linger_ms: LINGER_MS,
+        ..Options::default()
+    };
+    let bound = Reactor::bind::<Strangers>(options).unwrap();
+    let BoundAddr::Tcp(address) = bound.local_addrs()[0] else { panic!("not TCP") };
+    let mut worker = bound.into_workers(|_, _| Strangers).unwrap().pop().unwrap();
+    let streams = (0..strangers)
+        .map(|count| {
+            // One by one, so that the slots are in their order.
+            let stream = TcpStream::connect(address).unwrap();
+            until(&mut worker, "it is here", |worker| worker.core.slots.len() == count + 1);
+            stream
+        })
+        .collect();
+    (worker, streams)
+}
+
+/// The slots of connections that were told to go.
+fn leaving(worker: &Worker<Strangers>) -> Vec<u32> {
+    let closes = |slot: &u32| worker.core.slots.token_at(*slot).is_some_and(|token| has(worker, token, Flags::CLOSING));
+    (0..8).filter(closes).collect()
+}
+
+#[test]
+fn no_more_give_way_while_enough_of_them_leave() {
+    let (mut worker, _strangers) = crowded(8);
+    for _ in 0..5 {
+        assert!(worker.core.displace(), "some leave");
+        worker.turn(Some(Duration::ZERO)).unwrap();
+    }
+    assert_eq!(worker.core.counters.displaced.get(), 2, "the two that leave are enough");
+}
+
+#[test]
+fn two_give_way_at_a_time_the_oldest_first() {
+    let (mut worker, _strangers) = crowded(8);
+    assert!(worker.core.displace());
+    assert_eq!(leaving(&worker), [0, 1]);
+}
+
+#[test]
+fn one_that_is_spared_gives_way_after_all_others_and_is_spared_once() {
+    let (mut worker, _strangers) = crowded(3);
+    let first = worker.core.slots.token_at(0).unwrap();
+    worker.core.spare(first);
+    assert!(worker.core.displace());
+    assert_eq!(leaving(&worker), [1, 2], "those that have shown nothing");
+    assert!(worker.core.displace() && has(&worker, first, Flags::CLOSING), "it has had its turn");
+    assert!(!worker.core.displace(), "none is left");
+}
