@@ -28,6 +28,10 @@ const STREAMED_BYTES_MAX: usize = 256 << 10;
 /// Live text goes out in pieces of this length; those that wait to be taken grow together up to twice of it.
 const DELTA_BYTES: usize = 16 << 10;
 
+/// The list of watchers is sent again this much later at the earliest: a device that comes and goes without end is to keep
+/// no other from what the agent says.
+const PRESENCE_MS: u64 = 1_000;
+
 /// Why a device that watched a session hears no more of it.
 const GAVE_WAY: &str = "the session had ended and has given way to a new one";
 
@@ -125,7 +129,10 @@ pub(super) struct LogFanout {
     pub(super) watchers: Vec<Watcher>,
     streamed: Vec<Streamed>,
     streamed_bytes: usize,
+    /// The list of watchers has changed since it was sent.
     presence_due: bool,
+    /// It may be sent from then on, on the monotonic clock in milliseconds.
+    presence_at: u64,
     active_at: u64,
     watchers_max: usize,
 }
@@ -149,6 +156,7 @@ impl LogFanout {
             streamed: Vec::new(),
             streamed_bytes: 0,
             presence_due: false,
+            presence_at: 0,
             active_at: cx.now.unix_ms,
             watchers_max: settings.watchers_max,
         }
@@ -398,11 +406,15 @@ impl LogFanout {
         }
         let before = self.watchers.len();
         self.watchers.retain(|watcher| keys.lost(&watcher.info.principal, Verb::Attach).is_none());
-        self.presence_due |= self.watchers.len() != before;
+        let mut is_other = self.watchers.len() != before;
         for Watcher { info: DeviceInfo { principal, role, .. }, granted, .. } in &mut self.watchers {
             let now = keys.principal(principal).map_or(*role, |entry| entry.role.min(*granted));
-            self.presence_due |= *role != now;
+            is_other |= *role != now;
             *role = now;
+        }
+        if is_other {
+            // No device changes the keys by coming and going: what they are now is said at once.
+            (self.presence_due, self.presence_at) = (true, cx.now.mono_ms);
         }
         self.release(cx);
     }
@@ -557,11 +569,18 @@ impl LogFanout {
         RunningTurn { prompts, since, blocks: self.blocks() }
     }
 
-    /// Sends the list of watchers to those that are not paused, if it has changed.
+    /// When the list of watchers is to be sent: it has changed, maybe again and again, since it was sent.
+    pub(super) fn next_timeout(&self) -> Option<u64> {
+        self.presence_due.then_some(self.presence_at)
+    }
+
+    /// Sends the list of watchers to those that are not paused, if it has changed and the one before is old enough.
     pub(super) fn flush_presence(&mut self, cx: &mut Cx<'_>) -> bool {
-        if !std::mem::take(&mut self.presence_due) {
+        if self.next_timeout().is_none_or(|at| at > cx.now.mono_ms) {
             return false;
         }
+        self.presence_due = false;
+        self.presence_at = cx.now.mono_ms + PRESENCE_MS;
         let mut peers = Vec::new();
         for watcher in &mut self.watchers {
             if watcher.paused {

@@ -566,7 +566,8 @@ impl Session {
 
     /// When [`Self::timeout`] is to be called next, on the monotonic clock in milliseconds.
     pub fn next_timeout(&self) -> Option<u64> {
-        self.due().map(|(at, _)| at)
+        let process = self.due().map(|(at, _)| at);
+        process.into_iter().chain(self.fanout.next_timeout()).min()
     }
 
     fn due(&self) -> Option<(u64, Timer)> {

@@ -1,4 +1,4 @@
-//! Goal: what is said of live text fits into messages, however fast it comes.
+//! Goal: what is said of live text fits into messages, however fast it comes, and so does what is said of those who watch.
 
 use super::*;
 
@@ -133,4 +133,43 @@ fn a_block_that_is_done_leaves_its_room_to_others() {
         bench.says(1, claude::Event::Text { message, block, kind: Block::Text, text, parent: None });
         bench.outs();
     }
+}
+
+/// How many devices each list of those that watch has.
+fn lists(outs: &[Out]) -> Vec<usize> {
+    outs.iter()
+        .filter_map(|out| if let Out::Presence { devices, .. } = out { Some(devices.len()) } else { None })
+        .collect()
+}
+
+#[test]
+fn the_list_of_devices_comes_at_once_and_then_once_in_a_while() {
+    const EACH_MS: u64 = 1_000;
+    let mut bench = Bench::ready(Settings::default());
+    let idle = bench.hub.next_timeout();
+    let (owner, guest) = (caller(1, Role::Admin), caller(2, Role::Watch));
+    assert_eq!(lists(&bench.ask(&owner, attach())), [1], "the first change at once");
+    assert_eq!(bench.hub.next_timeout(), idle, "nothing is left to say");
+    bench.pass(EACH_MS);
+    bench.answer(&owner, Command::List { follow: Some(true) }).unwrap();
+    let summaries = |outs: &[Out]| outs.iter().filter(|out| matches!(out, Out::Changed { .. })).count();
+    // A device that comes and goes as fast as it can, for ten seconds.
+    let (mut all, mut told) = (Vec::new(), 0);
+    for _ in 0..1_000 {
+        let mut outs = bench.ask(&guest, attach());
+        outs.extend(bench.ask(&guest, Command::Detach { session: "id1".into() }));
+        outs.extend(bench.pass(10));
+        told += summaries(&outs);
+        all.extend(lists(&outs));
+    }
+    assert!((10..=11).contains(&all.len()) && told <= all.len(), "{all:?}, and {told} summaries");
+    // What it is at last is said, when it is time, and that is the end.
+    bench.pass(EACH_MS);
+    assert_eq!(lists(&bench.ask(&guest, attach())), [2]);
+    assert!(lists(&bench.ask(&guest, Command::Detach { session: "id1".into() })).is_empty());
+    assert_eq!(bench.hub.next_timeout(), Some(bench.now.mono_ms + EACH_MS));
+    assert!(lists(&bench.pass(EACH_MS - 1)).is_empty());
+    assert_eq!(lists(&bench.pass(1)), [1]);
+    assert_eq!(bench.hub.next_timeout(), idle, "an idle session wakes nobody");
+    assert!(lists(&bench.pass(10 * EACH_MS)).is_empty());
 }
