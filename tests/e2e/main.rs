@@ -46,4 +46,5 @@ mod relay_up;
 mod session_bounds;
 mod unreadable;
 mod window_leaves;
+mod window_others;
 mod window_says;

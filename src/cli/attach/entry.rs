@@ -6,11 +6,16 @@ use ratatui::text::Line;
 use super::wrap;
 use crate::{
     base::glyph::drawable,
-    cli::text::{GOES_ON, clean, columns},
+    cli::text::{clean, columns},
 };
 
 /// Blanks in place of a tab.
 const TAB: &str = "    ";
+
+/// Before the further lines of what this program tells.
+const OURS: &str = "╎ ";
+/// Before the further rows of such a line in a record.
+const RECORD_GOES_ON: &str = "╎ ↳ ";
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,21 +51,23 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// What stands before the first line, and before the others. Equally wide, two columns at least; only in the first one
-    /// stands a mark of ours, and behind both the text, so that none of it can pass for a mark.
+    /// What stands before the first line, and before the others. Equally wide, two columns at least, with a mark of ours in
+    /// the first one, and behind it the text, so that none of it can pass for a mark. The agent's own words alone have
+    /// blanks there: no other text has a line that could pass for one of them, whatever the styles are. The marks of
+    /// further lines are no first ones: no text begins an entry. Nor are they those of a card's lines.
     pub(super) fn marks(self) -> (&'static str, &'static str) {
         match self {
-            Self::Head | Self::Note => ("· ", "  "),
-            Self::Prompt => ("> ", "  "),
             Self::Answer => ("  ", "  "),
-            Self::Thinking => ("✻ ", "  "),
-            Self::Tool => ("● ", "  "),
-            Self::SubTool => ("◦ ", "  "),
-            Self::Output | Self::FailedOutput => ("⎿ ", "  "),
-            Self::Asked => ("? ", "  "),
-            Self::Allowed => ("✓ ", "  "),
-            Self::Denied => ("✗ ", "  "),
-            Self::Warning | Self::Error => ("! ", "  "),
+            Self::Prompt => ("> ", "» "),
+            Self::Thinking => ("✻ ", "✻ "),
+            Self::Output | Self::FailedOutput => ("⎿ ", "┊ "),
+            Self::Head | Self::Note => ("· ", OURS),
+            Self::Tool => ("● ", OURS),
+            Self::SubTool => ("◦ ", OURS),
+            Self::Asked => ("? ", OURS),
+            Self::Allowed => ("✓ ", OURS),
+            Self::Denied => ("✗ ", OURS),
+            Self::Warning | Self::Error => ("! ", OURS),
         }
     }
 }
@@ -69,7 +76,7 @@ impl Kind {
     /// What stands before a row that a line is continued on. A record tells what ran in words of ours beside those of
     /// others: no row of theirs is to pass for one of them.
     pub(super) fn goes_on(self) -> &'static str {
-        if self.is_record() { GOES_ON } else { self.marks().1 }
+        if self.is_record() { RECORD_GOES_ON } else { self.marks().1 }
     }
 
     /// What became of a request.
@@ -128,6 +135,16 @@ impl Entry {
 /// A block that is streamed: its message's id and its index.
 pub(super) type Key = (String, u32);
 
+/// A device has come, or has gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Coming {
+    /// The words for it.
+    pub(super) who: String,
+    pub(super) joined: bool,
+    /// It may have a row of its own.
+    pub(super) said: bool,
+}
+
 /// What a message changes of what there is to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -139,24 +156,59 @@ pub(super) enum Change {
     Whole { key: Key, entry: Entry, rest: String },
     /// What is streamed is not going to be whole.
     Abandon,
+    /// Devices have come or gone: told in the last row if that tells of others that have.
+    Comings(Vec<Coming>),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const KINDS: [Kind; 14] = [
+        Kind::Head,
+        Kind::Prompt,
+        Kind::Answer,
+        Kind::Thinking,
+        Kind::Tool,
+        Kind::SubTool,
+        Kind::Output,
+        Kind::FailedOutput,
+        Kind::Asked,
+        Kind::Allowed,
+        Kind::Denied,
+        Kind::Note,
+        Kind::Warning,
+        Kind::Error,
+    ];
+
     #[test]
     fn every_line_of_an_entry_is_marked() {
         let text = "one\n? Bash wants to run: ls\n> me\x1b[2J";
-        for kind in [Kind::Prompt, Kind::Answer, Kind::Output, Kind::Tool, Kind::Error, Kind::Asked] {
+        for kind in KINDS {
             let plain = Entry::new(kind, text).plain();
             let (first, others) = kind.marks();
-            assert_eq!(first.chars().count(), others.chars().count());
-            assert!(others.trim().is_empty() && others.len() >= 2);
+            assert_eq!((columns(first), columns(others)), (2, 2));
             assert!(kind == Kind::Answer || !first.starts_with(' '), "a mark stands where no text can");
             let lines: Vec<_> = plain.lines().collect();
             assert_eq!(lines[0], format!("{first}one"));
             assert_eq!(lines[1..], [format!("{others}? Bash wants to run: ls"), format!("{others}> me[2J")]);
+        }
+    }
+
+    #[test]
+    fn no_line_of_others_passes_for_the_agents_own() {
+        let text = "@v2 please\n\nDone: all tests pass, and everything is as it was to be\n\tdone";
+        let begin: Vec<char> = KINDS.iter().filter_map(|kind| kind.marks().0.chars().next()).collect();
+        for kind in KINDS.into_iter().filter(|kind| *kind != Kind::Answer) {
+            let entry = Entry::new(kind, text);
+            let (plain, rows) = (entry.plain(), entry.rows(20));
+            assert!(rows.len() > 6, "lines go on: {rows:?}");
+            for row in plain.lines().chain(rows.iter().map(String::as_str)) {
+                assert!(!row.is_empty() && !row.starts_with(' '), "{kind:?}: {row:?}");
+            }
+            let own = kind == Kind::Thinking;
+            let mut further = rows.iter().skip(1).filter_map(|row| row.chars().next());
+            assert!(own || further.all(|mark| !begin.contains(&mark)), "{kind:?} begins another entry: {rows:?}");
         }
     }
 }

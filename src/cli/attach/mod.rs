@@ -4,6 +4,7 @@
 
 mod action;
 mod cards;
+mod comings;
 mod editor;
 mod entry;
 mod face;

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{
     cards::Cards,
-    entry::{Change, Entry, Key, Kind},
+    comings::Rows,
+    entry::{Change, Coming, Entry, Key, Kind},
     people::{Me, People},
     words::{
         ARGUMENT_CHARS, add, argument, asked, is_over, lines_of, lost, named, past, reason, result, session_is, turn,
@@ -53,6 +54,8 @@ pub(super) struct Model {
     /// Bytes shown of blocks that are not whole yet.
     streams: HashMap<Key, u64>,
     devices: Vec<DeviceInfo>,
+    /// Rows that told of keys whose devices came or went.
+    rows: Rows,
     /// Our prompts that are not settled.
     unsettled: HashSet<String>,
     settled: VecDeque<String>,
@@ -79,6 +82,7 @@ impl Model {
             drives: drives(role),
             streams: HashMap::new(),
             devices: Vec::new(),
+            rows: Rows::default(),
             unsettled: HashSet::new(),
             settled: VecDeque::new(),
             first: None,
@@ -282,8 +286,8 @@ impl Model {
         devices.iter().for_each(|device| self.people.met(&device.principal, &device.comment));
     }
 
-    /// One message.
-    pub(super) fn incoming(&mut self, incoming: &Incoming) -> Vec<Change> {
+    /// One message, at this time of the monotonic clock.
+    pub(super) fn incoming(&mut self, incoming: &Incoming, now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         match incoming {
             Incoming::Event(event) => {
@@ -293,7 +297,7 @@ impl Model {
             Incoming::Delta { message, block, at, text, kind, .. } => {
                 changes.extend(self.delta(message, *block, *at, text, kind.as_deref()));
             }
-            Incoming::Presence { devices, .. } => changes.extend(self.presence(devices)),
+            Incoming::Presence { devices, .. } => self.presence(devices, now_ms, &mut changes),
             Incoming::Error(error) => changes.push(Change::Add(self.error(error))),
             Incoming::Reply(reply) => changes.extend(self.reply(reply)),
             Incoming::Session { .. }
@@ -334,19 +338,19 @@ impl Model {
         Entry::new(Kind::Error, &clean_line(&error.message, ERROR_CHARS))
     }
 
-    fn presence(&mut self, devices: &[DeviceInfo]) -> Option<Change> {
+    fn presence(&mut self, devices: &[DeviceInfo], now_ms: u64, changes: &mut Vec<Change>) {
         self.here(devices);
+        let before = std::mem::replace(&mut self.devices, devices.to_vec());
         let is_in = |list: &[DeviceInfo], device: &DeviceInfo| list.iter().any(|other| other.device == device.device);
-        let changes = |from: &[DeviceInfo], to: &[DeviceInfo], what: &str| -> Vec<String> {
-            let new = to.iter().filter(|device| !is_in(from, device) && device.device != self.people.me.device);
-            new.map(|device| format!("{} {what}", self.people.who(&device.principal, &device.comment, &device.name)))
-                .collect()
-        };
-        let mut changed = changes(&self.devices, devices, "joined");
-        changed.extend(changes(devices, &self.devices, "left"));
-        self.devices = devices.to_vec();
-        changed.extend(self.new_role());
-        (!changed.is_empty()).then(|| add(Kind::Note, &changed.join(", ")))
+        let mut comings = Vec::new();
+        for (from, to, joined) in [(&before[..], devices, true), (devices, &before[..], false)] {
+            for device in to.iter().filter(|to| !is_in(from, to) && to.device != self.people.me.device) {
+                let who = self.people.who(&device.principal, &device.comment, &device.name);
+                comings.push(Coming { who, joined, said: self.rows.may(&device.principal, now_ms) });
+            }
+        }
+        changes.extend((!comings.is_empty()).then_some(Change::Comings(comings)));
+        changes.extend(self.new_role().map(|text| add(Kind::Note, &text)));
     }
 
     /// The keys in force have given this device another role than it had.

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::*;
+use super::{
+    super::{plain::Printer, theme::Theme, transcript::Transcript},
+    *,
+};
 
 /// What a model of this relay shows first of a session.
 fn shown(model: &mut Model, snapshot: Value) -> Vec<String> {
@@ -18,11 +21,15 @@ fn entry(change: &Change) -> Option<String> {
     }
 }
 
-fn comes(model: &mut Model, mut fields: Value) -> Vec<Change> {
+fn comes(model: &mut Model, fields: Value) -> Vec<Change> {
+    comes_at(model, fields, 0)
+}
+
+fn comes_at(model: &mut Model, mut fields: Value, now_ms: u64) -> Vec<Change> {
     fields["session"] = json!("s");
     fields["epoch"] = json!("e");
     fields["offset"] = json!(0);
-    model.incoming(&Incoming::parse(&fields.to_string()).expect("a message"))
+    model.incoming(&Incoming::parse(&fields.to_string()).expect("a message"), now_ms)
 }
 
 fn event(model: &mut Model, mut fields: Value) -> Vec<Change> {
@@ -127,6 +134,30 @@ fn a_role_that_changes_is_said_and_had() {
     assert!(!is_now("drive").1);
     let (said, decides, drives) = is_now("approve");
     assert!(said.len() == 1 && decides && drives, "it is had again");
+}
+
+#[test]
+fn of_a_key_that_comes_and_goes_without_end_few_rows_are_made() {
+    let mut model = Model::new(Me { device: "d1".into(), ..Me::default() }, "approve");
+    let mut transcript = Transcript::new(Theme { color: false });
+    let mut printed = Printer::new(false);
+    let mut lines = 0;
+    // Every half a second for ten minutes, each time as another device, and the agent says something in between.
+    for at in 0..1_200_u64 {
+        let device = json!({"device": format!("g{at}"), "principal": "SHA256:g", "comment": "guest", "role": "watch"});
+        let own = json!({"device": "d1", "role": "approve"});
+        let devices = if at % 2 == 0 { json!([own, device]) } else { json!([own]) };
+        let mut changes = comes_at(&mut model, json!({"type": "presence", "devices": devices}), at * 500);
+        lines += changes.iter().map(|change| printed.print(change).len()).sum::<usize>();
+        changes
+            .extend(event(&mut model, json!({"kind": "notice", "level": "info", "text": format!("the agent's {at}")})));
+        changes.into_iter().for_each(|change| transcript.apply(change));
+    }
+    let rows = transcript.last_lines(100, 10_000);
+    let told = rows.lines().filter(|row| row.contains("guest")).count();
+    assert!((20..=30).contains(&told) && told == lines, "{told} rows and {lines} lines");
+    assert_eq!(rows.matches("the agent's").count(), 1_200);
+    assert_eq!(model.devices(), 1, "the status counts them all the same");
 }
 
 #[test]

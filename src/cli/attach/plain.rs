@@ -2,7 +2,10 @@
 //! outputs out. Into a pipe go the agent's answers to us alone, so that a script has them as they are; everything else goes
 //! to standard error, each line behind its mark. On a terminal both would mix, so there all lines are marked.
 
-use super::entry::{Change, Key, Kind};
+use super::{
+    comings::Row,
+    entry::{Change, Entry, Key, Kind},
+};
 use crate::{
     base::glyph::drawable,
     cli::text::{columns, folded_on},
@@ -60,16 +63,9 @@ impl Printer {
     pub(super) fn print(&mut self, change: &Change) -> Vec<(To, String)> {
         let mut out = Vec::new();
         match change {
-            Change::Add(entry) => {
-                let to = self.to(entry.kind);
-                self.make_way(to, &mut out);
-                let text = match self.columns_of(to) {
-                    _ if to == To::Stdout && !self.marked => format!("{}\n", entry.text),
-                    Some(columns) => entry.rows(columns).iter().map(|row| format!("{row}\n")).collect(),
-                    None => entry.plain(),
-                };
-                out.push((to, text));
-            }
+            Change::Add(entry) => self.add(entry, &mut out),
+            // A line that is printed stays as it is.
+            Change::Comings(comings) => Row::of(comings).iter().for_each(|row| self.add(&row.entry(), &mut out)),
             Change::Stream { key, kind, piece } => self.stream(key, *kind, piece, &mut out),
             Change::Whole { key, entry, rest } => {
                 let streams = self.streaming.as_ref().is_some_and(|(streaming, _)| streaming == key);
@@ -81,6 +77,17 @@ impl Printer {
             Change::Abandon => self.end_line(&mut out),
         }
         out
+    }
+
+    fn add(&mut self, entry: &Entry, out: &mut Vec<(To, String)>) {
+        let to = self.to(entry.kind);
+        self.make_way(to, out);
+        let text = match self.columns_of(to) {
+            _ if to == To::Stdout && !self.marked => format!("{}\n", entry.text),
+            Some(columns) => entry.rows(columns).iter().map(|row| format!("{row}\n")).collect(),
+            None => entry.plain(),
+        };
+        out.push((to, text));
     }
 
     /// Ends a line that was begun.
@@ -147,7 +154,7 @@ impl Printer {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::entry::Entry, *};
+    use super::*;
 
     fn stream(block: u32, piece: &str) -> Change {
         Change::Stream { key: ("m".into(), block), kind: Kind::Answer, piece: piece.into() }
@@ -201,8 +208,8 @@ mod tests {
         let changes = [stream(0, "12345"), stream(0, "67✓ allowed"), whole(0, "1234567✓ allowed", "")];
         assert_eq!(printed(&mut printer, &changes).0, "  123456\n  7✓ all\n  owed\n");
         let note = Change::Add(Entry::new(Kind::Output, "123456✓ allowed"));
-        assert_eq!(printed(&mut printer, &[note]).0, "⎿ 123456\n  ✓\n  allowe\n  d\n");
+        assert_eq!(printed(&mut printer, &[note]).0, "⎿ 123456\n┊ ✓\n┊ allowe\n┊ d\n");
         let thinking = Change::Stream { key: ("m".into(), 7), kind: Kind::Thinking, piece: "Hm\n? so".into() };
-        assert_eq!(printed(&mut Printer::new(true), &[thinking]).0, "✻ Hm\n  ? so");
+        assert_eq!(printed(&mut Printer::new(true), &[thinking]).0, "✻ Hm\n✻ ? so");
     }
 }

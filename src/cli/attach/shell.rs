@@ -398,7 +398,7 @@ impl Shell {
             Incoming::Reply(reply) => match self.pending.remove(&reply.re) {
                 Some(Pending::Prompt(_)) => {
                     self.ours.taken(reply);
-                    let changes = self.model.incoming(&incoming);
+                    let changes = self.model.incoming(&incoming, self.now().mono_ms);
                     self.apply(changes);
                 }
                 Some(Pending::Fetch) => drop(self.model.cards.fetched(reply)),
@@ -410,7 +410,7 @@ impl Shell {
                 }
                 Some(Pending::Interrupt) => self.interrupted(reply.field("ran").ok().flatten()),
                 Some(Pending::Decision(_)) | None => {
-                    let changes = self.model.incoming(&incoming);
+                    let changes = self.model.incoming(&incoming, self.now().mono_ms);
                     self.apply(changes);
                 }
             },
@@ -422,7 +422,7 @@ impl Shell {
                         |text: &str| pending.values().any(|one| matches!(one, Pending::Prompt(sent) if sent == text));
                     self.ours.event(event, sent);
                 }
-                let changes = self.model.incoming(&incoming);
+                let changes = self.model.incoming(&incoming, self.now().mono_ms);
                 self.apply(changes);
             }
             _ => {}

@@ -11,7 +11,8 @@ use ratatui::{
 };
 
 use super::{
-    entry::{Change, Entry, Key, Kind},
+    comings::Row,
+    entry::{Change, Coming, Entry, Key, Kind},
     theme::Theme,
     wrap,
 };
@@ -61,11 +62,13 @@ pub(super) struct Transcript {
     top: Option<Top>,
     theme: Theme,
     next_id: i64,
+    /// The row that told of devices that came or went, and what it tells.
+    comings: Option<(i64, Row)>,
 }
 
 impl Transcript {
     pub(super) fn new(theme: Theme) -> Self {
-        Self { items: VecDeque::new(), bytes: 0, top: None, theme, next_id: 0 }
+        Self { items: VecDeque::new(), bytes: 0, top: None, theme, next_id: 0, comings: None }
     }
 
     /// Whether the end is in view.
@@ -87,6 +90,7 @@ impl Transcript {
             },
             Change::Whole { key, entry, rest } => self.whole(&key, entry, &rest),
             Change::Abandon => self.items.iter_mut().for_each(|item| item.key = None),
+            Change::Comings(comings) => self.came(&comings),
         }
         self.bound();
     }
@@ -102,7 +106,7 @@ impl Transcript {
         head.extend(has_more.then(|| Entry::new(Kind::Note, EARLIER)));
         let entries = changes.into_iter().filter_map(|change| match change {
             Change::Add(entry) | Change::Whole { entry, .. } => Some(entry),
-            Change::Stream { .. } | Change::Abandon => None,
+            Change::Stream { .. } | Change::Abandon | Change::Comings(_) => None,
         });
         let pieces: Vec<(Entry, bool)> = head.into_iter().chain(entries).flat_map(pieces).collect();
         let mut id = self.items.front().map_or(self.next_id, |item| item.id);
@@ -142,6 +146,23 @@ impl Transcript {
         if !rest.is_empty() {
             let rest = Entry { kind: entry.kind, text: rest.trim_end_matches('\n').to_owned() };
             pieces(rest).into_iter().for_each(|(piece, _)| self.push_piece(piece, None, true));
+        }
+    }
+
+    /// Devices have come or gone. Where the last row tells of such it tells of these too; where something else has been
+    /// said since, there is a new one, of those that may have one.
+    fn came(&mut self, comings: &[Coming]) {
+        if let Some((id, row)) = &mut self.comings
+            && let Some(item) = self.items.back_mut().filter(|item| item.id == *id)
+        {
+            comings.iter().for_each(|coming| row.add(coming));
+            let entry = row.entry();
+            self.bytes = self.bytes - item.entry.text.len() + entry.text.len();
+            (item.entry, item.layout) = (entry, None);
+        } else if let Some(row) = Row::of(comings) {
+            let entry = row.entry();
+            self.comings = Some((self.next_id, row));
+            self.push_piece(entry, None, false);
         }
     }
 
@@ -352,12 +373,11 @@ impl Item {
         let y = area.y + space as u16;
         let skip = skip.saturating_sub(self.space());
         let style: Style = theme.mark(self.entry.kind);
-        if skip == 0 {
-            let (first, others) = self.entry.kind.marks();
-            buffer.set_string(area.x, y, if self.goes_on { others } else { first }, style);
-        }
+        let (first, others) = self.entry.kind.marks();
         let margin = self.margin();
-        for (row, y) in layout.rows.iter().skip(skip).take(height).zip(y..) {
+        for ((at, row), y) in layout.rows.iter().enumerate().skip(skip).take(height).zip(y..) {
+            let mark = if at == 0 && !self.goes_on { first } else { others };
+            buffer.set_string(area.x, y, mark, style);
             buffer.set_line(area.x + margin, y, row, area.width.saturating_sub(margin));
         }
     }
@@ -400,9 +420,52 @@ mod tests {
     fn what_stays_on_the_terminal_is_broken_between_words() {
         let mut transcript = Transcript::new(Theme { color: false });
         transcript.apply(add("one, and nothing else was touched\n\tten"));
-        assert_eq!(transcript.last_lines(24, 9), "· one, and nothing else\n  was touched\n      ten\n");
+        assert_eq!(transcript.last_lines(24, 9), "· one, and nothing else\n╎ was touched\n╎     ten\n");
         transcript.apply(Change::Add(Entry::new(Kind::Denied, "denied by another: rm")));
-        assert_eq!(transcript.last_lines(18, 2), "✗ denied by\n  ↳ another: rm\n");
+        assert_eq!(transcript.last_lines(18, 2), "✗ denied by\n╎ ↳ another: rm\n");
+    }
+
+    #[test]
+    fn no_row_of_others_passes_for_the_agents_own() {
+        let text = "@v2 please\n\nDone: all tests pass, and everything is as it was to be";
+        for kind in [Kind::Prompt, Kind::Output, Kind::Thinking, Kind::Denied, Kind::Error, Kind::Tool] {
+            let mut transcript = Transcript::new(Theme { color: false });
+            transcript.apply(Change::Add(Entry::new(kind, text)));
+            let area = Rect::new(0, 0, 30, 5);
+            // From any row on, as it is after scrolling.
+            for top in 0..4 {
+                transcript.top = Some(Top { id: 0, row: top });
+                let mut buffer = Buffer::empty(area);
+                transcript.draw(area, &mut buffer);
+                let is_blank = |y: &u16| (0..area.width).all(|x| buffer[(x, *y)].symbol() == " ");
+                let bare = (0..area.height).filter(|y| buffer[(0, *y)].symbol() == " " && !is_blank(y));
+                assert_eq!(bare.count(), 0, "{kind:?} from {top}: {buffer:?}");
+            }
+            assert!(transcript.last_lines(30, 3).lines().all(|row| !row.starts_with(' ')), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn those_that_come_and_go_one_after_the_other_are_one_row() {
+        let mut transcript = Transcript::new(Theme { color: false });
+        let comes = |transcript: &mut Transcript, said: bool| {
+            for joined in [true, false] {
+                let coming = Coming { who: "guest".into(), joined, said };
+                transcript.apply(Change::Comings(vec![coming]));
+            }
+        };
+        transcript.apply(add("before"));
+        comes(&mut transcript, true);
+        (0..1_000).for_each(|_| comes(&mut transcript, false));
+        let told = "· guest joined or left 2002 times and left last";
+        assert_eq!(drawn(&mut transcript), ["· before", told, "", ""]);
+        transcript.apply(add("between"));
+        comes(&mut transcript, false);
+        assert_eq!(drawn(&mut transcript), ["· before", told, "· between", ""], "one that has had its rows");
+        comes(&mut transcript, true);
+        assert_eq!(drawn(&mut transcript)[3], "· guest joined and left");
+        let bytes: usize = transcript.items.iter().map(|item| item.entry.text.len()).sum();
+        assert_eq!(transcript.bytes, bytes);
     }
 
     #[test]

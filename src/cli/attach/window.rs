@@ -317,7 +317,7 @@ mod tests {
             "type": "event", "session": "s", "epoch": "e", "offset": 0, "kind": "permission", "request": request,
             "tool": "Bash", "input": {"command": "ls"},
         });
-        model.incoming(&crate::client::Incoming::parse(&event.to_string()).expect("an event"));
+        model.incoming(&crate::client::Incoming::parse(&event.to_string()).expect("an event"), 0);
     }
 
     #[test]
