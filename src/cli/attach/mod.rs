@@ -5,6 +5,7 @@
 mod action;
 mod cards;
 mod comings;
+mod cursor;
 mod editor;
 mod entry;
 mod face;

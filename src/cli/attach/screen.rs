@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use ratatui::{
     Frame,
     buffer::{Buffer, CellWidth},
-    layout::{Constraint, Layout, Position, Rect},
+    layout::{Constraint, Layout, Rect},
     text::{Line, Span},
     widgets::{Block, BorderType, Clear, Paragraph, Widget},
 };
@@ -14,6 +14,7 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::{
     cards::{Body, Cards, Waiting},
+    cursor,
     editor::{Editor, View},
     theme::Theme,
     transcript::Transcript,
@@ -121,7 +122,7 @@ impl Screen {
         }
         let typed = Rect { x: editor_area.x + 2, width: editor_area.width.saturating_sub(2), ..editor_area };
         frame.render_widget(editor.area(), typed);
-        cursor(frame, editor, typed);
+        cursor::set(frame, editor.area(), typed);
         part(frame.buffer_mut());
         drawn
     }
@@ -269,17 +270,6 @@ fn part(buffer: &mut Buffer) {
             }
             x += columns;
         }
-    }
-}
-
-/// The terminal's own cursor stands where the text goes on, for screen readers and input methods.
-fn cursor(frame: &mut Frame<'_>, editor: &Editor, area: Rect) {
-    let at = editor.area().screen_cursor();
-    let (top, left) = editor.area().scroll_offset();
-    let x = area.x.saturating_add((at.col as u16).saturating_sub(left));
-    let y = area.y.saturating_add((at.row as u16).saturating_sub(top));
-    if area.contains(Position { x, y }) {
-        frame.set_cursor_position(Position { x, y });
     }
 }
 
