@@ -301,31 +301,39 @@ impl Cards {
 
     /// What can be typed to answer the request that is shown.
     pub(super) fn hint(&self) -> String {
-        let Some(waiting) = self.shown() else { return String::new() };
+        let [hint, _] = self.hints();
+        hint
+    }
+
+    /// The same, and what is said of it where a row has no room for all.
+    pub(super) fn hints(&self) -> [String; 2] {
+        let Some(waiting) = self.shown() else { return Default::default() };
         if !self.decides {
-            return "your role does not decide this".into();
+            return ["your role does not decide this", "not for your role"].map(str::to_owned);
         }
-        let deny = "n: deny · n REASON";
+        let denies = ["n: deny · n REASON", "n: deny"];
+        let with = |begin: &str, brief: &str| [format!("{begin}{}", denies[0]), format!("{brief}{}", denies[1])];
         let (card, open) = match &waiting.body {
-            Body::Fetching { .. } => return format!("wait, or {deny}"),
-            Body::Missing(_) => return deny.into(),
+            Body::Fetching { .. } => return with("wait, or ", "wait · "),
+            Body::Missing(_) => return with("", ""),
             Body::Whole { card, .. } => (card, &waiting.open),
         };
         if waiting.only_denied.is_some() {
-            return deny.into();
+            return with("", "");
         }
         if let Some(why) = card.unasked(open.questions.is_some()) {
-            return format!("{why} · {deny}");
+            return with(&format!("{why} · "), "");
         }
         if let Some((at, question)) = self.question() {
-            let all = card.questions.len();
-            let number = if all > 1 { format!("answer {} of {all}: ", at + 1) } else { String::new() };
+            let (at, all) = (at + 1, card.questions.len());
+            let (number, brief) =
+                if all > 1 { (format!("answer {at} of {all}: "), format!("{at}/{all}: ")) } else { Default::default() };
             let numbers = if question.options.is_empty() { "the answer" } else { "a number, or the answer" };
-            let back = if at > 0 { " · back" } else { "" };
-            return format!("{number}{numbers}{back} · {deny}");
+            let back = if at > 1 { " · back" } else { "" };
+            return with(&format!("{number}{numbers}{back} · "), &format!("{brief}answer · "));
         }
-        let yes = if open.needs_interaction { "yes" } else { "y" };
-        format!("{yes}: allow · {deny}")
+        let yes = if open.needs_interaction { "yes: allow · " } else { "y: allow · " };
+        with(yes, yes)
     }
 
     /// A request that waits, by its id.

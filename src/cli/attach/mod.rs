@@ -10,6 +10,7 @@ mod editor;
 mod entry;
 mod face;
 mod input;
+mod layout;
 mod model;
 mod ours;
 mod people;

@@ -10,26 +10,19 @@ use ratatui::{
     text::{Line, Span},
     widgets::{Block, BorderType, Clear, Paragraph, Widget},
 };
-use unicode_segmentation::UnicodeSegmentation;
 
 use super::{
-    cards::{Body, Cards, Waiting},
+    cards::Cards,
     cursor,
     editor::{Editor, View},
+    layout::{CardLayout, Of, cut, title_room},
     theme::Theme,
     transcript::Transcript,
 };
-use crate::{
-    base::glyph::{self, visible},
-    cli::text::columns,
-    relay::card,
-};
+use crate::{base::glyph, cli::text::columns, relay::card};
 
 /// Rows of the typed text that are shown at most.
 const EDITOR_ROWS_MAX: usize = 8;
-/// Columns of a tool's name in a card's title at the most, and those that the rest of it takes.
-const NAME_COLUMNS_MAX: usize = 40;
-const TITLE_COLUMNS: usize = 36;
 /// A card on a narrower screen could not hold what is drawn as one.
 const CARD_COLUMNS_MIN: u16 = 16;
 /// Said where a request is not drawn.
@@ -134,13 +127,10 @@ impl Screen {
             return None;
         };
         let (number, progress, answers) = (waiting.number, waiting.progress(), cards.answers());
-        let is_it = |card: &CardLayout| (card.number, card.progress, card.width) == (number, progress, width);
-        match &mut self.card {
-            Some(card) if is_it(card) && card.answers == answers => {}
-            known => {
-                let top = known.as_ref().filter(|card| card.number == number).map_or(0, |card| card.top);
-                *known = Some(CardLayout::new(waiting, answers, width, top, self.theme));
-            }
+        let of = Of { number, progress, answers, width };
+        if self.card.as_ref().is_none_or(|card| card.of != of) {
+            let before = self.card.as_ref().filter(|card| card.of.number == number);
+            self.card = Some(CardLayout::new(waiting, of, before, self.theme));
         }
         self.card.as_ref().map(CardLayout::rows)
     }
@@ -152,7 +142,7 @@ impl Screen {
         match (view, long, &mut self.card) {
             (View::PageUp, Some(drawn), Some(card)) => card.scroll(-page(drawn.rows.0), drawn.rows.0),
             // Keys that come faster than frames pass over nothing.
-            (View::PageDown, Some(drawn), Some(card)) if card.top > card.drawn_top => card.scroll(0, drawn.rows.0),
+            (View::PageDown, Some(drawn), Some(card)) if card.is_ahead() => card.scroll(0, drawn.rows.0),
             (View::PageDown, Some(drawn), Some(card)) => card.scroll(page(drawn.rows.0), drawn.rows.0),
             (View::End, Some(drawn), Some(card)) => card.scroll(isize::MAX, drawn.rows.0),
             (View::PageUp | View::TextUp, ..) => {
@@ -176,17 +166,11 @@ impl Screen {
         let tool = title_tool(&waiting.open.tool, title_room(usize::from(area.width)));
         let title = format!(" {place} of {all}: {tool} {what} ");
         let (rows, height) = (layout.rows(), usize::from(area.height - 2));
-        let top = layout.top.min(rows.saturating_sub(height));
+        let top = layout.top(height);
         let unseen = layout.in_view(top, height).filter(|_| !cards.seen());
         let page = unseen.map(|row| if row < top { "PgUp" } else { "PgDn" });
-        let part =
-            if rows > height { format!("rows {}-{} of {rows} · ", top + 1, top + height) } else { String::new() };
-        let keys = match page {
-            Some(page) => format!(" {page}: what you have not seen · {part}n: deny · n REASON "),
-            None => format!(" {part}{} ", cards.hint()),
-        };
-        let room = usize::from(area.width - 2);
-        let keys = if columns(&keys) > room { format!("{}…", cut(&keys, room - 1, room - 1)[0]) } else { keys };
+        let part = (rows > height).then_some((top + 1, top + height, rows));
+        let keys = keys_row(cards, page, part, usize::from(area.width - 2));
         let block = Block::bordered()
             .border_type(BorderType::Rounded)
             .border_style(self.theme.warn())
@@ -198,54 +182,6 @@ impl Screen {
         block.render(area, frame.buffer_mut());
         layout.draw(inner, top, frame.buffer_mut());
         Some(DrawnCard { number: waiting.number, to_the_end: unseen.is_none(), rows: (height, rows) })
-    }
-}
-
-/// A card as rows of some width.
-#[derive(Debug)]
-struct CardLayout {
-    number: u64,
-    /// How much of its input had come.
-    progress: usize,
-    /// The answers so far to its questions.
-    answers: Vec<String>,
-    width: u16,
-    rows: Vec<Line<'static>>,
-    /// The first row in view, and that of the last frame.
-    top: usize,
-    drawn_top: usize,
-    /// Which rows have been in view.
-    seen: Vec<bool>,
-}
-
-impl CardLayout {
-    fn new(waiting: &Waiting, answers: Vec<String>, width: u16, top: usize, theme: Theme) -> Self {
-        let rows = rows(waiting, &answers, usize::from(width), theme);
-        let seen = vec![false; rows.len()];
-        let (number, progress) = (waiting.number, waiting.progress());
-        Self { number, progress, answers, width, rows, top, drawn_top: top, seen }
-    }
-
-    /// Rows come into view. Gives the first that has not been.
-    fn in_view(&mut self, top: usize, height: usize) -> Option<usize> {
-        self.drawn_top = top;
-        self.seen.iter_mut().skip(top).take(height).for_each(|seen| *seen = true);
-        self.seen.iter().position(|seen| !seen)
-    }
-
-    fn rows(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn scroll(&mut self, by: isize, height: usize) {
-        let most = self.rows().saturating_sub(height);
-        self.top = self.top.min(most).saturating_add_signed(by).min(most);
-    }
-
-    fn draw(&self, area: Rect, top: usize, buffer: &mut Buffer) {
-        for (row, y) in self.rows.iter().skip(top).zip(area.y..area.bottom()) {
-            buffer.set_line(area.x, y, row, area.width);
-        }
     }
 }
 
@@ -283,85 +219,39 @@ fn more_below(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
     }
 }
 
-/// Columns for a tool's name in the title of a card of this width.
-fn title_room(width: usize) -> usize {
-    NAME_COLUMNS_MAX.min(width.saturating_sub(TITLE_COLUMNS)).max(1)
+/// What the keys do, and which rows of a card are in view where those are not all, in so many columns: said shorter where
+/// it has no room. `page` is the key that moves to what has not been in view.
+fn keys_row(cards: &Cards, page: Option<&str>, part: Option<(usize, usize, usize)>, room: usize) -> String {
+    let long_part = part.map_or(String::new(), |(from, to, rows)| format!("rows {from}-{to} of {rows} · "));
+    let part = part.map_or(String::new(), |(from, to, rows)| format!("{from}-{to}/{rows} · "));
+    let [hint, brief] = cards.hints();
+    let forms = match page {
+        Some(page) => {
+            let [deny, brief] = if cards.decides() { ["n: deny · n REASON", "n: deny"] } else { [&*hint, &*brief] };
+            vec![
+                format!(" {page}: what you have not seen · {long_part}{deny} "),
+                format!(" {page}: what you have not seen · {brief} "),
+                format!(" {page}: more · {part}{brief} "),
+                format!(" {page}: more · {brief} "),
+                format!("{page} · {brief}"),
+            ]
+        }
+        None => vec![
+            format!(" {long_part}{hint} "),
+            format!(" {long_part}{brief} "),
+            format!(" {part}{brief} "),
+            format!(" {brief} "),
+            brief.replace(": ", " ").replace(" · ", "·"),
+        ],
+    };
+    let last = forms.last().cloned().unwrap_or_default();
+    forms.into_iter().find(|form| columns(form) <= room).unwrap_or_else(|| beginning(&last, room))
 }
 
 /// A tool's name in so many columns, and the mark of a cut behind them.
 fn title_tool(tool: &str, room: usize) -> Cow<'_, str> {
     let fits = |name: &Cow<'_, str>| columns(name.trim_end_matches('…')) <= room;
     (0..=room).rev().map(|chars| card::tool_cut(tool, chars)).find(fits).unwrap_or(Cow::Borrowed("…"))
-}
-
-/// The card's rows. Each answer that was given stands before the next question.
-fn rows(waiting: &Waiting, answers: &[String], width: usize, theme: Theme) -> Vec<Line<'static>> {
-    match &waiting.body {
-        Body::Whole { card, .. } => {
-            // The title has room for the beginning of a long name.
-            let is_long = columns(&card.tool) > title_room(width + 4);
-            let tool = is_long.then(|| card::Line::field("tool", &waiting.open.tool));
-            let mut answers = answers.iter().map(|answer| card::Line::remark(&format!("you answered: {answer}")));
-            let mut asked = false;
-            let mut rows = Vec::new();
-            for line in tool.iter().chain(&card.lines) {
-                if line.kind == card::Kind::Question
-                    && std::mem::replace(&mut asked, true)
-                    && let Some(answer) = answers.next()
-                {
-                    rows.extend(card_rows(&answer, width, theme));
-                }
-                rows.extend(card_rows(line, width, theme));
-            }
-            rows
-        }
-        Body::Fetching { blob, data } => {
-            vec![Line::styled(format!("fetching its input: {} of {} bytes", data.len(), blob.bytes), theme.dim())]
-        }
-        Body::Missing(why) => {
-            let why = visible(why);
-            cut(&why, width, width).into_iter().map(|row| Line::styled(row.to_owned(), theme.bad())).collect()
-        }
-    }
-}
-
-/// One line of a card as rows, cut between characters and not between words, so that every blank is there. A mark of the
-/// line's kind stands before its first row, one of its own before the others.
-fn card_rows(line: &card::Line, width: usize, theme: Theme) -> Vec<Line<'static>> {
-    let room = width.saturating_sub(2);
-    let style = theme.card(line.kind);
-    let mut rows: Vec<Line<'static>> = Vec::new();
-    // A name may be longer than a row.
-    let name = if line.name.is_empty() { String::new() } else { format!("{} ", line.name) };
-    let mut names = cut(&name, room, room);
-    let last = names.pop().unwrap_or_default();
-    let mark = |at: usize| Span::styled(if at == 0 { line.kind.mark() } else { card::GOES_ON }, theme.dim());
-    for name in names {
-        rows.push(Line::from(vec![mark(rows.len()), Span::styled(name.to_owned(), theme.dim())]));
-    }
-    let first = room.saturating_sub(columns(last));
-    for (at, text) in cut(&line.text, first, room).into_iter().enumerate() {
-        let name = Span::styled(if at == 0 { last.to_owned() } else { String::new() }, theme.dim());
-        rows.push(Line::from(vec![mark(rows.len()), name, Span::styled(text.to_owned(), style)]));
-    }
-    rows
-}
-
-/// A text in pieces that fit into so many columns: the first one, and the others. At least one piece.
-fn cut(text: &str, first: usize, others: usize) -> Vec<&str> {
-    let mut pieces = Vec::new();
-    let (mut start, mut used) = (0, 0);
-    for (at, cluster) in text.grapheme_indices(true) {
-        let width = columns(cluster);
-        let room = if pieces.is_empty() { first } else { others };
-        if used + width > room && (used > 0 || pieces.is_empty() && first < others) {
-            pieces.push(&text[start..at]);
-            (start, used) = (at, 0);
-        }
-        used += width;
-    }
-    pieces.push(&text[start..]);
-    pieces
 }
 
 /// The status row. Where it is narrow its right part gives way first, then what the keys do; what is said stays longest.
@@ -423,7 +313,10 @@ mod tests {
         },
         *,
     };
-    use crate::{base::glyph::odd_text, client::OpenPermission};
+    use crate::{
+        base::glyph::{odd_text, visible},
+        client::OpenPermission,
+    };
 
     const THEME: Theme = Theme { color: false };
 
@@ -532,6 +425,33 @@ mod tests {
         assert!(pages > 3);
     }
 
+    #[test]
+    fn a_narrow_card_says_both_keys() {
+        let long = json!({"command": (0..100).map(|n| format!("line {n}\n")).collect::<String>()});
+        for (input, seen) in [(json!({"command": "ls"}), true), (long.clone(), true), (long, false)] {
+            for width in CARD_COLUMNS_MIN..90 {
+                let (mut screen, mut cards) = (Screen::new(THEME), asking("Bash", input.clone()));
+                let number = cards.shown().expect("one waits").number;
+                cards.drawn(Some((number, seen)), 0);
+                let mut terminal = Terminal::new(TestBackend::new(width, 12)).expect("a terminal of memory");
+                let draw = |frame: &mut Frame<'_>| {
+                    screen.draw(frame, &cards, &Editor::default(), &Status::default());
+                };
+                terminal.draw(draw).expect("a frame");
+                let buffer = terminal.backend().buffer();
+                let rows = buffer.content().chunks(width.into());
+                let mut rows = rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>());
+                let row = rows.find(|row| row.starts_with('╰')).expect("a card");
+                let keys = if seen { ["y", "allow", "n", "deny"] } else { ["PgDn", "·", "n", "deny"] };
+                let mut rest = &*row;
+                for key in keys {
+                    rest = rest.split_once(key).unwrap_or_else(|| panic!("{key} in {row}")).1;
+                }
+                assert!(width < 40 || seen || row.contains("what you") || row.contains("more"), "{row}");
+            }
+        }
+    }
+
     proptest! {
         /// Every character of an input is in a cell of the card, whatever it is, and nothing fails.
         #[test]
@@ -573,17 +493,6 @@ mod tests {
                 prop_assert_eq!(&wide, &[columns(symbol)], "each cell has one character that takes its columns: {:?}", symbol);
             }
             screen.transcript.last_lines(width, usize::from(height));
-        }
-
-        #[test]
-        fn a_cut_text_is_all_there_and_fits(text in "[a 漢é🙂]{0,60}", first in 1usize..20, more in 0usize..20) {
-            let others = first + more;
-            let pieces = cut(&text, first, others);
-            prop_assert_eq!(pieces.concat(), text.clone());
-            for (at, piece) in pieces.iter().enumerate() {
-                let room = if at == 0 { first } else { others };
-                prop_assert!(columns(piece) <= room.max(2), "{:?} in {}", piece, room);
-            }
         }
     }
 }
