@@ -29,6 +29,9 @@ fn b5_a_device_whose_name_or_kind_is_no_short_line_is_refused() {
     assert!(refused("laptop", &"k".repeat(65)).contains("device.kind"));
     assert!(refused("laptop", &"k".repeat(10_000)).contains("device.kind"));
     assert!(refused(&"n".repeat(257), "test").contains("device.name"));
+    for blank in ["", "   ", "\u{a0}\u{3000}"] {
+        assert!(refused(blank, "test").contains("device.name"), "{blank:?}");
+    }
     for steers in STEERS {
         assert!(refused("laptop", steers).contains("device.kind"), "{steers:?}");
         assert!(refused(steers, "test").contains("device.name"), "{steers:?}");

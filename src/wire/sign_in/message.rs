@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DEVICE_KIND_BYTES_MAX, DEVICE_NAME_BYTES_MAX, FieldError};
-use crate::base::text;
+use crate::base::{glyph::is_hidden, text};
 
 /// `challenge`: the first message of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,10 @@ impl Device {
             if text::unfit_for_a_line(text).is_some() {
                 return Err(FieldError { field, why: "holds a character that has no place in a line" });
             }
+        }
+        // A name of blanks alone cannot be told from none where it is shown.
+        if self.name.chars().all(|c| c == ' ' || is_hidden(c)) {
+            return Err(FieldError { field: "device.name", why: "is empty" });
         }
         Ok(())
     }
@@ -171,6 +175,10 @@ mod tests {
         assert_eq!(named("laptop", ""), Ok(()));
         assert_eq!(named(&"n".repeat(257), "k"), Err("device.name"));
         assert_eq!(named("n", &"k".repeat(65)), Err("device.kind"));
+        for blank in ["", " ", "   ", "\u{a0}", " \u{3000}", "\u{2800}"] {
+            assert_eq!(named(blank, "k"), Err("device.name"), "{blank:?}");
+        }
+        assert_eq!(named(" a ", " "), Ok(()));
         for bad in ["a\nb", "\u{1b}[2J", "\u{202e}", "\u{2028}"] {
             assert_eq!((named(bad, "k"), named("n", bad)), (Err("device.name"), Err("device.kind")), "{bad:?}");
         }
