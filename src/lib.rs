@@ -6,27 +6,29 @@
 //! What `amp-relay serve` runs, in a process of your own. Keys sign in; each has a role.
 //!
 //! ```
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # #[cfg(feature = "relay")] {
-//! use amp_relay::{
-//!     reactor::Listen,
-//!     server::{Agent, DataFolder, Options, Server},
-//! };
+//!     use amp_relay::{
+//!         reactor::Listen,
+//!         server::{Agent, DataFolder, Options, Server},
+//!     };
 //!
-//! # let folder = std::env::temp_dir().join(format!("amp-relay-doc-run-{}", std::process::id()));
-//! let data = DataFolder::open(&folder)?; // a host key, a client key, a lock
-//! let keys = folder.join("authorized_keys");
-//! let mine = data.client_key()?.public_key().to_openssh()?;
-//! data.ensure_keys_file(&keys, &[format!("amp-role=\"admin\" {mine}")])?;
+//!     let folder = std::env::temp_dir().join(format!("relay-{}", std::process::id()));
+//!     let data = DataFolder::open(&folder)?; // a host key, a client key, a lock
+//!     let keys = folder.join("authorized_keys");
+//!     let mine = data.client_key()?.public_key().to_openssh()?;
+//!     data.ensure_keys_file(&keys, &[format!("amp-role=\"admin\" {mine}")])?;
 //!
-//! let mut options = Options::new(keys, Agent::Demo); // or Agent::Claude(None): the `claude` that is found
-//! options.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
-//! let relay = Server::start(&options, data.host_key()?)?;
-//! println!("listening on {:?}", relay.addresses());
-//! relay.stopper().drain(); // here a program would wait for its signal
-//! relay.join()?;
-//! # std::fs::remove_dir_all(folder)?;
+//!     let mut options = Options::new(keys, Agent::Demo); // or Agent::Claude(None): the `claude` that is found
+//!     options.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
+//!     let relay = Server::start(&options, data.host_key()?)?;
+//!     println!("listening on {:?}", relay.addresses());
+//!     relay.stopper().drain(); // here a program would wait for its signal
+//!     relay.join()?;
+//!     std::fs::remove_dir_all(folder)?; // and would keep its keys
 //! # }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//!     Ok(())
+//! }
 //! ```
 //!
 //! `loadtest`, in the same repository, measures one: `cargo run --release -p loadtest -- table`.
@@ -37,33 +39,40 @@
 //! Protocol, carries signed CBOR envelopes from one DID to another; a DID here is an Ed25519 key.
 //!
 //! ```
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # #[cfg(feature = "relay")] {
-//! # use amp_relay::{reactor::Listen, server::{Agent, DataFolder, Options as RelayOptions, Server}};
-//! # let folder = std::env::temp_dir().join(format!("amp-relay-doc-speak-{}", std::process::id()));
-//! # let data = DataFolder::open(&folder)?;
-//! # let keys = folder.join("authorized_keys");
-//! # let mine = data.client_key()?.public_key().to_openssh()?;
-//! # data.ensure_keys_file(&keys, &[format!("amp-role=\"admin\" {mine}")])?;
-//! # let mut options = RelayOptions::new(keys, Agent::Demo);
-//! # let socket = data.socket();
-//! # options.listen = vec![Listen::Unix(socket.clone())];
-//! # let relay = Server::start(&options, data.host_key()?)?;
-//! use amp_relay::client::{Connection, Identity, KnownRelays, Options, Target};
+//!     use amp_relay::{
+//!         client::{Connection, Identity, KnownRelays, Options, Target},
+//!         reactor::Listen,
+//!         server::{self, Agent, DataFolder, Server},
+//!     };
 //!
-//! let target = Target::Unix(socket); // or Target::parse("ws://127.0.0.1:5711")?
-//! let identity = Identity::from_file(&folder.join("client_key"), &mut |_| None)?;
-//! let mut known = KnownRelays::load(folder.join("known_relays"))?;
-//! let options = Options::new("9f86d081884c7d65", "laptop", "script");
-//! let (mut connection, welcome) = Connection::connect(&target, &identity, &options, &mut known)?;
-//! assert_eq!(welcome.role, "admin");
-//! connection.send(r#"{"type":"list","id":"1"}"#)?;
-//! println!("{:?}", connection.receive(None)?);
-//! # drop(connection);
-//! # relay.stopper().drain();
-//! # relay.join()?;
-//! # std::fs::remove_dir_all(folder)?;
+//!     // A relay to speak to, as above; one that `amp-relay up` started listens on `relay.sock` in its data folder.
+//!     let folder = std::env::temp_dir().join(format!("speak-{}", std::process::id()));
+//!     let data = DataFolder::open(&folder)?;
+//!     let keys = folder.join("authorized_keys");
+//!     let mine = data.client_key()?.public_key().to_openssh()?;
+//!     data.ensure_keys_file(&keys, &[format!("amp-role=\"admin\" {mine}")])?;
+//!     let mut options = server::Options::new(keys, Agent::Demo);
+//!     options.listen = vec![Listen::Unix(data.socket())];
+//!     let relay = Server::start(&options, data.host_key()?)?;
+//!
+//!     let target = Target::Unix(data.socket()); // or Target::parse("ws://127.0.0.1:5711")?
+//!     let identity = Identity::from_file(&folder.join("client_key"), &mut |_| None)?;
+//!     let mut known = KnownRelays::load(folder.join("known_relays"))?;
+//!     let options = Options::new("9f86d081884c7d65", "laptop", "script");
+//!     let (mut connection, welcome) = Connection::connect(&target, &identity, &options, &mut known)?;
+//!     assert_eq!(welcome.role, "admin");
+//!     connection.send(r#"{"type":"list","id":"1"}"#)?;
+//!     println!("{:?}", connection.receive(None)?);
+//!
+//!     drop(connection);
+//!     relay.stopper().drain();
+//!     relay.join()?;
+//!     std::fs::remove_dir_all(folder)?;
 //! # }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//!     Ok(())
+//! }
 //! ```
 //!
 //! # Embed the loop

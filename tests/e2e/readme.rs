@@ -153,6 +153,21 @@ fn a_program_with_the_dependency_of_the_readme_runs_the_chat_room_of_the_front_p
     assert!(ran.starts_with("ws://127.0.0.1:") && ran.trim_end().ends_with("/chat/NAME"), "{ran}");
 }
 
+/// The examples are compiled and run with their hidden lines: what the page shows runs too where those do nothing.
+#[test]
+fn the_examples_of_the_front_page_can_be_pasted() {
+    let page =
+        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("the front page");
+    let page: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("//!")).collect();
+    let examples: Vec<&[&str]> = page.split(|line| line.trim() == "```").skip(1).step_by(2).collect();
+    assert_eq!(examples.len(), 3);
+    for example in examples {
+        let hidden: Vec<&str> = example.iter().filter_map(|line| line.trim().strip_prefix("# ")).collect();
+        assert!(hidden.is_empty() || hidden == [r#"#[cfg(feature = "relay")] {"#, "}"], "{hidden:#?}");
+        assert!(example.iter().any(|line| line.starts_with(" fn main()")), "{example:#?}");
+    }
+}
+
 #[test]
 fn pictures_and_pages_are_there() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
