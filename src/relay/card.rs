@@ -130,8 +130,10 @@ pub struct Card {
     budget: usize,
 }
 
-/// Fields that say the most come first; the others follow as the model wrote them.
-const FIRST: [&str; 8] = ["command", "file_path", "notebook_path", "path", "url", "pattern", "query", "plan"];
+/// The fields of an input that say the most, in that order. A card shows them first, and the others follow as the model
+/// wrote them; where an input is told in a line, the first that is there tells it.
+pub const TELLING: [&str; 9] =
+    ["command", "file_path", "notebook_path", "path", "url", "pattern", "query", "prompt", "plan"];
 
 impl Card {
     /// The card of a request: the tool, what the CLI says about it, and the input that will run.
@@ -192,7 +194,7 @@ impl Card {
 
     fn object(&mut self, tool: &str, fields: &Map<String, Value>) {
         let mut rest: Vec<(&String, &Value)> = fields.iter().collect();
-        rest.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+        rest.sort_by_key(|(name, _)| TELLING.iter().position(|telling| telling == name).unwrap_or(TELLING.len()));
         if tool == "AskUserQuestion"
             && let Some(asked) = questions(fields.get("questions"))
         {

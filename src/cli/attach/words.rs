@@ -6,7 +6,7 @@ use super::entry::{Change, Entry, Kind};
 use crate::{
     cli::text::{clean, clean_line, counted, honest_line},
     client::{OpenPermission, Page},
-    relay::card::{Card, TOOL_CHARS_MAX, tool_cut},
+    relay::card::{Card, TELLING, TOOL_CHARS_MAX, tool_cut},
 };
 
 pub(super) const ARGUMENT_CHARS: usize = 160;
@@ -129,24 +129,36 @@ pub(super) fn argument(input: &Value) -> String {
     if let Some(bytes) = length_of_cut(input) {
         return format!("{bytes} bytes");
     }
-    let telling = [
-        "/command",
-        "/file_path",
-        "/notebook_path",
-        "/path",
-        "/pattern",
-        "/url",
-        "/query",
-        "/prompt",
-        "/plan",
-        "/questions/0/question",
-        "/description",
-    ];
-    let found = telling.iter().find_map(|place| input.pointer(place).and_then(Value::as_str));
+    // Of these a card has a place of its own, or another field that says more.
+    let asked = || input.pointer("/questions/0/question").or_else(|| input.get("description"));
+    let found = TELLING.iter().find_map(|name| input.get(name)?.as_str()).or_else(|| asked()?.as_str());
     match (found, input) {
         (Some(text), _) => honest_line(text, ARGUMENT_CHARS),
         (None, Value::Null) => String::new(),
         (None, Value::Object(fields)) if fields.is_empty() => String::new(),
         (None, other) => honest_line(&other.to_string(), ARGUMENT_CHARS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_input_is_told_by_the_field_that_its_card_shows_first() {
+        for (at, name) in TELLING.iter().enumerate() {
+            let mut fields =
+                serde_json::Map::from_iter([("description".to_owned(), json!("about")), ("z".into(), json!(1))]);
+            TELLING[at..].iter().rev().for_each(|later| drop(fields.insert((*later).to_owned(), json!(later))));
+            let input = Value::Object(fields);
+            assert_eq!(argument(&input), *name);
+            let first = Card::new("Task", "", &input).lines.swap_remove(0);
+            assert!(first.text == *name, "{first:?}");
+        }
+        assert_eq!(argument(&json!({"questions": [{"question": "Which?"}]})), "Which?");
+        assert_eq!(argument(&json!({"description": "about", "z": 1})), "about");
+        assert_eq!(argument(&json!({"z": 1})), "{\"z\":1}");
     }
 }
