@@ -56,7 +56,7 @@ enum Verb {
     Down(background::DownArgs),
     /// Run a relay without a session, as a service
     Serve(run::ServeArgs),
-    /// Let keys sign in, or no more
+    /// List the keys that may sign in, add and remove them
     Keys(keys::KeysArgs),
     /// Show or check the settings
     Config {
