@@ -6,12 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ssh_key::PublicKey;
-
 use super::{
     keys::{KEY_BYTES_MAX, told_apart},
     out,
-    settings::Settings,
+    settings::{Settings, unreadable_keys},
     text::{clean_line, path_line, ticked},
 };
 use crate::{
@@ -26,10 +24,16 @@ use crate::{
 /// Makes the keys file if there is none; `asking`: offers the user's own keys, if there is a terminal to ask on.
 ///
 /// # Errors
-/// It cannot be written, or the client key cannot be made.
+/// It cannot be read or written, or the client key cannot be made.
 pub(super) fn keys_file(data: &DataFolder, settings: &Settings, asking: bool) -> Result<(), String> {
     let client = data.client_key().map_err(|error| error.to_string())?;
     let path = &settings.keys.value;
+    if let Some(why) = unreadable_keys(path) {
+        return Err(format!(
+            "{why}. No key could sign in: mend it, or move it away, and {} makes a new one; --keys FILE names another",
+            ticked("amp-relay up")
+        ));
+    }
     if path.exists() {
         return Ok(());
     }
@@ -95,16 +99,17 @@ fn public_keys_of_home() -> Vec<(PathBuf, Result<String, String>)> {
     let Some(home) = std::env::var_os("HOME") else { return Vec::new() };
     let Ok(entries) = fs::read_dir(Path::new(&home).join(".ssh")) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub") && path.is_file());
+    // What is no file is told to be none.
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
     paths.sort();
     let mut seen = Vec::new();
-    let mut is_new = |text: &str| match PublicKey::from_openssh(text) {
-        Ok(key) if seen.contains(key.key_data()) => false,
-        Ok(key) => {
-            seen.push(key.key_data().clone());
+    let mut is_new = |text: &str| match keys::line_for(text, Role::Admin) {
+        Ok((_, entry)) if seen.contains(entry.key.key_data()) => false,
+        Ok((_, entry)) => {
+            seen.push(entry.key.key_data().clone());
             true
         }
-        // Each text that is no key is kept: the reason is told for each.
+        // Each text that is not one key is kept, one of several keys too: the reason is told for each.
         Err(_) => true,
     };
     let read = |path: PathBuf| match file::read(&path, KEY_BYTES_MAX) {

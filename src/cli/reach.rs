@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     out,
-    settings::{World, configured_path},
+    settings::{World, configured_path, unreadable_keys, variable},
     text::{clean_line, path_line, shell_quoted},
     tty,
 };
@@ -320,8 +320,18 @@ fn with_keys<T>(
         }
     }
     let other = (unfit > 0 && unfit == refusals.len()).then(|| "--key FILE chooses another one".to_owned());
-    let advice = own.and_then(|own| of_own_key(&own, data, own_is_unknown)).or(other);
+    // A relay that cannot read its keys knows none, and nothing can be added to them.
+    let of_keys = || unreadable_keys(&keys_of(data)).map(|why| format!("{why}. No key signs in until it can be"));
+    let of_keys = own.as_ref().filter(|_| own_is_unknown).and_then(|_| of_keys());
+    let advice = of_keys.or_else(|| own.and_then(|own| of_own_key(&own, data, own_is_unknown))).or(other);
     Err(no_key(&target, &refusals, advice))
+}
+
+/// The keys file of the relay on this data folder, as far as this process is told which it is.
+fn keys_of(data: &Path) -> PathBuf {
+    let named = env::var_os(variable::KEYS).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let configured = || configured_path("keys").ok().and_then(|(path, _)| path);
+    named.or_else(configured).unwrap_or_else(|| data.join("authorized_keys"))
 }
 
 /// That a relay refuses a key, in a line of its own.

@@ -68,6 +68,42 @@ fn a_file_that_is_no_key_is_named() {
     }
 }
 
+#[test]
+fn a_keys_file_that_cannot_be_read_is_said_to_be_that_and_no_key_is_offered() {
+    let scratch = Scratch::new();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data(&scratch)).expect("a folder");
+    let keys = data(&scratch).join("authorized_keys");
+    fs::create_dir(&keys).expect("a folder");
+    let says_why = |screen: &str| {
+        let flat = flat(screen).replace(' ', "");
+        flat.contains("authorized_keyscannotberead:Isadirectory") && !flat.contains("keysadd--role")
+    };
+    let terminal = Terminal::run(&scratch, &up(""));
+    let screen = terminal.shows("the end", |screen| screen.contains("ended with 1"));
+    assert!(says_why(&screen) && screen.contains("--keys FILE"), "{screen}");
+    assert!(relays(&scratch).is_empty());
+    // A link to nothing is no keys file either, and none is made in its place.
+    fs::remove_dir(&keys).expect("it is empty");
+    std::os::unix::fs::symlink("/no/such/file", &keys).expect("a link");
+    assert!(scratch.run(["serve", "--listen", "127.0.0.1:0"]).refused().contains("cannot be read: No such file"));
+    fs::remove_file(&keys).expect("a link");
+    // The same where the relay runs already.
+    let terminal = Terminal::run(&scratch, &up(""));
+    terminal.shows("the session", is_attached);
+    fs::remove_file(&keys).expect("the keys");
+    fs::create_dir(&keys).expect("a folder");
+    let said = until("that nobody can sign in", || {
+        let ran = scratch.run(["sessions"]);
+        (!ran.status.success()).then_some(ran)
+    });
+    assert!(says_why(&said.err), "{said:?}");
+    fs::remove_dir(&keys).expect("it is empty");
+    let own = data(&scratch).join("client_key.pub");
+    let added = scratch.run([Path::new("keys"), Path::new("add"), Path::new("--role"), Path::new("admin"), &own]);
+    assert!(added.err.is_empty(), "{added:?}");
+    until("that the key signs in", || scratch.run(["down"]).status.success().then_some(()));
+}
+
 /// Erases the line that it stands in and draws another, where it is written to a terminal as it is.
 const DRAWS: &str = "zz\r\x1b[2KLet the key id_ed25519.pub sign in to this relay as admin? [y\x08y\x1b[8m";
 
@@ -82,6 +118,9 @@ fn the_first_run_names_keys_by_what_they_are_and_passes_over_what_cannot_sign_in
     let odd = Key::new(&format!("{} sign in? [y/N] y", "x".repeat(60)));
     fs::write(ssh.join(format!("{DRAWS}.pub")), &odd.public).expect("a file");
     pipe(&ssh.join("pipe.pub"));
+    // The key that was asked about, and another one below it.
+    let second = Key::new("second");
+    fs::write(ssh.join("two.pub"), format!("{}\n{}\n", guest.public, second.public)).expect("a file");
     let terminal = Terminal::sized(&scratch, &up(""), 80, 24);
     let screen = terminal.shows("the first question", |screen| screen.contains("[y/N]"));
     assert!(
@@ -99,6 +138,8 @@ fn the_first_run_names_keys_by_what_they_are_and_passes_over_what_cannot_sign_in
     );
     let questions = screen.lines().filter(|row| row.starts_with("Let "));
     assert!(questions.count() == 2 && !screen.lines().any(|row| row.trim_start().starts_with("sign in?")), "{screen}");
+    assert!(flat.contains("pipe.pub is passed over: it cannot be read: it is a pipe"), "{screen}");
+    assert!(flat.contains("two.pub is passed over: these are 2 keys; add them one by one"), "{screen}");
     terminal.line("n");
     terminal.shows("the session", is_attached);
     let listed = scratch.run(["keys", "list"]).ok();

@@ -22,6 +22,7 @@ pub(super) use send::{SendArgs, run as send};
 
 use super::{
     out,
+    settings::span_ms,
     text::{clean, ticked},
 };
 use crate::{
@@ -56,20 +57,9 @@ fn address<'a>(text: &'a str, relay: &'a str) -> Result<&'a str, String> {
     ))
 }
 
-/// A time span: `500ms`, `60s`, `10m`, `24h`, `7d`; a bare number is seconds.
+/// A time span of up to 30 days.
 fn span(text: &str) -> Result<Duration, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit_ms = match unit {
-        "ms" => Some(1),
-        "" | "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        "d" => Some(86_400_000),
-        _ => None,
-    };
-    let parsed = number.parse::<u64>().ok().zip(unit_ms).and_then(|(number, unit_ms)| number.checked_mul(unit_ms));
-    parsed
+    span_ms(text)
         .filter(|ms| *ms <= 30 * 86_400_000)
         .map(Duration::from_millis)
         .ok_or_else(|| format!("{text:?} is not a time up to 30 days, like 500ms, 60s, 10m or 24h"))
@@ -205,7 +195,7 @@ mod tests {
             ["0", "500ms", "60s", "2", "10m", "24h", "30d"].map(|text| ms(text).unwrap()),
             [0, 500, 60_000, 2_000, 600_000, 86_400_000, 30 * 86_400_000]
         );
-        for bad in ["", "s", "-1s", "1.5s", "31d", "1w", "99999999999999999999", "1 s"] {
+        for bad in ["", "s", "-1s", "1.5s", "31d", "1w", "99999999999999999999", "1 0s"] {
             assert!(ms(bad).is_err(), "{bad}");
         }
     }

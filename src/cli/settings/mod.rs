@@ -7,7 +7,10 @@ mod show;
 mod stray;
 mod value;
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::FileTypeExt as _,
+    path::{Path, PathBuf},
+};
 
 use clap::{ArgAction, ArgMatches, Args, parser::ValueSource};
 
@@ -23,12 +26,13 @@ pub(crate) use given::{Variables, given, variables};
 pub(crate) use show::{changed, show, table};
 pub(crate) use stray::stray;
 use value::Switch;
-pub(crate) use value::{LogFormat, Millis, Variable};
+pub(crate) use value::{LogFormat, Millis, Variable, span_ms};
 
 /// The variables that other code asks for by name.
 pub(crate) mod variable {
     pub(crate) const DATA: &str = "AMP_RELAY_DATA";
     pub(crate) const LISTEN: &str = "AMP_RELAY_LISTEN";
+    pub(crate) const KEYS: &str = "AMP_RELAY_KEYS";
     pub(crate) const DEMO: &str = "AMP_RELAY_DEMO";
     pub(crate) const ENV: &str = "AMP_RELAY_ENV";
 }
@@ -46,7 +50,7 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "WHERE", env = variable::LISTEN, value_delimiter = ',')]
     listen: Vec<String>,
     /// The keys file, in authorized_keys form: which keys may sign in [default: DATA/authorized_keys]
-    #[arg(long, value_name = "FILE", env = "AMP_RELAY_KEYS")]
+    #[arg(long, value_name = "FILE", env = variable::KEYS)]
     keys: Option<PathBuf>,
     /// The Claude Code program [default: `claude` on PATH or where its installers put it]
     #[arg(long, value_name = "PATH", env = "AMP_RELAY_CLAUDE")]
@@ -71,7 +75,7 @@ pub(crate) struct RelayArgs {
     /// A name, besides loopback names, that requests may carry in Host; several times
     #[arg(long, value_name = "NAME", env = "AMP_RELAY_HOST", value_delimiter = ',')]
     host: Vec<String>,
-    /// How long a stop may take: 10s, 500ms [default: 10s]
+    /// How long a stop may take, up to an hour: 500ms, 10s, 5m, 1h [default: 10s]
     #[arg(long, value_name = "TIME", env = "AMP_RELAY_GRACE")]
     grace: Option<String>,
     /// Whose signatures the relay checks: `hello`, or `all` messages of agents [default: hello]
@@ -80,8 +84,8 @@ pub(crate) struct RelayArgs {
     /// Compress messages for peers that offer it: `off`, `on`, or `takeover` with kept windows [default: off]
     #[arg(long, value_name = "HOW", env = "AMP_RELAY_WS_DEFLATE")]
     ws_deflate: Option<String>,
-    /// How often a silent peer is pinged; one that gives no sign of life after two pings is closed: 25s, 500ms, 0 for
-    /// never [default: 25s]
+    /// How often a silent peer is pinged; one that gives no sign of life after two pings is closed: 500ms, 25s, 5m, 0
+    /// for never [default: 25s]
     #[arg(long, value_name = "TIME", env = "AMP_RELAY_WS_PING")]
     ws_ping: Option<String>,
     /// What to log: off, error, warn, info, debug or trace [default: info]
@@ -309,10 +313,8 @@ fn can_start(settings: &Settings) -> Result<(), String> {
     DataFolder::usable(&data.value)
         .and_then(|_| DataFolder::takes_files(&data.value))
         .map_err(|error| format!("{}: {error}", data.origin))?;
-    if keys.value.exists()
-        && let Err(error) = base::file::read(&keys.value, FILE_BYTES_MAX as u64)
-    {
-        return Err(format!("{}: the keys file {} cannot be read: {error}", keys.origin, path_line(&keys.value)));
+    if let Some(why) = unreadable_keys(&keys.value) {
+        return Err(format!("{}: {why}", keys.origin));
     }
     match &claude.value {
         Some(program) if !is_program(program) => {
@@ -320,6 +322,18 @@ fn can_start(settings: &Settings) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Why a keys file that is there cannot be read, as a folder cannot: no key signs in to a relay that starts on it.
+pub(crate) fn unreadable_keys(path: &Path) -> Option<String> {
+    path.symlink_metadata().ok()?;
+    let read = base::file::open(path).and_then(|file| {
+        let kind = file.metadata()?.file_type();
+        // What a shell passes as `<(COMMAND)` can be read once, and the relay does that.
+        if kind.is_fifo() { Ok(()) } else { base::file::read(path, FILE_BYTES_MAX as u64).map(drop) }
+    });
+    let error = read.err()?;
+    Some(format!("the keys file {} cannot be read: {error}", path_line(path)))
 }
 
 /// A path that the config file of this process sets, for the verbs that only need to find a relay: what else is wrong with

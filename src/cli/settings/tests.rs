@@ -72,6 +72,20 @@ fn silent_peers_are_pinged_as_often_as_is_said() {
 }
 
 #[test]
+fn a_time_is_written_with_its_unit() {
+    for (text, millis) in
+        [("1h", 3_600_000), ("5m", 300_000), ("500ms", 500), ("10s", 10_000), ("10 s", 10_000), ("7", 7_000)]
+    {
+        let settings = resolved(&["--grace", text], &format!("ws.ping = \"{text}\"\n")).expect("good settings");
+        assert_eq!((settings.grace.value, settings.ws_ping.value), (Millis(millis), Millis(millis)), "{text}");
+    }
+    for text in ["2h", "61m", "1d", "3601", "1 hour", "m", "1.5h"] {
+        let error = resolved(&["--grace", text], "").expect_err("no time up to an hour");
+        assert!(error.contains("up to an hour, like 500ms, 10s, 5m or 1h"), "{error}");
+    }
+}
+
+#[test]
 fn an_unknown_name_is_an_error_with_a_suggestion_and_its_line() {
     let error = resolved(&[], "\nworker = 5\n").expect_err("an unknown name");
     assert!(error.contains("config.toml:2") && error.contains("did you mean `workers`?"), "{error}");

@@ -125,15 +125,26 @@ pub(super) fn workers(text: &str) -> Result<usize, String> {
     }
 }
 
-pub(super) fn millis(text: &str) -> Result<Millis, String> {
-    let (number, unit) = match text.strip_suffix("ms") {
-        Some(number) => (number, 1),
-        None => (text.strip_suffix('s').unwrap_or(text), 1000),
+/// The milliseconds of a time span as people write it: `500ms`, `60s`, `10m`, `24h`, `7d`; a bare number is seconds.
+pub(crate) fn span_ms(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit.trim_start() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
     };
-    let parsed = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    match parsed {
+    number.parse::<u64>().ok()?.checked_mul(unit_ms)
+}
+
+pub(super) fn millis(text: &str) -> Result<Millis, String> {
+    match span_ms(text) {
         Some(millis) if millis <= 3_600_000 => Ok(Millis(millis)),
-        _ => Err(format!("{} is not a time up to an hour, like 10s or 500ms", quoted(text))),
+        _ => Err(format!("{} is not a time up to an hour, like 500ms, 10s, 5m or 1h", quoted(text))),
     }
 }
 
