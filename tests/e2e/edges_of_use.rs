@@ -16,13 +16,13 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
-    relay_up::{flat, relays, up},
+    relay_up::{relays, up},
     support::{
         self, Key, process,
         proxy::Proxy,
         relay::{self, PROGRAM, Relay, Scratch, shell},
         standin::{Scene, asks, says},
-        terminal::Terminal,
+        terminal::{Terminal, flat},
         text, until,
     },
 };

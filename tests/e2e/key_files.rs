@@ -3,11 +3,11 @@
 use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
 
 use crate::{
-    relay_up::{data, flat, is_attached, relays, up},
+    relay_up::{data, is_attached, relays, up},
     support::{
         Key,
         relay::{PROGRAM, Ran, Relay, Scratch},
-        terminal::Terminal,
+        terminal::{Terminal, flat},
         until,
     },
 };

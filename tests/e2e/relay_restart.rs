@@ -3,12 +3,12 @@
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
 use crate::{
-    relay_up::{data, flat, is_attached, relays, sessions, up},
+    relay_up::{data, is_attached, relays, sessions, up},
     support::{
         process,
         relay::{PROGRAM, Scratch},
         standin::Standin,
-        terminal::Terminal,
+        terminal::{Terminal, flat},
         until,
     },
 };

@@ -20,7 +20,7 @@ use crate::support::{
     self, Key, Relay, SignIn, process,
     relay::{PROGRAM, Scratch},
     standin::Standin,
-    terminal::Terminal,
+    terminal::{Terminal, flat},
     text, until,
 };
 
@@ -35,11 +35,6 @@ pub(crate) fn data(scratch: &Scratch) -> PathBuf {
 
 pub(crate) fn is_attached(screen: &str) -> bool {
     screen.contains("Ctrl-] leaves")
-}
-
-/// Text without the places where a terminal's rows end.
-pub(crate) fn flat(screen: &str) -> String {
-    screen.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn sessions(scratch: &Scratch) -> Vec<Value> {

@@ -13,7 +13,7 @@ use crate::support::{
     proxy::{self, Proxy},
     relay::{PROGRAM, Ran, Scratch},
     standin::Scene,
-    terminal::Terminal,
+    terminal::{Terminal, flat},
     until,
 };
 
@@ -26,11 +26,6 @@ const FOLDER: (&str, &str) = (r#""folder":"#, r#""folder":7,"was":"#);
 const SESSIONS: (&str, &str) = (r#""sessions":["#, r#""sessions":7,"was":["#);
 const PERMISSIONS: (&str, &str) = (r#""permissions":["#, r#""permissions":7,"was":["#);
 const VERSION: &str = "is the relay another version?";
-
-/// Text without the places where a terminal's rows end.
-fn flat(screen: &str) -> String {
-    screen.split(|c: char| c.is_whitespace() || c == '│').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
-}
 
 fn altered(odd: &Odd, text: String) -> String {
     match *odd.lock().expect("a lock") {

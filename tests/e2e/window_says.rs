@@ -186,7 +186,7 @@ fn a5_what_the_cli_advises_is_a_row_of_the_card() {
     let terminal = scene.attached(28, 24);
     let request = scene.ask_with("Bash", r#"{"command":"ls"}"#, json!({"default_to_no": true}));
     let screen = terminal.shows("the card", |screen| screen.contains("# Claude Code advises"));
-    assert!(screen.contains("…╯"), "what is cut is marked: {screen}");
+    assert!(screen.contains("y: allow · n: deny"), "both keys can be read: {screen}");
     scene.answers(&terminal, "n", &request);
 }
 

@@ -154,3 +154,9 @@ impl Drop for Terminal {
 fn unique() -> String {
     super::keys::seed()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// Text without the places where a terminal's rows end, the frame of a card, and the marks of rows that go on.
+pub fn flat(screen: &str) -> String {
+    let words = screen.split(|c: char| c.is_whitespace() || "│╎".contains(c));
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
