@@ -86,8 +86,13 @@ impl Theme {
         if entry.kind == Kind::Answer && entry.text.len() <= bytes_max && !is_nested_deep(&text) {
             return self.markdown(&text, width);
         }
+        self.as_it_is(entry)
+    }
+
+    /// An entry's text, which is not read as Markdown.
+    pub(super) fn as_it_is(self, entry: &Entry) -> Text<'static> {
         let style = self.text(entry.kind);
-        text.split('\n').map(|line| Line::styled(line.replace('\t', "    "), style)).collect()
+        drawable(&entry.text).split('\n').map(|line| Line::styled(line.replace('\t', "    "), style)).collect()
     }
 
     fn markdown(self, text: &str, width: u16) -> Text<'static> {

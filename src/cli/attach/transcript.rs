@@ -37,6 +37,8 @@ struct Item {
     key: Option<Key>,
     /// It goes on where the one before ends.
     goes_on: bool,
+    /// It is a piece of a longer entry: what its Markdown means may stand in another piece, so that it is shown as it is.
+    is_part: bool,
     layout: Option<Layout>,
 }
 
@@ -85,7 +87,10 @@ impl Transcript {
                     item.layout = None;
                     self.bytes += piece.len();
                 }
-                Some(_) => self.push_piece(Entry { kind, text: piece }, Some(key), true),
+                Some(_) => {
+                    self.parts(&key);
+                    self.push_piece(Entry { kind, text: piece }, Some(key), true, true);
+                }
                 None => self.push(Entry { kind, text: piece }, Some(key)),
             },
             Change::Whole { key, entry, rest } => self.whole(&key, entry, &rest),
@@ -108,16 +113,16 @@ impl Transcript {
             Change::Add(entry) | Change::Whole { entry, .. } => Some(entry),
             Change::Stream { .. } | Change::Abandon | Change::Comings(_) => None,
         });
-        let pieces: Vec<(Entry, bool)> = head.into_iter().chain(entries).flat_map(pieces).collect();
+        let pieces: Vec<Piece> = head.into_iter().chain(entries).flat_map(pieces).collect();
         let mut id = self.items.front().map_or(self.next_id, |item| item.id);
         // What was in view below the head stays there.
         if let Some(top) = self.top.as_mut().filter(|top| top.id < id) {
             *top = Top { id, row: 0 };
         }
-        for (entry, goes_on) in pieces.into_iter().rev() {
+        for Piece { entry, goes_on, is_part } in pieces.into_iter().rev() {
             id -= 1;
             self.bytes += entry.text.len();
-            self.items.push_front(Item { id, entry, key: None, goes_on, layout: None });
+            self.items.push_front(Item { id, entry, key: None, goes_on, is_part, layout: None });
         }
     }
 
@@ -138,14 +143,22 @@ impl Transcript {
             && let Some(item) = self.streamed(key)
         {
             let (before, after) = (item.entry.text.len(), entry.text.len());
-            *item = Item { id: item.id, entry, key: None, goes_on: item.goes_on, layout: None };
+            *item = Item { id: item.id, entry, key: None, goes_on: item.goes_on, is_part: false, layout: None };
             self.bytes = self.bytes - before + after;
             return;
         }
+        self.parts(key);
         self.items.iter_mut().filter(|item| item.key.as_ref() == Some(key)).for_each(|item| item.key = None);
         if !rest.is_empty() {
             let rest = Entry { kind: entry.kind, text: rest.trim_end_matches('\n').to_owned() };
-            pieces(rest).into_iter().for_each(|(piece, _)| self.push_piece(piece, None, true));
+            pieces(rest).into_iter().for_each(|piece| self.push_piece(piece.entry, None, true, true));
+        }
+    }
+
+    /// What was streamed of a block is in several pieces from now on.
+    fn parts(&mut self, key: &Key) {
+        for item in self.items.iter_mut().filter(|item| item.key.as_ref() == Some(key) && !item.is_part) {
+            (item.is_part, item.layout) = (true, None);
         }
     }
 
@@ -162,7 +175,7 @@ impl Transcript {
         } else if let Some(row) = Row::of(comings) {
             let entry = row.entry();
             self.comings = Some((self.next_id, row));
-            self.push_piece(entry, None, false);
+            self.push_piece(entry, None, false, false);
         }
     }
 
@@ -171,14 +184,14 @@ impl Transcript {
     }
 
     fn push(&mut self, entry: Entry, key: Option<Key>) {
-        for (piece, goes_on) in pieces(entry) {
-            self.push_piece(piece, key.clone(), goes_on);
+        for Piece { entry, goes_on, is_part } in pieces(entry) {
+            self.push_piece(entry, key.clone(), goes_on, is_part);
         }
     }
 
-    fn push_piece(&mut self, entry: Entry, key: Option<Key>, goes_on: bool) {
+    fn push_piece(&mut self, entry: Entry, key: Option<Key>, goes_on: bool, is_part: bool) {
         self.bytes += entry.text.len();
-        self.items.push_back(Item { id: self.next_id, entry, key, goes_on, layout: None });
+        self.items.push_back(Item { id: self.next_id, entry, key, goes_on, is_part, layout: None });
         self.next_id += 1;
     }
 
@@ -195,7 +208,7 @@ impl Transcript {
             let id = self.items.front().map_or(self.next_id, |item| item.id - 1);
             self.bytes += text.len();
             let entry = Entry { kind: Kind::Note, text };
-            self.items.push_front(Item { id, entry, key: None, goes_on: false, layout: None });
+            self.items.push_front(Item { id, entry, key: None, goes_on: false, is_part: false, layout: None });
         }
     }
 
@@ -304,10 +317,17 @@ impl Transcript {
     }
 }
 
-/// An entry in pieces, each with whether it goes on where the one before ends. Cut between lines where there are any.
-fn pieces(entry: Entry) -> Vec<(Entry, bool)> {
+/// A piece of an entry, or all of it.
+struct Piece {
+    entry: Entry,
+    goes_on: bool,
+    is_part: bool,
+}
+
+/// An entry in pieces. Cut between lines where there are any.
+fn pieces(entry: Entry) -> Vec<Piece> {
     if entry.text.len() <= PIECE_BYTES_MAX {
-        return vec![(entry, false)];
+        return vec![Piece { entry, goes_on: false, is_part: false }];
     }
     let mut all = Vec::new();
     let mut rest = entry.text.as_str();
@@ -316,7 +336,7 @@ fn pieces(entry: Entry) -> Vec<(Entry, bool)> {
         let at = if most == rest.len() { most } else { rest[..most].rfind('\n').map_or(most, |at| at + 1) };
         let (piece, more) = rest.split_at(at);
         let text = piece.strip_suffix('\n').unwrap_or(piece).to_owned();
-        all.push((Entry { kind: entry.kind, text }, !all.is_empty()));
+        all.push(Piece { entry: Entry { kind: entry.kind, text }, goes_on: !all.is_empty(), is_part: true });
         rest = more;
     }
     all
@@ -340,7 +360,10 @@ impl Item {
             return layout.rows.len() + self.space();
         }
         let inner = self.inner(width);
-        let text = theme.body(&self.entry, self.key.is_some(), inner);
+        let text = match self.is_part {
+            true => theme.as_it_is(&self.entry),
+            false => theme.body(&self.entry, self.key.is_some(), inner),
+        };
         let is_record = self.entry.kind.is_record();
         let mut rows: Vec<Line<'static>> =
             text.lines.iter().flat_map(|line| rows_of(line, usize::from(inner), is_record)).collect();
@@ -423,6 +446,44 @@ mod tests {
         assert_eq!(transcript.last_lines(24, 9), "· one, and nothing else\n╎ was touched\n╎     ten\n");
         transcript.apply(Change::Add(Entry::new(Kind::Denied, "denied by another: rm")));
         assert_eq!(transcript.last_lines(18, 2), "✗ denied by\n╎ ↳ another: rm\n");
+    }
+
+    #[test]
+    fn a_text_too_long_to_be_one_piece_is_shown_as_it_is_at_any_width() {
+        const LINE: &str = "cp *a* *b*  # __init__ \\* <b>x</b>";
+        let text = format!("```sh\n{}```", format!("{LINE}\n").repeat(PIECE_BYTES_MAX / LINE.len() * 2));
+        let key = || ("m".to_owned(), 0);
+        let entry = || Entry { kind: Kind::Answer, text: text.clone() };
+        let whole = vec![Change::Add(entry())];
+        let mut streamed: Vec<Change> = text
+            .as_bytes()
+            .chunks(2_000)
+            .map(|piece| String::from_utf8(piece.to_vec()).expect("ASCII"))
+            .map(|piece| Change::Stream { key: key(), kind: Kind::Answer, piece })
+            .collect();
+        let ended = Change::Whole { key: key(), entry: entry(), rest: String::new() };
+        for (changes, end) in [(whole, None), (std::mem::take(&mut streamed), Some(ended))] {
+            let mut transcript = Transcript::new(Theme { color: true });
+            changes.into_iter().for_each(|change| transcript.apply(change));
+            let rows = |transcript: &mut Transcript, width| {
+                let area = Rect::new(0, 0, width, 5);
+                let mut buffer = Buffer::empty(area);
+                transcript.draw(area, &mut buffer);
+                let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim().to_owned();
+                (0..4).map(row).collect::<Vec<_>>()
+            };
+            // In the first piece, which was seen before there was another one, as well.
+            transcript.scroll(-1_000_000, Rect::new(0, 0, 90, 5));
+            rows(&mut transcript, 90);
+            transcript.scroll(100, Rect::new(0, 0, 90, 5));
+            assert_eq!(rows(&mut transcript, 90), [LINE; 4]);
+            transcript.scroll(1_000_000, Rect::new(0, 0, 90, 5));
+            assert_eq!(rows(&mut transcript, 90), [LINE; 4]);
+            end.into_iter().for_each(|change| transcript.apply(change));
+            for width in [80, 90] {
+                assert_eq!(rows(&mut transcript, width), [LINE; 4], "at {width}");
+            }
+        }
     }
 
     #[test]
