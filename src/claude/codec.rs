@@ -17,7 +17,7 @@ use self::{
     blocks::{Blocks, Shape},
     fields::Fields,
 };
-use super::{Block, Event, Lifecycle, LoginState, Permission, Turn};
+use super::{ASKING_TOOL, Block, Event, Lifecycle, LoginState, Permission, Turn};
 use crate::{
     base::{Json, Sound, glyph::tool_name, text::quoted},
     wire::sign_in::is_id,
@@ -262,7 +262,7 @@ impl Translator {
             unseen,
             about: about(&request).unwrap_or_else(|| tool.clone()),
             suggestions: request.json("permission_suggestions").filter(|list| list.as_str() != "[]"),
-            questions: if &*tool == "AskUserQuestion" { questions() } else { None },
+            questions: if &*tool == ASKING_TOOL { questions() } else { None },
             default_to_no: request.truth("default_to_no"),
             no_always: request.truth("suppress_always_allow_rule"),
             needs_interaction: request.truth("requires_user_interaction"),

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Json;
 
+/// The tool that asks the person questions: it runs with their answers.
+pub const ASKING_TOOL: &str = "AskUserQuestion";
+
 /// Which kind of text a block of an answer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,7 +58,7 @@ pub struct Permission {
     pub about: Arc<str>,
     /// Rules the CLI suggests to remember; a JSON array.
     pub suggestions: Option<Json>,
-    /// For `AskUserQuestion`: its questions; a JSON array.
+    /// For [`ASKING_TOOL`]: its questions; a JSON array.
     pub questions: Option<Json>,
     /// Approval must not be preselected (`default_to_no`).
     pub default_to_no: bool,

@@ -12,5 +12,5 @@ mod platform;
 pub mod process;
 
 pub use arguments::Start;
-pub use event::{Block, Command, ContentPart, Event, Lifecycle, LoginState, Permission, Turn};
+pub use event::{ASKING_TOOL, Block, Command, ContentPart, Event, Lifecycle, LoginState, Permission, Turn};
 pub use platform::{close_inherited, is_program};

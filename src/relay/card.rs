@@ -12,7 +12,10 @@ use std::borrow::Cow;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use crate::base::glyph::{escape, name_in, tool_name, visible};
+use crate::{
+    base::glyph::{escape, name_in, tool_name, visible},
+    claude::ASKING_TOOL,
+};
 
 /// Characters of a tool's name that a line of ours beside other text shows. A name that the model's API takes has no more.
 pub const TOOL_CHARS_MAX: usize = 128;
@@ -195,7 +198,7 @@ impl Card {
     fn object(&mut self, tool: &str, fields: &Map<String, Value>) {
         let mut rest: Vec<(&String, &Value)> = fields.iter().collect();
         rest.sort_by_key(|(name, _)| TELLING.iter().position(|telling| telling == name).unwrap_or(TELLING.len()));
-        if tool == "AskUserQuestion"
+        if tool == ASKING_TOOL
             && let Some(asked) = questions(fields.get("questions"))
         {
             self.questions(asked);

@@ -10,7 +10,7 @@ use crate::{
     wire::{
         amp::{Builder, Header, To, Type, body},
         cbor,
-        sign_in::did_of,
+        sign_in::{did_of, fingerprint},
     },
 };
 
@@ -19,13 +19,14 @@ const RELAY: &str = "did:key:zRelay";
 
 struct Key {
     key: SigningKey,
+    public: ssh_key::PublicKey,
     did: Text,
 }
 
 fn key(seed: u8) -> Key {
     let key = SigningKey::from_bytes(&[seed; 32]);
     let public = ssh_key::PublicKey::from(ssh_key::public::Ed25519PublicKey(key.verifying_key().to_bytes()));
-    Key { key, did: did_of(&public).expect("a did:key").into() }
+    Key { key, did: did_of(&public).expect("a did:key").into(), public }
 }
 
 impl Key {
@@ -104,7 +105,7 @@ impl Worker {
     }
 
     fn is_judged(&mut self, token: ConnToken, key: &Key, role: Role) {
-        let principal = Some(Principal { did: key.did.clone(), fingerprint: "SHA256:x".into(), role });
+        let principal = Some(Principal { did: key.did.clone(), fingerprint: fingerprint(&key.public).into(), role });
         let judged = Judged { principal, answer: b"ack".to_vec(), close: None };
         self.delivery.judged(token, Lane::Strangers, Some(judged), &mut self.net);
     }
@@ -242,6 +243,22 @@ fn a_connection_whose_last_answer_is_lost_ends_in_time() {
     // Which the crypto thread never gives.
     worker.passes(LAST_ANSWER_MS, token);
     assert_eq!(worker.net.conn(token).closed, Some(CloseCode::POLICY));
+}
+
+#[test]
+fn an_agent_whose_key_may_do_less_or_is_gone_is_closed() {
+    let (lowered, gone, kept, raised) = (key(1), key(2), key(3), key(4));
+    let mut worker = worker();
+    let all = [(1, &lowered, Role::Drive), (2, &gone, Role::Agent), (3, &kept, Role::Watch), (4, &raised, Role::Agent)];
+    let tokens = all.map(|(slot, key, role)| worker.joins(slot, key, role));
+    let line = |key: &Key, role: &str| format!("amp-role=\"{role}\" {}\n", key.public.to_openssh().expect("a line"));
+    let lines = [line(&lowered, "watch"), line(&kept, "watch"), line(&raised, "admin")].concat();
+    let keys = KeySet::parse(&lines);
+    let closed = tokens.map(|token| {
+        worker.delivery.keys_changed(token, &keys, &mut worker.net);
+        worker.net.conn(token).closed
+    });
+    assert_eq!(closed, [Some(CloseCode::POLICY), Some(CloseCode::POLICY), None, None]);
 }
 
 #[test]

@@ -31,8 +31,6 @@ const FETCH_BYTES_MAX: u64 = 128 << 10;
 const CLOSED_MAX: usize = 256;
 /// The longest text about a request, in bytes.
 const ABOUT_BYTES_MAX: usize = 4 << 10;
-/// The tool that asks questions.
-const ASKING_TOOL: &str = "AskUserQuestion";
 /// What the model is told with a denial that has no message.
 const DENIED: &str = "The person who was asked did not allow it.";
 
@@ -358,7 +356,8 @@ fn changed(open: &Open, verdict: &Verdict<'_>) -> Result<Option<Json>, Error> {
 /// that did not, and takes none of its questions away: the tool cannot do without answers.
 fn asks(open: &Open, verdict: &Verdict<'_>) -> bool {
     let has_questions = |input: &Json| matches!(input.value(), Ok(Value::Object(it)) if it.contains_key("questions"));
-    open.shown.questions.is_some() || *open.shown.tool == *ASKING_TOOL && verdict.input.is_some_and(has_questions)
+    open.shown.questions.is_some()
+        || *open.shown.tool == *claude::ASKING_TOOL && verdict.input.is_some_and(has_questions)
 }
 
 /// The name of an input in an answer; none where it has no canonical form, and can only be denied.
@@ -387,7 +386,7 @@ mod tests {
         claude::Permission {
             request: "r".into(),
             call: None,
-            tool: ASKING_TOOL.into(),
+            tool: claude::ASKING_TOOL.into(),
             input: Json::parse("{}").expect("JSON"),
             unseen: None,
             about: "about".into(),

@@ -58,3 +58,30 @@ fn one_that_is_spared_gives_way_after_all_others_and_is_spared_once() {
     assert!(worker.core.displace() && has(&worker, first, Flags::CLOSING), "it has had its turn");
     assert!(!worker.core.displace(), "none is left");
 }
+
+#[test]
+fn no_more_are_confirmed_than_leave_places_for_those_that_come() {
+    const MOST: usize = 12;
+    let options = Options {
+        workers: 1,
+        listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
+        connections_max: MOST,
+        unix_reserve: 0,
+        ..Options::default()
+    };
+    let bound = Reactor::bind::<Strangers>(options).unwrap();
+    let BoundAddr::Tcp(address) = bound.local_addrs()[0] else { panic!("not TCP") };
+    let mut worker = bound.into_workers(|_, _| Strangers).unwrap().pop().unwrap();
+    let mut all = Vec::new();
+    let confirmed = (0..MOST as u32)
+        .filter(|slot| {
+            all.push(TcpStream::connect(address).unwrap());
+            until(&mut worker, "it is here", |worker| worker.core.slots.len() == all.len());
+            let token = worker.core.slots.token_at(*slot).unwrap();
+            worker.core.confirm(token)
+        })
+        .count();
+    assert!((1..MOST).contains(&confirmed), "{confirmed} of {MOST}");
+    assert_eq!(worker.core.counters.refused.get(), (MOST - confirmed) as u64, "those that are not are counted");
+    assert_eq!(worker.core.provisional.len(), MOST - confirmed);
+}
