@@ -123,6 +123,9 @@ fn a_refused_answer_is_seen_on_a_very_small_screen() {
         terminal.line("y");
         status_row(&terminal.screen()).starts_with("! PgDn").then_some(())
     });
+    // On a larger one it is not so any more.
+    terminal.resize(80, 24);
+    terminal.shows("the whole card", |screen| screen.contains("y: allow") && !status_row(screen).starts_with("! PgDn"));
 }
 
 #[test]

@@ -195,6 +195,13 @@ impl Face {
         }
     }
 
+    /// The terminal has another size. What was said of the one before may not be so any more.
+    pub(super) fn resized(&mut self) {
+        if let Self::Window(window) = self {
+            window.resized();
+        }
+    }
+
     pub(super) fn line(&mut self, line: &str) {
         if let Self::Lines(lines) = self {
             lines.script.line(line);

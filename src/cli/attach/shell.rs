@@ -316,7 +316,7 @@ impl Shell {
                     self.action(action);
                 }
             }
-            Wake::Resized => self.face.stale(),
+            Wake::Resized => self.face.resized(),
             Wake::Stop => {
                 if let Some(action) = self.face.stop() {
                     self.action(action);

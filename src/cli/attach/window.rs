@@ -91,6 +91,10 @@ impl Window {
         self.stale = true;
     }
 
+    pub(super) fn resized(&mut self) {
+        (self.stale, self.said) = (true, None);
+    }
+
     fn is_ours(&self) -> bool {
         self.taken.as_ref().is_some_and(Taken::is_ours)
     }
