@@ -116,6 +116,11 @@ fn as_typed(path: &Path) -> String {
 fn hint(why: &NoKey, path: &Path) -> String {
     match why {
         NoKey::Foreign => format!(", which may hold it: `ssh-add {}`", as_typed(path)),
+        NoKey::Sealed => format!(
+            ": `openssl pkey -in {path} -out {path}.open` writes it without a passphrase, for --key {path}.open; \
+             `ssh-keygen -t ed25519` makes a new one that may have a passphrase",
+            path = as_typed(path)
+        ),
         NoKey::Empty | NoKey::Other | NoKey::Putty | NoKey::Broken(_) => String::new(),
     }
 }
@@ -242,6 +247,24 @@ mod tests {
 
     use super::*;
 
+    /// `openssl genpkey -algorithm ed25519 -aes256 -pass pass:x`.
+    const SEALED_ED25519: &str = "\
+        -----BEGIN ENCRYPTED PRIVATE KEY-----\n\
+        MIGbMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAiEHMsq0Tcr0AICCAAw\n\
+        DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEGOap78SgNDlqOGkdvzOigMEQJlf\n\
+        cJnS4W00rtKupRqfiRFkk4u82CYRGn85pyrFmjdjvHPTrJq39JCgupjNwL7AxiOq\n\
+        tzB26jivSeyFMon92eA=\n\
+        -----END ENCRYPTED PRIVATE KEY-----\n";
+    /// The same for `-algorithm EC -pkeyopt ec_paramgen_curve:P-256`.
+    const SEALED_ECDSA: &str = "\
+        -----BEGIN ENCRYPTED PRIVATE KEY-----\n\
+        MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAjcAD40yJ1L7wICCAAw\n\
+        DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEA44wCsvCbipTgqJ5308LdsEgZBQ\n\
+        pLuZAzhK4S3DMxdEwuPb3E0pJbDDuGOyRGETAPpAwYyKSJRqfgEGWDF7ul/LQIdX\n\
+        aSMbVSH+RChK8MhCUR+HIHDynu+tHKU1i+xt0AXvi8vlE/vZSYusBdNO6MwMQy3i\n\
+        xS/3pIyWgacF7KQavVZrNEXvABji8v+H34rBi0SIKb2eYxRq/QDr5rHVdTwafgo=\n\
+        -----END ENCRYPTED PRIVATE KEY-----\n";
+
     fn write(path: &Path, text: &str, mode: u32) {
         let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(path).unwrap();
         io::Write::write_all(&mut file, text.as_bytes()).unwrap();
@@ -267,6 +290,13 @@ mod tests {
         }
         write(&path, "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n", 0o600);
         assert!(Identity::from_file(&path, never).unwrap_err().to_string().contains("ssh-add"));
+        write(&path, SEALED_ED25519, 0o600);
+        let said = Identity::from_file(&path, never).unwrap_err().to_string();
+        assert!(said.contains("it is encrypted") && said.contains("`openssl pkey -in "), "{said}");
+        assert!(!said.contains("`ssh-add"), "{said}");
+        write(&path, SEALED_ECDSA, 0o600);
+        let said = Identity::from_file(&path, never).unwrap_err().to_string();
+        assert!(said.contains("`ssh-add ") && !said.contains("openssl"), "{said}");
         write(&path, &format!("\u{feff}{}", plain.replace('\n', "\r\n")), 0o600);
         assert!(Identity::from_file(&path, never).is_ok());
         write(&path, &plain, 0o600);

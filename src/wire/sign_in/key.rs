@@ -12,6 +12,10 @@ const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
 const PKCS8_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PKCS8_END: &str = "-----END PRIVATE KEY-----";
+const SEALED_BEGIN: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
+const SEALED_END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
+/// An Ed25519 key in PKCS #8 form takes 48 bytes, which ciphers in blocks fill up to this; keys of other types take more.
+const SEALED_ED25519_BYTES_MAX: usize = 64;
 /// What stands before the 32 bytes of an Ed25519 key in PKCS #8 form (RFC 8410 section 7).
 const ED25519_INFO: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -33,6 +37,9 @@ pub enum NoKey {
     /// A key that cannot be used here and in ssh-agent can: in another format, or of another type.
     #[error("only ssh-agent can use a private key of its kind")]
     Foreign,
+    /// An encrypted Ed25519 key in PKCS #8 form, which `ssh-add` before OpenSSH 9.6 does not read either.
+    #[error("it is encrypted in a form of openssl's that is not read here, and not by every ssh-add")]
+    Sealed,
     /// It begins as an OpenSSH private key.
     #[error("it is a broken private key ({0})")]
     Broken(Error),
@@ -55,6 +62,7 @@ pub fn private_key(bytes: &[u8]) -> Result<PrivateKey, NoKey> {
         _ if text.is_empty() => NoKey::Empty,
         _ if text.starts_with("PuTTY-User-Key-File-") => NoKey::Putty,
         _ if !text.starts_with("-----BEGIN ") || !text.contains("PRIVATE KEY-----") => NoKey::Other,
+        _ if is_sealed_ed25519(text) => NoKey::Sealed,
         _ if !text.starts_with("-----BEGIN OPENSSH ") => NoKey::Foreign,
         Error::AlgorithmUnknown | Error::AlgorithmUnsupported { .. } => NoKey::Foreign,
         error => NoKey::Broken(error),
@@ -67,6 +75,32 @@ fn ed25519_of_pkcs8(text: &str) -> Option<PrivateKey> {
     let der = STANDARD.decode(base64).ok()?;
     let seed = der.strip_prefix(&ED25519_INFO)?.try_into().ok()?;
     PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(seed)), "").ok()
+}
+
+/// Whether this is an encrypted key in PKCS #8 form (RFC 5958 section 3) that by its size is Ed25519: its type is
+/// encrypted too.
+fn is_sealed_ed25519(text: &str) -> bool {
+    let sealed = || {
+        let base64: String =
+            text.strip_prefix(SEALED_BEGIN)?.strip_suffix(SEALED_END)?.split_ascii_whitespace().collect();
+        let der = STANDARD.decode(base64).ok()?;
+        let (info, _) = der_value(&der, 0x30)?;
+        let (_, rest) = der_value(info, 0x30)?;
+        der_value(rest, 0x04).map(|(sealed, _)| sealed.len())
+    };
+    sealed().is_some_and(|bytes| bytes <= SEALED_ED25519_BYTES_MAX)
+}
+
+/// The content of the DER value with this tag that the bytes begin with, and what follows it.
+fn der_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&len, rest) = bytes.strip_prefix(&[tag])?.split_first()?;
+    let (len_bytes, rest) =
+        if len < 0x80 { (&[len][..], rest) } else { rest.split_at_checked(usize::from(len & 0x7f))? };
+    if len_bytes.len() > size_of::<u32>() {
+        return None;
+    }
+    let len = len_bytes.iter().fold(0, |len: usize, &byte| len << 8 | usize::from(byte));
+    rest.split_at_checked(len)
 }
 
 /// The same key in rows as ssh-keygen writes them; none where the text does not begin and end as one.
