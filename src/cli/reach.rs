@@ -3,6 +3,7 @@
 use std::{
     env, fs, io,
     io::IsTerminal,
+    iter,
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     sync::Once,
@@ -20,8 +21,8 @@ use super::{
 };
 use crate::base::{file, text};
 use crate::client::{
-    Agent, ConnectError, Connection, Identity, Incoming, KnownRelays, Options, Question, Received, Reply, Target,
-    Unreadable, amp, replace_file,
+    Agent, AgentError, ConnectError, Connection, Identity, IdentityError, Incoming, KnownRelays, Options, Question,
+    Received, Reply, Target, Unreadable, amp, replace_file,
 };
 use crate::server::{DataError, DataFolder};
 use crate::wire::sign_in::{Welcome, is_id, private_key};
@@ -248,7 +249,7 @@ pub(super) struct Found<T> {
     pub identity: Identity,
     /// Where relays are pinned.
     pub known: PathBuf,
-    /// Why it is another key than this machine's own, where that one should have signed in.
+    /// Why it is another key than this machine's own, where that one should have signed in, or why it took so long.
     pub note: Option<String>,
 }
 
@@ -284,8 +285,10 @@ fn with_keys<T>(
     let own = Some(data.join("client_key")).filter(|_| args.url.is_none() && args.key.is_none());
     let mut own_is_unknown = false;
     let mut unfit = 0;
+    let mut waited = None;
     for candidate in candidates(args, data) {
         let is_own = own.is_some() && candidate.path() == own.as_deref();
+        waited = candidate.waited().or(waited);
         let identity = match candidate.load() {
             // A key that was named is tried whatever it is: the refusal says why it cannot do.
             Ok(Some(identity)) if args.key.is_some() || usable(identity.public()) => identity,
@@ -300,7 +303,7 @@ fn with_keys<T>(
             Ok(connection) => {
                 let own = own.filter(|own| !is_own && unusable(own).is_some());
                 let note = own.and_then(|own| of_own_key(&own, data, false));
-                let note = note.map(|advice| format!("{advice} ({} signed in instead)", identity.origin()));
+                let note = note.map(|advice| format!("{advice} ({} signed in instead)", identity.origin())).or(waited);
                 return Ok(Found { connection, target, identity, known, note });
             }
             Err(Tried::Nobody) if args.url.is_none() => return Err(no_relay(data, "")),
@@ -454,33 +457,54 @@ pub(super) fn command(words: &str, data: &Path) -> String {
 
 /// A key that may be tried; loaded only when its turn comes.
 enum Candidate {
-    File { path: PathBuf, named: bool },
+    /// `agent`: why ssh-agent, which may hold the same key, was no help.
+    File {
+        path: PathBuf,
+        named: bool,
+        agent: Option<IdentityError>,
+    },
     Ready(Box<Identity>),
+    /// The keys of an ssh-agent that does not tell them.
+    NoAgent(IdentityError),
 }
 
-fn candidates(args: &ReachArgs, data: &Path) -> Vec<Candidate> {
-    let agent_keys = || {
-        let keys = Agent::from_env().and_then(|agent| Identity::all_of(&agent).ok()).unwrap_or_default();
-        keys.into_iter().take(AGENT_KEYS_MAX)
-    };
+fn agent_keys() -> Result<Vec<Identity>, IdentityError> {
+    let mut keys = Agent::from_env().map_or_else(|| Ok(Vec::new()), |agent| Identity::all_of(&agent))?;
+    keys.truncate(AGENT_KEYS_MAX);
+    Ok(keys)
+}
+
+/// The keys in the order in which they are tried. The agent is asked only when its turn comes: one that is stuck keeps no
+/// key waiting that does without it.
+fn candidates(args: &ReachArgs, data: &Path) -> Box<dyn Iterator<Item = Candidate>> {
     if let Some(path) = &args.key {
-        // The agent may hold the key of that file, which spares the passphrase and lets RSA and security keys sign.
-        let public = public_of(path);
-        let held = public.and_then(|public| agent_keys().find(|held| held.public().key_data() == public.key_data()));
-        return vec![held.map_or_else(
-            || Candidate::File { path: path.clone(), named: true },
-            |held| Candidate::Ready(Box::new(held)),
-        )];
+        return Box::new(iter::once(named_key(path)));
     }
-    let mut all = vec![Candidate::File { path: data.join("client_key"), named: false }];
-    all.extend(agent_keys().map(|held| Candidate::Ready(Box::new(held))));
-    if let Some(home) = env::var_os("HOME") {
-        let ssh = Path::new(&home).join(".ssh");
-        all.extend(
-            ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| Candidate::File { path: ssh.join(name), named: false }),
-        );
+    let file = |path| Candidate::File { path, named: false, agent: None };
+    let of_agent = iter::once_with(|| match agent_keys() {
+        Ok(keys) => keys.into_iter().map(|held| Candidate::Ready(Box::new(held))).collect(),
+        Err(error) => vec![Candidate::NoAgent(error)],
+    });
+    let ssh = env::var_os("HOME").map(|home| Path::new(&home).join(".ssh"));
+    let of_home =
+        ssh.into_iter().flat_map(|ssh| ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| ssh.join(name))).map(file);
+    Box::new(iter::once(file(data.join("client_key"))).chain(of_agent.flatten()).chain(of_home))
+}
+
+/// The key that `--key` names: the file where that signs by itself, else the agent's if it holds it, which spares the
+/// passphrase and lets RSA and security keys sign.
+fn named_key(path: &Path) -> Candidate {
+    if let Ok(identity) = Identity::from_file(path, &mut |_| None) {
+        return Candidate::Ready(Box::new(identity));
     }
-    all
+    let held = public_of(path).map_or(Ok(None), |public| {
+        agent_keys().map(|keys| keys.into_iter().find(|held| held.public().key_data() == public.key_data()))
+    });
+    match held {
+        Ok(Some(held)) => Candidate::Ready(Box::new(held)),
+        Ok(None) => Candidate::File { path: path.to_owned(), named: true, agent: None },
+        Err(error) => Candidate::File { path: path.to_owned(), named: true, agent: Some(error) },
+    }
 }
 
 /// The public key of a key file: itself, or what stands beside it with `.pub`.
@@ -497,15 +521,26 @@ impl Candidate {
     fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } => Some(path),
-            Self::Ready(_) => None,
+            Self::Ready(_) | Self::NoAgent(_) => None,
+        }
+    }
+
+    /// That an agent was waited for in vain, if it was: a wait is explained even where another key signs in after it.
+    fn waited(&self) -> Option<String> {
+        match self {
+            Self::File { agent: Some(error), .. } | Self::NoAgent(error) => {
+                matches!(error, IdentityError::Agent(AgentError::Silent { .. })).then(|| error.to_string())
+            }
+            Self::File { .. } | Self::Ready(_) => None,
         }
     }
 
     fn load(self) -> Result<Option<Identity>, String> {
         match self {
             Self::Ready(identity) => Ok(Some(*identity)),
-            Self::File { path, named } if !named && !path.exists() => Ok(None),
-            Self::File { path, .. } => {
+            Self::NoAgent(error) => Err(error.to_string()),
+            Self::File { path, named, .. } if !named && !path.exists() => Ok(None),
+            Self::File { path, agent, .. } => {
                 let person = io::stdin().is_terminal() && io::stderr().is_terminal();
                 // Typing a passphrase turns the terminal's echo off.
                 if person {
@@ -521,7 +556,10 @@ impl Candidate {
                     let ask = format!("{wrong}Passphrase of {}: ", path_line(path));
                     rpassword::prompt_password(ask).ok().filter(|given| !given.is_empty())
                 };
-                Identity::from_file(&path, &mut passphrase).map(Some).map_err(|error| error.to_string())
+                Identity::from_file(&path, &mut passphrase).map(Some).map_err(|error| match agent {
+                    Some(agent) => format!("{agent}\nwithout it, {error}"),
+                    None => error.to_string(),
+                })
             }
         }
     }

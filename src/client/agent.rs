@@ -30,16 +30,34 @@ const COMMENT_BYTES_MAX: usize = 256;
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 const SIGN_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What to do about an agent that is of no use.
+const REMEDY: &str = "start it anew (`eval \"$(ssh-agent)\"`, then `ssh-add`), or unset SSH_AUTH_SOCK";
+
 /// What went wrong with the agent.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The socket.
-    #[error("ssh-agent at {path}: {error}")]
+    #[error("the ssh-agent of SSH_AUTH_SOCK, {path}, cannot be reached: {error}: {REMEDY}")]
     Io {
         /// Its socket.
         path: String,
         /// What the system says.
         error: io::Error,
+    },
+    /// It is there, and does not say what it holds.
+    #[error("the ssh-agent of SSH_AUTH_SOCK, {path}, gave no answer in {} s: {REMEDY}", LIST_TIMEOUT.as_secs())]
+    Silent {
+        /// Its socket.
+        path: String,
+    },
+    /// The same when it is to sign, where its user may be what it waits for.
+    #[error(
+        "the ssh-agent of SSH_AUTH_SOCK, {path}, did not sign in {} s: if no touch or confirmation was due, {REMEDY}",
+        SIGN_TIMEOUT.as_secs()
+    )]
+    Unsigned {
+        /// Its socket.
+        path: String,
     },
     /// An answer that cannot be read.
     #[error("ssh-agent gave an answer that cannot be read")]
@@ -139,6 +157,15 @@ impl Agent {
     fn ask(&self, request: &[u8], timeout: Duration) -> Result<Vec<u8>, AgentError> {
         self.exchange(request, timeout).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => AgentError::Unreadable,
+            // What a timeout is called differs between systems.
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                let path = path_line(&self.socket);
+                if request.first() == Some(&SIGN_REQUEST) {
+                    AgentError::Unsigned { path }
+                } else {
+                    AgentError::Silent { path }
+                }
+            }
             _ => AgentError::Io { path: path_line(&self.socket), error },
         })
     }

@@ -26,6 +26,7 @@ mod clients_prometheus;
 mod command_line;
 mod edges_of_use;
 mod fairness;
+mod key_agent;
 mod key_files;
 mod message_bounds;
 mod oracle;

@@ -1,0 +1,81 @@
+//! What is said of an ssh-agent that is no help, and that it is asked only where it is needed.
+
+use std::{
+    io::ErrorKind,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use crate::support::{
+    Key,
+    relay::{Ran, Relay, Scratch},
+};
+
+/// `sessions` with this agent, and with this key if one is named.
+fn sessions(scratch: &Scratch, relay: &Relay, agent: &Path, key: Option<&Path>) -> Ran {
+    let mut command = scratch.command(["sessions", "--url", &format!("ws://{}", relay.tcp().host())]);
+    command.env("SSH_AUTH_SOCK", agent);
+    if let Some(key) = key {
+        command.arg("--key").arg(key);
+    }
+    Ran::from(command.output().expect("the program starts"))
+}
+
+/// A scratch folder with a key that signs by itself, an RSA key and an encrypted one; and a relay that takes each.
+fn keys() -> (Scratch, Relay, [PathBuf; 3]) {
+    let scratch = Scratch::new();
+    let home = scratch.home();
+    let (plain, locked) = (Key::new("plain"), Key::new("locked"));
+    let rsa = Key::ssh_keygen(&home, "rsa", 2048);
+    let relay = Relay::demo(&[&plain, &locked, &rsa]);
+    let paths = [home.join("plain"), home.join("id_rsa_2048"), home.join("locked")];
+    plain.write(&paths[0]);
+    locked.write(&paths[2]);
+    std::fs::remove_file(&paths[2]).expect("ours");
+    locked.write_encrypted(&paths[2], "secret");
+    (scratch, relay, paths)
+}
+
+#[test]
+fn an_agent_that_is_gone_is_named_with_what_to_do() {
+    let (scratch, relay, [_, rsa, locked]) = keys();
+    let gone = scratch.root().join("gone");
+    for key in [None, Some(&*rsa), Some(&*locked)] {
+        let said = sessions(&scratch, &relay, &gone, key).refused();
+        let named = format!("the ssh-agent of SSH_AUTH_SOCK, {}, cannot be reached", gone.display());
+        assert!(said.contains(&named) && said.contains("or unset SSH_AUTH_SOCK"), "{key:?}: {said}");
+        if key.is_some() {
+            assert!(said.contains("\nwithout it, key file "), "{said}");
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_gives_no_answer_is_named_and_keeps_no_key_waiting_that_does_without_it() {
+    let (scratch, relay, [plain, rsa, locked]) = keys();
+    let stuck = scratch.root().join("stuck");
+    // The system takes connections for it, as for an agent that is stopped.
+    let listener = UnixListener::bind(&stuck).expect("a socket");
+    listener.set_nonblocking(true).expect("a socket");
+    sessions(&scratch, &relay, &stuck, Some(&plain)).ok();
+    let asked = listener.accept();
+    assert!(asked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "no agent is needed");
+    let named = format!("the ssh-agent of SSH_AUTH_SOCK, {}, gave no answer in 5 s: start it anew", stuck.display());
+    let named = &named;
+    thread::scope(|scope| {
+        for key in [None, Some(&rsa), Some(&locked)] {
+            let (scratch, relay, stuck) = (&scratch, &relay, &stuck);
+            scope.spawn(move || {
+                let said = sessions(scratch, relay, stuck, key.map(|key| &**key)).refused();
+                assert!(said.contains(named) && said.contains("or unset SSH_AUTH_SOCK"), "{key:?}: {said}");
+            });
+        }
+    });
+    // A wait is explained where another key signs in after it, too.
+    let ssh = scratch.home().join(".ssh");
+    std::fs::create_dir(&ssh).expect("a folder");
+    std::fs::rename(&plain, ssh.join("id_ed25519")).expect("ours");
+    let ran = sessions(&scratch, &relay, &stuck, None);
+    assert!(ran.status.success() && ran.err.contains(named), "{ran:?}");
+}
