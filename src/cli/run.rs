@@ -199,14 +199,20 @@ pub(super) fn agent(settings: &Settings, for_person: bool) -> Result<Agent, Stri
         return Ok(Agent::Demo);
     }
     let agent = Agent::Claude(settings.claude.value.clone());
-    match (agent.find_claude(), &settings.claude.value) {
-        (Some(_), _) => Ok(agent),
-        (None, Some(named)) if for_person => {
-            Err(format!("{}: {} is not a program that can be run", settings.claude.origin, path_line(named)))
+    if let Some(why) = settings::named_no_program(&settings.claude) {
+        if for_person {
+            return Err(why);
         }
-        (None, None) if for_person => Ok(Agent::Demo),
-        (None, _) => {
-            // It may be installed while the service runs.
+        // It may be installed while the service runs.
+        log::warn!(
+            "{why}, so no session can start yet; install Claude Code there, or name it with --claude PATH, or use --demo"
+        );
+        return Ok(agent);
+    }
+    match agent.find_claude() {
+        Some(_) => Ok(agent),
+        None if for_person => Ok(Agent::Demo),
+        None => {
             log::warn!(
                 "Claude Code was not found, so no session can start yet; install it, or use --claude PATH or --demo"
             );

@@ -13,7 +13,7 @@ use ssh_key::{Algorithm, PrivateKey, rand_core::OsRng};
 
 use super::{Agent, channels::SessionKeys};
 use crate::{
-    base::text::quoted,
+    base::text::{path_line, quoted},
     claude::{
         arguments::{Arguments, arguments},
         environment::{Changes, environment},
@@ -38,6 +38,11 @@ pub(super) enum LaunchError {
         "Claude Code is not installed here, or not on PATH. Install it with `npm install -g @anthropic-ai/claude-code`, or name it with --claude PATH"
     )]
     NoCli,
+    #[error(
+        "{} was named as Claude Code, and is not a program that can be run. Install Claude Code there, or name it with --claude PATH",
+        path_line(.0)
+    )]
+    NotCli(PathBuf),
 }
 
 /// Finds Claude Code as a launch would.
@@ -65,7 +70,8 @@ impl Launcher {
         let Live { agent, environment: changes } = self.live.read().clone();
         let mut more: Vec<OsString> = Vec::new();
         let program = match &agent {
-            Agent::Claude(named) => find_claude(named.as_deref()).ok_or(LaunchError::NoCli)?,
+            Agent::Claude(named) => find_claude(named.as_deref())
+                .ok_or_else(|| named.clone().map_or(LaunchError::NoCli, LaunchError::NotCli))?,
             Agent::Demo => {
                 more.push("demo-agent".into());
                 self.guard.program().to_owned()

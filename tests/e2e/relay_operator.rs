@@ -17,6 +17,7 @@ use crate::support::{
     http::{self, Endpoint, RawSocket},
     process,
     proxy::Proxy,
+    relay::Scratch,
     standin::{Scene, says},
     until,
 };
@@ -419,4 +420,33 @@ fn who_breaks_a_turn_off_and_who_stops_the_relay_is_told_by_key() {
     let log = scene.relay.log();
     let line = log.lines().find(|line| line.contains("an admin stops the relay"));
     assert!(line.is_some_and(|line| line.contains(&principal)), "{log}");
+}
+
+#[test]
+fn a_program_that_was_named_and_is_none_is_named_where_no_session_can_start() {
+    let owner = Key::new("owner");
+    let options = Relay::options(&[&owner]).usual_log();
+    let named = options.scratch.root().join("nope");
+    let shown = named.display().to_string();
+    let relay = options.claude(&named).start();
+    let warned = format!("--claude: {shown} is not a program that can be run, so no session can start yet");
+    let log = relay.logged(&[&warned]);
+    assert!(!log.contains("was not found"), "{log}");
+    let mut laptop = Device::connect(&relay, &owner, "laptop");
+    let session = laptop.create();
+    laptop.attach(&session);
+    let reason = format!("{shown} was named as Claude Code, and is not a program that can be run");
+    laptop.event(&session, "the reason", |event| event.to_string().contains(&reason));
+    assert!(!relay.log().contains("not on PATH"), "{}", relay.log());
+}
+
+#[test]
+fn a_program_that_the_config_names_and_that_is_none_is_named_with_its_line() {
+    let scratch = Scratch::new();
+    let config = scratch.home().join("config.toml");
+    fs::write(&config, "claude = \"/nope\"\n").expect("a config");
+    let mut command = scratch.command(["serve", "--listen", "127.0.0.1:0"]);
+    command.arg("--config").arg(&config).arg("--data").arg(scratch.data());
+    let relay = Relay::spawn(scratch, command, 2);
+    relay.logged(&["config.toml:1", "/nope is not a program that can be run, so no session can start yet"]);
 }

@@ -316,12 +316,13 @@ fn can_start(settings: &Settings) -> Result<(), String> {
     if let Some(why) = unreadable_keys(&keys.value) {
         return Err(format!("{}: {why}", keys.origin));
     }
-    match &claude.value {
-        Some(program) if !is_program(program) => {
-            Err(format!("{}: {} is not a program that can be run", claude.origin, path_line(program)))
-        }
-        _ => Ok(()),
-    }
+    named_no_program(claude).map_or(Ok(()), Err)
+}
+
+/// Why the program that was named as Claude Code, if one was, is none.
+pub(crate) fn named_no_program(claude: &Sourced<Option<PathBuf>>) -> Option<String> {
+    let program = claude.value.as_deref().filter(|program| !is_program(program))?;
+    Some(format!("{}: {} is not a program that can be run", claude.origin, path_line(program)))
 }
 
 /// Why a keys file that is there cannot be read, as a folder cannot: no key signs in to a relay that starts on it.
