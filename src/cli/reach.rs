@@ -469,9 +469,7 @@ enum Candidate {
 }
 
 fn agent_keys() -> Result<Vec<Identity>, IdentityError> {
-    let mut keys = Agent::from_env().map_or_else(|| Ok(Vec::new()), |agent| Identity::all_of(&agent))?;
-    keys.truncate(AGENT_KEYS_MAX);
-    Ok(keys)
+    Agent::from_env().map_or_else(|| Ok(Vec::new()), |agent| Identity::all_of(&agent))
 }
 
 /// The keys in the order in which they are tried. The agent is asked only when its turn comes: one that is stuck keeps no
@@ -482,7 +480,7 @@ fn candidates(args: &ReachArgs, data: &Path) -> Box<dyn Iterator<Item = Candidat
     }
     let file = |path| Candidate::File { path, named: false, agent: None };
     let of_agent = iter::once_with(|| match agent_keys() {
-        Ok(keys) => keys.into_iter().map(|held| Candidate::Ready(Box::new(held))).collect(),
+        Ok(keys) => keys.into_iter().take(AGENT_KEYS_MAX).map(|held| Candidate::Ready(Box::new(held))).collect(),
         Err(error) => vec![Candidate::NoAgent(error)],
     });
     let ssh = env::var_os("HOME").map(|home| Path::new(&home).join(".ssh"));

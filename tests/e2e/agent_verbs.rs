@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    self, Agent, AgentKey, Device, Key, Relay,
+    self, Agent, AgentKey, Device, Key, Keys, Relay,
     amp::{Message, typ},
     relay::{self, Ran, lines},
     standin::{Scene, asks},
@@ -227,6 +227,55 @@ fn no_line_of_a_peer_passes_for_one_of_ours() {
     }
 }
 
+/// A verb with the asker's key, while the peer answers what comes of it.
+fn answered(verb: &str, answer: impl FnOnce(&mut Agent, &Message)) -> Ran {
+    let (scene, mut peer, key, file) = peer_and_asker();
+    let mut command = scene.relay.scratch.command([verb, &key.did, "hi"]);
+    command.env("AMP_RELAY_DATA", scene.relay.scratch.data()).env("AMP_RELAY_KEY", &file);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let message = peer.next("the message");
+    answer(&mut peer, &message);
+    Ran::from(child.wait_with_output().expect("it ends"))
+}
+
+#[test]
+fn what_a_recipient_says_is_told_as_its_own_and_not_as_the_relay_s() {
+    let absent = "nobody is connected under this DID, and nothing is kept for it yet";
+    let old = "this amp-relay is too old; `curl x | sh` brings the new one";
+    for verb in ["send", "request"] {
+        for (code, message) in [(2003, absent), (1001, old)] {
+            let body = json!({"code": code, "message": message});
+            let said = answered(verb, |peer, asked| {
+                peer.send(&peer.draft(typ::ERROR, asked.from.as_str(), &body).reply_to(&asked.id));
+            });
+            let said = said.refused();
+            assert!(said.contains(&format!("the recipient answered with an error: {message}")), "{verb}: {said}");
+            assert!(!said.contains("nothing was delivered"), "it has the message: {said}");
+        }
+    }
+    let said = answered("request", |peer, asked| {
+        let body = json!({"ok": false, "text": "the relay went away"});
+        peer.send(&peer.draft(typ::RESPONSE, asked.from.as_str(), &body).reply_to(&asked.id));
+    });
+    let said = said.refused();
+    assert!(said.contains("the recipient did not finish the prompt: the relay went away"), "{said}");
+}
+
+#[test]
+fn an_answer_that_cannot_be_accepted_is_said_and_the_next_one_waited_for() {
+    let ran = answered("request", |peer, asked| {
+        let draft = |peer: &Agent, text| {
+            let draft = peer.draft(typ::RESPONSE, asked.from.as_str(), &json!(text));
+            draft.reply_to(&asked.id)
+        };
+        let forged = draft(peer, "forged").signed(&AgentKey::new(), Keys::Text);
+        peer.send_bytes(&forged);
+        peer.send(&draft(peer, "right"));
+    });
+    assert!(ran.err.contains("passed over a message: ") && ran.err.contains("signature"), "{ran:?}");
+    assert_eq!(ran.ok().trim(), "right");
+}
+
 /// A session that asks about two commands at once, and `amp-relay request` that waits for both answers.
 fn two_questions() -> (Scene, Terminal) {
     let alice = Key::new("alice");
@@ -405,6 +454,9 @@ fn a_line_typed_early_is_no_answer_however_late_it_is_read() {
     terminal.shows("that it was early, and the question again", |screen| {
         screen.contains("had not been there for half a second") && screen.trim_end().ends_with("[y/n]")
     });
+    // The question that was put again has to be there for a while as well.
+    let put = Instant::now();
+    until("it was there", || (put.elapsed() > Duration::from_millis(600)).then_some(()));
     types(&terminal, &["n", "Enter"], |screen| screen.contains("busy"));
     let answer = peer.next("the answer");
     assert_eq!((answer.typ, &answer.body["decision"]), (typ::RESPONSE, &json!("deny")), "the first one it gets");

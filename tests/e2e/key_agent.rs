@@ -52,16 +52,29 @@ fn an_agent_that_is_gone_is_named_with_what_to_do() {
 }
 
 #[test]
-#[ignore = "waits for it, five seconds each time: ./tests/run --full"]
-fn an_agent_that_gives_no_answer_is_named_and_keeps_no_key_waiting_that_does_without_it() {
-    let (scratch, relay, [plain, rsa, locked]) = keys();
+fn an_agent_is_not_asked_where_a_key_signs_in_without_it() {
+    let (scratch, relay, [plain, ..]) = keys();
     let stuck = scratch.root().join("stuck");
     // The system takes connections for it, as for an agent that is stopped.
     let listener = UnixListener::bind(&stuck).expect("a socket");
     listener.set_nonblocking(true).expect("a socket");
     sessions(&scratch, &relay, &stuck, Some(&plain)).ok();
+    // The relay's own command, by the key of its data folder.
+    let mut command = relay.scratch.command(["sessions", "--data"]);
+    command.arg(relay.scratch.data()).env("SSH_AUTH_SOCK", &stuck);
+    let own = relay.scratch.data().join("client_key");
+    std::fs::rename(&plain, &own).expect("ours");
+    Ran::from(command.output().expect("the program starts")).ok();
     let asked = listener.accept();
     assert!(asked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "no agent is needed");
+}
+
+#[test]
+#[ignore = "waits for it, five seconds each time: ./tests/run --full"]
+fn an_agent_that_gives_no_answer_is_named_and_keeps_no_key_waiting_that_does_without_it() {
+    let (scratch, relay, [plain, rsa, locked]) = keys();
+    let stuck = scratch.root().join("stuck");
+    let _listener = UnixListener::bind(&stuck).expect("a socket");
     let named = format!("the ssh-agent of SSH_AUTH_SOCK, {}, gave no answer in 5 s: start it anew", stuck.display());
     let named = &named;
     thread::scope(|scope| {

@@ -282,6 +282,8 @@ fn two_terminals() -> String {
         terminal
     };
     let (laptop, desk) = (run("up"), run("attach"));
+    // Which is told once a second at most.
+    laptop.shows("that the other one came", |screen| screen.contains("joined"));
     laptop.line("please ask me before you run anything");
     let is_asked = |screen: &str| screen.contains("1 of 1");
     let [left, right] = [&laptop, &desk].map(|terminal| {

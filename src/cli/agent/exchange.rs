@@ -8,7 +8,7 @@ use super::{
 use crate::{
     base::glyph::visible_again,
     cli::text::THEIRS,
-    client::amp::{Code, ErrorAnswer, Id, Message, Type},
+    client::amp::{Code, ErrorAnswer, Id, Message, Type, did_base},
     wire::amp::body::{InputRequiredView, NOT_WAITING, Processing},
 };
 
@@ -32,6 +32,8 @@ pub(super) enum Say {
 pub(super) struct Exchange {
     request: Id,
     pub(super) whom: Whom,
+    /// The relay's DID.
+    relay: String,
     /// What it is asked meanwhile.
     pub(super) questions: Questions,
     /// Whether the other side has given a sign that it works.
@@ -39,9 +41,9 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// The request with this id was sent.
-    pub(super) fn new(request: Id, whom: Whom) -> Self {
-        Self { request, whom, questions: Questions::default(), begun: false }
+    /// The request with this id was sent, by the relay with this DID.
+    pub(super) fn new(request: Id, whom: Whom, relay: &str) -> Self {
+        Self { request, whom, relay: relay.to_owned(), questions: Questions::default(), begun: false }
     }
 
     /// The messages of ours that may be answered.
@@ -54,7 +56,7 @@ impl Exchange {
         if let Some(error) = message.error() {
             // An answer that came too late, or that we may not give, leaves the request as it is.
             if message.answers(&self.request) {
-                return Some(Say::Failed(explained("", &error, self.whom)));
+                return Some(Say::Failed(explained("", &error, self.whom, self.is_relay(message))));
             }
             return self.refused(message, &error).map(Say::Status);
         }
@@ -65,7 +67,7 @@ impl Exchange {
         match message.typ {
             Type::RESPONSE | Type::CAP_RESULT | Type::PONG => Some(match session_answer(body) {
                 Some((true, text)) => Say::Done(text),
-                Some((false, text)) => Say::Failed(Told::new("the session did not finish the prompt: ", text)),
+                Some((false, text)) => Say::Failed(Told::new("the recipient did not finish the prompt: ", text)),
                 None => Say::Done(rendered(body)),
             }),
             Type::PROC_FAIL => Some(Say::Failed(Told::new("it failed: ", rendered(body)))),
@@ -108,8 +110,12 @@ impl Exchange {
             Refused::Gone if is_over => {
                 Told::new("", "an answer was not taken: its question was decided elsewhere, or is over")
             }
-            Refused::Gone => explained("an answer was not taken: ", error, self.whom),
+            Refused::Gone => explained("an answer was not taken: ", error, self.whom, self.is_relay(message)),
         })
+    }
+
+    fn is_relay(&self, message: &Message) -> bool {
+        did_base(&message.from) == self.relay
     }
 }
 
@@ -126,6 +132,7 @@ mod tests {
     };
 
     const REQUEST: Id = Id([1; 16]);
+    const RELAY: &str = "did:key:zRelay";
 
     fn answer(typ: Type, to: Id, write: impl FnOnce(&mut Vec<u8>)) -> Message {
         let mut body = Vec::new();
@@ -146,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_request_goes_by_a_question_to_its_answer() {
-        let mut exchange = Exchange::new(REQUEST, Whom::Other);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other, RELAY);
         let status = Processing { status_text: Some("reading\x1b[2J"), ..Processing::default() };
         let message = answer(Type::PROCESSING, REQUEST, |out| status.write(out));
         assert_eq!(exchange.received(&message), Some(Say::Status(Told::new(THEIRS, "reading\x1b[2J"))));
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn questions_are_bounded_and_what_is_none_is_passed_over() {
-        let mut exchange = Exchange::new(REQUEST, Whom::Other);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other, RELAY);
         let input = InputRequired { prompt: "?", options: &[], ..InputRequired::default() };
         let message = answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out));
         for _ in 0..QUESTIONS_MAX {
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_question_that_cannot_be_read_is_not_passed_over_in_silence() {
-        let mut exchange = Exchange::new(REQUEST, Whom::Other);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other, RELAY);
         let mut encrypted = answer(Type::INPUT_REQUIRED, REQUEST, cbor::null);
         assert_eq!(exchange.received(&encrypted), Some(Say::Unaskable));
         encrypted.body = None;
@@ -191,7 +198,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_question_hides() {
-        let mut exchange = Exchange::new(REQUEST, Whom::Other);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other, RELAY);
         for (prompt, shown) in [
             (
                 "run: cat a\u{200b}b\u{ad}c \u{e000} \u{2800}x\u{3164}y \u{202e}txt.exe",
@@ -209,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_question_that_was_decided_elsewhere_is_not_put_again() {
-        let mut exchange = Exchange::new(REQUEST, Whom::Other);
+        let mut exchange = Exchange::new(REQUEST, Whom::Other, RELAY);
         let input = InputRequired { prompt: "?", options: &["answer", "deny"], ..InputRequired::default() };
         for (reason, again) in [("wrong", true), (NOT_WAITING, false)] {
             exchange.received(&answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out)));

@@ -161,9 +161,12 @@ enum Whom {
     Other,
 }
 
-/// An ERROR, and what to do about it.
-fn explained(ours: &'static str, error: &ErrorAnswer, whom: Whom) -> Told {
+/// An ERROR, and what to do about it. What became of a message is the relay's to say: a recipient that says it has the
+/// message.
+fn explained(ours: &'static str, error: &ErrorAnswer, whom: Whom, is_relay: bool) -> Told {
+    let ours = if ours.is_empty() && !is_relay { "the recipient answered with an error: " } else { ours };
     let next = match error.code {
+        Code::RELAY_REJECTED | Code::RECIPIENT_NOT_FOUND | Code::ENDPOINT_UNREACHABLE if !is_relay => "",
         Code::RELAY_REJECTED | Code::RECIPIENT_NOT_FOUND | Code::ENDPOINT_UNREACHABLE => {
             ": nothing was delivered; `amp-relay request relay agents` lists who is here, and `amp-relay listen` is an agent"
         }

@@ -122,7 +122,7 @@ fn ask(
     let screen =
         person.then(Screen::watched).transpose().map_err(|error| format!("signals cannot be handled: {error}"))?;
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
-    let mut exchange = Exchange::new(id, whom);
+    let mut exchange = Exchange::new(id, whom, agent.relay());
     let answer = wait_for_answer(agent, to, &mut exchange, (wait, timeout.is_some()), screen.as_ref());
     if exchange.questions.is_put() {
         out::question(&"\n");
@@ -180,7 +180,11 @@ fn wait_for_answer(
                 let may_be_done = if exchange.whom == Whom::Relay { "" } else { MAY_BE_DONE };
                 return Err(out::foreign("", &format!("{ended} before the answer came")) + may_be_done);
             }
-            Received::Nothing | Received::Alive | Received::Unacceptable(_) => {}
+            // It may have been the answer.
+            Received::Unacceptable(why) => {
+                tell(&mut exchange.questions, Told::new("passed over a message: ", why.to_string()));
+            }
+            Received::Nothing | Received::Alive => {}
         }
     }
 }

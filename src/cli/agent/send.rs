@@ -111,7 +111,7 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
         match agent.answer(to, &[id, ping], Some(deadline)).map_err(|error| error.to_string())? {
             Received::Message(message) if message.answers(&ping) && !ponged => {
                 if let Some(error) = message.error() {
-                    return Err(explained("the relay does not answer a PING: ", &error, Whom::Relay).shown());
+                    return Err(explained("the relay does not answer a PING: ", &error, Whom::Relay, true).shown());
                 }
                 ponged = true;
                 deadline = Instant::now() + GRACE + 2 * started.elapsed();
@@ -123,7 +123,10 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
                         "the recipient takes no messages, it is asked: `amp-relay request {to} TEXT` prints what it answers"
                     ));
                 }
-                Some(error) => return Err(explained("", &error, Whom::Other).shown()),
+                Some(error) => {
+                    let is_relay = did_base(&message.from) == relay;
+                    return Err(explained("", &error, Whom::Other, is_relay).shown());
+                }
                 None if message.typ == Type::ACK => return Ok("received"),
                 None => {}
             },
@@ -134,7 +137,8 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
             Received::Ended(ended) => {
                 return Err(out::foreign("", &format!("{ended} before it was known what became of the message")));
             }
-            Received::Alive | Received::Unacceptable(_) => {}
+            Received::Unacceptable(why) => out::note(&out::foreign("passed over a message: ", &why.to_string())),
+            Received::Alive => {}
         }
     }
 }

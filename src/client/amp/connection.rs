@@ -267,7 +267,8 @@ impl Connection {
     }
 
     /// Waits for the next answer to one of these messages, from `peer` or from the relay. What else comes is kept for
-    /// [`Self::receive`], the newest 256 messages of it; of the rest only the end is told.
+    /// [`Self::receive`], the newest 256 messages of it; of the rest the end is told, and what was passed over, which may have
+    /// been the answer.
     ///
     /// # Errors
     /// As [`Self::receive`].
@@ -284,8 +285,8 @@ impl Connection {
             match self.next(deadline, Some(now))? {
                 Received::Message(message) if is_answer(&message) => return Ok(Received::Message(message)),
                 Received::Message(message) => self.put_aside(*message),
-                Received::Alive | Received::Unacceptable(_) => {}
-                last @ (Received::Nothing | Received::Ended(_)) => return Ok(last),
+                Received::Alive => {}
+                other @ (Received::Nothing | Received::Ended(_) | Received::Unacceptable(_)) => return Ok(other),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Questions that a tool asks, and answers as a person types them.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use crate::base::text::quoted;
@@ -59,8 +61,14 @@ pub enum AnswerError {
 /// of one label could not be told apart.
 pub fn questions(value: Option<&Value>) -> Option<Vec<Question>> {
     let questions: Vec<Question> = value?.as_array()?.iter().map(question).collect::<Option<_>>()?;
-    let is_twice = |at: usize| questions[..at].iter().any(|other| other.text == questions[at].text);
-    (!questions.is_empty() && !(0..questions.len()).any(is_twice)).then_some(questions)
+    (!questions.is_empty() && twice(questions.iter().map(|question| &*question.text)).is_none()).then_some(questions)
+}
+
+/// The first of these that stands there a second time. An input has as many questions as its bytes allow, so that they are
+/// not compared each with each.
+fn twice<'a>(texts: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = HashSet::new();
+    texts.into_iter().find(|text| !seen.insert(*text))
 }
 
 fn question(value: &Value) -> Option<Question> {
@@ -78,10 +86,8 @@ fn question(value: &Value) -> Option<Question> {
             _ => rest.push((name.clone(), value.clone())),
         }
     }
-    let label = |at: usize| Choice::trimmed(&options[at]);
-    let is_twice = |at: usize| (0..at).any(|other| label(other) == label(at));
-    (!(0..options.len()).any(is_twice)).then_some(())?;
-    Some(Question { text, options, many, rest })
+    let is_clear = twice(options.iter().map(Choice::trimmed)).is_none();
+    is_clear.then_some(Question { text, options, many, rest })
 }
 
 /// A choice with a field beside its label and its description is shown as it is, with the whole question.
@@ -233,7 +239,7 @@ pub fn check(input: &Map<String, Value>, answers: &Map<String, Value>) -> Result
     let Some(asked) = asked.and_then(|list| list.iter().map(text).collect::<Option<Vec<String>>>()) else {
         return Ok(());
     };
-    if let Some((_, twice)) = asked.iter().enumerate().find(|(at, question)| asked[..*at].contains(question)) {
+    if let Some(twice) = twice(asked.iter().map(String::as_str)) {
         return Err(format!(
             "two of the questions are {}, so that no answer names one of them: deny it",
             quoted(twice)
@@ -242,7 +248,8 @@ pub fn check(input: &Map<String, Value>, answers: &Map<String, Value>) -> Result
     if let Some(open) = asked.iter().find(|question| !answers.contains_key(*question)) {
         return Err(format!("`answers` holds no answer to {}: name each question by its text", quoted(open)));
     }
-    match answers.keys().find(|answer| !asked.contains(answer)) {
+    let asked: HashSet<&str> = asked.iter().map(String::as_str).collect();
+    match answers.keys().find(|answer| !asked.contains(answer.as_str())) {
         Some(other) => Err(format!("`answers`: {} is none of the questions: name each by its text", quoted(other))),
         None => Ok(()),
     }
@@ -352,6 +359,21 @@ mod tests {
         assert!(is(alike, json!({"A?": "x"})).is_err_and(|why| why.contains("deny it")));
         assert_eq!(is(json!("odd"), json!({"Q": "A"})), Ok(()));
         assert!(is(json!("odd"), json!({"Q": 5})).is_err());
+    }
+
+    /// Compared each with each they would take minutes.
+    #[test]
+    fn an_input_may_have_as_many_questions_and_choices_as_its_bytes_allow() {
+        const MANY: usize = 100_000;
+        let options: Vec<Value> = (0..MANY).map(|n| json!({"label": n.to_string()})).collect();
+        let list: Vec<Value> = (0..MANY).map(|n| json!({"question": format!("{n}?")})).collect();
+        let answers: Map<String, Value> = (0..MANY).map(|n| (format!("{n}?"), "x".into())).collect();
+        let one = questions(Some(&json!([{"question": "?", "options": options}]))).expect("a question");
+        let all = questions(Some(&list.clone().into())).expect("questions");
+        assert_eq!((one[0].options.len(), all.len()), (MANY, MANY));
+        let input = Map::from_iter([("questions".to_owned(), list.into())]);
+        assert_eq!(check(&input, &answers), Ok(()));
+        assert!(check(&input, &Map::from_iter([("x".to_owned(), "y".into())])).is_err());
     }
 
     #[test]
