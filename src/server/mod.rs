@@ -487,7 +487,7 @@ fn loop_options(options: &Options) -> reactor::Options {
         grace_ms: options.grace_ms,
         linger_ms: LINGER_MS,
         pace_ms: pace_ms(options.ws_ping_ms),
-        patience_ms: defaults.patience_ms.max(pace_ms(options.ws_ping_ms).saturating_mul(10)),
+        patience_ms: patience_ms(options.ws_ping_ms, defaults.patience_ms),
         ..defaults
     }
 }
@@ -511,6 +511,13 @@ fn connections_max(wanted: usize, descriptors: Option<u64>) -> usize {
 fn pace_ms(ws_ping_ms: u64) -> u64 {
     let ping_ms = if ws_ping_ms == 0 { WS_PING_MS } else { ws_ping_ms };
     (ping_ms / 12).max(16)
+}
+
+/// How long a slow reader's answer is waited for: `most_ms` or what its pace asks for, but no longer than until it would be
+/// taken for gone.
+fn patience_ms(ws_ping_ms: u64, most_ms: u64) -> u64 {
+    let ping_ms = if ws_ping_ms == 0 { WS_PING_MS } else { ws_ping_ms };
+    pace_ms(ws_ping_ms).saturating_mul(10).max(most_ms.min(ping_ms.saturating_mul(2)))
 }
 
 /// Keys the hash of names, so that a peer cannot choose DIDs that share a bucket.
@@ -599,12 +606,12 @@ mod tests {
         // Very frequent pings leave time enough to measure what the peer reads.
         assert_eq!([1, 192, 204].map(pace_ms), [16, 16, 17]);
         assert_eq!(pace_ms(u64::MAX), u64::MAX / 12);
-        // A program that reads ahead does not read on sooner because the relay pings more often.
+        // A program that reads ahead reads on no sooner where the relay pings more often, and must not be taken for gone.
         let patience_ms = |ws_ping_ms| {
             let options = Options { ws_ping_ms, ..Options::new("keys".into(), Agent::Demo) };
             loop_options(&options).patience_ms
         };
-        assert_eq!([2_000, 24_000, 48_000].map(patience_ms), [20_000, 20_000, 40_000]);
+        assert_eq!([2_000, 24_000, 48_000].map(patience_ms), [4_000, 20_000, 40_000]);
     }
 
     #[test]
