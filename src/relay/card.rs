@@ -17,6 +17,9 @@ use crate::{
     claude::ASKING_TOOL,
 };
 
+/// How long a request is before a person's eyes until a line or a key can answer it, in milliseconds.
+pub const VISIBLE_MS: u64 = 500;
+
 /// Characters of a tool's name that a line of ours beside other text shows. A name that the model's API takes has no more.
 pub const TOOL_CHARS_MAX: usize = 128;
 

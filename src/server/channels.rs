@@ -55,7 +55,7 @@ pub(super) enum Mail {
     /// The keys file was read because this peer asked for it.
     KeysRead { peer: ConnToken, id: Text, result: Box<Result<KeysFound, Error>> },
     /// What the core has for peers of this worker, in order, and how much of it is large.
-    Core(Vec<Out>, Option<Large>),
+    Core(Vec<Out>, Option<OnWay>),
     /// There is a session, and agents may write to it.
     Session { session: Text, did: Text },
     /// A session is gone, and its DID with it.
@@ -97,31 +97,7 @@ impl Way {
     /// So much more, until this is dropped.
     pub(super) fn add(&self, bytes: usize) -> OnWay {
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        OnWay { of: self.bytes.clone(), bytes, most: self.most, waker: Some(self.waker.clone()) }
-    }
-}
-
-/// Bytes that travel in one mail.
-pub(super) struct OnWay {
-    of: Arc<AtomicUsize>,
-    bytes: usize,
-    most: usize,
-    waker: Option<Waker>,
-}
-
-impl OnWay {
-    /// The mail found no room: it is not on its way, and no thread is woken for that.
-    pub(super) fn take_back(mut self) {
-        self.waker = None;
-    }
-}
-
-impl Drop for OnWay {
-    fn drop(&mut self) {
-        let before = self.of.fetch_sub(self.bytes, Ordering::AcqRel);
-        if let Some(waker) = self.waker.as_ref().filter(|_| before >= self.most && before - self.bytes < self.most) {
-            waker.wake_by_ref();
-        }
+        OnWay { of: self.bytes.clone(), count: bytes, most: Some(self.most), waker: Some(self.waker.clone()) }
     }
 }
 
@@ -135,32 +111,35 @@ impl LargeOut {
     }
 
     /// So many more, until this is dropped: then `waker` is woken.
-    pub(super) fn add(&self, count: usize, waker: &Waker) -> Option<Large> {
+    pub(super) fn add(&self, count: usize, waker: &Waker) -> Option<OnWay> {
         (count > 0).then(|| {
             self.0.fetch_add(count, Ordering::AcqRel);
-            Large { of: self.clone(), count, waker: Some(waker.clone()) }
+            OnWay { of: self.0.clone(), count, most: None, waker: Some(waker.clone()) }
         })
     }
 }
 
-/// A number of large answers that travel in one mail.
-pub(super) struct Large {
-    of: LargeOut,
+/// What travels in one mail: bytes, or a number of large answers. It is on its way until this is dropped.
+pub(super) struct OnWay {
+    of: Arc<AtomicUsize>,
     count: usize,
+    /// Where so much may be on its way, the sender is woken only once there is room again, else each time.
+    most: Option<usize>,
     waker: Option<Waker>,
 }
 
-impl Large {
-    /// The mail found no room: its answers are not on the way, and no thread is woken for that.
+impl OnWay {
+    /// The mail found no room: it is not on its way, and no thread is woken for that.
     pub(super) fn take_back(mut self) {
         self.waker = None;
     }
 }
 
-impl Drop for Large {
+impl Drop for OnWay {
     fn drop(&mut self) {
-        self.of.0.fetch_sub(self.count, Ordering::AcqRel);
-        if let Some(waker) = &self.waker {
+        let before = self.of.fetch_sub(self.count, Ordering::AcqRel);
+        let has_room_again = self.most.is_none_or(|most| before >= most && before - self.count < most);
+        if let Some(waker) = self.waker.as_ref().filter(|_| has_room_again) {
             waker.wake_by_ref();
         }
     }

@@ -509,15 +509,18 @@ fn connections_max(wanted: usize, descriptors: Option<u64>) -> usize {
 /// How far a slow reader may be behind: a small part of the time in which signs of life are looked for, and in which its
 /// own pings want an answer.
 fn pace_ms(ws_ping_ms: u64) -> u64 {
-    let ping_ms = if ws_ping_ms == 0 { WS_PING_MS } else { ws_ping_ms };
-    (ping_ms / 12).max(16)
+    (or_usual(ws_ping_ms) / 12).max(16)
 }
 
 /// How long a slow reader's answer is waited for: `most_ms` or what its pace asks for, but no longer than until it would be
 /// taken for gone.
 fn patience_ms(ws_ping_ms: u64, most_ms: u64) -> u64 {
-    let ping_ms = if ws_ping_ms == 0 { WS_PING_MS } else { ws_ping_ms };
-    pace_ms(ws_ping_ms).saturating_mul(10).max(most_ms.min(ping_ms.saturating_mul(2)))
+    pace_ms(ws_ping_ms).saturating_mul(10).max(most_ms.min(or_usual(ws_ping_ms).saturating_mul(2)))
+}
+
+/// Without pings the time is that of the usual ones.
+fn or_usual(ws_ping_ms: u64) -> u64 {
+    if ws_ping_ms == 0 { WS_PING_MS } else { ws_ping_ms }
 }
 
 /// Keys the hash of names, so that a peer cannot choose DIDs that share a bucket.

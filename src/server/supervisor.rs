@@ -19,7 +19,7 @@ use slab::Slab;
 
 use super::{
     backlog::Backlog,
-    channels::{Large, LargeOut, Links, Mail, Mailers},
+    channels::{LargeOut, Links, Mail, Mailers, OnWay},
     drain_guard::DrainGuard,
     launch::Launcher,
     metrics::Shared,
@@ -511,7 +511,7 @@ impl SupervisorLoop {
             };
             if let Some(Mail::Core(back, large)) = self.links.flush_with(worker, next) {
                 backlog.give_back(back);
-                large.into_iter().for_each(Large::take_back);
+                large.into_iter().for_each(OnWay::take_back);
             }
         }
     }

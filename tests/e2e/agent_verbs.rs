@@ -202,6 +202,13 @@ fn request(scene: &Scene, file: &Path, did: &str, text: &str) -> String {
     format!("{} request --data {} --key {} {did} {text}", relay::PROGRAM, data.display(), file.display())
 }
 
+/// The program with these arguments and the key of a file, started.
+fn asking(scene: &Scene, file: &Path, arguments: &[&str]) -> Child {
+    let mut command = scene.relay.scratch.command(arguments);
+    command.env("AMP_RELAY_DATA", scene.relay.scratch.data()).env("AMP_RELAY_KEY", file);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
 #[test]
 fn no_line_of_a_peer_passes_for_one_of_ours() {
     let (scene, mut peer, key, file) = peer_and_asker();
@@ -211,9 +218,7 @@ fn no_line_of_a_peer_passes_for_one_of_ours() {
         (typ::ERROR, json!({"code": 4001, "message": FORGED})),
     ];
     for (kind, body) in bodies {
-        let mut command = scene.relay.scratch.command(["request", &key.did, "hi", "--timeout", "60s"]);
-        command.env("AMP_RELAY_DATA", scene.relay.scratch.data()).env("AMP_RELAY_KEY", &file);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let child = asking(&scene, &file, &["request", &key.did, "hi", "--timeout", "60s"]);
         let request = peer.next("the request");
         let processing = json!({"status_text": FORGED});
         for (kind, body) in [(typ::PROCESSING, &processing), (kind, &body)] {
@@ -230,9 +235,7 @@ fn no_line_of_a_peer_passes_for_one_of_ours() {
 /// A verb with the asker's key, while the peer answers what comes of it.
 fn answered(verb: &str, answer: impl FnOnce(&mut Agent, &Message)) -> Ran {
     let (scene, mut peer, key, file) = peer_and_asker();
-    let mut command = scene.relay.scratch.command([verb, &key.did, "hi"]);
-    command.env("AMP_RELAY_DATA", scene.relay.scratch.data()).env("AMP_RELAY_KEY", &file);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let child = asking(&scene, &file, &[verb, &key.did, "hi"]);
     let message = peer.next("the message");
     answer(&mut peer, &message);
     Ran::from(child.wait_with_output().expect("it ends"))

@@ -1,11 +1,15 @@
 //! What is said on the way out: how the session goes on when its window is left, what became of what was typed, and that a
 //! turn does not end.
 
-use crate::support::terminal::flat;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{proxy::Proxy, relay::PROGRAM, standin::Scene, terminal::Terminal};
+use crate::support::{
+    proxy::Proxy,
+    relay::PROGRAM,
+    standin::Scene,
+    terminal::{Terminal, flat},
+};
 
 /// `attach` with the owner's key through this address.
 fn attached_through(scene: &Scene, address: std::net::SocketAddr) -> Terminal {

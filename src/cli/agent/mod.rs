@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     base::text::BYTE_ORDER_MARK,
-    client::amp::{Code, ErrorAnswer, Message, SignedBy, base64url, did_base, json_of_body},
+    client::amp::{Code, ErrorAnswer, Message, SignedBy, Unacceptable, base64url, did_base, json_of_body},
     wire::sign_in::key_of_did,
 };
 
@@ -118,6 +118,11 @@ impl Told {
     fn shown(&self) -> String {
         out::foreign(self.ours, &self.theirs) + self.next
     }
+}
+
+/// What came and is no message for us, which may have been the answer that is waited for.
+fn passed_over(why: &Unacceptable) -> Told {
+    Told::new("passed over a message: ", why.to_string())
 }
 
 /// What a session answers, `{"ok": ..., "text": ...}`: whether it went well, and its words.

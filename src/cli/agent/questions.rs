@@ -17,13 +17,13 @@ use super::{
 use crate::{
     base::text::unfit_for_lines,
     client::amp::{Id, Message},
-    relay::card::Said,
+    relay::card::{Said, VISIBLE_MS},
 };
 
 /// Questions that wait at once; a peer that asks more is not listened to.
 pub(super) const QUESTIONS_MAX: usize = 32;
 /// How long a question stands before a line can be an answer to it.
-const VISIBLE: Duration = Duration::from_millis(500);
+const VISIBLE: Duration = Duration::from_millis(VISIBLE_MS);
 /// What is kept of that which comes while a question is on the screen.
 const TOLD_MAX: usize = 16;
 

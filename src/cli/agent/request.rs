@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     RELAY, Told, Whom, address,
     exchange::{Exchange, Say},
-    given, given_json, millis,
+    given, given_json, millis, passed_over,
     questions::{Questions, Typed},
     screen::Screen,
     span,
@@ -180,10 +180,7 @@ fn wait_for_answer(
                 let may_be_done = if exchange.whom == Whom::Relay { "" } else { MAY_BE_DONE };
                 return Err(out::foreign("", &format!("{ended} before the answer came")) + may_be_done);
             }
-            // It may have been the answer.
-            Received::Unacceptable(why) => {
-                tell(&mut exchange.questions, Told::new("passed over a message: ", why.to_string()));
-            }
+            Received::Unacceptable(why) => tell(&mut exchange.questions, passed_over(&why)),
             Received::Nothing | Received::Alive => {}
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{ACTIONS, RELAY, Whom, address, explained, given, given_json, millis, span};
+use super::{ACTIONS, RELAY, Whom, address, explained, given, given_json, millis, passed_over, span};
 use crate::{
     cli::{
         out,
@@ -137,7 +137,7 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
             Received::Ended(ended) => {
                 return Err(out::foreign("", &format!("{ended} before it was known what became of the message")));
             }
-            Received::Unacceptable(why) => out::note(&out::foreign("passed over a message: ", &why.to_string())),
+            Received::Unacceptable(why) => out::note(&passed_over(&why).shown()),
             Received::Alive => {}
         }
     }

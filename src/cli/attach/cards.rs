@@ -14,7 +14,7 @@ use crate::{
     client::{Blob, OpenPermission, Reply},
     relay::{
         api::INPUT_BYTES_MAX,
-        card::{self, Card, Question, Said},
+        card::{self, Card, Question, Said, VISIBLE_MS},
         session,
     },
     wire::shown,
@@ -22,8 +22,8 @@ use crate::{
 
 /// What takes the answer to the question before back.
 const BACK: &str = "back";
-/// How long a card is on the screen before a key can be part of an answer to it.
-pub(super) const VISIBLE_MS: u64 = 500;
+/// What denies, in full and where there is little room.
+pub(super) const DENY: [&str; 2] = ["n: deny · n REASON", "n: deny"];
 /// Cards that have gone which a line can still be late for.
 const LEFT_MAX: usize = 64;
 /// Line feeds in an input that is shown: each is a row at least.
@@ -311,8 +311,7 @@ impl Cards {
         if !self.decides {
             return ["your role does not decide this", "not for your role"].map(str::to_owned);
         }
-        let denies = ["n: deny · n REASON", "n: deny"];
-        let with = |begin: &str, brief: &str| [format!("{begin}{}", denies[0]), format!("{brief}{}", denies[1])];
+        let with = |begin: &str, brief: &str| [format!("{begin}{}", DENY[0]), format!("{brief}{}", DENY[1])];
         let (card, open) = match &waiting.body {
             Body::Fetching { .. } => return with("wait, or ", "wait · "),
             Body::Missing(_) => return with("", ""),

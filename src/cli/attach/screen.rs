@@ -12,7 +12,7 @@ use ratatui::{
 };
 
 use super::{
-    cards::Cards,
+    cards::{Cards, DENY},
     cursor,
     editor::{Editor, View},
     layout::{CardLayout, Of, cut, title_room},
@@ -227,7 +227,7 @@ fn keys_row(cards: &Cards, page: Option<&str>, part: Option<(usize, usize, usize
     let [hint, brief] = cards.hints();
     let forms = match page {
         Some(page) => {
-            let [deny, brief] = if cards.decides() { ["n: deny · n REASON", "n: deny"] } else { [&*hint, &*brief] };
+            let [deny, brief] = if cards.decides() { DENY } else { [&*hint, &*brief] };
             vec![
                 format!(" {page}: what you have not seen · {long_part}{deny} "),
                 format!(" {page}: what you have not seen · {brief} "),

@@ -82,9 +82,11 @@ impl Theme {
     /// An entry's text, laid out for so many columns.
     pub(super) fn body(self, entry: &Entry, grows: bool, width: u16) -> Text<'static> {
         let bytes_max = if grows { GROWING_BYTES_MAX } else { MARKDOWN_BYTES_MAX };
-        let text = drawable(&entry.text);
-        if entry.kind == Kind::Answer && entry.text.len() <= bytes_max && !is_nested_deep(&text) {
-            return self.markdown(&text, width);
+        if entry.kind == Kind::Answer && entry.text.len() <= bytes_max {
+            let text = drawable(&entry.text);
+            if !is_nested_deep(&text) {
+                return self.markdown(&text, width);
+            }
         }
         self.as_it_is(entry)
     }

@@ -89,7 +89,10 @@ impl Transcript {
                 }
                 Some(_) => {
                     self.parts(&key);
-                    self.push_piece(Entry { kind, text: piece }, Some(key), true, true);
+                    self.push_piece(
+                        Piece { entry: Entry { kind, text: piece }, goes_on: true, is_part: true },
+                        Some(key),
+                    );
                 }
                 None => self.push(Entry { kind, text: piece }, Some(key)),
             },
@@ -151,7 +154,8 @@ impl Transcript {
         self.items.iter_mut().filter(|item| item.key.as_ref() == Some(key)).for_each(|item| item.key = None);
         if !rest.is_empty() {
             let rest = Entry { kind: entry.kind, text: rest.trim_end_matches('\n').to_owned() };
-            pieces(rest).into_iter().for_each(|piece| self.push_piece(piece.entry, None, true, true));
+            let rest = pieces(rest).into_iter().map(|piece| Piece { goes_on: true, is_part: true, ..piece });
+            rest.for_each(|piece| self.push_piece(piece, None));
         }
     }
 
@@ -175,7 +179,7 @@ impl Transcript {
         } else if let Some(row) = Row::of(comings) {
             let entry = row.entry();
             self.comings = Some((self.next_id, row));
-            self.push_piece(entry, None, false, false);
+            self.push(entry, None);
         }
     }
 
@@ -184,12 +188,12 @@ impl Transcript {
     }
 
     fn push(&mut self, entry: Entry, key: Option<Key>) {
-        for Piece { entry, goes_on, is_part } in pieces(entry) {
-            self.push_piece(entry, key.clone(), goes_on, is_part);
+        for piece in pieces(entry) {
+            self.push_piece(piece, key.clone());
         }
     }
 
-    fn push_piece(&mut self, entry: Entry, key: Option<Key>, goes_on: bool, is_part: bool) {
+    fn push_piece(&mut self, Piece { entry, goes_on, is_part }: Piece, key: Option<Key>) {
         self.bytes += entry.text.len();
         self.items.push_back(Item { id: self.next_id, entry, key, goes_on, is_part, layout: None });
         self.next_id += 1;
@@ -455,14 +459,14 @@ mod tests {
         let key = || ("m".to_owned(), 0);
         let entry = || Entry { kind: Kind::Answer, text: text.clone() };
         let whole = vec![Change::Add(entry())];
-        let mut streamed: Vec<Change> = text
+        let streamed: Vec<Change> = text
             .as_bytes()
             .chunks(2_000)
             .map(|piece| String::from_utf8(piece.to_vec()).expect("ASCII"))
             .map(|piece| Change::Stream { key: key(), kind: Kind::Answer, piece })
             .collect();
         let ended = Change::Whole { key: key(), entry: entry(), rest: String::new() };
-        for (changes, end) in [(whole, None), (std::mem::take(&mut streamed), Some(ended))] {
+        for (changes, end) in [(whole, None), (streamed, Some(ended))] {
             let mut transcript = Transcript::new(Theme { color: true });
             changes.into_iter().for_each(|change| transcript.apply(change));
             let rows = |transcript: &mut Transcript, width| {

@@ -289,13 +289,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        super::{
-            cards::{Meaning, VISIBLE_MS},
-            people::Me,
-        },
+        super::{cards::Meaning, people::Me},
         *,
     };
-    use crate::client::{Attachment, Snapshot};
+    use crate::{
+        client::{Attachment, Snapshot},
+        relay::card::VISIBLE_MS,
+    };
 
     /// A terminal that takes its time for each write.
     struct Slow<'a> {

@@ -66,9 +66,9 @@ pub fn questions(value: Option<&Value>) -> Option<Vec<Question>> {
 
 /// The first of these that stands there a second time. An input has as many questions as its bytes allow, so that they are
 /// not compared each with each.
-fn twice<'a>(texts: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+fn twice<'a>(mut texts: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut seen = HashSet::new();
-    texts.into_iter().find(|text| !seen.insert(*text))
+    texts.find(|text| !seen.insert(*text))
 }
 
 fn question(value: &Value) -> Option<Question> {
@@ -152,9 +152,9 @@ impl Question {
         if choice.is_none() && is_word(typed) {
             return Err(AnswerError::YesOrNo);
         }
-        let (true, true) = (is_numeric(typed), !self.options.is_empty()) else {
+        if self.options.is_empty() || !is_numeric(typed) {
             return Ok(choice.map_or(typed, |choice| &choice.label).to_owned());
-        };
+        }
         let Some(numbers) = numbers(typed) else {
             let said = if self.many { "1,3" } else { "2" };
             return choice.map(|choice| choice.label.clone()).ok_or(AnswerError::NoNumbers(said));
