@@ -95,7 +95,7 @@ impl CommandDedup {
     pub(super) fn begin(&mut self, caller: &Caller, id: &Text, command: &Command, now: Now) -> Seen {
         self.expire(now);
         let key = Key { principal: caller.principal.clone(), client: caller.client.clone(), id: id.clone() };
-        let content = hash(command);
+        let content = content(command);
         if let Some(entry) = self.entries.get_mut(&key) {
             if entry.content != content {
                 return Seen::Conflict;
@@ -181,7 +181,8 @@ impl CommandDedup {
     }
 }
 
-fn hash(command: &Command) -> u64 {
+/// What a command says, hashed: the same id with other content is another command.
+pub(super) fn content(command: &Command) -> u64 {
     let mut hasher = DefaultHasher::new();
     command.hash(&mut hasher);
     hasher.finish()

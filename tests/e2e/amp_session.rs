@@ -181,6 +181,32 @@ fn a_request_that_is_sent_again_is_not_run_again() {
 }
 
 #[test]
+fn an_id_that_is_said_again_with_another_prompt_is_refused_on_any_connection() {
+    let mut stage = Stage::demo(&["drive"]);
+    let mut agent = stage.agent(0);
+    let request = agent.draft(typ::REQUEST, stage.did.as_str(), &json!({"prompt": "please ask first"}));
+    agent.send(&request);
+    input_required(&mut agent, &request.id);
+    let mut other = agent.draft(typ::REQUEST, stage.did.as_str(), &json!({"prompt": "something else"}));
+    other.id = request.id;
+    let refused = |agent: &mut Agent, when: &str| {
+        agent.skip();
+        agent.send(&other);
+        let error = agent.next(when);
+        let names_it = text(&error.body["message"]).contains("id was used");
+        assert!(error.is_error(4001) && error.answers(&request.id) && names_it, "{when}: {error:?}");
+    };
+    refused(&mut agent, "while it runs");
+    refused(&mut stage.agent(0), "while it runs, on another connection");
+    let open = stage.laptop.event(&stage.session, "the permission request", |event| event["kind"] == "permission");
+    stage.laptop.ok("decide", json!({"session": stage.session, "request": open["request"], "decision": "deny"}));
+    agent.wait("the answer", |message| message.typ == typ::RESPONSE && message.answers(&request.id));
+    refused(&mut agent, "when it has run");
+    refused(&mut stage.agent(0), "when it has run, on another connection");
+    assert_eq!(stage.prompts().len(), 1);
+}
+
+#[test]
 fn another_device_decides_for_an_agent() {
     let stage = Stage::demo(&["drive"]);
     let (mut agent, mut phone) = (stage.agent(0), stage.phone());

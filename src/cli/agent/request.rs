@@ -204,7 +204,7 @@ fn took(exchange: &mut Exchange, message: &Message, is_said: bool, person: bool)
                 return Some(Err(format!("{}\n{OPEN_QUESTION}", out::foreign("", &prompt))));
             }
             let asked = out::foreign("asked: ", &prompt);
-            out::note(&format_args!("{asked}\nit waits for an answer; `amp-relay attach` can answer"));
+            out::note(&format_args!("{asked}\nit waits for an answer; {ELSEWHERE}"));
         }
         Say::Unaskable if person || is_said => tell(&mut exchange.questions, Told::new(UNASKABLE, "")),
         Say::Unaskable => return Some(Err(format!("{UNASKABLE}\n{OPEN_QUESTION}"))),
@@ -240,12 +240,14 @@ const BEGUN: &str = ", though it was begun: it goes on there, and asking again a
 const MAY_BE_DONE: &str = ": it may be done there all the same, and asking again asks twice";
 /// What to do about a question where no person can be asked.
 const OPEN_QUESTION: &str = "That needs an answer, and nobody can be asked here: this is not a terminal. The question stays \
-                             open and the session waits. Answer it with `amp-relay attach`, where the session's answer will \
-                             be too; next time run this on a terminal, or with --timeout TIME, which waits for somebody to \
+                             open. One of a Claude Code session can be answered with `amp-relay attach`, where the session's \
+                             answer will be too; next time run this on a terminal, or with --timeout TIME, which waits for somebody to \
                              answer";
 /// What to do about a question that cannot be put.
 const UNASKABLE: &str = "a question came that cannot be put here: it cannot be read, or too many wait; it waits for an \
-                         answer, and `amp-relay attach` shows it and can answer";
+                         answer, and one of a Claude Code session is shown by `amp-relay attach`, which can answer it";
+/// Where else a question may be answered: what is asked by another agent than a session is put to nobody else.
+const ELSEWHERE: &str = "a question of a Claude Code session can be answered with `amp-relay attach`";
 
 /// What can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,7 +301,7 @@ fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions) -> Res
     let mut line = String::new();
     let read = io::stdin().read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
     if read == 0 {
-        out::note(&"\nnot answered here; `amp-relay attach` can answer");
+        out::note(&format_args!("\nnot answered here; {ELSEWHERE}"));
         questions.passed_over();
         return Ok(());
     }

@@ -11,10 +11,11 @@ use std::{
 
 use slab::Slab;
 
-use self::requests::{Begin, PendingRequest, Progress, SessionRequests, command_id, refusal};
+use self::requests::{Begin, ID_WAS_USED, PendingRequest, Progress, SessionRequests, command_id, refusal};
 pub use self::waiting::{Taken, Waiting, cost, is_large};
 use super::{
     api::{self, Caller, Command, Decision, Out, Request, Text, Verb, When},
+    command_dedup::content,
     hub::Hub,
     keys::KeySet,
     message::{Refused, Reply, ReplyTo},
@@ -133,7 +134,7 @@ impl AgentRequests {
         let slot = self.agent(&ask.caller);
         let agent = &mut self.agents[slot];
         let peer = ask.caller.peer;
-        match agent.begin(peer, &ask) {
+        match agent.begin(&ask) {
             Ok(None) => {}
             Ok(Some((id, command))) => hub.request(&agent.caller, Request { id, command }, now),
             Err(refusal) => {
@@ -323,17 +324,18 @@ impl From<&PendingRequest> for About {
 
 impl Agent {
     /// The command that a message means, with its id. `None`: it was said before.
-    fn begin(&mut self, peer: ConnToken, ask: &Ask) -> Result<Option<(Text, Command)>, Refusal> {
-        let Ask { session, did, from, id, thread_id, wanted, .. } = ask;
-        let (of, command) = match wanted {
+    fn begin(&mut self, ask: &Ask) -> Result<Option<(Text, Command)>, Refusal> {
+        let (of, command) = match &ask.wanted {
             Wanted::Prompt(text) => {
-                match self.requests.ask(peer, session.clone(), did.clone(), from.clone(), *id, thread_id.clone()) {
+                let (of, text) = (ask.session.clone(), text.clone());
+                let command = Command::Prompt { session: of.clone(), text, when: When::Next };
+                match self.requests.ask(PendingRequest::new(ask, of.clone(), content(&command))) {
                     Begin::New => {}
                     Begin::Again => return Ok(None),
+                    Begin::Conflict => return Err(Refusal::new(Code::BAD_REQUEST, ID_WAS_USED)),
                     Begin::Full => return Err(Refusal::new(Code::OVERLOADED, "too many requests of this agent wait")),
                 }
-                let (session, text) = (session.clone(), text.clone());
-                (session.clone(), Command::Prompt { session, text, when: When::Next })
+                (of, command)
             }
             Wanted::Decide { reply_to, decision, message, answers } => {
                 let unknown = Refusal::new(Code::BAD_REQUEST, NOT_WAITING);
@@ -349,13 +351,13 @@ impl Agent {
                 };
                 let command = put.decide(decision, message.clone(), answers)?;
                 let of = put.session().clone();
-                if !self.requests.decide(peer, of.clone(), did.clone(), from.clone(), *id) {
+                if !self.requests.decide(PendingRequest::new(ask, of.clone(), content(&command))) {
                     return Err(Refusal::new(Code::OVERLOADED, "too many decisions of this agent wait"));
                 }
                 (of, command)
             }
         };
-        Ok(Some((command_id(&of, id).into(), command)))
+        Ok(Some((command_id(&of, &ask.id).into(), command)))
     }
 }
 

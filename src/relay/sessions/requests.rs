@@ -12,6 +12,7 @@ use std::{
 
 use serde_json::Value;
 
+use super::Ask;
 use crate::{
     base::{ConnToken, Json, glyph::tool_name},
     relay::{
@@ -61,6 +62,8 @@ pub(super) struct PendingRequest {
     pub(super) id: Id,
     /// Its thread.
     pub(super) thread_id: Option<Vec<u8>>,
+    /// What it asks, hashed.
+    content: u64,
     /// The prompt it became, once the session says so.
     prompt: Option<Text>,
     /// The first event that it has not seen.
@@ -109,8 +112,18 @@ pub(super) struct SessionRequests {
     inputs: HashMap<[u8; 16], Put>,
     /// Decisions that the session has not taken yet.
     deciding: Vec<PendingRequest>,
-    /// REQUESTs that were answered, with their session and the connection they came from, the oldest first.
-    ended: VecDeque<(Text, Id, ConnToken)>,
+    /// REQUESTs that were answered, the oldest first.
+    ended: VecDeque<Ended>,
+}
+
+/// A REQUEST that was answered.
+#[derive(Debug)]
+struct Ended {
+    session: Text,
+    id: Id,
+    /// The connection it came from.
+    peer: ConnToken,
+    content: u64,
 }
 
 /// What became of a REQUEST that was taken down.
@@ -120,42 +133,37 @@ pub(super) enum Begin {
     New,
     /// It was said before: the answer is on its way, or was given.
     Again,
+    /// Its id was used for another prompt.
+    Conflict,
     /// Too many wait.
     Full,
 }
 
 impl SessionRequests {
-    /// Records a REQUEST that came from this connection. An answered REQUEST that is repeated on another connection is
-    /// new: the answer may have been lost with the first connection.
-    pub(super) fn ask(
-        &mut self,
-        peer: ConnToken,
-        session: Text,
-        did: Text,
-        from: Text,
-        id: Id,
-        thread_id: Option<Vec<u8>>,
-    ) -> Begin {
+    /// Records a REQUEST. An answered REQUEST that is repeated on another connection is new: the answer may have been lost
+    /// with the first connection.
+    pub(super) fn ask(&mut self, request: PendingRequest) -> Begin {
         // One message may be for several sessions, each of which answers.
-        let is_it = |of: &Text, said: &Id| *of == session && *said == id;
-        if self.ended.iter().any(|(of, said, by)| is_it(of, said) && *by == peer)
-            || self.asked.iter().any(|asked| is_it(&asked.session, &asked.id))
-        {
-            return Begin::Again;
+        let is_it = |session: &Text, id: &Id| *session == request.session && *id == request.id;
+        let ended = self.ended.iter().find(|ended| is_it(&ended.session, &ended.id) && ended.peer == request.peer);
+        let asked = self.asked.iter().find(|asked| is_it(&asked.session, &asked.id)).map(|asked| asked.content);
+        match asked.or(ended.map(|ended| ended.content)) {
+            Some(content) if content == request.content => Begin::Again,
+            Some(_) => Begin::Conflict,
+            None if self.asked.len() >= ASKED_MAX => Begin::Full,
+            None => {
+                self.asked.push(request);
+                Begin::New
+            }
         }
-        if self.asked.len() >= ASKED_MAX {
-            return Begin::Full;
-        }
-        self.asked.push(PendingRequest::new(peer, session, did, from, id, thread_id));
-        Begin::New
     }
 
-    /// Records the sender of a decision in this message. False: too many decisions wait.
-    pub(super) fn decide(&mut self, peer: ConnToken, session: Text, did: Text, from: Text, id: Id) -> bool {
+    /// Records a decision, to answer its sender. False: too many decisions wait.
+    pub(super) fn decide(&mut self, decision: PendingRequest) -> bool {
         if self.deciding.len() >= ASKED_MAX {
             return false;
         }
-        self.deciding.push(PendingRequest::new(peer, session, did, from, id, None));
+        self.deciding.push(decision);
         true
     }
 
@@ -170,7 +178,8 @@ impl SessionRequests {
         if self.ended.len() >= ENDED_MAX {
             self.ended.pop_front();
         }
-        self.ended.push_back((asked.session.clone(), asked.id, asked.peer));
+        let (session, id) = (asked.session.clone(), asked.id);
+        self.ended.push_back(Ended { session, id, peer: asked.peer, content: asked.content });
         asked
     }
 
@@ -296,14 +305,16 @@ impl SessionRequests {
 }
 
 impl PendingRequest {
-    fn new(peer: ConnToken, session: Text, did: Text, from: Text, id: Id, thread_id: Option<Vec<u8>>) -> Self {
+    /// A message for this session that says this, hashed.
+    pub(super) fn new(ask: &Ask, session: Text, content: u64) -> Self {
         Self {
-            peer,
+            peer: ask.caller.peer,
             session,
-            did,
-            from,
-            id,
-            thread_id,
+            did: ask.did.clone(),
+            from: ask.from.clone(),
+            id: ask.id,
+            thread_id: ask.thread_id.clone(),
+            content,
             prompt: None,
             next: 0,
             running: false,
@@ -464,6 +475,8 @@ fn response(ok: bool, text: &str) -> Vec<u8> {
     body
 }
 
+/// Why a message is refused whose id another one has.
+pub(super) const ID_WAS_USED: &str = "this id was used for another message: take a new one";
 /// The reason of a refusal outlives what it refuses, so this one is written once.
 static TOO_LARGE: LazyLock<String> =
     LazyLock::new(|| session::too_large(session::Settings::default().prompt_bytes_max));
@@ -486,6 +499,7 @@ pub(super) fn refusal(error: &Error) -> Refusal {
         SessionCode::AgentLoginNeeded => "the agent is not logged in on the relay's host",
         SessionCode::AgentUnavailable => "the session's process does not run",
         SessionCode::CannotResume => "the session's log has moved on past the prompt; its answer cannot be told",
+        SessionCode::Conflict => ID_WAS_USED,
         SessionCode::AlreadyDecided => "somebody else decided first",
         SessionCode::TooLarge => &TOO_LARGE,
         SessionCode::Limit => "too many prompts wait in the session, or too much of their text; send it later",
