@@ -77,7 +77,8 @@ impl Translator {
 
     /// A line was dropped because it was too long.
     pub fn too_long(&mut self, out: &mut Vec<Event>) {
-        self.unreadable("(a line of more than 64 MiB)", out);
+        let mib = LineSplitter::LINE_MAX >> 20;
+        self.unreadable(&format!("(a line of more than {mib} MiB)"), out);
     }
 
     fn unreadable(&mut self, text: &str, out: &mut Vec<Event>) {

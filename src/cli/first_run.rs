@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    keys::{KEY_BYTES_MAX, told_apart},
+    keys::told_apart,
     out,
     settings::{Settings, unreadable_keys},
     text::{clean_line, path_line, ticked},
@@ -19,6 +19,7 @@ use crate::{
         keys::{self, KeySet},
     },
     server::DataFolder,
+    wire::sign_in::KEY_FILE_BYTES_MAX,
 };
 
 /// Makes the keys file if there is none; `asking`: offers the user's own keys, if there is a terminal to ask on.
@@ -112,7 +113,7 @@ fn public_keys_of_home() -> Vec<(PathBuf, Result<String, String>)> {
         // Each text that is not one key is kept, one of several keys too: the reason is told for each.
         Err(_) => true,
     };
-    let read = |path: PathBuf| match file::read(&path, KEY_BYTES_MAX) {
+    let read = |path: PathBuf| match file::read(&path, KEY_FILE_BYTES_MAX) {
         Ok(bytes) => {
             let text = text::of_file(&bytes).trim().to_owned();
             is_new(&text).then_some((path, Ok(text)))

@@ -27,17 +27,16 @@ use crate::{
     relay::{
         Role,
         keys::{
-            EditError, Entry, FILE_BYTES_MAX, KeySet, append_line, key_line, line_for, remove_by_fingerprint_or_comment,
+            EditError, Entry, KEYS_FILE_BYTES_MAX, KeySet, append_line, key_line, line_for,
+            remove_by_fingerprint_or_comment,
         },
     },
     server::DataFolder,
-    wire::sign_in::{NoKey, did_of, private_key},
+    wire::sign_in::{KEY_FILE_BYTES_MAX, NoKey, did_of, private_key},
 };
 
 /// Name of the keys file in the data folder.
 const KEYS_FILE_NAME: &str = "authorized_keys";
-/// Largest file that is read as one key.
-pub(super) const KEY_BYTES_MAX: u64 = 64 * 1024;
 /// What a person at home wants of a phone: all but starting sessions.
 const ROLE_DEFAULT: Role = Role::Approve;
 
@@ -250,7 +249,7 @@ fn taken(entry: &Entry, other: &Entry, file: &str) -> String {
 /// The answer is no, or there is no terminal to ask on.
 fn may_go(removed: &[Entry], data: &Path) -> Result<(), String> {
     let own = data.join("client_key.pub");
-    let read = file::read(&own, KEY_BYTES_MAX).ok();
+    let read = file::read(&own, KEY_FILE_BYTES_MAX).ok();
     let Some(key) = read.and_then(|bytes| ssh_key::PublicKey::from_openssh(text::of_file(&bytes).trim()).ok()) else {
         return Ok(());
     };
@@ -290,7 +289,7 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    file::read(path, FILE_BYTES_MAX as u64).map_err(|error| unreadable(path, &error))
+    file::read(path, KEYS_FILE_BYTES_MAX as u64).map_err(|error| unreadable(path, &error))
 }
 
 fn list(path: &Path, as_json: bool) -> Result<(), String> {
@@ -355,10 +354,10 @@ fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, String> {
 fn given_text(given: &str) -> Result<String, String> {
     let read_some = |name: &str, reader: &mut dyn Read| {
         let mut bytes = Vec::new();
-        reader.take(KEY_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| format!("{name}: {error}"))?;
-        if bytes.len() as u64 > KEY_BYTES_MAX {
+        reader.take(KEY_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| format!("{name}: {error}"))?;
+        if bytes.len() as u64 > KEY_FILE_BYTES_MAX {
             return Err(format!(
-                "{name} is larger than {KEY_BYTES_MAX} bytes, so it is no public key: name a .pub file"
+                "{name} is larger than {KEY_FILE_BYTES_MAX} bytes, so it is no public key: name a .pub file"
             ));
         }
         Ok(text::of_file(&bytes).into_owned())

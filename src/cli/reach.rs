@@ -25,15 +25,13 @@ use crate::client::{
     Received, Reply, Target, Unreadable, amp, replace_file,
 };
 use crate::server::{DataError, DataFolder};
-use crate::wire::sign_in::{Welcome, is_id, private_key};
+use crate::wire::sign_in::{KEY_FILE_BYTES_MAX, Welcome, is_id, private_key};
 
 /// Keys of an agent that are tried; each costs a connection.
 const AGENT_KEYS_MAX: usize = 8;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A relay that said nothing for so long, not even a tick, is gone.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest file that is read as a key or as an id.
-const KEY_BYTES_MAX: u64 = 64 * 1024;
 /// How often a passphrase is asked for.
 const PASSPHRASE_TRIES: u32 = 3;
 
@@ -431,7 +429,7 @@ fn unusable(key: &Path) -> Option<Unusable> {
     if fs::metadata(key).ok()?.permissions().mode() & 0o077 != 0 {
         return Some(Unusable::Open);
     }
-    private_key(&file::read(key, KEY_BYTES_MAX).ok()?).is_err().then_some(Unusable::Broken)
+    private_key(&file::read(key, KEY_FILE_BYTES_MAX).ok()?).is_err().then_some(Unusable::Broken)
 }
 
 /// The flag that names this data folder, where nothing else does.
@@ -510,7 +508,7 @@ fn public_of(path: &Path) -> Option<ssh_key::PublicKey> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".pub");
     [path.to_owned(), beside.into()].iter().find_map(|path| {
-        ssh_key::PublicKey::from_openssh(text::of_file(&file::read(path, KEY_BYTES_MAX).ok()?).trim()).ok()
+        ssh_key::PublicKey::from_openssh(text::of_file(&file::read(path, KEY_FILE_BYTES_MAX).ok()?).trim()).ok()
     })
 }
 
@@ -573,7 +571,7 @@ fn ask_about_relay(question: &Question<'_>) -> bool {
 /// The installation's id, made at first use. Without a place to keep it, one for this run.
 fn client_id(data: &Path) -> String {
     let path = data.join("client_id");
-    if let Ok(bytes) = file::read(&path, KEY_BYTES_MAX)
+    if let Ok(bytes) = file::read(&path, KEY_FILE_BYTES_MAX)
         && let Ok(id) = std::str::from_utf8(&bytes)
         && is_id(id.trim())
     {

@@ -15,11 +15,8 @@ use crate::{
         file,
         text::{self, path_line, shell_quoted},
     },
-    wire::sign_in::{self, NoKey, SignError},
+    wire::sign_in::{self, KEY_FILE_BYTES_MAX, NoKey, SignError},
 };
-
-/// Largest key file that is read.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A key that can sign.
 #[derive(Clone, Debug)]
@@ -134,7 +131,7 @@ impl Identity {
     pub fn from_file(path: &Path, passphrase: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Self, IdentityError> {
         let io_error = |error| IdentityError::Io { path: path.to_owned(), error };
         let metadata = fs::metadata(path).map_err(io_error)?;
-        let text = file::read(path, FILE_BYTES_MAX).map_err(io_error)?;
+        let text = file::read(path, KEY_FILE_BYTES_MAX).map_err(io_error)?;
         if PublicKey::from_openssh(text::of_file(&text).trim()).is_ok() {
             let private = path_line(path);
             let private = private.strip_suffix(".pub").unwrap_or("the file without .pub").to_owned();

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use serde_json::{Value, json};
 
 use super::{
+    backoff::Backoff,
     message::{Attachment, Block, ErrorMessage, Incoming, OpenPermission, Position, Reply, Snapshot, Unreadable},
     socket::Ended,
 };
@@ -102,7 +103,7 @@ pub struct Link {
     prefix: String,
     ids: u64,
     state: State,
-    attempt: u32,
+    backoff: Backoff,
     next: Option<Position>,
     attach_id: String,
     missed: u64,
@@ -118,7 +119,6 @@ pub struct Link {
     tail_bytes: Option<u64>,
     /// A message could not be read: the events that it may have been are not asked for again.
     unreadable: bool,
-    random: u64,
 }
 
 impl Link {
@@ -130,7 +130,7 @@ impl Link {
             prefix: prefix.into(),
             ids: 0,
             state: State::Connecting,
-            attempt: 0,
+            backoff: Backoff::new(RETRY_MS_FIRST, RETRY_MS_MAX, seed),
             next: None,
             attach_id: String::new(),
             missed: 0,
@@ -141,7 +141,6 @@ impl Link {
             unanswered: VecDeque::new(),
             tail_bytes: None,
             unreadable: false,
-            random: seed | 1,
         }
     }
 
@@ -268,7 +267,7 @@ impl Link {
             Ok(attachment) => {
                 self.next = Some(attachment.next.clone());
                 self.state = State::Live;
-                self.attempt = 0;
+                self.backoff.reset();
                 self.retry_after_ms = None;
                 let mut todo = vec![Do::Attached(Box::new(attachment))];
                 todo.extend(self.again());
@@ -284,7 +283,7 @@ impl Link {
     /// The log goes on. Without the snapshot too: the events say what has changed.
     fn returned(&mut self, snapshot: Result<Snapshot, Unreadable>) -> Vec<Do> {
         self.state = State::CatchingUp;
-        self.attempt = 0;
+        self.backoff.reset();
         self.retry_after_ms = None;
         let mut todo = Vec::new();
         match snapshot {
@@ -398,11 +397,7 @@ impl Link {
     }
 
     fn wait(&mut self, now: Now, why: String) -> Vec<Do> {
-        let backoff = (RETRY_MS_FIRST << self.attempt.min(16)).min(RETRY_MS_MAX);
-        self.attempt += 1;
-        // Half of it is random, so that clients do not all connect at once to a restarted relay.
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let spread = backoff / 2 + (self.random >> 33) % (backoff / 2 + 1);
+        let spread = self.backoff.next_ms();
         let retry_ms = self.retry_after_ms.take().map_or(spread, |said| said.clamp(spread, RETRY_MS_MAX));
         self.state = State::Waiting { until_ms: now.mono_ms + retry_ms };
         vec![Do::Lost { why, retry_ms }]

@@ -18,6 +18,7 @@
 
 mod agent;
 pub mod amp;
+mod backoff;
 mod connection;
 mod handshake;
 mod identity;
@@ -29,6 +30,8 @@ mod socket;
 mod target;
 
 pub use agent::{Agent, AgentError, AgentKey};
+#[cfg(feature = "cli")]
+pub(crate) use backoff::Backoff;
 pub use connection::{Connection, Received};
 pub use handshake::HandshakeError;
 pub use identity::{Identity, IdentityError};

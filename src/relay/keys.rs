@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Largest keys file that is read, in bytes: over a hundred thousand keys.
-pub const FILE_BYTES_MAX: usize = 16 << 20;
+pub const KEYS_FILE_BYTES_MAX: usize = 16 << 20;
 /// Longest comment kept, in characters.
 const COMMENT_CHARS_MAX: usize = 256;
 /// Said of a line that has options at the most.
@@ -80,8 +80,8 @@ impl KeySet {
     /// Reads a whole file. What cannot be used is in [`Self::refused`].
     pub fn parse(text: &str) -> Self {
         let mut set = Self::default();
-        if text.len() > FILE_BYTES_MAX {
-            let reason = format!("the file is larger than {FILE_BYTES_MAX} bytes and is not read");
+        if text.len() > KEYS_FILE_BYTES_MAX {
+            let reason = format!("the file is larger than {KEYS_FILE_BYTES_MAX} bytes and is not read");
             set.refused.push(Refused { line: 1, reason });
             return set;
         }
@@ -339,7 +339,7 @@ pub enum EditError {
         fingerprints: String,
     },
     /// No room.
-    #[error("the keys file would be larger than {FILE_BYTES_MAX} bytes")]
+    #[error("the keys file would be larger than {KEYS_FILE_BYTES_MAX} bytes")]
     TooLarge,
 }
 
@@ -432,7 +432,7 @@ pub fn append_line(text: &str, public: &str, role: Role) -> Result<(String, Entr
     }
     changed.push_str(&line);
     changed.push_str(ending);
-    if changed.len() > FILE_BYTES_MAX {
+    if changed.len() > KEYS_FILE_BYTES_MAX {
         return Err(EditError::TooLarge);
     }
     entry.line = lines(&changed).count();

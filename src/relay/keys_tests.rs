@@ -69,7 +69,7 @@ fn what_is_not_implemented_is_refused_with_its_reason() {
     assert!(reason("ssh-ed25519 AAAA").contains("cannot be read"));
     assert!(reason("ssh-rsa AAAAB3NzaC1lZDI1NTE5").contains("cannot be read"));
     assert!(reason(&key.replace("ssh-ed25519 ", "ssh-ed25519-cert-v01@openssh.com ")).contains("certificates"));
-    assert!(reason(&"x".repeat(FILE_BYTES_MAX + 1)).contains("larger"));
+    assert!(reason(&"x".repeat(KEYS_FILE_BYTES_MAX + 1)).contains("larger"));
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::{
         admission::{Admission, HelloJob, Judged},
         api::{Code, Error, Text},
         delivery::{BATCHES_OUT_MAX, Check, JOBS_OUT_MAX, Job, Lane, Signed, Verifier},
-        keys::{FILE_BYTES_MAX, KeySet, KeysFound},
+        keys::{KEYS_FILE_BYTES_MAX, KeySet, KeysFound},
         signer::Signer,
     },
     wire::amp::Id,
@@ -421,7 +421,7 @@ impl KeysFile {
 
     /// The file's text. A comment in another encoding than UTF-8 must not cost all keys their effect.
     fn read(&self) -> io::Result<String> {
-        Ok(text::of_file(&file::read(&self.path, FILE_BYTES_MAX as u64)?).into_owned())
+        Ok(text::of_file(&file::read(&self.path, KEYS_FILE_BYTES_MAX as u64)?).into_owned())
     }
 }
 

@@ -18,11 +18,9 @@ use ssh_key::{Algorithm, LineEnding, PrivateKey, rand_core::OsRng};
 
 use crate::{
     base::{file, text::path_line},
-    wire::sign_in::private_key,
+    wire::sign_in::{KEY_FILE_BYTES_MAX, private_key},
 };
 
-/// Largest file that is read as a key.
-const KEY_BYTES_MAX: u64 = 64 * 1024;
 /// How long the lock is waited for, since a process that is no relay may hold it for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -250,7 +248,7 @@ impl DataFolder {
 /// Reads a private key, or makes an Ed25519 one with its public half beside it.
 fn ensure_key(path: &Path, comment: &str) -> Result<PrivateKey, DataError> {
     let bad = |why: String| DataError::Key { path: path.to_owned(), why };
-    match file::read(path, KEY_BYTES_MAX) {
+    match file::read(path, KEY_FILE_BYTES_MAX) {
         Ok(bytes) => {
             let key = private_key(&bytes).map_err(|why| bad(format!("this key file cannot be used: {why}")))?;
             if key.is_encrypted() {

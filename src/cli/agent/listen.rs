@@ -23,9 +23,10 @@ use crate::{
         text::{clean_line, marked},
     },
     client::{
-        Ended, KnownRelays, NOTHING_SEEN_MS,
+        Backoff, Ended, KnownRelays, NOTHING_SEEN_MS,
         amp::{Connection, Draft, Message, Options, Received, Sender, Type, body_of_json, json_of_body},
     },
+    wire::cbor,
 };
 
 /// First pause before connecting again, and the longest (RFC 001 section 16.5).
@@ -37,7 +38,6 @@ const HELD: Duration = Duration::from_secs(60);
 const WHY_CHARS: usize = 300;
 const ERROR_CHARS: usize = 500;
 const FROM_CHARS: usize = 200;
-const NULL: &[u8] = &[0xf6];
 
 /// Prints each message that comes: from whom, its type, its body. Answers PING, and requests with the action ping.
 /// Connects again when the connection breaks; Ctrl-C ends it.
@@ -65,7 +65,7 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
     let current = Current::default();
     end_on_signals(Arc::clone(&current))?;
     let options = Options::new(&device_name());
-    let mut retry = Retry::new(RandomState::new().build_hasher().finish());
+    let mut backoff = Backoff::new(RETRY_MS_FIRST, RETRY_MS_MAX, RandomState::new().build_hasher().finish());
     let mut connected = Some(connection);
     loop {
         let why = match connected.take() {
@@ -75,7 +75,7 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
                 let since = Instant::now();
                 let ended = serve(&mut agent, args.json)?;
                 if since.elapsed() >= HELD {
-                    retry.succeeded();
+                    backoff.reset();
                 }
                 if let Some(why) = is_final(&ended) {
                     return Err(why);
@@ -95,7 +95,7 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
             }
         };
         *current.lock() = None;
-        let pause = retry.next_ms();
+        let pause = backoff.next_ms();
         out::note(&format_args!("{why}); next try in {:.1} s", pause as f64 / 1000.0));
         thread::sleep(Duration::from_millis(pause));
     }
@@ -169,7 +169,7 @@ fn line(message: &Message) -> String {
 /// What this agent answers by itself.
 fn answer(message: &Message) -> Option<(Type, Vec<u8>)> {
     match message.typ {
-        Type::PING => Some((Type::PONG, NULL.to_vec())),
+        Type::PING => Some((Type::PONG, cbor::NULL.to_vec())),
         Type::REQUEST => {
             let body = json_of_body(message.body.as_deref()?);
             let is_ping = body.get("action").and_then(Value::as_str) == Some("ping");
@@ -177,31 +177,6 @@ fn answer(message: &Message) -> Option<(Type, Vec<u8>)> {
             is_ping.then_some((Type::RESPONSE, pong))
         }
         _ => None,
-    }
-}
-
-/// Pauses between attempts: each twice the one before, half of it random, so that agents do not all connect at once to
-/// a relay that comes back.
-#[derive(Debug)]
-struct Retry {
-    attempt: u32,
-    random: u64,
-}
-
-impl Retry {
-    fn new(seed: u64) -> Self {
-        Self { attempt: 0, random: seed | 1 }
-    }
-
-    fn succeeded(&mut self) {
-        self.attempt = 0;
-    }
-
-    fn next_ms(&mut self) -> u64 {
-        let most = (RETRY_MS_FIRST << self.attempt.min(16)).min(RETRY_MS_MAX);
-        self.attempt = self.attempt.saturating_add(1);
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        most / 2 + (self.random >> 33) % (most / 2 + 1)
     }
 }
 
@@ -228,7 +203,7 @@ mod tests {
     #[test]
     fn pings_are_answered() {
         let answers = |typ, body| answer(&message(typ, body, SignedBy::Sender));
-        assert_eq!(answers(Type::PING, Value::Null), Some((Type::PONG, NULL.to_vec())));
+        assert_eq!(answers(Type::PING, Value::Null), Some((Type::PONG, cbor::NULL.to_vec())));
         let (typ, body) = answers(Type::REQUEST, json!({"action": "ping"})).unwrap();
         assert_eq!((typ, json_of_body(&body)), (Type::RESPONSE, json!({"status": "ok", "message": "pong"})));
         for silent in [json!({"action": "echo"}), json!("ping"), Value::Null] {
@@ -245,17 +220,5 @@ mod tests {
         assert_eq!(line(&message(Type::PING, Value::Null, SignedBy::Sender)), "did:key:z1[2J PING");
         let doubted = line(&message(Type::MESSAGE, json!("hi"), SignedBy::Unknown));
         assert_eq!(doubted, "did:key:z1[2J MESSAGE (signature not checked) hi");
-    }
-
-    #[test]
-    fn attempts_become_rarer() {
-        let mut retry = Retry::new(5);
-        for attempt in 0..40_u32 {
-            let most = (RETRY_MS_FIRST << attempt.min(16)).min(RETRY_MS_MAX);
-            let pause = retry.next_ms();
-            assert!((most / 2..=most).contains(&pause), "{attempt}: {pause}");
-        }
-        retry.succeeded();
-        assert!(retry.next_ms() <= RETRY_MS_FIRST);
     }
 }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Most bytes of a message's text that are read from standard input.
-const INPUT_BYTES_MAX: u64 = 16 << 20;
+const STDIN_BYTES_MAX: u64 = 16 << 20;
 /// The name of the relay itself, where a DID is wanted.
 const RELAY: &str = "relay";
 /// What it can be asked, whatever else a program that embeds it serves.
@@ -75,10 +75,10 @@ fn given(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let mut all = String::new();
-    let read = io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_string(&mut all);
+    let read = io::stdin().lock().take(STDIN_BYTES_MAX + 1).read_to_string(&mut all);
     read.map_err(|error| format!("standard input: {error}"))?;
-    if all.len() as u64 > INPUT_BYTES_MAX {
-        return Err(format!("standard input has more than {INPUT_BYTES_MAX} bytes: send less at once"));
+    if all.len() as u64 > STDIN_BYTES_MAX {
+        return Err(format!("standard input has more than {STDIN_BYTES_MAX} bytes: send less at once"));
     }
     Ok(all.strip_prefix(BYTE_ORDER_MARK).map(str::to_owned).unwrap_or(all))
 }

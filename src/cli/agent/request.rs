@@ -235,7 +235,7 @@ fn tell_kept(questions: &mut Questions) {
 const NOT_BEGUN: &str = ", and nothing was begun: it may wait there behind what runs and be done later all the same, so that \
                          asking again asks twice; or nothing under that DID answers requests";
 /// Said where the time is over in the middle of it.
-const BEGUN: &str = ", though it was begun: it goes on there, and asking again asks twice";
+const BEGUN: &str = ", though it was begun: it may go on there, and asking again asks twice";
 /// Said where the relay is gone: what it was given before is not taken back.
 const MAY_BE_DONE: &str = ": it may be done there all the same, and asking again asks twice";
 /// What to do about a question where no person can be asked.

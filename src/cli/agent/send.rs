@@ -15,13 +15,13 @@ use crate::{
         reach::{ReachArgs, reach_as_agent},
     },
     client::amp::{Code, Connection, Draft, Id, Received, Type, body_of_json, did_base, json_of_body},
+    wire::cbor,
 };
 
 /// For the relay's sign that it has read what we sent.
 const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 /// Behind it, for an ERROR that another of its threads may have to tell.
 const GRACE: Duration = Duration::from_millis(250);
-const NULL: &[u8] = &[0xf6];
 
 /// Sends a MESSAGE. The relay is silent about one that it has handed to a connection of the recipient, and answers one
 /// that it could not hand over with an error; it keeps nothing for later yet.
@@ -88,7 +88,7 @@ pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
 fn is_alone(agent: &mut Connection, relay: &str) -> Result<bool, String> {
     let asked = body_of_json(&json!({"action": "agents"})).map_err(|error| error.to_string())?;
     let answer = agent.request(relay, &asked, PONG_TIMEOUT).map_err(|error| out::foreign("", &error.to_string()))?;
-    let agents = json_of_body(answer.body.as_deref().unwrap_or(NULL));
+    let agents = json_of_body(answer.body.as_deref().unwrap_or(cbor::NULL));
     let ours = |one: &&Value| one["did"].as_str() == Some(agent.did());
     let connections =
         agents["agents"].as_array().and_then(|all| all.iter().find(ours)).and_then(|one| one["connections"].as_u64());
@@ -104,7 +104,7 @@ fn relay_is_asked() -> String {
 /// a moment later.
 fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'static str, String> {
     let started = Instant::now();
-    let ping = agent.send(&Draft::new(relay, Type::PING, NULL)).map_err(|error| error.to_string())?;
+    let ping = agent.send(&Draft::new(relay, Type::PING, cbor::NULL)).map_err(|error| error.to_string())?;
     let mut deadline = started + PONG_TIMEOUT;
     let mut ponged = false;
     loop {

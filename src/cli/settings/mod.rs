@@ -18,7 +18,7 @@ use crate::{
     base::{self, text::path_line},
     claude::is_program,
     reactor::Listen,
-    relay::keys::FILE_BYTES_MAX,
+    relay::keys::KEYS_FILE_BYTES_MAX,
     server::{Agent, DataFolder, Deflate, Options, Verify},
 };
 
@@ -331,7 +331,7 @@ pub(crate) fn unreadable_keys(path: &Path) -> Option<String> {
     let read = base::file::open(path).and_then(|file| {
         let kind = file.metadata()?.file_type();
         // What a shell passes as `<(COMMAND)` can be read once, and the relay does that.
-        if kind.is_fifo() { Ok(()) } else { base::file::read(path, FILE_BYTES_MAX as u64).map(drop) }
+        if kind.is_fifo() { Ok(()) } else { base::file::read(path, KEYS_FILE_BYTES_MAX as u64).map(drop) }
     });
     let error = read.err()?;
     Some(format!("the keys file {} cannot be read: {error}", path_line(path)))

@@ -8,6 +8,8 @@ use ssh_key::{
 
 use crate::base::text;
 
+/// Largest file that is read as a key, in bytes.
+pub const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
 const PKCS8_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";

@@ -15,7 +15,7 @@ use ssh_key::{HashAlg, PublicKey};
 
 pub use authority::{Authority, AuthorityError};
 pub use did::{did_of, key_of_did};
-pub use key::{NoKey, private_key};
+pub use key::{KEY_FILE_BYTES_MAX, NoKey, private_key};
 pub use message::{Challenge, Device, Limits, ProfileInfo, RelayInfo, SignIn, Welcome};
 pub use signature::{SignError, VerifyError, assemble, sign, signed_data, usable, verify, verify_in};
 

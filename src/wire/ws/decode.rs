@@ -311,11 +311,6 @@ impl Decoder {
         self.kind.is_some()
     }
 
-    /// Whether nothing more will be decoded: a close frame came, or a fault was found.
-    pub fn is_ended(&self) -> bool {
-        self.ended
-    }
-
     /// Bytes this decoder has on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.message.capacity()
