@@ -106,8 +106,8 @@
 //! connection, and nothing can be sent to it. `closed` comes later in the same turn, or in the next.
 //!
 //! A connection that we close is flushed (its queue, then the closing bytes), then our half is shut, and what still
-//! comes is read and thrown away until the peer ends its half: a socket closed with unread bytes would be reset, and
-//! the last words could be lost on their way. A peer that gets on with neither for [`Options::linger_ms`] is cut off; a
+//! comes is read and thrown away until the peer ends its half, up to 16 MiB: a socket closed with unread bytes would be
+//! reset, and the last words could be lost on their way. A peer that gets on with neither for [`Options::linger_ms`] is cut off; a
 //! slow reader that still takes what is queued is not. The slot is in use until then.
 //!
 //! # Sending, and slow readers
@@ -169,7 +169,8 @@
 //! [`Io::confirm`] its connections of TCP listeners count among [`Options::provisional_max`], and where these are so
 //! many the oldest gives way to a new one: it is closed, is told so by the [`closing bytes`](Protocol::closing_bytes),
 //! and finishes closing while a few more come. Of what is left for those that are confirmed, [`Options::unix_reserve`]
-//! is for Unix listeners alone: their connections never have to give way. [`ws`] has all its connections begin like
+//! is for Unix listeners alone: their connections never have to give way. A turn reads little of a connection that is
+//! not confirmed, so that many of them with many small frames do not make it long. [`ws`] has all its connections begin like
 //! that: by default an upgrade confirms, and is answered 503 where there is no room.
 //!
 //! # Bounds

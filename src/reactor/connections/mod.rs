@@ -40,7 +40,7 @@ pub(super) struct Slot<C> {
     pub(super) queue: SendQueue,
     /// Bytes that the protocol has not consumed.
     pub(super) kept: Vec<u8>,
-    /// Bytes that must be there before input is worth a call.
+    /// Bytes that must be there before input is worth a call; of a closed connection those that are still read.
     pub(super) need: u32,
     /// Bytes that the kernel may be given before the peer is asked whether it reads, or [`PROVED`](super::pace::PROVED), or
     /// [`UNASKED`](super::pace::UNASKED).

@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Memory, Turn, Worker, call};
+use super::{Memory, Turn, Worker, call, read::LINGER_BYTES};
 use crate::{
     base::{Close, ConnToken},
     reactor::{
@@ -50,6 +50,7 @@ impl<P: Protocol> Worker<P> {
         self.core.leave(token);
         let Some(slot) = self.core.slots.get_mut(token) else { return };
         self.kept_bytes -= std::mem::take(&mut slot.kept).len();
+        slot.need = LINGER_BYTES;
         // A paced peer is waited for no longer than the rest of the close, whatever it reads.
         let paced = slot.flags.take(Flags::PACED);
         if paced {

@@ -17,6 +17,11 @@ use crate::{
 pub(super) const ARENA_MIN: usize = 16 * 1024;
 /// A read is not worth a call with less room than this.
 const ROOM_MIN: usize = 4 * 1024;
+/// What a turn reads of a connection that has yet to show that it may stay. Many of them with many small frames must not
+/// make a turn long for the others.
+const PROVISIONAL_READ: usize = 4 * 1024;
+/// What is read and thrown away of a closed connection; from there on its peer has to wait, until it is cut off.
+pub(super) const LINGER_BYTES: u32 = 16 << 20;
 
 /// Whether the turn's reading goes on.
 #[derive(PartialEq, Eq)]
@@ -45,6 +50,10 @@ impl<P: Protocol> Worker<P> {
             flags.clear(Flags::READY);
             return Reading::More;
         }
+        if flags.has(Flags::CLOSED) && slot.need == 0 {
+            flags.clear(Flags::READY);
+            return Reading::More;
+        }
         if flags.has(Flags::PAUSED) && !flags.has(Flags::CLOSED) {
             return self.read_held(token);
         }
@@ -66,7 +75,8 @@ impl<P: Protocol> Worker<P> {
             return Reading::More;
         }
         let at = *used + front;
-        let want = (room - front).min(most);
+        let may_stay = !flags.has(Flags::PROVISIONAL) || flags.has(Flags::CLOSED);
+        let want = (room - front).min(if may_stay { most } else { PROVISIONAL_READ });
         let result = slot.stream.read(&mut arena[at..at + want]);
         self.core.counters.reads.add(1);
         let read = match result {
@@ -92,7 +102,9 @@ impl<P: Protocol> Worker<P> {
         self.core.counters.bytes_in.add(read as u64);
         let again = read > 0 && (read == want || flags.has(Flags::HUP));
         let closed = flags.has(Flags::CLOSED);
-        if !closed {
+        if closed {
+            slot.need = slot.need.saturating_sub(u32::try_from(read).unwrap_or(u32::MAX));
+        } else {
             self.received(token, apart, front, read);
         }
         if again {

@@ -6,7 +6,7 @@ mod probes;
 mod strangers;
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Shutdown, TcpStream},
     os::unix::net::UnixStream,
     time::Instant,

@@ -1,6 +1,7 @@
 //! Which connections give way to new ones, and how many.
 
 use super::*;
+use crate::reactor::worker::read::LINGER_BYTES;
 
 /// A worker with so many connections that show nothing, which do not go by themselves.
 fn crowded(strangers: usize) -> (Worker<Strangers>, Vec<TcpStream>) {
@@ -84,4 +85,44 @@ fn no_more_are_confirmed_than_leave_places_for_those_that_come() {
     assert!((1..MOST).contains(&confirmed), "{confirmed} of {MOST}");
     assert_eq!(worker.core.counters.refused.get(), (MOST - confirmed) as u64, "those that are not are counted");
     assert_eq!(worker.core.provisional.len(), MOST - confirmed);
+}
+
+#[test]
+fn a_turn_reads_little_of_a_connection_that_has_shown_nothing() {
+    let (mut worker, mut streams) = crowded(1);
+    let token = worker.core.slots.token_at(0).unwrap();
+    let bytes = [0; 64 * 1024];
+    let most = |worker: &mut Worker<Strangers>, stream: &mut TcpStream| {
+        stream.write_all(&bytes).unwrap();
+        let (begin, mut before, mut most) = (worker.core.counters.bytes_in.get(), 0, 0);
+        until(worker, "all is read", |worker| {
+            let read = worker.core.counters.bytes_in.get() - begin;
+            most = most.max(read - before);
+            before = read;
+            read == bytes.len() as u64
+        });
+        most
+    };
+    assert_eq!(most(&mut worker, &mut streams[0]), 4 * 1024);
+    assert!(worker.core.confirm(token));
+    assert!(most(&mut worker, &mut streams[0]) > 4 * 1024, "it has shown that it may stay");
+}
+
+#[test]
+fn a_peer_of_a_closed_connection_is_not_read_without_end() {
+    let (mut worker, mut streams) = crowded(1);
+    let token = worker.core.slots.token_at(0).unwrap();
+    worker.core.close(token, Close::Local(CloseCode::NORMAL));
+    until(&mut worker, "it is closed", |worker| has(worker, token, Flags::CLOSED));
+    let (stream, bytes) = (&mut streams[0], vec![0; 1 << 20]);
+    stream.set_nonblocking(true).unwrap();
+    let mut idle = 0;
+    while idle < 5 {
+        let before = worker.core.counters.bytes_in.get();
+        assert!(before < 2 * u64::from(LINGER_BYTES), "it is read on");
+        let is_full = stream.write(&bytes).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        worker.turn(Some(Duration::from_millis(1))).unwrap();
+        idle = if is_full && worker.core.counters.bytes_in.get() == before { idle + 1 } else { 0 };
+    }
+    assert!(worker.core.counters.bytes_in.get() >= u64::from(LINGER_BYTES));
 }
