@@ -30,8 +30,6 @@ use crate::{
 pub(super) enum Order {
     /// Does this, and mails what comes of it with the lane.
     Job(Lane, Job),
-    /// Reads the keys file again.
-    Refresh,
     /// Ends.
     End,
 }

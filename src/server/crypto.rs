@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     base::{file, text},
-    reactor::{self, room::Room, ws::Framed},
+    reactor::{self, ws::Framed},
     relay::{
         admission::{Admission, HelloJob, Judged},
         api::{Code, Error, Text},
@@ -34,8 +34,6 @@ use crate::{
     wire::amp::Id,
 };
 
-/// Jobs of others than workers that may wait.
-const JOBS_OF_OTHERS_MAX: usize = 64;
 /// Jobs of admitted peers (a proved key, or the Unix socket) that go before one of a stranger.
 const JOBS_BEFORE_A_STRANGER: usize = 64;
 /// How often the keys file is looked at while there is no sign-in.
@@ -45,17 +43,16 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const AWAY_MAX: Duration = Duration::from_secs(5);
 
 /// The way to the crypto thread. Cloning is cheap. Messages to be checked have a queue of their own, so that a sign-in
-/// does not wait behind all of them.
+/// does not wait behind all of them. What workers have on the way is bounded by them (`lanes`, `verification`), so that
+/// none of it finds a queue full.
 #[derive(Clone)]
 pub(super) struct Crypto {
     jobs: Sender<Order>,
     /// Jobs of TCP connections that have proved nothing.
     strangers: Sender<Order>,
     checks: Sender<Vec<Check<Framed>>>,
-    /// In any of these.
-    room: Arc<Room>,
-    /// Wakes the thread that this is for.
-    waker: Waker,
+    /// The keys file is to be read again.
+    refresh: Sender<()>,
 }
 
 /// The ends of the queues at the crypto thread.
@@ -63,8 +60,7 @@ struct Queues {
     jobs: Receiver<Order>,
     strangers: Receiver<Order>,
     checks: Receiver<Vec<Check<Framed>>>,
-    /// In any of these.
-    room: Arc<Room>,
+    refresh: Receiver<()>,
     /// A worker's inbox that was full has room.
     bell: Receiver<()>,
 }
@@ -95,69 +91,45 @@ impl Crypto {
         last: DrainGuard,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (bell, heard) = bell();
-        let mut desk =
+        let mut thread =
             CryptoLoop::new(host_key, did, KeysFile::new(keys), mailers.links(&bell), supervisor, session_keys)?;
-        desk.refresh(true);
+        thread.refresh(true);
         // There is no connection yet that it would matter to.
-        desk.links.retain(|_| false);
+        thread.links.retain(|_| false);
         let (crypto, queues) = Self::queues(mailers.len(), heard);
         let run = move || {
             // Without this thread there is no sign-in.
             let _last = last;
-            while desk.turn(&queues, WATCH_EVERY) {}
+            while thread.turn(&queues, WATCH_EVERY) {}
         };
         let thread = thread::Builder::new().name("crypto".into()).spawn(run)?;
         Ok((crypto, thread))
     }
 
     fn queues(workers: usize, bell: Receiver<()>) -> (Self, Queues) {
-        // What workers have on the way is bounded by them (`lanes`, `verification`), so that none of it finds a queue full.
-        let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_OUT_MAX * workers + JOBS_OF_OTHERS_MAX);
+        let (to_jobs, jobs) = crossbeam_channel::bounded(JOBS_OUT_MAX * workers);
         let (to_strangers, strangers) = crossbeam_channel::bounded(JOBS_OUT_MAX * workers);
         let (to_checks, checks) = crossbeam_channel::bounded(BATCHES_OUT_MAX * workers);
-        let (room, waker) = (Arc::<Room>::default(), Waker::noop().clone());
-        let crypto = Self { jobs: to_jobs, strangers: to_strangers, checks: to_checks, room: room.clone(), waker };
-        (crypto, Queues { jobs, strangers, checks, room, bell })
-    }
-
-    /// The way of a thread that is woken when a queue that it found full has room.
-    pub(super) fn for_worker(&self, waker: Waker) -> Self {
-        Self { waker, ..self.clone() }
-    }
-
-    /// Without the thread, which only happens at the relay's end, the message is lost.
-    fn offer<T>(&self, queue: &Sender<T>, message: T) -> Result<(), T> {
-        let Err(TrySendError::Full(message)) = queue.try_send(message) else { return Ok(()) };
-        self.room.wait(&self.waker);
-        match queue.try_send(message) {
-            Err(TrySendError::Full(message)) => Err(message),
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
-        }
+        let (to_refresh, refresh) = crossbeam_channel::bounded(1);
+        let crypto = Self { jobs: to_jobs, strangers: to_strangers, checks: to_checks, refresh: to_refresh };
+        (crypto, Queues { jobs, strangers, checks, refresh, bell })
     }
 
     /// Hands a job of a worker over; what comes of it comes by mail.
-    ///
-    /// # Errors
-    /// There is no room: it is given back, and the worker has a turn when there is.
-    pub(super) fn give(&self, lane: Lane, job: Job) -> Result<(), Job> {
+    pub(super) fn give(&self, lane: Lane, job: Job) {
         let queue = if lane == Lane::Strangers { &self.strangers } else { &self.jobs };
-        match self.offer(queue, Order::Job(lane, job)) {
-            Err(Order::Job(_, job)) => Err(job),
-            _ => Ok(()),
-        }
-    }
-
-    /// Has the keys file read again. Where no room is left it is looked at soon enough anyway.
-    pub(super) fn refresh(&self) {
-        let _ = self.jobs.try_send(Order::Refresh);
+        hand_over(queue, Order::Job(lane, job));
     }
 
     /// Has messages checked; the verdicts come by mail, in this order for each worker.
     pub(super) fn check(&self, batch: Vec<Check<Framed>>) {
-        // It is never full, see `queues`. Without the thread, which only happens at the relay's end, the messages are
-        // lost.
-        let sent = self.checks.try_send(batch);
-        debug_assert!(!matches!(sent, Err(TrySendError::Full(_))), "a worker gives no more than there is room for");
+        hand_over(&self.checks, batch);
+    }
+
+    /// Has the keys file read again.
+    pub(super) fn refresh(&self) {
+        // Where that is to be done already, it is done once.
+        let _ = self.refresh.try_send(());
     }
 
     /// Ends the thread after what waits.
@@ -165,6 +137,12 @@ impl Crypto {
         // A full queue is worked off: there is room in a moment, or no thread any more.
         let _ = self.jobs.send(Order::End);
     }
+}
+
+/// Without the thread, which only happens at the relay's end, the message is lost.
+fn hand_over<T>(queue: &Sender<T>, message: T) {
+    let sent = queue.try_send(message);
+    debug_assert!(!matches!(sent, Err(TrySendError::Full(_))), "a worker gives no more than there is room for");
 }
 
 /// What wakes the crypto thread, and where it hears that.
@@ -204,7 +182,7 @@ impl CryptoLoop {
 
     /// Waits at most so long for something to do. False: the thread is to end.
     fn turn(&mut self, queues: &Queues, wait: Duration) -> bool {
-        let Queues { jobs, strangers, checks, room, bell } = queues;
+        let Queues { jobs, strangers, checks, refresh, bell } = queues;
         // A stranger's job may take as long as a hundred answers: the other jobs go first, as many as are there, up to
         // a bound.
         for _ in 0..JOBS_BEFORE_A_STRANGER {
@@ -214,7 +192,6 @@ impl CryptoLoop {
                 Err(TryRecvError::Empty) => break,
             }
         }
-        room.made();
         // The mail of these jobs is not kept back by what follows. No more messages are checked while verdicts find an
         // inbox full, so that they need not be dropped. What waits in both queues is served in turn: neither keeps the
         // other out.
@@ -231,6 +208,9 @@ impl CryptoLoop {
             recv(checks) -> batch => if let Ok(batch) = batch {
                 self.check(batch);
             },
+            recv(refresh) -> asked => if asked.is_ok() {
+                self.refresh(true);
+            },
             recv(bell) -> _ => {}
             default(wait) => {}
         }
@@ -245,7 +225,6 @@ impl CryptoLoop {
     fn order(&mut self, order: Order) {
         match order {
             Order::End => {}
-            Order::Refresh => self.refresh(true),
             Order::Job(lane, job) => self.job(lane, job),
         }
     }
@@ -442,16 +421,21 @@ mod tests {
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
-    /// A desk, what it hears of room, and its two workers with inboxes of one mail.
-    fn desk(path: PathBuf) -> (CryptoLoop, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
-        let (workers, mailers, _) = sink::workers(2, 1);
+    /// A loop, what it hears of room, and its two workers with inboxes of one mail.
+    fn crypto_loop(path: PathBuf) -> (CryptoLoop, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
+        crypto_loop_of(path, 1)
+    }
+
+    /// The same, with inboxes of so many.
+    fn crypto_loop_of(path: PathBuf, places: usize) -> (CryptoLoop, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
+        let (workers, mailers, _) = sink::workers(2, places);
         let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
         let (waker, heard) = bell();
         let (keys, links) = (KeysFile::new(path), mailers.links(&waker));
         let (supervisor, _) = Supervisor::prepare().expect("a supervisor");
-        let desk = CryptoLoop::new(host_key, "did:key:z".into(), keys, links, supervisor, SessionKeys::default());
-        let desk = desk.expect("a desk");
-        (desk, heard, workers, mailers)
+        let thread = CryptoLoop::new(host_key, "did:key:z".into(), keys, links, supervisor, SessionKeys::default());
+        let thread = thread.expect("a loop");
+        (thread, heard, workers, mailers)
     }
 
     #[test]
@@ -512,25 +496,25 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let path = scratch.path().join("keys");
         fs::write(&path, KEY).expect("written");
-        let (mut desk, heard, mut workers, _) = desk(path.clone());
+        let (mut thread, heard, mut workers, _) = crypto_loop(path.clone());
         let answer = || Mail::SignedIn {
             peer: ConnToken::new(0, 1, 1),
             lane: Lane::Strangers,
             result: Err(Error::new(Code::Internal, "stands for any answer")),
         };
         for _ in 0..3 {
-            desk.links.push(0, answer());
+            thread.links.push(0, answer());
         }
-        assert!(!desk.links.flush(), "one fits in the inbox");
-        desk.refresh(true);
+        assert!(!thread.links.flush(), "one fits in the inbox");
+        thread.refresh(true);
         fs::write(&path, "# nobody").expect("written");
-        desk.refresh(true);
-        assert!(!desk.links.flush() && heard.is_empty());
+        thread.refresh(true);
+        assert!(!thread.links.flush() && heard.is_empty());
         let mut got = Vec::new();
         for left in (0..4).rev() {
             got.extend(sink::take(&mut workers[0]));
             assert_eq!(heard.try_recv().is_ok(), left > 0, "the thread has its turn, with {left} left");
-            assert_eq!(desk.links.flush(), left < 2);
+            assert_eq!(thread.links.flush(), left < 2);
         }
         let [Mail::SignedIn { .. }, Mail::SignedIn { .. }, Mail::SignedIn { .. }, Mail::Keys(keys)] = &got[..] else {
             panic!("the answers, and then the newest keys")
@@ -538,31 +522,64 @@ mod tests {
         assert_eq!(keys.entries.len(), 0);
     }
 
+    /// The id of a job: its answer has it.
+    fn job(id: usize) -> Job {
+        Job::Reload { peer: ConnToken::new(0, 1, 1), id: id.to_string().into() }
+    }
+
+    /// The ids of the answers that come next.
+    fn answered(worker: &mut Worker<Sink>) -> Vec<usize> {
+        let ids = sink::take(worker).into_iter().filter_map(|mail| match mail {
+            Mail::KeysRead { id, .. } => id.parse().ok(),
+            _ => None,
+        });
+        ids.collect()
+    }
+
     #[test]
-    fn a_worker_that_found_the_queue_full_is_woken_when_there_is_room() {
+    fn a_stranger_waits_for_the_others_up_to_a_bound() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
-        let (mut desk, heard, workers, mailers) = desk(scratch.path().join("keys"));
-        let (to_jobs, jobs) = crossbeam_channel::bounded(1);
+        let (mut thread, heard, mut workers, _) = crypto_loop_of(scratch.path().join("keys"), 2 * JOBS_OUT_MAX);
         let (crypto, queues) = Crypto::queues(2, heard);
-        let (crypto, queues) = (Crypto { jobs: to_jobs, ..crypto }, Queues { jobs, ..queues });
-        // This worker is not the one that gets the verdicts.
-        let (worker, crypto) = (&workers[1], crypto.for_worker(mailers.waker(1)));
-        let job = || Job::Reload { peer: ConnToken::new(0, 1, 1), id: "1".into() };
-        assert!(crypto.give(Lane::Admitted, job()).is_ok());
-        assert!(crypto.give(Lane::Admitted, job()).is_err(), "there is room for one");
-        assert!(worker.arm().is_none() && !sink::is_woken(worker));
-        // The turn that takes it, and the next, which says so before it sleeps.
-        assert!(desk.turn(&queues, Duration::ZERO) && desk.turn(&queues, Duration::ZERO));
-        assert!(sink::is_woken(worker));
-        assert!(crypto.give(Lane::Admitted, job()).is_ok());
+        let turns = 10;
+        for _ in 0..turns {
+            crypto.give(Lane::Strangers, job(0));
+            (1..=3).for_each(|id| crypto.give(Lane::Admitted, job(id)));
+            assert!(thread.turn(&queues, Duration::ZERO));
+            assert_eq!(answered(&mut workers[0]), [1, 2, 3, 0]);
+        }
+        // Without end they would keep it out for good.
+        crypto.give(Lane::Strangers, job(0));
+        let mut got = Vec::new();
+        while !got.contains(&0) {
+            (1..=JOBS_BEFORE_A_STRANGER + 1).for_each(|id| crypto.give(Lane::Admitted, job(id)));
+            while !queues.jobs.is_empty() && !got.contains(&0) {
+                assert!(thread.turn(&queues, Duration::ZERO));
+                got.extend(answered(&mut workers[0]));
+            }
+        }
+        assert_eq!(got[..JOBS_BEFORE_A_STRANGER], Vec::from_iter(1..=JOBS_BEFORE_A_STRANGER));
+    }
+
+    #[test]
+    fn the_keys_file_is_read_once_for_all_that_ask_for_it() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("keys");
+        let (mut thread, heard, mut workers, _) = crypto_loop(path.clone());
+        let (crypto, queues) = Crypto::queues(2, heard);
+        fs::write(&path, KEY).expect("written");
+        (0..100).for_each(|_| crypto.refresh());
+        for times in [1, 0] {
+            assert!(thread.turn(&queues, Duration::ZERO));
+            assert_eq!(sink::take(&mut workers[0]).len(), times);
+        }
     }
 
     #[test]
     fn the_thread_ends_though_its_queue_is_full() {
         let (to_jobs, jobs) = crossbeam_channel::bounded(1);
         let crypto = Crypto { jobs: to_jobs, ..Crypto::queues(1, never()).0 };
-        let job = Job::Reload { peer: ConnToken::new(0, 1, 1), id: "1".into() };
-        assert!(crypto.give(Lane::Admitted, job).is_ok(), "there is room");
+        crypto.give(Lane::Admitted, job(1));
         // Another sender is still there.
         let another = crypto.clone();
         let ending = thread::spawn(move || crypto.end());

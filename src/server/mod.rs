@@ -254,7 +254,7 @@ impl Handlers {
         let waker = self.mailers.waker(index);
         let devices = Devices::new(self.greeting.clone(), tallies.devices.clone());
         let worker = Worker {
-            crypto: self.crypto.for_worker(waker.clone()),
+            crypto: self.crypto.clone(),
             links: self.mailers.links(&waker),
             ways: self.mailers.ways(&waker),
             arrived: Vec::new(),

@@ -132,18 +132,18 @@ impl Prepared {
         first: Option<Create>,
     ) -> Result<(JoinHandle<io::Result<()>>, Option<Summary>), String> {
         let control = parts.control.clone();
-        let mut desk = self.desk(parts);
-        let created = first.map(|create| desk.first(create)).transpose()?;
+        let mut thread = self.supervisor_loop(parts);
+        let created = first.map(|create| thread.first(create)).transpose()?;
         let run = move || {
-            let _last = DrainGuard(control, desk.shared.clone());
-            desk.run()
+            let _last = DrainGuard(control, thread.shared.clone());
+            thread.run()
         };
         let thread = thread::Builder::new().name("supervisor".into()).spawn(run);
         let thread = thread.map_err(|error| format!("the supervisor thread cannot be started: {error}"))?;
         Ok((thread, created))
     }
 
-    fn desk(self, parts: Parts) -> SupervisorLoop {
+    fn supervisor_loop(self, parts: Parts) -> SupervisorLoop {
         let Self { poll, waker, receiver, keys, drain } = self;
         let Parts { hub, launcher, mailers, shared, grace_ms, control: _ } = parts;
         let backlog: Vec<_> = (0..mailers.len()).map(|_| Backlog::default()).collect();
@@ -449,8 +449,12 @@ impl SupervisorLoop {
                     let mut workers: Vec<u16> = devices.map(|peer| peer.worker()).collect();
                     workers.sort_unstable();
                     workers.dedup();
+                    let last = workers.pop();
                     for worker in workers {
-                        self.post(usize::from(worker), for_worker(&out, worker));
+                        self.post(usize::from(worker), for_worker(out.clone(), worker));
+                    }
+                    if let Some(worker) = last {
+                        self.post(usize::from(worker), for_worker(out, worker));
                     }
                 }
             }
@@ -586,8 +590,7 @@ impl SupervisorLoop {
 }
 
 /// The part of a fan-out that one worker's peers get.
-fn for_worker(out: &Out, worker: u16) -> Out {
-    let mut out = out.clone();
+fn for_worker(mut out: Out, worker: u16) -> Out {
     if let Out::Event { peers, .. }
     | Out::Delta { peers, .. }
     | Out::Presence { peers, .. }

@@ -24,14 +24,14 @@ use crate::{
 
 type Worker = reactor::Worker<sink::Sink>;
 
-/// The thread's desk with an inbox of one place, and a worker with another.
-fn desk() -> (Supervisor, SupervisorLoop, Worker, Mailers) {
-    let (supervisor, desk, mut workers, mailers) = desk_of(1, 1);
-    (supervisor, desk, workers.remove(0), mailers)
+/// The thread's loop with an inbox of one place, and a worker with another.
+fn supervisor_loop() -> (Supervisor, SupervisorLoop, Worker, Mailers) {
+    let (supervisor, thread, mut workers, mailers) = supervisor_loop_of(1, 1);
+    (supervisor, thread, workers.remove(0), mailers)
 }
 
-/// The thread's desk with an inbox of one place, and so many workers with inboxes of so many.
-fn desk_of(workers: usize, places: usize) -> (Supervisor, SupervisorLoop, Vec<Worker>, Mailers) {
+/// The thread's loop with an inbox of one place, and so many workers with inboxes of so many.
+fn supervisor_loop_of(workers: usize, places: usize) -> (Supervisor, SupervisorLoop, Vec<Worker>, Mailers) {
     let (workers, mailers, control) = sink::workers(workers, places);
     let (supervisor, prepared) = Supervisor::prepare_with(1).expect("prepared");
     let store = Box::new(MemoryStore::new(store::Limits::default()));
@@ -53,7 +53,7 @@ fn desk_of(workers: usize, places: usize) -> (Supervisor, SupervisorLoop, Vec<Wo
         grace_ms: 0,
         control,
     };
-    (supervisor, prepared.desk(parts), workers, mailers)
+    (supervisor, prepared.supervisor_loop(parts), workers, mailers)
 }
 
 /// A command of a connection of this worker, about a session that there is not: it is answered at once.
@@ -69,17 +69,17 @@ fn interrupt() -> Command {
 
 #[test]
 fn what_was_taken_in_a_turn_is_told_to_each_worker_in_one_mail() {
-    let (supervisor, mut desk, mut workers, _) = desk_of(2, 64);
+    let (supervisor, mut thread, mut workers, _) = supervisor_loop_of(2, 64);
     let of = |worker: u16| (0..10).map(move |slot| command(worker, slot, interrupt()));
     assert!(supervisor.inbox.try_send(of(0).chain(of(1)).collect()).is_ok());
-    desk.turn(&mut Events::with_capacity(8)).expect("a turn");
+    thread.turn(&mut Events::with_capacity(8)).expect("a turn");
     for (worker, inbox) in workers.iter_mut().enumerate() {
         let mails = sink::take(inbox);
         let [Mail::Taken(taken), Mail::Core(outs, _)] = &mails[..] else { panic!("{} mails", mails.len()) };
         let of_it = taken.iter().filter(|peer| usize::from(peer.worker()) == worker);
         assert_eq!((of_it.count(), taken.len(), outs.len()), (10, 10, 10));
     }
-    desk.flush();
+    thread.flush();
     assert!(workers.iter_mut().all(|inbox| sink::take(inbox).is_empty()), "nothing is told twice");
 }
 
@@ -88,50 +88,50 @@ fn a_turn_carries_out_as_many_commands_as_their_cost_allows() {
     let attach = || Command::Attach { session: "none".into(), from: None, tail_bytes: None };
     let list = || Command::List { follow: None };
     for make in [&attach as &dyn Fn() -> Command, &list, &interrupt] {
-        let (_supervisor, mut desk, _workers, _) = desk_of(1, 1);
+        let (_supervisor, mut thread, _workers, _) = supervisor_loop_of(1, 1);
         let most = COST_A_TURN / cost(&command(0, 1, make()));
         for slot in 0..=most as u32 {
-            let taken = desk.waiting.take(command(0, slot, make()));
+            let taken = thread.waiting.take(command(0, slot, make()));
             assert!(matches!(taken, Taken::Waits), "{taken:?}");
         }
         let now = reactor::now();
-        desk.commands(now);
-        assert_eq!((desk.taken[0].len(), desk.more_to_do, desk.wait(now)), (most, true, Some(Duration::ZERO)));
-        desk.commands(now);
-        assert_eq!((desk.taken[0].len(), desk.waiting.is_empty()), (most + 1, true));
+        thread.commands(now);
+        assert_eq!((thread.taken[0].len(), thread.more_to_do, thread.wait(now)), (most, true, Some(Duration::ZERO)));
+        thread.commands(now);
+        assert_eq!((thread.taken[0].len(), thread.waiting.is_empty()), (most + 1, true));
     }
 }
 
 #[test]
 fn a_worker_that_found_the_inbox_full_is_woken_by_the_turn_that_makes_room() {
-    let (supervisor, mut desk, worker, mailers) = desk();
+    let (supervisor, mut thread, worker, mailers) = supervisor_loop();
     let mut link = Link::new(supervisor.inbox, mailers.waker(0));
     link.take(ToSessions::Gone(ConnToken::new(0, 1, 1)));
     assert!(link.flush());
     link.take(ToSessions::Gone(ConnToken::new(0, 2, 1)));
     assert!(!link.flush() && link.items() == 1);
     assert!(worker.arm().is_none() && !sink::is_woken(&worker));
-    desk.turn(&mut Events::with_capacity(8)).expect("a turn");
+    thread.turn(&mut Events::with_capacity(8)).expect("a turn");
     assert!(sink::is_woken(&worker));
     assert!(link.flush());
 }
 
 #[test]
 fn what_finds_a_workers_inbox_full_goes_when_the_worker_has_made_room() {
-    let (_supervisor, mut desk, mut worker, _) = desk();
+    let (_supervisor, mut thread, mut worker, _) = supervisor_loop();
     let re = |number: usize| Text::from(number.to_string());
     let caught_up = |number| Out::CaughtUp { peer: ConnToken::new(0, 1, 1), session: re(number) };
-    desk.links.push(0, Mail::SessionGone { did: "did:a".into() });
-    (0..2 * OUTS_A_MAIL).for_each(|number| desk.post(0, caught_up(number)));
-    desk.flush();
+    thread.links.push(0, Mail::SessionGone { did: "did:a".into() });
+    (0..2 * OUTS_A_MAIL).for_each(|number| thread.post(0, caught_up(number)));
+    thread.flush();
     assert!(matches!(sink::take(&mut worker)[..], [Mail::SessionGone { .. }]), "before what is for peers");
     let (mut got, mut events) = (0, Events::with_capacity(8));
     while got < 2 * OUTS_A_MAIL {
-        // The desk sleeps without a time limit: it has its turn because the worker has taken something.
-        assert_eq!(desk.wait(reactor::now()), None);
-        desk.poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
+        // The loop sleeps without a time limit: it has its turn because the worker has taken something.
+        assert_eq!(thread.wait(reactor::now()), None);
+        thread.poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
         assert!(events.iter().any(|event| event.token() == WAKER), "after {got}");
-        desk.flush();
+        thread.flush();
         let mails = sink::take(&mut worker);
         let [Mail::Core(outs, _)] = &mails[..] else { panic!("one mail fits") };
         for out in outs {
@@ -139,5 +139,5 @@ fn what_finds_a_workers_inbox_full_goes_when_the_worker_has_made_room() {
             got += 1;
         }
     }
-    assert!(desk.backlog[0].is_empty());
+    assert!(thread.backlog[0].is_empty());
 }

@@ -129,11 +129,7 @@ impl Worker {
     /// The end of a turn: what the crypto thread and other workers are to get.
     fn hand_over(&mut self, io: &mut Io<'_>) {
         while let Some((lane, job)) = self.delivery.lanes.next_job() {
-            if let Err(job) = self.crypto.give(lane, job) {
-                // There is no room: the worker has another turn when there is.
-                self.delivery.lanes.give_back(lane, job);
-                break;
-            }
+            self.crypto.give(lane, job);
         }
         while let Some(batch) = self.delivery.next_checks() {
             self.crypto.check(batch);

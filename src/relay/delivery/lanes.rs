@@ -71,8 +71,6 @@ pub struct Lanes {
     /// Of [`Lane::Strangers`] and [`Lane::Local`].
     unproved: [VecDeque<Job>; 2],
     admitted: Fair<Job>,
-    /// Jobs that found no room after all, first in line.
-    returned: [Option<Job>; 3],
     /// Jobs that are with the crypto thread.
     out: [usize; 3],
     /// The key that a connection has proved: an unproved name could fill another principal's queue.
@@ -123,9 +121,7 @@ impl Lanes {
     #[inline]
     pub fn next_job(&mut self) -> Option<(Lane, Job)> {
         // Asked in every turn: mostly nothing waits.
-        let waits = !self.admitted.is_empty()
-            || self.unproved.iter().any(|queue| !queue.is_empty())
-            || self.returned.iter().any(Option::is_some);
+        let waits = !self.admitted.is_empty() || self.unproved.iter().any(|queue| !queue.is_empty());
         waits.then(|| self.take_job()).flatten()
     }
 
@@ -135,19 +131,13 @@ impl Lanes {
             if self.out[at] >= OUT_MAX[at] {
                 return None;
             }
-            let job = self.returned[at].take().or_else(|| match self.unproved.get_mut(at) {
+            let job = match self.unproved.get_mut(at) {
                 Some(queue) => queue.pop_front(),
                 None => self.admitted.pop(),
-            })?;
+            }?;
             self.out[at] += 1;
             Some((lane, job))
         })
-    }
-
-    /// The crypto thread had no room after all.
-    pub fn give_back(&mut self, lane: Lane, job: Job) {
-        self.done(lane);
-        self.returned[lane as usize] = Some(job);
     }
 
     /// A job is done.
@@ -181,9 +171,6 @@ impl Lanes {
         let keeps = |job: &Job| job.peer() != Some(peer);
         self.unproved.iter_mut().for_each(|queue| queue.retain(keeps));
         self.admitted.retain(keeps);
-        for returned in &mut self.returned {
-            returned.take_if(|job| !keeps(job));
-        }
         self.principals.remove(&peer);
         self.answers.remove(&peer);
         self.paused.retain(|&paused| paused != peer);

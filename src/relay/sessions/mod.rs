@@ -329,7 +329,7 @@ impl Agent {
             Wanted::Prompt(text) => {
                 let (of, text) = (ask.session.clone(), text.clone());
                 let command = Command::Prompt { session: of.clone(), text, when: When::Next };
-                match self.requests.ask(PendingRequest::new(ask, of.clone(), content(&command))) {
+                match self.requests.ask(PendingRequest::new(ask, of.clone()), content(&command)) {
                     Begin::New => {}
                     Begin::Again => return Ok(None),
                     Begin::Conflict => return Err(Refusal::new(Code::BAD_REQUEST, ID_WAS_USED)),
@@ -351,7 +351,7 @@ impl Agent {
                 };
                 let command = put.decide(decision, message.clone(), answers)?;
                 let of = put.session().clone();
-                if !self.requests.decide(PendingRequest::new(ask, of.clone(), content(&command))) {
+                if !self.requests.decide(PendingRequest::new(ask, of.clone())) {
                     return Err(Refusal::new(Code::OVERLOADED, "too many decisions of this agent wait"));
                 }
                 (of, command)

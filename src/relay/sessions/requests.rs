@@ -140,19 +140,19 @@ pub(super) enum Begin {
 }
 
 impl SessionRequests {
-    /// Records a REQUEST. An answered REQUEST that is repeated on another connection is new: the answer may have been lost
+    /// Records a REQUEST that asks this, hashed. An answered REQUEST that is repeated on another connection is new: the answer may have been lost
     /// with the first connection.
-    pub(super) fn ask(&mut self, request: PendingRequest) -> Begin {
+    pub(super) fn ask(&mut self, request: PendingRequest, content: u64) -> Begin {
         // One message may be for several sessions, each of which answers.
         let is_it = |session: &Text, id: &Id| *session == request.session && *id == request.id;
         let ended = self.ended.iter().find(|ended| is_it(&ended.session, &ended.id) && ended.peer == request.peer);
         let asked = self.asked.iter().find(|asked| is_it(&asked.session, &asked.id)).map(|asked| asked.content);
         match asked.or(ended.map(|ended| ended.content)) {
-            Some(content) if content == request.content => Begin::Again,
+            Some(same) if same == content => Begin::Again,
             Some(_) => Begin::Conflict,
             None if self.asked.len() >= ASKED_MAX => Begin::Full,
             None => {
-                self.asked.push(request);
+                self.asked.push(PendingRequest { content, ..request });
                 Begin::New
             }
         }
@@ -305,8 +305,8 @@ impl SessionRequests {
 }
 
 impl PendingRequest {
-    /// A message for this session that says this, hashed.
-    pub(super) fn new(ask: &Ask, session: Text, content: u64) -> Self {
+    /// A message for this session.
+    pub(super) fn new(ask: &Ask, session: Text) -> Self {
         Self {
             peer: ask.caller.peer,
             session,
@@ -314,7 +314,7 @@ impl PendingRequest {
             from: ask.from.clone(),
             id: ask.id,
             thread_id: ask.thread_id.clone(),
-            content,
+            content: 0,
             prompt: None,
             next: 0,
             running: false,

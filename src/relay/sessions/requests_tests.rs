@@ -55,16 +55,16 @@ fn id(n: u8) -> Id {
     Id([n; 16])
 }
 
-/// A REQUEST for this session, with what it asks as a number.
-fn request(peer: ConnToken, session: &str, id: Id, content: u64) -> PendingRequest {
+/// A REQUEST for this session.
+fn request(peer: ConnToken, session: &str, id: Id) -> PendingRequest {
     let caller = Caller { peer, ..Caller::sample("SHA256:a", 1, Role::Drive) };
     let (did, from, wanted) = ("did:key:zS".into(), "did:key:zA".into(), Wanted::Prompt("x".into()));
     let ask = Ask { caller, session: session.into(), did, from, id, thread_id: None, wanted };
-    PendingRequest::new(&ask, session.into(), content)
+    PendingRequest::new(&ask, session.into())
 }
 
 fn ask(asker: &mut SessionRequests, n: u8) {
-    assert_eq!(asker.ask(request(peer(), "session", id(n), 0)), Begin::New);
+    assert_eq!(asker.ask(request(peer(), "session", id(n)), 0), Begin::New);
 }
 
 fn told(asker: &mut SessionRequests, events: &[Arc<Event>]) -> Vec<(u8, String)> {
@@ -91,13 +91,13 @@ fn answers(pairs: &[(u8, &str)]) -> Vec<(u8, String)> {
 #[test]
 fn a_request_to_two_sessions_is_a_request_to_each() {
     let mut asker = SessionRequests::default();
-    let mut said = |session: &str| asker.ask(request(peer(), session, id(1), 0));
+    let mut said = |session: &str| asker.ask(request(peer(), session, id(1)), 0);
     assert_eq!([said("a"), said("b"), said("b")], [Begin::New, Begin::New, Begin::Again]);
     asker.taken(&command_id("b", &id(1)), "p1".into(), &at(10));
     assert_eq!(asker.refused(&command_id("a", &id(1))).map(|asked| asked.session), Some("a".into()));
     let end = Event { session: "b".into(), position: at(12), at: 0, by: None, kind: state("p1", PromptState::Done) };
     assert_eq!(told(&mut asker, &[Arc::new(end)]).len(), 1);
-    let again = |asker: &mut SessionRequests, session: &str| asker.ask(request(peer(), session, id(1), 0));
+    let again = |asker: &mut SessionRequests, session: &str| asker.ask(request(peer(), session, id(1)), 0);
     assert_eq!([again(&mut asker, "b"), again(&mut asker, "a")], [Begin::Again, Begin::New]);
 }
 
@@ -189,7 +189,7 @@ fn an_answered_request_is_asked_for_again_by_another_connection_alone() {
     ask(&mut asker, 1);
     asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
     told(&mut asker, &log[..6]);
-    let mut again = |slot, content| asker.ask(request(ConnToken::new(0, slot, 1), "session", id(1), content));
+    let mut again = |slot, content| asker.ask(request(ConnToken::new(0, slot, 1), "session", id(1)), content);
     assert_eq!((again(1, 0), again(1, 1), again(2, 0)), (Begin::Again, Begin::Conflict, Begin::New));
 }
 
@@ -197,7 +197,7 @@ fn an_answered_request_is_asked_for_again_by_another_connection_alone() {
 fn an_id_that_waits_is_used_for_no_other_prompt_on_any_connection() {
     let mut asker = SessionRequests::default();
     ask(&mut asker, 1);
-    let mut again = |slot, content| asker.ask(request(ConnToken::new(0, slot, 1), "session", id(1), content));
+    let mut again = |slot, content| asker.ask(request(ConnToken::new(0, slot, 1), "session", id(1)), content);
     assert_eq!([again(1, 0), again(2, 0)], [Begin::Again; 2]);
     assert_eq!([again(1, 1), again(2, 1)], [Begin::Conflict; 2]);
 }
@@ -236,25 +236,25 @@ fn numbered(n: usize) -> Id {
 #[test]
 fn no_more_wait_on_a_connection_than_it_may_have() {
     let mut asker = SessionRequests::default();
-    let mut take = |n| asker.ask(request(peer(), "session", numbered(n), 0));
+    let mut take = |n| asker.ask(request(peer(), "session", numbered(n)), 0);
     assert!((0..ASKED_MAX).all(|n| take(n) == Begin::New));
     assert_eq!((take(ASKED_MAX), take(0)), (Begin::Full, Begin::Again));
-    let mut decide = |n| asker.decide(request(peer(), "session", numbered(n), 0));
+    let mut decide = |n| asker.decide(request(peer(), "session", numbered(n)));
     assert!((0..ASKED_MAX).all(&mut decide));
     assert!(!decide(ASKED_MAX));
     // A decision that is over makes room, refused or taken.
     assert!(asker.refused(&command_id("session", &numbered(5))).is_some());
     asker.decided(&command_id("session", &numbered(6)));
-    assert!(asker.decide(request(peer(), "session", numbered(ASKED_MAX), 0)));
+    assert!(asker.decide(request(peer(), "session", numbered(ASKED_MAX))));
     asker.decided(&command_id("session", &numbered(7)));
     assert!(asker.refused(&command_id("session", &numbered(7))).is_some(), "the REQUEST of this id");
-    assert_eq!(asker.ask(request(peer(), "session", numbered(ASKED_MAX), 0)), Begin::New);
+    assert_eq!(asker.ask(request(peer(), "session", numbered(ASKED_MAX)), 0), Begin::New);
 }
 
 #[test]
 fn what_is_remembered_of_answered_requests_is_bounded() {
     let mut asker = SessionRequests::default();
-    let ask = |asker: &mut SessionRequests, n: usize| asker.ask(request(peer(), "session", numbered(n), 0));
+    let ask = |asker: &mut SessionRequests, n: usize| asker.ask(request(peer(), "session", numbered(n)), 0);
     for n in 0..=ENDED_MAX {
         assert_eq!(ask(&mut asker, n), Begin::New);
         asker.taken(&command_id("session", &numbered(n)), "p".into(), &at(n as u64));

@@ -13,8 +13,8 @@ use amp_relay::{
         admission::{Admission, Judged},
         api::{Caller, Command, Decision, Out, Request, Text},
         delivery::{
-            Agent, BATCHES_OUT_MAX, Check, Checked, Counters, Delivery, Greeting, Job, Lane, Parts, PeerMail, Services,
-            Signed, Verifier,
+            Agent, BATCHES_OUT_MAX, Check, Checked, Counters, Delivery, Greeting, JOBS_OUT_MAX, Job, Lane, Parts,
+            PeerMail, Services, Signed, Verifier,
         },
         hub::{Create, Hub},
         keys::KeySet,
@@ -195,8 +195,8 @@ impl World {
         let workers = (0..count).map(worker).collect();
         let signing = SigningKey::from_bytes(&[200; 32]);
         let crypto = Crypto {
-            jobs: Link::new(4 + rng.below(80) as usize),
-            strangers: Link::new(1 + rng.below(8) as usize),
+            jobs: Link::new(JOBS_OUT_MAX * usize::from(count)),
+            strangers: Link::new(JOBS_OUT_MAX * usize::from(count)),
             checks: Link::new(BATCHES_OUT_MAX * usize::from(count)),
             admission: Admission::new(host, did.to_string()),
             signer: Signer::new(did.clone(), signing, OneKey(SigningKey::from_bytes(&[201; 32]))),
@@ -382,11 +382,7 @@ impl World {
         }
         while let Some((lane, job)) = worker.delivery.lanes.next_job() {
             let queue = if lane == Lane::Strangers { &mut self.crypto.strangers } else { &mut self.crypto.jobs };
-            if let Err((lane, job)) = queue.offer((lane, job)) {
-                worker.delivery.lanes.give_back(lane, job);
-                self.seen.insert("a full crypto thread");
-                break;
-            }
+            assert!(queue.offer((lane, job)).is_ok(), "a worker gives no more than there is room for");
             moved = true;
         }
         while let Some(batch) = worker.delivery.next_checks() {
