@@ -562,6 +562,23 @@ mod tests {
     }
 
     #[test]
+    fn no_message_is_checked_while_a_worker_takes_no_verdicts() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (mut thread, heard, mut workers, _) = crypto_loop(scratch.path().join("keys"));
+        let (crypto, queues) = Crypto::queues(2, heard);
+        for id in ["1", "2"] {
+            let result = Err(Error::new(Code::Internal, "stands for any answer"));
+            let mail = Mail::KeysRead { peer: ConnToken::new(0, 1, 1), id: id.into(), result: Box::new(result) };
+            thread.links.push(0, mail);
+        }
+        crypto.check(Vec::new());
+        assert!(thread.turn(&queues, Duration::ZERO) && thread.turn(&queues, Duration::ZERO));
+        assert_eq!((queues.checks.len(), answered(&mut workers[0])), (1, vec![1]), "one answer fits in the inbox");
+        assert!(thread.turn(&queues, Duration::ZERO) && thread.turn(&queues, Duration::ZERO));
+        assert_eq!((queues.checks.len(), answered(&mut workers[0])), (0, vec![2]));
+    }
+
+    #[test]
     fn the_keys_file_is_read_once_for_all_that_ask_for_it() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let path = scratch.path().join("keys");

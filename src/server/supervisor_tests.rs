@@ -141,3 +141,17 @@ fn what_finds_a_workers_inbox_full_goes_when_the_worker_has_made_room() {
     }
     assert!(thread.backlog[0].is_empty());
 }
+
+#[test]
+fn nothing_is_read_from_a_cli_while_too_much_waits_for_a_worker() {
+    let (_supervisor, mut thread, _worker, _) = supervisor_loop();
+    let (token, events, now) = (Token(5 * TOKENS_EACH), Events::with_capacity(8), reactor::now());
+    let caught_up = || Out::CaughtUp { peer: ConnToken::new(0, 1, 1), session: "a".into() };
+    (0..BACKLOG_MAX).for_each(|_| thread.post(0, caught_up()));
+    thread.ready.push(token);
+    thread.pipes(&events, now);
+    assert_eq!((&thread.ready[..], thread.wait(now)), (&[token][..], None), "it is read later, and not waited for");
+    thread.backlog.clear();
+    thread.pipes(&events, now);
+    assert!(thread.ready.is_empty());
+}

@@ -9,6 +9,7 @@ use std::{
 use crate::support::{
     Device,
     device::text,
+    relay::shell,
     standin::{Scene, says},
 };
 use amp_relay::{
@@ -462,4 +463,16 @@ fn a_prompt_that_no_event_could_hold_is_refused_with_its_bound() {
     let error = scene.laptop.command("prompt", json!({"session": session, "text": text})).expect_err("too long");
     assert_eq!(error["code"], "TOO_LARGE");
     assert!(error["message"].as_str().is_some_and(|why| why.contains("786432 bytes")), "{error}");
+}
+
+#[test]
+fn a_line_that_no_message_holds_is_said_and_the_next_one_is_sent_on_the_same_connection() {
+    let scene = Scene::new();
+    scene.standin.does("short", &[says("m", "done")]);
+    let most = 1 << 20;
+    let long = "x".repeat(most);
+    let ran = shell(&scene.relay.scratch, &scene.attach(), &format!("{long}\nshort\n"));
+    assert!(ran.status.code() == Some(1) && ran.out == "done\n", "{ran:?}");
+    let says_why = ran.err.contains(&format!("a message has at most {most}"));
+    assert!(says_why && !ran.err.contains("connected again"), "{ran:?}");
 }

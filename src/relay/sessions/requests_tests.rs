@@ -124,6 +124,23 @@ fn an_answer_that_is_cut_says_so() {
 }
 
 #[test]
+fn what_a_sub_agent_says_is_no_part_of_the_answer() {
+    let mut asker = SessionRequests::default();
+    ask(&mut asker, 1);
+    asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
+    let of = Kind::Text {
+        message: "m".into(),
+        block: 0,
+        block_kind: Block::Text,
+        text: "aside".into(),
+        parent: Some("call".into()),
+    };
+    let kinds = [state("p1", PromptState::Running), of, text("said"), state("p1", PromptState::Done)];
+    let events: Vec<_> = kinds.into_iter().zip(10..).map(|(kind, offset)| event(offset, kind)).collect();
+    assert_eq!(told(&mut asker, &events), answers(&[(1, "processing"), (1, "said")]));
+}
+
+#[test]
 fn a_new_request_is_told_from_its_prompt_on() {
     let (mut asker, log) = (SessionRequests::default(), log());
     ask(&mut asker, 1);
