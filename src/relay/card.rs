@@ -227,6 +227,9 @@ impl Card {
 
     fn edit(&mut self, what: &str, old: &str, new: &str) {
         self.lines.push(Line::new(Kind::Remark, what));
+        if old.is_empty() && new.is_empty() {
+            self.lines.push(Line::new(Kind::Remark, "it takes out nothing and puts in nothing"));
+        }
         self.lines.extend(diff::lines(old, new, &mut self.budget));
     }
 
@@ -258,6 +261,9 @@ impl Card {
                 let mut lines = text.split('\n');
                 self.lines.push(Line::new(Kind::Choice, lines.next().unwrap_or_default()));
                 self.lines.extend(lines.map(|line| Line::new(Kind::Text, line)));
+                for (name, value) in &choice.rest {
+                    self.value(name, value);
+                }
             }
             if question.many {
                 self.lines.push(Line::new(Kind::Remark, "several may be chosen, as in 1,3"));
@@ -433,6 +439,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_choice_is_shown_with_all_that_stands_in_it() {
+        let options = json!([{"label": "Grid", "description": "two columns", "preview": "+--+\n|  |", "n": 5},
+            {"label": "List", "description": ""}, {"label": "Tree", "description": ["a"]}]);
+        let input = json!({"questions": [{"question": "Which layout?", "header": "Layout", "options": options}]});
+        let card = Card::new("AskUserQuestion", "", &input);
+        assert_eq!(card.questions[0].answer("1"), Ok("Grid".into()));
+        let lines = [
+            "AskUserQuestion asks for permission:",
+            "  ? Which layout?",
+            "  ○ 1. Grid: two columns",
+            "  ▸ preview:",
+            "  │ +--+",
+            "  │ |  |",
+            "  ▸ n: 5",
+            "  ○ 2. List",
+            "  ▸ description:",
+            "  │ ",
+            "  ○ 3. Tree",
+            "  ▸ description:",
+            "  { [",
+            "  {   \"a\"",
+            "  { ]",
+            "  ▸ header: Layout",
+        ];
+        assert_eq!(card.plain().split('\n').collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn an_edit_of_nothing_says_so() {
+        let shown = plain("Edit", json!({"file_path": "a", "old_string": "", "new_string": ""}));
+        assert!(shown.contains("  # the change\n  # it takes out nothing"), "{shown}");
+    }
+
     proptest! {
         /// Every visible character of every text in an input is on its card, and no line of it begins like one of ours.
         #[test]
@@ -443,6 +483,7 @@ mod tests {
                     Just("edits".to_owned()), Just("questions".to_owned()), "[a-z]{1,8}"],
                  prop_oneof![Just(json!([{"old_string": "vwx", "new_string": "yz0"}])),
                     Just(json!([{"question": "q1q", "options": [{"label": "l1l", "description": "d1d"}]}])),
+                    Just(json!([{"question": "q2q", "options": [{"label": "l2l", "preview": "p2p\nr2r", "deep": {"e": "e2e"}}]}])),
                     Just(json!([])), Just(json!({})), Just(json!(null)),
                     "[a-z0-9 \\n\\t]{0,40}".prop_map(Value::String)]),
                 0..6),

@@ -284,7 +284,8 @@ fn a3_a_decision_tells_what_ran_and_what_it_replaced() {
 }
 
 fn questions() -> Value {
-    let options = json!([{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]);
+    let options =
+        json!([{"label": "Red", "description": "warm", "preview": "#f00"}, {"label": "Blue", "description": "cold"}]);
     json!({"questions": [{"question": "Which colour?", "header": "Colour", "options": options, "multiSelect": false},
         {"question": "Which sizes?", "header": "Size", "options": [{"label": "S"}, {"label": "L"}], "multiSelect": true}]})
 }
@@ -294,7 +295,7 @@ fn a4_questions_are_put_with_numbers_and_a_bare_yes_answers_none() {
     let mut scene = Scene::new();
     let terminal = scene.attached(80, 30);
     let request = scene.ask("AskUserQuestion", &questions());
-    let shown = ["Which colour?", "1. Red: warm", "2. Blue: cold", "Which sizes?"];
+    let shown = ["Which colour?", "1. Red: warm", "preview: #f00", "2. Blue: cold", "Which sizes?"];
     terminal.shows("the questions", |screen| shown.iter().all(|part| screen.contains(part)));
     let session = scene.session.clone();
     let fields = json!({"session": session, "request": id(&request), "decision": "allow"});

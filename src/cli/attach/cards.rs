@@ -337,7 +337,12 @@ impl Cards {
 
     /// A request that waits, by its id.
     pub(super) fn open(&self, request: &str) -> Option<&OpenPermission> {
-        self.waiting.iter().map(|waiting| &waiting.open).find(|open| open.request == request)
+        self.all().find(|open| open.request == request)
+    }
+
+    /// All that are open.
+    pub(super) fn all(&self) -> impl Iterator<Item = &OpenPermission> {
+        self.waiting.iter().map(|waiting| &waiting.open)
     }
 
     /// Whether all of the request on the screen has been seen.

@@ -59,6 +59,8 @@ pub(super) struct Model {
     /// Our prompts that are not settled.
     unsettled: HashSet<String>,
     settled: VecDeque<String>,
+    /// Requests that were over when the session was joined again, with their names: the events tell how they ended.
+    ended: HashMap<String, String>,
     /// The first event that is shown, and whether the log has earlier ones.
     first: Option<Position>,
     has_earlier: bool,
@@ -85,6 +87,7 @@ impl Model {
             rows: Rows::default(),
             unsettled: HashSet::new(),
             settled: VecDeque::new(),
+            ended: HashMap::new(),
             first: None,
             has_earlier: false,
         }
@@ -234,7 +237,10 @@ impl Model {
         changes.extend(self.streamed(snapshot.turn.as_ref().map_or(&[], |turn| &turn.blocks)));
         let untold = snapshot.permissions.iter().filter(|open| !told.contains(open.request.as_str()));
         changes.extend(untold.map(asked));
+        let was_open = self.cards.all().map(|open| (open.request.clone(), named(open)));
+        self.ended = was_open.collect();
         self.cards.only(snapshot.permissions);
+        self.ended.retain(|request, _| self.cards.open(request).is_none());
         let others = self.others();
         if !others.is_empty() {
             changes.push(add(Kind::Note, &format!("also here: {others}")));
@@ -459,8 +465,7 @@ impl Model {
 
     fn decision(&mut self, fact: &Fact, by: Option<String>) -> Option<Change> {
         let Fact::Decision { request, decision, how, message, input, answers, .. } = fact else { return None };
-        let about = self.cards.open(request).map(|open| format!(": {}", named(open))).unwrap_or_default();
-        self.cards.gone(request);
+        let about = self.name_of_gone(request).map(|name| format!(": {name}")).unwrap_or_default();
         let who = match how.as_str() {
             "rule" => " by a rule".to_owned(),
             "timeout" => ": nobody answered".to_owned(),
@@ -485,9 +490,16 @@ impl Model {
         Some(add(if decision == "allow" { Kind::Allowed } else { Kind::Denied }, &text))
     }
 
-    fn closed(&mut self, request: &str, how: &str) -> Option<Change> {
-        let about = named(self.cards.open(request)?);
+    /// A request is over: what it asked, if that is known.
+    fn name_of_gone(&mut self, request: &str) -> Option<String> {
+        let ended = self.ended.remove(request);
+        let name = self.cards.open(request).map(named).or(ended);
         self.cards.gone(request);
+        name
+    }
+
+    fn closed(&mut self, request: &str, how: &str) -> Option<Change> {
+        let about = self.name_of_gone(request)?;
         let text = if how == "void" { "the process that asked is gone" } else { "withdrawn" };
         Some(add(Kind::Note, &format!("{text}: {about}")))
     }

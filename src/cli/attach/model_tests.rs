@@ -82,6 +82,23 @@ fn an_input_that_no_event_holds_is_told_by_its_length() {
 }
 
 #[test]
+fn what_was_decided_while_the_relay_was_away_is_named() {
+    let mut model = Model::new(Me::default(), "approve");
+    for (request, command) in [("r1", "ls"), ("r2", "date"), ("r3", "pwd")] {
+        let fields = json!({"kind": "permission", "request": request, "tool": "Bash", "input": {"command": command}});
+        happens(&mut model, fields);
+    }
+    let open = json!([{"request": "r3", "tool": "Bash", "input": {"command": "pwd"}}]);
+    shown(&mut model, json!({"title": "t", "folder": "/f", "permissions": open}));
+    let decided = |request: &str| json!({"kind": "decision", "request": request, "decision": "allow", "how": "device"});
+    assert_eq!(happens(&mut model, decided("r2")), ["allowed: Bash(date)"]);
+    let withdrawn = json!({"kind": "permission_closed", "request": "r1", "how": "withdrawn"});
+    assert_eq!(happens(&mut model, withdrawn), ["withdrawn: Bash(ls)"]);
+    assert_eq!(happens(&mut model, decided("r3")), ["allowed: Bash(pwd)"]);
+    assert!(model.ended.is_empty());
+}
+
+#[test]
 fn a_session_that_is_over_asks_nothing() {
     for (state, asks) in [("busy", true), ("stuck", true), ("stopped", false), ("failed", false)] {
         let mut model = Model::new(Me::default(), "approve");

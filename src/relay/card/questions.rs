@@ -26,6 +26,8 @@ pub struct Choice {
     pub label: String,
     /// What it means.
     pub about: Option<String>,
+    /// Its other fields, which are shown too: a preview, for one.
+    pub(super) rest: Vec<(String, Value)>,
 }
 
 /// Why a text is no answer. For people.
@@ -90,16 +92,18 @@ fn question(value: &Value) -> Option<Question> {
     is_clear.then_some(Question { text, options, many, rest })
 }
 
-/// A choice with a field beside its label and its description is shown as it is, with the whole question.
 fn choice(value: &Value) -> Option<Choice> {
     let fields = value.as_object()?;
-    let text = |name: &str| fields.get(name).map(|text| text.as_str().map(str::to_owned));
-    let about = match text("description") {
-        None => None,
-        Some(text) => Some(text?),
-    };
-    let known = fields.keys().all(|name| matches!(name.as_str(), "label" | "description"));
-    known.then_some(Choice { label: text("label")??, about })
+    let label = fields.get("label")?.as_str()?.to_owned();
+    let (mut about, mut rest) = (None, Vec::new());
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("label", _) => {}
+            ("description", Value::String(text)) if !text.is_empty() => about = Some(text.clone()),
+            _ => rest.push((name.clone(), value.clone())),
+        }
+    }
+    Some(Choice { label, about, rest })
 }
 
 impl Choice {
@@ -399,8 +403,9 @@ mod tests {
         for odd in [
             json!([]),
             json!([{"question": 5}]),
-            json!([{"question": "?", "options": [{"label": "x", "command": "rm"}]}]),
-            json!([{"question": "?", "options": [{"label": "x", "description": 5}]}]),
+            json!([{"question": "?", "options": [{"description": "x"}]}]),
+            json!([{"question": "?", "options": [{"label": 5}]}]),
+            json!([{"question": "?", "options": ["x"]}]),
             json!({"question": "?"}),
             json!([{"question": "Delete?"}, {"question": "Delete?"}]),
             json!([{"question": "Run what?", "options": [{"label": "Run", "description": "the tests"}, {"label": "Run "}]}]),
