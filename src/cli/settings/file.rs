@@ -135,13 +135,14 @@ impl File {
         format!("{}: `{name}` must be {want}", self.origin(name))
     }
 
-    /// A text; whole numbers and booleans count as the text that writes them.
+    /// A text; whole numbers count as the text that writes them. Others do not: what stands in the file, `10.10` for
+    /// instance, is not kept.
     pub(super) fn text(&self, name: &'static str) -> Result<Option<Sourced<String>>, String> {
         let value = match self.table.get(name) {
             None => return Ok(None),
             Some(Value::String(text)) => text.clone(),
             Some(Value::Integer(number)) => number.to_string(),
-            Some(_) => return Err(self.wrong(name, "a text in quotes")),
+            Some(_) => return Err(self.wrong(name, unquoted(name))),
         };
         Ok(Some(Sourced { value, origin: self.origin(name) }))
     }
@@ -162,6 +163,15 @@ impl File {
             Some(Value::Boolean(value)) => Ok(Some(Sourced { value: *value, origin: self.origin(name) })),
             Some(_) => Err(self.wrong(name, "true or false")),
         }
+    }
+}
+
+/// What a setting has to be where its text is not in quotes.
+fn unquoted(name: &str) -> &'static str {
+    match name {
+        "grace" | "ws.ping" => "a whole number of seconds, or a time in quotes like \"500ms\" or \"5m\"",
+        "workers" => "a whole number",
+        _ => "a text in quotes",
     }
 }
 

@@ -79,6 +79,17 @@ fn a_time_is_written_with_its_unit() {
         let settings = resolved(&["--grace", text], &format!("ws.ping = \"{text}\"\n")).expect("good settings");
         assert_eq!((settings.grace.value, settings.ws_ping.value), (Millis(millis), Millis(millis)), "{text}");
     }
+    // Whole seconds need no quotes in the file, and what is taken for none says both.
+    let settings = resolved(&[], "grace = 5\nws.ping = 40\n").expect("good settings");
+    assert_eq!((settings.grace.value, settings.ws_ping.value), (Millis(5_000), Millis(40_000)));
+    for (name, value) in [("grace", "1.5"), ("grace", "true"), ("ws.ping", "1e1"), ("ws.ping", "inf")] {
+        let error = resolved(&[], &format!("{name} = {value}\n")).expect_err("no whole number");
+        let wants =
+            format!("config.toml:1: `{name}` must be a whole number of seconds, or a time in quotes like \"500ms\"");
+        assert!(error.contains(&wants), "{error}");
+    }
+    let error = resolved(&[], "workers = 1.5\n").expect_err("no whole number");
+    assert!(error.contains("`workers` must be a whole number"), "{error}");
     for text in ["2h", "61m", "1d", "3601", "1 hour", "m", "1.5h"] {
         let error = resolved(&["--grace", text], "").expect_err("no time up to an hour");
         assert!(error.contains("up to an hour, like 500ms, 10s, 5m or 1h"), "{error}");
