@@ -21,7 +21,7 @@ use crate::{
         self, Key, process,
         proxy::Proxy,
         relay::{self, PROGRAM, Relay, Scratch, shell},
-        standin::{Scene, asks, says},
+        standin::{Scene, asks, id, says},
         terminal::{Terminal, flat},
         text, until,
     },
@@ -46,6 +46,29 @@ fn an_answer_in_a_pipe_that_nothing_asked_for_is_not_sent() {
     scene.laptop.sync();
     let prompts = scene.laptop.events_of(&scene.session, "prompt");
     assert_eq!(prompts.iter().map(|one| text(&one["text"])).collect::<Vec<_>>(), ["yes but carefully", "yes and", "y"]);
+}
+
+#[test]
+fn a_pipe_leaves_what_others_are_asked_to_them() {
+    let mut scene = Scene::new();
+    let (session, attach) = (scene.session.clone(), scene.attach());
+    let request = scene.ask("Bash", &json!({"command": "echo one"}));
+    // No line of it was refused.
+    let ran = shell(&scene.relay.scratch, &attach, "");
+    assert!(ran.status.success() && ran.err.contains("echo one"), "{ran:?}");
+    // Behind the turn that it lets go on, another prompt of another device asks as well.
+    let second = asks("second", "Bash", &json!({"command": "echo two"}).to_string(), &json!({}));
+    scene.standin.does("second", &[second, "@wait".into()]);
+    scene.laptop.prompt(&session, "second");
+    let ran = shell(&scene.relay.scratch, &attach, "y\n");
+    assert!(ran.status.success() && ran.err.contains("allowed"), "{ran:?}");
+    assert_eq!(scene.standin.answer(id(&request))["response"]["behavior"], "allow");
+    let second = scene.laptop.event(&session, "the second request", |event| event["request"] == "second");
+    scene.decided(&second, json!({"decision": "deny"}));
+    // What comes of a prompt of its own is for it to answer.
+    scene.standin.does("own", &[asks("own", "Bash", r#"{"command":"echo own"}"#, &json!({})), "@wait".into()]);
+    let ran = shell(&scene.relay.scratch, &attach, "own\n");
+    assert!(ran.status.code() == Some(1) && ran.err.contains("a request waits for an answer"), "{ran:?}");
 }
 
 #[test]

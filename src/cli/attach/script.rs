@@ -7,12 +7,16 @@ use crate::relay::card::Said;
 /// What the session is doing, as far as a script must know.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doing {
-    /// A request waits for us.
+    /// A request waits that a line may answer.
     pub(super) asked: bool,
+    /// It comes of a prompt of ours, so that it is for us to answer.
+    pub(super) ours: bool,
     /// Its card was printed.
     pub(super) shown: bool,
     /// A prompt of ours is not settled, a command not answered, or a turn runs.
     pub(super) working: bool,
+    /// A command is not answered: whether it was taken is not known.
+    pub(super) unanswered: bool,
 }
 
 /// What to do now.
@@ -22,7 +26,7 @@ pub(super) enum Next {
     Line(String),
     /// Everything is done.
     End,
-    /// Everything was said, and a request waits for an answer.
+    /// Everything was said, and a request of ours waits for an answer.
     Unanswered,
 }
 
@@ -50,7 +54,7 @@ impl Script {
     }
 
     /// What to do now; `None`: wait. An answer waits for a request as long as one may come, and holds what follows; at the
-    /// end the running turn is waited for, unless it waits for an answer itself.
+    /// end the running turn is waited for, unless it waits for an answer itself: what others are asked is left to them.
     pub(super) fn next(&mut self, doing: Doing) -> Option<Next> {
         while self.lines.front().is_some_and(|line| line.trim().is_empty()) {
             self.lines.pop_front();
@@ -63,7 +67,8 @@ impl Script {
             return self.lines.pop_front().map(Next::Line);
         }
         match self.ended {
-            true if doing.asked && doing.shown => Some(Next::Unanswered),
+            true if doing.asked && doing.shown && doing.ours => Some(Next::Unanswered),
+            true if doing.asked && doing.shown && !doing.unanswered => Some(Next::End),
             true if !doing.working => Some(Next::End),
             _ => None,
         }
@@ -74,9 +79,9 @@ impl Script {
 mod tests {
     use super::*;
 
-    const IDLE: Doing = Doing { asked: false, shown: false, working: false };
-    const WORKING: Doing = Doing { asked: false, shown: false, working: true };
-    const ASKED: Doing = Doing { asked: true, shown: true, working: true };
+    const IDLE: Doing = Doing { asked: false, ours: false, shown: false, working: false, unanswered: false };
+    const WORKING: Doing = Doing { working: true, ..IDLE };
+    const ASKED: Doing = Doing { asked: true, ours: true, shown: true, ..WORKING };
 
     fn line(text: &str) -> Option<Next> {
         Some(Next::Line(text.into()))
@@ -108,6 +113,19 @@ mod tests {
         script.end();
         assert_eq!(script.next(IDLE), line("please ask me"));
         assert_eq!(script.next(ASKED), Some(Next::Unanswered));
+    }
+
+    #[test]
+    fn what_others_are_asked_is_left_to_them_when_the_input_has_ended() {
+        const OTHERS: Doing = Doing { ours: false, ..ASKED };
+        let mut script = Script::default();
+        script.line("y");
+        script.end();
+        assert_eq!(script.next(OTHERS), line("y"));
+        let sent = Doing { unanswered: true, ..OTHERS };
+        assert_eq!(script.next(sent), None, "the answer may be refused");
+        assert_eq!(script.next(Doing { shown: false, ..OTHERS }), None, "its card comes first");
+        assert_eq!(script.next(OTHERS), Some(Next::End));
     }
 
     #[test]

@@ -188,10 +188,14 @@ impl Shell {
     /// Carries out the next line of a pipe, if the session allows one. True: it did.
     pub(super) fn run_script(&mut self) -> bool {
         if self.attached && !self.all && self.ended.is_none() {
+            let (asks, unanswered) = (self.asks(), self.link.unanswered() > 0);
+            let of_ours = asks == Some(Asks::Us) || asks == Some(Asks::Others) && self.face.is_typed();
             let doing = Doing {
-                asked: self.asks().is_some_and(|asks| asks != Asks::Others || self.face.is_typed()),
+                asked: of_ours || asks == Some(Asks::Anyone),
+                ours: of_ours,
                 shown: self.face.card_is_shown(&self.model.cards),
-                working: self.model.is_working() || self.link.unanswered() > 0,
+                working: self.model.is_working() || unanswered,
+                unanswered,
             };
             match self.face.next_line(doing) {
                 Some(script::Next::Line(text)) => self.piped(&text),
