@@ -238,3 +238,41 @@ fn a_tool_s_name_is_no_word_of_a_sentence_of_ours() {
     assert!(ran.err.replace("\n  ", " ").contains(&told), "{ran:?}");
     assert_eq!(scene.standin.answer(id(&request))["response"]["behavior"], "deny");
 }
+
+#[test]
+fn a_mark_stands_beside_its_text_and_on_every_row_of_it() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(80, 24);
+    let (long, url) = ("日本語のとても長い項目です。".repeat(6), format!("https://example.org/{}", "x".repeat(90)));
+    let texts = [
+        (format!("- {long}"), "  - ", "    "),
+        (format!("1. {long}"), "  1. ", "     "),
+        (format!("> {long}"), "  > ", "  > "),
+        (format!("See {long}"), "  See ", "  "),
+        (format!("**注意** {long}"), "  注意 ", "  "),
+        (format!("2. {url}"), "  2. ", "     "),
+        (format!("> - {url}"), "  > - ", "  >   "),
+        (format!("- one\n    - {}", "a nested item that is rather long ".repeat(5)), "      - ", "        "),
+    ];
+    for (at, (said, mark, further)) in texts.into_iter().enumerate() {
+        scene.say(&format!("{said}\n\nthe end of {at}."));
+        let screen = terminal.shows("all of it", |screen| screen.contains(&format!("the end of {at}.")));
+        let rows: Vec<&str> = screen.lines().map(str::trim_end).collect();
+        let end = rows.iter().rposition(|row| row.contains("the end of")).expect("its end") - 1;
+        let block = rows[..end].iter().rposition(|row| row.is_empty()).map_or(0, |at| at + 1);
+        let own = &rows[block..end];
+        let own = &own[own.iter().position(|row| row.starts_with(mark)).expect("its mark")..];
+        assert!(own.len() > 1, "{mark:?} has one row: {screen}");
+        assert!(own[0].starts_with(mark) && columns(own[0]) > 40, "{mark:?} stands alone: {screen}");
+        for row in &own[1..] {
+            let text = row.strip_prefix(further).unwrap_or_default();
+            assert!(!text.is_empty() && !text.starts_with(' '), "{mark:?}, then {row:?}: {screen}");
+        }
+        assert!(own.iter().all(|row| columns(row) <= 80), "{screen}");
+    }
+}
+
+/// Columns of a row of these texts.
+fn columns(row: &str) -> usize {
+    row.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum()
+}

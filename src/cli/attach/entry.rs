@@ -1,7 +1,7 @@
 //! What there is to read of a session: entries, each with a mark that only this program draws. Text from elsewhere stands
 //! behind the mark on every line, so that none of it can pass for a line of ours.
 
-use ratatui::text::Line;
+use ratatui::{style::Style, text::Line};
 
 use super::wrap;
 use crate::{
@@ -119,7 +119,11 @@ impl Entry {
         let text = drawable(&self.text).replace('\t', TAB);
         let mut rows = Vec::new();
         for line in text.split('\n') {
-            for (at, row) in wrap::rows(&Line::raw(line), inner).iter().enumerate() {
+            let line = match self.kind {
+                Kind::Answer => wrap::quoting(line, Style::new()),
+                _ => Line::raw(line),
+            };
+            for (at, row) in wrap::rows(&line, inner).iter().enumerate() {
                 let mark = match at {
                     0 if rows.is_empty() => first,
                     0 => others,

@@ -208,7 +208,7 @@ mod tests {
         let changes = [stream(0, "12345"), stream(0, "67✓ allowed"), whole(0, "1234567✓ allowed", "")];
         assert_eq!(printed(&mut printer, &changes).0, "  123456\n  7✓ all\n  owed\n");
         let note = Change::Add(Entry::new(Kind::Output, "123456✓ allowed"));
-        assert_eq!(printed(&mut printer, &[note]).0, "⎿ 123456\n┊ ✓\n┊ allowe\n┊ d\n");
+        assert_eq!(printed(&mut printer, &[note]).0, "⎿ 123456\n┊ ✓ allo\n┊ wed\n");
         let thinking = Change::Stream { key: ("m".into(), 7), kind: Kind::Thinking, piece: "Hm\n? so".into() };
         assert_eq!(printed(&mut Printer::new(true), &[thinking]).0, "✻ Hm\n✻ ? so");
     }

@@ -9,7 +9,10 @@ use ratatui::{
 };
 use tui_markdown::{CodeTheme, Options, StyleSheet};
 
-use super::entry::{Entry, Kind};
+use super::{
+    entry::{Entry, Kind},
+    wrap,
+};
 use crate::{base::glyph::drawable, relay::card};
 
 /// Longest text that is read as Markdown, in bytes; longer ones are shown as they are.
@@ -94,7 +97,13 @@ impl Theme {
     /// An entry's text, which is not read as Markdown.
     pub(super) fn as_it_is(self, entry: &Entry) -> Text<'static> {
         let style = self.text(entry.kind);
-        drawable(&entry.text).split('\n').map(|line| Line::styled(line.replace('\t', "    "), style)).collect()
+        let text = drawable(&entry.text).replace('\t', "    ");
+        let is_markdown = entry.kind == Kind::Answer;
+        let line = |line: &str| match is_markdown {
+            true => wrap::quoting(line, style),
+            false => Line::styled(line.to_owned(), style),
+        };
+        text.split('\n').map(line).collect()
     }
 
     fn markdown(self, text: &str, width: u16) -> Text<'static> {
