@@ -2,12 +2,15 @@
 
 use std::process::Stdio;
 
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
 use crate::support::{
     self,
     proxy::Proxy,
     relay::{PROGRAM, lines},
     standin::Scene,
-    terminal::Terminal,
+    terminal::{Terminal, flat},
     until,
 };
 
@@ -29,6 +32,92 @@ fn attach_goes_on_when_the_relay_behind_a_forwarder_is_back() {
     terminal.shows("that it is back", |screen| screen.contains("connected again"));
     scene.say("said after the break");
     terminal.shows("the session", |screen| screen.contains("said after the break"));
+}
+
+/// `attach` with the owner's key through this address, on a terminal of 80 columns.
+fn attached_through(scene: &Scene, address: std::net::SocketAddr) -> Terminal {
+    let command = format!("{PROGRAM} attach {}", scene.reach(address).join(" "));
+    let terminal = Terminal::sized(&scene.relay.scratch, &command, 80, 24);
+    terminal.shows("the session", |screen| screen.contains("ready"));
+    terminal
+}
+
+/// Types a line until what it leads to is to be seen: one that comes too early is no answer.
+fn answers(terminal: &Terminal, line: &str, seen: &str) {
+    until("the answer is taken", || {
+        terminal.line(line);
+        let screen = terminal
+            .shows("what became of it", |screen| screen.contains("half a second") || flat(screen).contains(seen));
+        flat(&screen).contains(seen).then_some(())
+    });
+}
+
+/// The session has the decision, and no prompt came of what was typed after it.
+fn decided_without_a_prompt(scene: &mut Scene, request: &Value) {
+    let session = scene.session.clone();
+    let is_it = |event: &Value| event["kind"] == "decision" && event["request"] == request["request"];
+    let decision = scene.laptop.event(&session, "the decision", is_it);
+    assert_eq!(decision["decision"], "allow", "{decision}");
+    scene.laptop.sync();
+    let prompts = scene.laptop.events_of(&session, "prompt");
+    assert!(prompts.iter().all(|prompt| prompt["text"] != "n because"), "{prompts:?}");
+}
+
+#[test]
+fn a_correction_of_an_answer_that_is_kept_is_no_prompt() {
+    let mut scene = Scene::new();
+    let wire = Proxy::to(scene.tcp());
+    let terminal = attached_through(&scene, wire.address);
+    let request = scene.ask("Bash", &json!({"command": "echo demo"}));
+    terminal.shows("the card", |screen| screen.contains("y: allow"));
+    wire.goes_away();
+    terminal.shows("that it is away", |screen| screen.contains("connecting again"));
+    answers(&terminal, "y", "kept: your answer (allow) to Bash(echo demo); it is sent when the relay is back");
+    terminal.shows("that an answer waits", |screen| screen.contains("offline, your answer waits: connecting"));
+    terminal.line("n because");
+    let said = "not sent: your answer to this request is on its way";
+    terminal.shows("that it is no prompt", |screen| screen.contains(said));
+    wire.comes_back();
+    terminal.shows("that it is back", |screen| screen.contains("connected again") && screen.contains("✓ allowed"));
+    decided_without_a_prompt(&mut scene, &request);
+}
+
+#[test]
+fn a_correction_of_an_answer_that_the_relay_has_not_read_is_no_prompt() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(80, 24);
+    let request = scene.ask("Bash", &json!({"command": "echo demo"}));
+    terminal.shows("the card", |screen| screen.contains("y: allow") && screen.contains("a request waits"));
+    scene.relay.signal(Signal::STOP);
+    answers(&terminal, "y", "your answer is on its way");
+    terminal.line("n because");
+    terminal.shows("that it is no prompt", |screen| screen.contains("not sent: your answer to this request is on"));
+    scene.relay.signal(Signal::CONT);
+    terminal.shows("that it is taken", |screen| screen.contains("✓ allowed"));
+    decided_without_a_prompt(&mut scene, &request);
+}
+
+#[test]
+fn leaving_tells_an_answer_that_came_to_nothing() {
+    let mut scene = Scene::new();
+    let wire = Proxy::to(scene.tcp());
+    let [kept, sent] = [attached_through(&scene, wire.address), scene.attached(80, 24)];
+    scene.ask("Bash", &json!({"command": "echo demo"}));
+    [&kept, &sent].iter().for_each(|terminal| drop(terminal.shows("the card", |screen| screen.contains("y: allow"))));
+    wire.goes_away();
+    kept.shows("that it is away", |screen| screen.contains("connecting again"));
+    answers(&kept, "n because", "kept: your answer (deny: because) to Bash(echo demo)");
+    scene.relay.signal(Signal::STOP);
+    answers(&sent, "y", "your answer is on its way");
+    for (terminal, said) in [
+        (&kept, "not sent: your answer (deny: because) to Bash(echo demo)"),
+        (&sent, "which may or may not have taken it: your answer (allow) to Bash(echo demo)"),
+    ] {
+        terminal.keys(&["C-]"]);
+        let screen = terminal.shows("the end", |screen| screen.contains("ended with"));
+        assert!(flat(&screen).contains(said), "{screen}");
+    }
+    scene.relay.signal(Signal::CONT);
 }
 
 #[test]

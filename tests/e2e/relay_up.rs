@@ -10,6 +10,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    process::Stdio,
     thread,
 };
 
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     self, Key, Relay, SignIn, process,
-    relay::{PROGRAM, Scratch},
+    relay::{PROGRAM, Scratch, lines},
     standin::Standin,
     terminal::{Terminal, flat},
     text, until,
@@ -393,8 +394,26 @@ fn what_was_typed_and_came_to_nothing_is_shown_at_the_end() {
     let scratch = Scratch::new();
     let terminal = Terminal::run(&scratch, &up(""));
     terminal.shows("the session", is_attached);
+    terminal.line("please ask me");
+    terminal.shows("the card", |screen| screen.contains("y: allow"));
+    let (attach, scratched) = (format!("{PROGRAM} attach"), &scratch);
+    let mut pipe =
+        scratched.runs("sh", ["-c", &attach]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let said = lines(pipe.stderr.take().expect("a pipe"));
+    let says = |what: &str| while !said.recv_timeout(support::DEADLINE).expect("it says it").contains(what) {};
+    says("y: allow");
     process::signal(relays(&scratch)[0], Signal::KILL);
     terminal.shows("that the relay is gone", |screen| screen.contains("connecting again"));
+    says("connecting again");
+    let mut stdin = pipe.stdin.take().expect("a pipe");
+    stdin.write_all(b"y\n").expect("it reads");
+    says("kept: your answer (allow) to Bash(echo demo)");
+    until("the answer is taken", || {
+        terminal.line("n because");
+        let screen =
+            terminal.shows("what became of it", |screen| screen.contains("half a second") || screen.contains("kept:"));
+        flat(&screen).contains("kept: your answer (deny: because) to Bash(echo demo)").then_some(())
+    });
     terminal.line("typed while it was away");
     terminal.shows("that it is kept", |screen| screen.contains("kept; it is sent"));
     terminal.keys(&["half", "Space", "written"]);
@@ -403,6 +422,10 @@ fn what_was_typed_and_came_to_nothing_is_shown_at_the_end() {
     let screen = terminal.shows("the end", |screen| screen.contains("ended with"));
     let (kept, draft) = ("typed, and not sent:\n  typed while it was away", "typed, and not sent:\n  half written");
     assert!(screen.contains(kept) && screen.contains(draft), "{screen}");
+    assert!(screen.contains("not sent:\n  your answer (deny: because) to Bash(echo demo)"), "{screen}");
+    says("not sent:");
+    says("your answer (allow) to Bash(echo demo)");
+    assert_eq!(pipe.wait().expect("its status").code(), Some(1));
     // The relay never had it, and nothing says that it may.
     assert!(flat(&screen).contains("what was typed since was not sent") && !screen.contains("may have"), "{screen}");
     other.shows("the new session", is_attached);

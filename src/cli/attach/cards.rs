@@ -24,6 +24,12 @@ use crate::{
 const BACK: &str = "back";
 /// What denies, in full and where there is little room.
 pub(super) const DENY: [&str; 2] = ["n: deny · n REASON", "n: deny"];
+/// How long a yes or a no that follows an answer of ours is a correction of it, which comes too late, and no text.
+const CORRECTED_MS: u64 = 5_000;
+/// Said of an answer to a request that has one of ours, which is not confirmed yet.
+const ON_ITS_WAY: &str = "not sent: your answer to this request is on its way";
+/// Said of an answer to a request that is over.
+const TOO_LATE: &str = "not sent: the request that this answers has been decided, or withdrawn";
 /// Cards that have gone which a line can still be late for.
 const LEFT_MAX: usize = 64;
 /// Line feeds in an input that is shown: each is a row at least.
@@ -62,6 +68,13 @@ impl Waiting {
             Body::Missing(_) => usize::MAX - 1,
         }
     }
+
+    fn questions(&self) -> &[Question] {
+        match &self.body {
+            Body::Whole { card, .. } => &card.questions,
+            Body::Fetching { .. } | Body::Missing(_) => &[],
+        }
+    }
 }
 
 /// What is on the screen.
@@ -79,9 +92,18 @@ struct Drawn {
 /// A card that was on the screen.
 #[derive(Debug)]
 struct Left {
+    number: u64,
     since_ms: u64,
     until_ms: u64,
     asks: bool,
+}
+
+/// A request that is over, and was answered by us: a line may be a correction of that answer.
+#[derive(Debug)]
+struct Answered {
+    /// A line that was begun later is none. Until a frame tells the time: without an end.
+    until_ms: u64,
+    questions: Vec<Question>,
 }
 
 /// What a typed line is.
@@ -105,8 +127,10 @@ pub(super) struct Cards {
     waiting: Vec<Waiting>,
     /// The number given last.
     number: u64,
-    /// Requests that we have answered.
+    /// Requests that wait, and that we have answered.
     sent: HashSet<String>,
+    /// The last one of those that is over.
+    answered: Option<Answered>,
     drawn: Option<Drawn>,
     /// The cards that were drawn before that, the newest first.
     left: VecDeque<Left>,
@@ -131,6 +155,11 @@ impl Cards {
     /// How many wait, those included that we have answered.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// How many of those we have answered.
+    pub(super) fn on_their_way(&self) -> usize {
+        self.sent.len()
     }
 
     /// A request came.
@@ -163,8 +192,12 @@ impl Cards {
     /// A request is over. True: it was among those that wait.
     pub(super) fn gone(&mut self, request: &str) -> bool {
         let before = self.waiting.len();
+        if self.sent.remove(request) {
+            let over = self.waiting.iter().find(|waiting| waiting.open.request == request);
+            let questions = over.map(|waiting| waiting.questions().to_vec()).unwrap_or_default();
+            self.answered = Some(Answered { until_ms: u64::MAX, questions });
+        }
         self.waiting.retain(|waiting| waiting.open.request != request);
-        self.sent.remove(request);
         self.waiting.len() != before
     }
 
@@ -267,36 +300,57 @@ impl Cards {
 
     /// What was drawn: a card by its number, if any was, and whether all of it has been in view.
     pub(super) fn drawn(&mut self, card: Option<(u64, bool)>, now_ms: u64) {
+        if let Some(answered) = self.answered.as_mut().filter(|answered| answered.until_ms == u64::MAX) {
+            answered.until_ms = now_ms.saturating_add(CORRECTED_MS);
+        }
         let asks = self.question().is_some();
         let same = self.drawn.as_mut().filter(|drawn| card.is_some_and(|(number, _)| drawn.number == number));
         if let (Some(drawn), Some((_, end))) = (same, card) {
             drawn.to_the_end |= end;
             return;
         }
-        if let Some(Drawn { since_ms, asks, .. }) = self.drawn.take() {
+        if let Some(Drawn { number, since_ms, asks, .. }) = self.drawn.take() {
             self.left.truncate(LEFT_MAX - 1);
-            self.left.push_front(Left { since_ms, until_ms: now_ms, asks });
+            self.left.push_front(Left { number, since_ms, until_ms: now_ms, asks });
         }
         if let Some((number, end)) = card {
             self.drawn = Some(Drawn { number, since_ms: now_ms, to_the_end: end, asks });
         }
     }
 
-    /// Whether a line is an answer to a card that has gone: it was begun while the card was on the screen, or a moment
-    /// later.
-    fn is_late(&self, line: &str, began_ms: u64) -> bool {
+    /// Why a line is sent as nothing at all, if so: it answers a request that has an answer of ours, or is over.
+    fn too_late(&self, line: &str, began_ms: u64) -> Option<&'static str> {
+        if self.shown().is_none() {
+            let sent = self.waiting.iter().filter(|waiting| self.sent.contains(&waiting.open.request));
+            if sent.map(Waiting::questions).any(|questions| is_answer(line, questions)) {
+                return Some(ON_ITS_WAY);
+            }
+            let corrects = |answered: &Answered| began_ms < answered.until_ms && is_answer(line, &answered.questions);
+            if self.answered.as_ref().is_some_and(corrects) {
+                return Some(TOO_LATE);
+            }
+        }
+        let number = self.late_for(line, began_ms).filter(|_| self.decides)?;
+        let has_ours = |waiting: &Waiting| waiting.number == number && self.sent.contains(&waiting.open.request);
+        Some(if self.waiting.iter().any(has_ours) { ON_ITS_WAY } else { TOO_LATE })
+    }
+
+    /// The number of a card that has gone to which a line is an answer: it was begun while the card was on the screen, or
+    /// a moment later.
+    fn late_for(&self, line: &str, began_ms: u64) -> Option<u64> {
         let shown = self.shown().map(|waiting| waiting.number);
         let not_drawn_yet = self.drawn.as_ref().filter(|drawn| Some(drawn.number) != shown);
-        let past = not_drawn_yet.map(|drawn| (drawn.since_ms, u64::MAX, drawn.asks)).into_iter();
-        let mut past = past.chain(self.left.iter().map(|left| (left.since_ms, left.until_ms, left.asks)));
+        let past = not_drawn_yet.map(|drawn| (drawn.number, drawn.since_ms, u64::MAX, drawn.asks)).into_iter();
+        let mut past = past.chain(self.left.iter().map(|left| (left.number, left.since_ms, left.until_ms, left.asks)));
         let is_answer = Said::of(line).is_some();
         // A key may be pressed in the moment in which the card goes. Another card that stands there has its own half
         // second.
         let late_ms = if shown.is_none() { VISIBLE_MS } else { 0 };
-        past.any(|(since, until, asks)| {
-            (since..until).contains(&began_ms) && asks
-                || (since..until.saturating_add(late_ms)).contains(&began_ms) && is_answer
-        })
+        let found = past.find(|(_, since, until, asks)| {
+            (*since..*until).contains(&began_ms) && *asks
+                || (*since..until.saturating_add(late_ms)).contains(&began_ms) && is_answer
+        });
+        found.map(|(number, ..)| number)
     }
 
     /// What can be typed to answer the request that is shown.
@@ -356,8 +410,8 @@ impl Cards {
         if !self.decides && self.shown().is_some() && Said::of(line).is_some() {
             return Meaning::NotTaken("not sent: your role does not decide this request".into());
         }
-        if self.decides && self.is_late(line, began_ms) {
-            return Meaning::NotTaken("not sent: the request that this answers has been decided, or withdrawn".into());
+        if let Some(why) = self.too_late(line, began_ms) {
+            return Meaning::NotTaken(why.into());
         }
         let Some(waiting) = self.shown().filter(|_| self.decides) else { return Meaning::Text };
         let asks = self.question().is_some();
@@ -452,6 +506,15 @@ impl Cards {
         self.sent.insert(request);
         Meaning::Decide(fields)
     }
+}
+
+/// Whether a line can only be an answer to a request with these questions. Other words may be meant for the agent.
+fn is_answer(line: &str, questions: &[Question]) -> bool {
+    let word = line.trim();
+    let names_a_choice = |question: &Question| {
+        word.parse::<usize>().is_ok() || word.eq_ignore_ascii_case(BACK) || !matches!(question.choice(word), Ok(None))
+    };
+    Said::of(line).is_some() || questions.iter().any(names_a_choice)
 }
 
 /// Line feeds in the texts of a value.

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[path = "cards_late_tests.rs"]
+mod late;
+
 fn open(request: &str) -> OpenPermission {
     let input = json!({"command": format!("touch {request}")});
     OpenPermission { request: request.into(), tool: "Bash".into(), input: Some(input), ..OpenPermission::default() }
@@ -510,7 +513,9 @@ impl Eyes {
     /// A line is ended that was begun then.
     fn line(eyes: &Option<Self>, typed: &mut Typed, cards: &mut Cards, line: &'static str, began: u64) {
         let question = cards.question().map(|(_, question)| question.clone());
+        let unconfirmed = cards.on_their_way();
         let meaning = cards.line(line, began);
+        assert!(unconfirmed == 0 || Said::of(line).is_none() || meaning != Meaning::Text, "{line} corrects an answer");
         let eyes = match (&meaning, eyes) {
             (Meaning::Text | Meaning::NotTaken(_), _) => return,
             (_, eyes) => eyes.as_ref().expect("something was drawn"),

@@ -115,12 +115,12 @@ pub(super) fn run(reached: Reached, wanted: &Wanted) -> Result<ExitCode, String>
     drop(shell);
     if interactive {
         let _ = write!(io::stdout(), "{rest}");
-        if !unanswered.is_empty() {
-            out::note(&unanswered.trim_end());
-        }
-        if ended.is_ok() {
-            out::note(&left);
-        }
+    }
+    if !unanswered.is_empty() {
+        out::note(&unanswered.trim_end());
+    }
+    if interactive && ended.is_ok() {
+        out::note(&left);
     }
     ended
 }
@@ -145,8 +145,8 @@ fn as_lines(again: &str) -> String {
 enum Pending {
     /// A prompt, which may have been typed.
     Prompt(String),
-    /// A decision about this request.
-    Decision(String),
+    /// A decision about this request, and what it says, in a line.
+    Decision { request: String, answer: String },
     /// A part of an input.
     Fetch,
     /// Earlier events.
@@ -409,7 +409,7 @@ impl Shell {
                     self.more_history();
                 }
                 Some(Pending::Interrupt) => self.interrupted(reply.field("ran").ok().flatten()),
-                Some(Pending::Decision(_)) | None => {
+                Some(Pending::Decision { .. }) | None => {
                     let changes = self.model.incoming(&incoming, self.now().mono_ms);
                     self.apply(changes);
                 }
@@ -442,11 +442,11 @@ impl Shell {
                 let why = self.model.refusal().unwrap_or_else(|| clean_line(&error.message, ERROR_CHARS));
                 return self.not_sent(&text, &why);
             }
-            Some(Pending::Decision(request)) if error.code != "ALREADY_DECIDED" => {
+            Some(Pending::Decision { request, .. }) if error.code != "ALREADY_DECIDED" => {
                 self.model.cards.not_decided(&request);
                 self.refused = true;
             }
-            Some(Pending::Decision(_) | Pending::Interrupt) => {}
+            Some(Pending::Decision { .. } | Pending::Interrupt) => {}
             Some(Pending::History) => {
                 self.all = false;
                 let shown = self.face.all_came();

@@ -255,12 +255,22 @@ fn status(model: &Model, turns: bool, offline: Option<u64>, now: Now, is_empty: 
     // Until the session says since when, nothing has passed.
     let since = if model.since() == 0 { now.unix_ms } else { model.since() };
     let seconds = now.unix_ms.saturating_sub(since) / 1_000;
-    let waiting = model.cards.len();
+    let sent = model.cards.on_their_way();
+    let waiting = model.cards.len() - sent;
     let state = match (offline, model.state()) {
-        (Some(at_ms), _) => match at_ms.saturating_sub(now.mono_ms).div_ceil(1_000) {
-            0 => "offline: connecting".to_owned(),
-            left => format!("offline: connecting again in {left} s"),
-        },
+        (Some(at_ms), _) => {
+            let answers = match sent {
+                0 => String::new(),
+                1 => ", your answer waits".into(),
+                more => format!(", {more} answers of yours wait"),
+            };
+            match at_ms.saturating_sub(now.mono_ms).div_ceil(1_000) {
+                0 => format!("offline{answers}: connecting"),
+                left => format!("offline{answers}: connecting again in {left} s"),
+            }
+        }
+        (None, "waiting") if waiting == 0 && sent == 1 => "your answer is on its way".into(),
+        (None, "waiting") if waiting == 0 && sent > 1 => format!("your {sent} answers are on their way"),
         (None, "waiting") if waiting == 1 => "a request waits for an answer".into(),
         (None, "waiting") => format!("{waiting} requests wait for an answer"),
         (None, "busy") => format!("working {seconds} s"),
@@ -359,6 +369,31 @@ mod tests {
             let meaning = model.cards.line("y", shown_ms + VISIBLE_MS);
             assert!(matches!(&meaning, Meaning::Decide(fields) if fields["request"] == request), "{meaning:?}");
         }
+    }
+
+    #[test]
+    fn the_row_tells_an_answer_that_is_on_its_way_from_a_request_that_waits() {
+        let mut model = session("approve", "waiting", &["running"]);
+        let says = |model: &Model, offline| status(model, false, offline, Now { mono_ms: 0, unix_ms: 0 }, true).state;
+        let answer = |model: &mut Model, request: &str| {
+            let number = model.cards.shown().expect("one waits").number;
+            model.cards.drawn(Some((number, true)), 0);
+            let meaning = model.cards.line("y", VISIBLE_MS);
+            assert!(matches!(&meaning, Meaning::Decide(fields) if fields["request"] == request), "{meaning:?}");
+        };
+        ["one", "two"].into_iter().for_each(|request| asks(&mut model, request));
+        assert_eq!(says(&model, None), "2 requests wait for an answer");
+        assert_eq!(says(&model, Some(3_000)), "offline: connecting again in 3 s");
+        answer(&mut model, "one");
+        assert_eq!(says(&model, None), "a request waits for an answer");
+        assert_eq!(says(&model, Some(3_000)), "offline, your answer waits: connecting again in 3 s");
+        answer(&mut model, "two");
+        assert_eq!(says(&model, None), "your 2 answers are on their way");
+        assert_eq!(says(&model, Some(0)), "offline, 2 answers of yours wait: connecting");
+        model.cards.gone("one");
+        assert_eq!(says(&model, None), "your answer is on its way");
+        model.cards.not_decided("two");
+        assert_eq!(says(&model, None), "a request waits for an answer");
     }
 
     /// A session in this state, with prompts in these.

@@ -73,6 +73,17 @@ pub(super) fn named(open: &OpenPermission) -> String {
     format!("{}({about})", tool_cut(&open.tool, TOOL_CHARS_MAX))
 }
 
+/// An answer to a request, in a line: what the fields of the command say, and to what.
+pub(super) fn answer_to(open: &OpenPermission, fields: &Value) -> String {
+    let line = |text: &str| honest_line(text, ARGUMENT_CHARS);
+    let said = match (fields["answers"].as_object(), fields["message"].as_str()) {
+        (Some(answers), _) => answers.values().filter_map(Value::as_str).map(line).collect::<Vec<_>>().join("; "),
+        (None, Some(reason)) => format!("deny: {}", line(reason)),
+        (None, None) => line(fields["decision"].as_str().unwrap_or_default()),
+    };
+    format!("your answer ({said}) to {}", named(open))
+}
+
 pub(super) fn turn(ok: bool, stop: &str, by: Option<String>, cost_usd: f64, duration_ms: u64) -> Change {
     let (seconds, by) = (duration_ms as f64 / 1000.0, reason(by, None));
     match ok {
@@ -145,6 +156,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_answer_is_told_in_a_line() {
+        let open = OpenPermission { tool: "Bash".into(), input: Some(json!({"command": "ls"})), ..Default::default() };
+        for (fields, said) in [
+            (json!({"decision": "allow"}), "allow"),
+            (json!({"decision": "deny"}), "deny"),
+            (json!({"decision": "deny", "message": "use\nrg"}), "deny: use⏎rg"),
+            (json!({"decision": "allow", "answers": {"A?": "Blue", "B?": "neither"}}), "Blue; neither"),
+        ] {
+            assert_eq!(answer_to(&open, &fields), format!("your answer ({said}) to Bash(ls)"));
+        }
+    }
 
     #[test]
     fn an_input_is_told_by_the_field_that_its_card_shows_first() {

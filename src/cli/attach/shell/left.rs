@@ -7,12 +7,9 @@ use crate::client::Target;
 const NOT_SENT: &str = "typed, and not sent:";
 const MAY_HAVE_IT: &str = "typed, and not answered by the relay, which may have it:";
 
-fn prompt_of<'a>((id, pending): (&'a String, &'a Pending)) -> Option<(&'a String, &'a String)> {
-    match pending {
-        Pending::Prompt(text) => Some((id, text)),
-        _ => None,
-    }
-}
+/// The same before an answer to a request.
+const NO_ANSWER: &str = "not sent:";
+const MAY_BE_TAKEN: &str = "sent, and not confirmed by the relay, which may or may not have taken it:";
 
 impl Shell {
     /// What is said when the session is left.
@@ -33,7 +30,7 @@ impl Shell {
     /// What is to be said of lines without an answer, where there will be none.
     pub(super) fn lost(&self) -> &'static str {
         let mut lines =
-            self.pending.iter().filter(|(_, pending)| matches!(pending, Pending::Prompt(_) | Pending::Decision(_)));
+            self.pending.iter().filter(|(_, pending)| matches!(pending, Pending::Prompt(_) | Pending::Decision { .. }));
         let is_sent = |(id, _): (&String, &Pending)| self.link.was_sent(id);
         match (lines.clone().any(is_sent), lines.any(|line| !is_sent(line))) {
             (false, false) => "",
@@ -43,20 +40,28 @@ impl Shell {
         }
     }
 
-    /// What was typed and came to nothing, to be shown when the terminal is the shell's again: prompts without an answer,
-    /// and `with_draft` what stands in the editor.
+    /// What was typed and came to nothing, to be shown when the terminal is the shell's again: answers to requests and
+    /// prompts that the relay has not confirmed, and `with_draft` what stands in the editor. The prompts of a pipe are
+    /// where they came from.
     pub(super) fn unanswered(&self, with_draft: bool) -> String {
-        let mut prompts: Vec<(&String, &String)> = self.pending.iter().filter_map(prompt_of).collect();
+        let mut pending: Vec<(&String, &Pending)> = self.pending.iter().collect();
         // Commands are numbered as they are made.
-        prompts.sort_by_key(|(id, _)| (id.len(), id.as_str()));
+        pending.sort_by_key(|(id, _)| (id.len(), id.as_str()));
         let mut out = String::new();
         let mut add = |what: &str, text: &str| {
             out += what;
             out.extend(text.lines().map(|line| format!("\n  {line}")));
             out.push('\n');
         };
-        for (id, text) in prompts {
-            add(if self.link.was_sent(id) { MAY_HAVE_IT } else { NOT_SENT }, text);
+        for (id, pending) in pending {
+            let was_sent = self.link.was_sent(id);
+            match pending {
+                Pending::Prompt(text) if self.face.is_window() => {
+                    add(if was_sent { MAY_HAVE_IT } else { NOT_SENT }, text);
+                }
+                Pending::Decision { answer, .. } => add(if was_sent { MAY_BE_TAKEN } else { NO_ANSWER }, answer),
+                _ => {}
+            }
         }
         if let Some(draft) = self.face.draft().filter(|_| with_draft) {
             add(NOT_SENT, &draft);

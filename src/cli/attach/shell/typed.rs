@@ -14,12 +14,15 @@ use crate::cli::attach::{
     face::ELSEWHERE,
     ours::Asks,
     script::{self, Doing},
+    words::answer_to,
 };
 use crate::relay::card::Said;
 
 /// Said of an answer that came down a pipe when nothing was asked.
 const NOTHING_TO_ANSWER: &str =
     "this answers a request for permission, and none waits; as a prompt it needs more words than that";
+
+const WHEN_BACK: &str = "it is sent when the relay is back with this session";
 
 /// What a command has beside its text, in bytes.
 const FIELDS_BYTES: usize = 512;
@@ -90,10 +93,11 @@ impl Shell {
             }
             Meaning::Decide(fields) => {
                 let request = fields["request"].as_str().unwrap_or_default().to_owned();
+                let answer = self.model.cards.open(&request).map(|open| answer_to(open, &fields)).unwrap_or_default();
                 match self.command(fields) {
                     Some(id) => {
-                        self.pending.insert(id, Pending::Decision(request));
-                        self.sent(None);
+                        self.sent(&format!("kept: {answer}; {WHEN_BACK}"), None);
+                        self.pending.insert(id, Pending::Decision { request, answer });
                     }
                     None => self.model.cards.not_decided(&request),
                 }
@@ -150,7 +154,8 @@ impl Shell {
             Some(id) => {
                 self.ours.sent();
                 self.pending.insert(id, Pending::Prompt(text.to_owned()));
-                self.sent(is_held.then_some("sent as a prompt, which waits until the request is answered"));
+                let held = is_held.then_some("sent as a prompt, which waits until the request is answered");
+                self.sent(&format!("kept; {WHEN_BACK}"), held);
             }
             None => self.face.put_back(text),
         }
@@ -177,9 +182,9 @@ impl Shell {
         }
     }
 
-    /// What there is to say of a line that was sent.
-    fn sent(&mut self, note: Option<&str>) {
-        let offline = self.offline.map(|_| "kept; it is sent when the relay is back with this session");
+    /// What there is to say of a line that was sent, or `kept` where there is no connection.
+    fn sent(&mut self, kept: &str, note: Option<&str>) {
+        let offline = self.offline.map(|_| kept);
         if let Some(text) = offline.or(note) {
             self.note(Kind::Note, text);
         }

@@ -1,0 +1,75 @@
+//! Tests of lines that come too late, or too early, to be an answer.
+
+use super::*;
+
+/// Why a line is not taken.
+#[track_caller]
+fn refused(cards: &mut Cards, line: &str, began_ms: u64) -> String {
+    match cards.line(line, began_ms) {
+        Meaning::NotTaken(why) => why,
+        taken => panic!("{line}: {taken:?}"),
+    }
+}
+
+#[test]
+fn a_correction_of_an_answer_is_no_prompt() {
+    for decides in [true, false] {
+        let mut cards = cards(&["r1"]);
+        draw(&mut cards, true, 0);
+        assert_eq!(decided(&cards.line("y", 1_000)), Some(("r1", "allow")));
+        assert_eq!((cards.len(), cards.on_their_way()), (1, 1));
+        cards.decide_from_now(decides);
+        cards.drawn(None, 1_100);
+        // However long the relay takes, before a frame and after it.
+        for began_ms in [1_000, 1_050, 2_000, 1_000_000] {
+            for line in ["n because", "n", "y"] {
+                assert_eq!(refused(&mut cards, line, began_ms), ON_ITS_WAY);
+            }
+            assert_eq!(cards.line("a prompt", began_ms), Meaning::Text);
+        }
+        // The request is over: a while later it is too late, and then a line like any other.
+        assert!(cards.gone("r1") && cards.on_their_way() == 0);
+        assert_eq!(refused(&mut cards, "n because", 1_000_000), TOO_LATE, "the frame of it is not drawn yet");
+        cards.drawn(None, 1_000_000);
+        assert_eq!(refused(&mut cards, "n because", 1_000_000 + CORRECTED_MS - 1), TOO_LATE);
+        assert_eq!(cards.line("a prompt", 1_000_001), Meaning::Text);
+        cards.drawn(None, 1_002_000);
+        assert_eq!(cards.line("n because", 1_000_000 + CORRECTED_MS), Meaning::Text);
+    }
+    // One that was not taken is answered anew.
+    let mut cards = cards(&["r1"]);
+    draw(&mut cards, true, 0);
+    assert_eq!(decided(&cards.line("y", 1_000)), Some(("r1", "allow")));
+    cards.not_decided("r1");
+    draw(&mut cards, true, 2_000);
+    assert_eq!(decided(&cards.line("n because", 3_000)), Some(("r1", "deny")));
+}
+
+#[test]
+fn a_correction_goes_to_no_other_request() {
+    let mut cards = cards(&["r1", "r2"]);
+    draw(&mut cards, true, 0);
+    assert_eq!(decided(&cards.line("y", 1_000)), Some(("r1", "allow")));
+    assert_eq!(refused(&mut cards, "n because", 1_100), ON_ITS_WAY, "the next card is not drawn yet");
+    draw(&mut cards, true, 1_200);
+    assert_eq!(refused(&mut cards, "n because", 1_100), ON_ITS_WAY);
+    assert!(refused(&mut cards, "n because", 1_300).contains("half a second"));
+    assert_eq!(decided(&cards.line("n because", 1_700)), Some(("r2", "deny")), "the card that stands there");
+}
+
+#[test]
+fn another_choice_after_an_answer_is_no_prompt() {
+    let mut cards = Cards::new(true);
+    cards.put(asking("r1", ["Where?", "Which?"]));
+    draw(&mut cards, true, 0);
+    assert_eq!(cards.line("1", 1_000), Meaning::Next);
+    assert_eq!(decided(&cards.line("2", 1_000)), Some(("r1", "allow")));
+    cards.drawn(None, 1_100);
+    let (lines, now_ms) = (["1", "red", "back", "n"], 2_000);
+    lines.iter().for_each(|line| assert_eq!(refused(&mut cards, line, now_ms), ON_ITS_WAY));
+    assert_eq!(cards.line("the red one", now_ms), Meaning::Text);
+    cards.gone("r1");
+    cards.drawn(None, now_ms);
+    lines.iter().for_each(|line| assert_eq!(refused(&mut cards, line, now_ms), TOO_LATE));
+    assert_eq!(cards.line("1", now_ms + CORRECTED_MS), Meaning::Text);
+}
