@@ -98,6 +98,6 @@ fn an_interrupt_of_an_agent_that_gives_no_sign_says_what_ends_the_session() {
     stuck.shows("its state", |screen| screen.contains("stuck") && screen.contains("Ctrl-C interrupts"));
     stuck.keys(&["C-c"]);
     stuck.shows("what ends it", |screen| {
-        flat(screen).contains("was told to stop, and gives no sign of life: `amp-relay stop --now` ends the session")
+        flat(screen).contains("told to stop, and no sign of life: `amp-relay stop --now` ends the session")
     });
 }

@@ -8,7 +8,7 @@ use crate::support::{
     Device, Key, Relay,
     relay::{PROGRAM, Scratch, shell},
     standin::{Scene, asks, id},
-    terminal::Terminal,
+    terminal::{Terminal, flat},
     text, until,
 };
 
@@ -275,4 +275,17 @@ fn a_mark_stands_beside_its_text_and_on_every_row_of_it() {
 /// Columns of a row of these texts.
 fn columns(row: &str) -> usize {
     row.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum()
+}
+
+#[test]
+fn what_helps_with_a_line_that_was_not_sent_is_within_80_columns() {
+    let scene = Scene::new();
+    let line = format!("{} --role watch", scene.attach());
+    let terminal = Terminal::sized(&scene.relay.scratch, &line, 80, 24);
+    terminal.shows("the session", |screen| screen.contains("Ctrl-"));
+    terminal.line("hello");
+    let why = "! not sent: this needs the role drive, and this connection has watch (↑ more)";
+    // A frame may be taken half drawn.
+    let screen = terminal.shows("why it is not sent", |screen| status_row(screen) == why && screen.contains("> hello"));
+    assert!(flat(&screen).contains("amp-relay keys add --role drive FILE.pub"), "the rest stands above: {screen}");
 }

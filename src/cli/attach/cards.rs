@@ -429,7 +429,7 @@ impl Cards {
         let (request, number) = (waiting.open.request.clone(), waiting.number);
         let visible = self.drawn.as_ref().filter(|drawn| drawn.number == number);
         if visible.is_none_or(|drawn| began_ms < drawn.since_ms.saturating_add(VISIBLE_MS)) {
-            let why = "not an answer: that was typed before this request had been on the screen for half a second";
+            let why = "not an answer: typed before this request stood here for half a second";
             return Meaning::NotTaken(why.into());
         }
         if let Some(Said::No { reason }) = said {
@@ -469,7 +469,7 @@ impl Cards {
         match body {
             _ if let Some(why) = only_denied => Err(format!("this can only be denied: {why}")),
             Body::Fetching { .. } => Err("the input is still being fetched".into()),
-            Body::Missing(why) => Err(format!("{why}: it can only be denied here")),
+            Body::Missing(why) => Err(format!("it can only be denied here: {why}")),
             _ if !self.seen() => Err("PgDn and PgUp first: not all of this request has been on the screen".into()),
             Body::Whole { card, .. } if let Some(why) = card.unasked(open.questions.is_some()) => {
                 Err(format!("{why}: it can only be denied here"))

@@ -1,6 +1,7 @@
 //! Tests of lines that come too late, or too early, to be an answer.
 
 use super::*;
+use crate::cli::text::columns;
 
 /// Why a line is not taken.
 #[track_caller]
@@ -72,4 +73,25 @@ fn another_choice_after_an_answer_is_no_prompt() {
     cards.drawn(None, now_ms);
     lines.iter().for_each(|line| assert_eq!(refused(&mut cards, line, now_ms), TOO_LATE));
     assert_eq!(cards.line("1", now_ms + CORRECTED_MS), Meaning::Text);
+}
+
+#[test]
+fn why_a_line_is_no_answer_has_room_in_a_status_row_of_80_columns() {
+    let mut cards = cards(&["r1"]);
+    let mut said = vec![refused(&mut cards, "y", 0)];
+    draw(&mut cards, false, 0);
+    said.push(refused(&mut cards, "y", 1_000));
+    cards.decide_from_now(false);
+    said.push(refused(&mut cards, "y", 1_000));
+    let mut cards = Cards::new(true);
+    cards.put(asking("r2", ["Where?", "Which?"]));
+    draw(&mut cards, true, 0);
+    said.extend(["back", "y", "33", "1 2", "1-2", "½"].map(|line| refused(&mut cards, line, 1_000)));
+    cards.put(OpenPermission { questions: Some(json!([{"question": 5}])), ..open("r3") });
+    assert_eq!(decided(&cards.line("n", 1_000)), Some(("r2", "deny")));
+    draw(&mut cards, true, 2_000);
+    said.push(refused(&mut cards, "y", 3_000));
+    assert_eq!(decided(&cards.line("n", 3_000)), Some(("r3", "deny")));
+    said.extend([ON_ITS_WAY, TOO_LATE].map(str::to_owned));
+    said.iter().for_each(|said| assert!(columns(said) <= 78, "{said}"));
 }

@@ -31,6 +31,10 @@ const TOO_SMALL: &str = "larger window, please: a request waits";
 const TEXT_ROWS_MIN: u16 = 4;
 /// Less of what the keys do says nothing.
 const KEYS_COLUMNS_MIN: usize = 9;
+/// In less there is no room for the end of a sentence and what stands behind it.
+const SENTENCE_COLUMNS_MIN: usize = 40;
+/// Stands where the rest of what is said is in the text above alone.
+const MORE_ABOVE: &str = " (↑ more)";
 /// Less of which session this is says nothing.
 const PLACE_COLUMNS_MIN: usize = 8;
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
@@ -264,7 +268,7 @@ fn draw_status(frame: &mut Frame<'_>, area: Rect, status: &Status, theme: Theme)
             (mark, &status.state, if status.alarm { theme.bad() } else { theme.bold() })
         }
     };
-    let state = beginning(state, width.saturating_sub(2));
+    let state = sentences(state, width.saturating_sub(2));
     let keys = format!(" · {}", status.keys);
     let room = width.saturating_sub(2 + columns(&state));
     let fits = columns(&keys) <= room || status.said.is_none() && room >= KEYS_COLUMNS_MIN;
@@ -287,6 +291,19 @@ fn draw_status(frame: &mut Frame<'_>, area: Rect, status: &Status, theme: Theme)
         let at = area.right() - columns(&place) as u16 - 1;
         frame.buffer_mut().set_string(at, area.y, place, theme.dim());
     }
+}
+
+/// As many whole sentences of a text as have room in so many columns; its beginning where those would leave half of the
+/// room empty.
+fn sentences(text: &str, room: usize) -> String {
+    let whole = |room: usize| {
+        let fits = |end: &usize| columns(&text[..*end]) + columns(MORE_ABOVE) <= room;
+        let is_half = |end: &usize| 2 * columns(&text[..*end]) >= room;
+        let ends = text.match_indices([';', '.']).map(|(at, _)| at).filter(|at| text[at + 1..].starts_with(' '));
+        ends.take_while(fits).last().filter(is_half).map(|end| format!("{}{MORE_ABOVE}", &text[..end]))
+    };
+    let is_cut = room >= SENTENCE_COLUMNS_MIN && columns(text) > room;
+    is_cut.then(|| whole(room)).flatten().unwrap_or_else(|| beginning(text, room))
 }
 
 /// As much of a text as has room in so many columns, with a mark where that is not all.
@@ -385,6 +402,21 @@ mod tests {
         status.said = Some("PgDn and PgUp first: not all was seen".into());
         assert_eq!(status_row(20, &status), "! PgDn and PgUp fir…");
         assert_eq!(status_row(41, &status), "! PgDn and PgUp first: not all was seen");
+    }
+
+    #[test]
+    fn what_is_said_ends_with_a_sentence_where_there_is_room_for_one() {
+        let (role, more) =
+            ("not sent: this needs the role drive, and this connection has watch", ". If the key itself");
+        let said = Some(format!("{role}{more} has no such role"));
+        let mut status = Status { said, keys: "Ctrl-] leaves".into(), ..Status::default() };
+        assert_eq!(status_row(80, &status), format!("! {role} (↑ more)"));
+        assert_eq!(status_row(76, &status), format!("! {}…", &format!("{role}{more}")[..73]));
+        assert_eq!(status_row(30, &status), format!("! {}…", &role[..27]));
+        status.said = Some(format!("v1.2; {}", "x".repeat(80)));
+        assert_eq!(status_row(80, &status), format!("! v1.2; {}…", "x".repeat(71)), "that alone would say little");
+        status.said = Some(format!("v1.2; {}", "x".repeat(72)));
+        assert_eq!(status_row(80, &status), format!("! v1.2; {}", "x".repeat(72)));
     }
 
     #[test]

@@ -40,15 +40,13 @@ pub enum AnswerError {
     #[error("this is a question: say a number, or the answer itself")]
     YesOrNo,
     /// A number that is none of a choice.
-    #[error("there is no choice {0}; there are {1} (an answer that is a number stands in quotes)")]
+    #[error("no choice {0}: there are {1}; an answer that is a number stands in quotes")]
     NoSuchChoice(usize, usize),
     /// A number of one choice and the label of another.
-    #[error("{0} is a number here and an answer too: say the answer in quotes, \"{0}\" or {1:?}")]
+    #[error("{0} is a number and an answer here: say the answer in quotes, \"{0}\" or {1:?}")]
     TwoMeanings(usize, String),
     /// It differs from several labels, and only in capital letters.
-    #[error(
-        "several choices differ from {0:?} in capital letters alone: say the number, or the answer as it stands there"
-    )]
+    #[error("say the number: but for capital letters several choices are {0:?}")]
     SeveralFit(String),
     /// Digits, but not the numbers of choices.
     #[error("numbers are said as in {0} (an answer that is a number stands in quotes)")]
@@ -270,6 +268,24 @@ mod tests {
         let input = json!([{"question": "Colour?", "options": options.clone()},
             {"question": "All?", "multiSelect": true, "options": options}]);
         questions(Some(&input)).expect("questions")
+    }
+
+    #[test]
+    fn why_something_is_no_answer_has_room_in_a_row() {
+        use AnswerError::{Empty, NoNumbers, NoSuchChoice, OnlyOne, SeveralFit, TwoMeanings, YesOrNo};
+        let word = || "delete".to_owned();
+        for why in [
+            Empty,
+            YesOrNo,
+            NoSuchChoice(33, 12),
+            TwoMeanings(2, "1".into()),
+            SeveralFit(word()),
+            NoNumbers("1,3"),
+            OnlyOne,
+        ] {
+            let said = why.to_string();
+            assert!(said.len() <= 78, "{said}");
+        }
     }
 
     #[test]

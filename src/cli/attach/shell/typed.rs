@@ -24,6 +24,18 @@ const NOTHING_TO_ANSWER: &str =
 
 const WHEN_BACK: &str = "it is sent when the relay is back with this session";
 
+// What is said in the status row has 78 columns on most terminals.
+const NOT_INTERRUPTED: &str = "the relay cannot be reached, so nothing can be interrupted; Ctrl-] leaves";
+const NO_SIGN_OF_LIFE: &str = "told to stop, and no sign of life: `amp-relay stop --now` ends the session";
+
+fn no_room(bytes: usize) -> String {
+    format!("not pasted: {bytes} bytes, and {TEXT_BYTES_MAX} fit; put it in a file and name that")
+}
+
+fn too_long(bytes: usize, most: usize) -> String {
+    format!("this takes {bytes} bytes, and a message has at most {most}")
+}
+
 /// What a command has beside its text, in bytes.
 const FIELDS_BYTES: usize = 512;
 
@@ -32,7 +44,7 @@ impl Shell {
         match action {
             Action::Line { text, began_ms } => self.line(&text, began_ms),
             Action::Interrupt if self.offline.is_some() => {
-                self.say(Kind::Note, "the relay cannot be reached, so nothing can be interrupted; Ctrl-] leaves");
+                self.say(Kind::Note, NOT_INTERRUPTED);
             }
             Action::Interrupt if self.model.interrupts() => {
                 if let Some(id) = self.command(json!({"type": "interrupt"})) {
@@ -52,11 +64,7 @@ impl Shell {
             }
             Action::Earlier => self.history(HISTORY_BYTES),
             Action::NoRoom(bytes) => {
-                let text = format!(
-                    "{bytes} bytes were pasted, and {} fit: nothing was taken; put it into a file and name that in a prompt",
-                    TEXT_BYTES_MAX
-                );
-                self.say(Kind::Warning, &text);
+                self.say(Kind::Warning, &no_room(bytes));
             }
             Action::Failed(why) => self.ended = Some(Err(why)),
         }
@@ -139,8 +147,7 @@ impl Shell {
         let most = self.message_bytes_max;
         let fits = bytes + FIELDS_BYTES <= most;
         if !fits {
-            let why = format!("this line takes {bytes} bytes as it is sent, and a message has at most {most}");
-            self.not_sent(text, &why);
+            self.not_sent(text, &too_long(bytes, most));
         }
         fits
     }
@@ -173,10 +180,7 @@ impl Shell {
         match ran {
             Some(false) => self.say(Kind::Note, "nothing was running any more"),
             Some(true) if self.model.state() == "stuck" => {
-                self.say(
-                    Kind::Note,
-                    "the agent was told to stop, and gives no sign of life: `amp-relay stop --now` ends the session",
-                );
+                self.say(Kind::Note, NO_SIGN_OF_LIFE);
             }
             Some(true) | None => {}
         }
@@ -211,5 +215,21 @@ impl Shell {
             return true;
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::text::columns, client::LinkFull};
+
+    #[test]
+    fn what_is_said_in_the_status_row_has_room_in_80_columns() {
+        let bytes = 64 << 20;
+        let not_sent = format!("not sent: {}", too_long(bytes, bytes));
+        let said = [NOT_INTERRUPTED.to_owned(), NO_SIGN_OF_LIFE.into(), no_room(bytes), not_sent, LinkFull.to_string()];
+        for said in said {
+            assert!(columns(&said) <= 78, "{said}");
+        }
     }
 }
