@@ -285,7 +285,7 @@ fn a3_a_decision_tells_what_ran_and_what_it_replaced() {
 
 fn questions() -> Value {
     let options =
-        json!([{"label": "Red", "description": "warm", "preview": "#f00"}, {"label": "Blue", "description": "cold"}]);
+        json!([{"label": "Red", "description": "warm", "preview": "#f"}, {"label": "Blue", "description": "cold"}]);
     json!({"questions": [{"question": "Which colour?", "header": "Colour", "options": options, "multiSelect": false},
         {"question": "Which sizes?", "header": "Size", "options": [{"label": "S"}, {"label": "L"}], "multiSelect": true}]})
 }
@@ -295,10 +295,9 @@ fn a4_questions_are_put_with_numbers_and_a_bare_yes_answers_none() {
     let mut scene = Scene::new();
     let terminal = scene.attached(80, 30);
     let request = scene.ask("AskUserQuestion", &questions());
-    let shown = ["Which colour?", "1. Red: warm", "preview: #f00", "2. Blue: cold", "Which sizes?"];
+    let shown = ["Which colour?", "1. Red: warm", "preview: #f", "2. Blue: cold", "Which sizes?"];
     terminal.shows("the questions", |screen| shown.iter().all(|part| screen.contains(part)));
-    let session = scene.session.clone();
-    let fields = json!({"session": session, "request": id(&request), "decision": "allow"});
+    let fields = json!({"session": scene.session, "request": id(&request), "decision": "allow"});
     assert_eq!(scene.laptop.refused("decide", fields.clone()), "BAD_REQUEST", "an allowance without answers");
     for input in [questions(), json!({}), json!({"answers": {"Which colour?": "Red"}})] {
         let mut fields = fields.clone();

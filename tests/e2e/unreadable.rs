@@ -79,7 +79,7 @@ fn c5_a_request_that_cannot_be_read_whole_can_only_be_denied() {
     assert!(!ran.status.success() && ran.out.is_empty(), "{ran:?}");
     let told = flat(&ran.err);
     assert!(told.contains("cannot be read (`about`; is the relay another version?)"), "{ran:?}");
-    assert!(told.contains("it can only be denied here") && told.contains("a request waits for an answer"), "{ran:?}");
+    assert!(told.contains("it can only be denied here"), "{ran:?}");
     let terminal = terminal(&scene, &wire);
     terminal.shows("that there is a request", |screen| flat(screen).contains("cannot be read (`about`;"));
     denied(&mut scene, &terminal, &request);

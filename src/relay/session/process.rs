@@ -319,6 +319,7 @@ impl Session {
         let steady = self.died_steady(cx.now);
         self.nothing_runs(cx);
         let stops = self.process.ending() || (self.process.stopping() && !self.turn_runs());
+        self.drop_lost(cx);
         let process = &mut self.process;
         let was_up = process.up();
         let missing = process.no_conversation && process.wanted;

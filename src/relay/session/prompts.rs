@@ -54,6 +54,8 @@ pub(super) struct Prompts {
     pub(super) run: Run,
     /// Some process gave a sign that the running prompt's turn had begun, so the transcript ends with it.
     pub(super) begun: bool,
+    /// Why the running prompt is not run again should its process end: its key has lost the right to it.
+    lost: Option<&'static str>,
 }
 
 impl Prompts {
@@ -79,7 +81,7 @@ impl Prompts {
     fn take_running(&mut self) -> Option<Prompt> {
         let prompt = self.running.take()?;
         self.run = Run::default();
-        self.begun = false;
+        (self.begun, self.lost) = (false, None);
         Some(prompt)
     }
 
@@ -248,7 +250,7 @@ impl Session {
         }
     }
 
-    /// Ends every prompt that waits and may no longer be said with these keys.
+    /// Ends every prompt that waits and may no longer be said with these keys. What runs stays as long as its process does.
     pub(super) fn drop_unpermitted(&mut self, cx: &mut Cx<'_>, keys: &KeySet) {
         for prompt in std::mem::take(&mut self.prompts.queue) {
             match prompt.lost(keys) {
@@ -256,6 +258,17 @@ impl Session {
                 Some(why) => self.prompt_state(cx, None, prompt.id, PromptState::Cancelled, Some(why.into())),
             }
         }
+        self.prompts.lost = self.prompts.running().and_then(|prompt| prompt.lost(keys));
+        if !self.process.up() && self.drop_lost(cx) {
+            self.restart_without_turn(cx);
+        }
+    }
+
+    /// Ends the running prompt, which no process runs any more, if its key has lost the right to it. False: it has not.
+    pub(super) fn drop_lost(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Some(why) = self.prompts.lost else { return false };
+        self.settle_running(cx, None, PromptState::Cancelled, Some(why.into()));
+        true
     }
 
     #[cfg(debug_assertions)]

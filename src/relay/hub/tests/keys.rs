@@ -81,6 +81,49 @@ fn d1_what_a_revoked_key_has_waiting_is_cancelled_and_said() {
     assert_eq!(run_on(&mut bench), ["mine".into()]);
 }
 
+/// The owner's prompt runs, and its process ends: before the keys change, after, or when the next one is being started.
+#[test]
+fn no_further_process_runs_the_prompt_of_a_key_that_has_lost_the_right_to_it() {
+    let (without, with) = (keys(&[(1, Role::Watch), (2, Role::Drive)]), keys(&ALL));
+    let dies = |bench: &mut Bench, process| {
+        bench.hub.exited("id1", process, &exit(), bench.now);
+        bench.outs()
+    };
+    for (removed, is_back) in [("before", false), ("after", false), ("starting", false), ("before", true)] {
+        let (mut bench, ..) = busy();
+        if removed == "before" {
+            bench.hub.keys(without.clone(), bench.now);
+            assert_eq!(cancelled(&bench.outs()).len(), 1, "what waits: what runs stays");
+        }
+        if is_back {
+            bench.hub.keys(with.clone(), bench.now);
+        }
+        let mut outs = dies(&mut bench, 1);
+        if removed == "after" {
+            bench.hub.keys(without.clone(), bench.now);
+        }
+        outs.extend(bench.pass(60_000));
+        assert!(launch(&outs).is_some());
+        let mut process = 2;
+        if removed == "starting" {
+            bench.hub.keys(without.clone(), bench.now);
+            outs.extend(bench.outs());
+            assert!(ends(&outs).contains(&End::Terminate), "it may have been told to run the turn again");
+            outs.extend(dies(&mut bench, 2));
+            process = 3;
+        }
+        bench.says(process, ready(LoginState::Present));
+        outs.extend(bench.outs());
+        assert_eq!(prompts(&outs), [Text::from(if is_back { "runs" } else { "one" })], "{removed}");
+        let many = match (removed, is_back) {
+            (_, true) => 0,
+            ("before", _) => 1,
+            _ => 2,
+        };
+        assert_eq!(cancelled(&outs).len(), many, "{removed}");
+    }
+}
+
 /// The roles of the devices that watch, in the last list of them.
 fn roles(outs: &[Out]) -> Option<Vec<Role>> {
     outs.iter().rev().find_map(|out| match out {
