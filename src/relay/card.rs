@@ -101,7 +101,12 @@ impl Line {
 
     /// A field and its value, of one line.
     pub fn field(name: &str, text: &str) -> Self {
-        Self { kind: Kind::Field, name: format!("{}:", name_in(name, "_-")), text: to_its_end(text) }
+        Self::field_of("", name, text)
+    }
+
+    /// The same of a part of the input: no name of a field that has a point in it stands without quotes.
+    fn field_of(of: &str, name: &str, text: &str) -> Self {
+        Self { kind: Kind::Field, name: format!("{of}{}:", name_in(name, "_-")), text: to_its_end(text) }
     }
 
     /// The line as plain text, marked so that no text of the request can pass for a line of ours.
@@ -152,7 +157,7 @@ impl Card {
         };
         match input {
             Value::Object(fields) => card.object(tool, fields),
-            other => card.value("input", other),
+            other => card.value("", "input", other),
         }
         if card.lines.is_empty() {
             card.lines.push(Line::remark("it has no input"));
@@ -216,7 +221,7 @@ impl Card {
                 ("new_string", Some(_), _) => {}
                 ("edits", _, Some(edits)) => self.edits(edits),
                 ("command", ..) if value.is_string() => self.command(value.as_str().unwrap_or_default()),
-                _ => self.value(name, value),
+                _ => self.value("", name, value),
             }
         }
     }
@@ -242,7 +247,7 @@ impl Card {
             self.edit(&format!("change {} of {}", at + 1, edits.len()), old, new);
             for (name, value) in fields.iter().filter(|(name, _)| !matches!(name.as_str(), "old_string" | "new_string"))
             {
-                self.value(name, value);
+                self.value(&format!("{}.", at + 1), name, value);
             }
         }
     }
@@ -257,26 +262,26 @@ impl Card {
             self.lines.extend(lines.map(|line| Line::new(Kind::Text, line)));
             for (option, choice) in question.options.iter().enumerate() {
                 let about = choice.about.as_deref().map_or(String::new(), |about| format!(": {about}"));
-                let text = format!("{}. {}{about}", option + 1, choice.label);
+                let text = format!("{}. {}{about}", option + 1, ended(&choice.label));
                 let mut lines = text.split('\n');
                 self.lines.push(Line::new(Kind::Choice, lines.next().unwrap_or_default()));
                 self.lines.extend(lines.map(|line| Line::new(Kind::Text, line)));
                 for (name, value) in &choice.rest {
-                    self.value(name, value);
+                    self.value(&format!("{}.{}.", at + 1, option + 1), name, value);
                 }
             }
             if question.many {
                 self.lines.push(Line::new(Kind::Remark, "several may be chosen, as in 1,3"));
             }
             for (name, value) in &question.rest {
-                self.value(name, value);
+                self.value(&format!("{}.", at + 1), name, value);
             }
         }
         self.questions = asked;
     }
 
-    /// A field, whatever it holds.
-    fn value(&mut self, name: &str, value: &Value) {
+    /// A field of the input, or of this part of it, whatever it holds.
+    fn value(&mut self, of: &str, name: &str, value: &Value) {
         let (head, text) = match value {
             Value::String(text) if text.contains('\n') || text.is_empty() => (String::new(), &**text),
             // A text that reads as another value is in quotes, so that it is not taken for that.
@@ -285,17 +290,23 @@ impl Card {
             // Writing to memory cannot fail.
             Value::Array(_) | Value::Object(_) => {
                 let text = serde_json::to_string_pretty(value).unwrap_or_default();
-                self.lines.push(Line::field(name, ""));
+                self.lines.push(Line::field_of(of, name, ""));
                 self.lines.extend(text.split('\n').map(|line| Line::new(Kind::Json, line)));
                 return;
             }
             other => (other.to_string(), ""),
         };
-        self.lines.push(Line::field(name, &head));
+        self.lines.push(Line::field_of(of, name, &head));
         if head.is_empty() {
             self.lines.extend(text.split('\n').map(|line| Line::new(Kind::Text, line)));
         }
     }
+}
+
+/// A label whose end can be told from what stands behind it.
+fn ended(label: &str) -> Cow<'_, str> {
+    let is_plain = !label.contains([':', '\n']) && !label.starts_with('"');
+    if is_plain { Cow::Borrowed(label) } else { Cow::Owned(Value::from(label).to_string()) }
 }
 
 /// A letter of a script that is written from right to left.
@@ -314,6 +325,8 @@ fn is_edit(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -404,7 +417,7 @@ mod tests {
         let many = json!({"file_path": "a", "edits": [{"old_string": "a", "new_string": "b"},
             {"old_string": "c", "new_string": "d", "replace_all": true}]});
         let shown = plain("MultiEdit", many);
-        assert!(shown.contains("# change 2 of 2\n  - c") && shown.contains("  ▸ replace_all: true"), "{shown}");
+        assert!(shown.contains("# change 2 of 2\n  - c") && shown.contains("  ▸ 2.replace_all: true"), "{shown}");
         let odd = plain("MultiEdit", json!({"edits": [{"old_string": "a"}]}));
         assert!(odd.contains(r#""old_string": "a""#), "what is no edit is shown as it is: {odd}");
         let write = plain("Write", json!({"file_path": "x", "content": "#!/bin/sh\nevil\n"}));
@@ -431,7 +444,7 @@ mod tests {
             "  ? 1 of 2: Which one?",
             "  ○ 1. A: first",
             "  ○ 2. B",
-            "header: Pick",
+            "1.header: Pick",
             "several may be chosen",
             "more: 1",
         ] {
@@ -450,21 +463,86 @@ mod tests {
             "AskUserQuestion asks for permission:",
             "  ? Which layout?",
             "  ○ 1. Grid: two columns",
-            "  ▸ preview:",
+            "  ▸ 1.1.preview:",
             "  │ +--+",
             "  │ |  |",
-            "  ▸ n: 5",
+            "  ▸ 1.1.n: 5",
             "  ○ 2. List",
-            "  ▸ description:",
+            "  ▸ 1.2.description:",
             "  │ ",
             "  ○ 3. Tree",
-            "  ▸ description:",
+            "  ▸ 1.3.description:",
             "  { [",
             "  {   \"a\"",
             "  { ]",
-            "  ▸ header: Layout",
+            "  ▸ 1.header: Layout",
         ];
         assert_eq!(card.plain().split('\n').collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn a_question_is_shown_with_all_its_lines() {
+        let input = json!({"questions": [{"question": "Delete it?\nThis cannot\nbe undone",
+            "options": [{"label": "Yes:\nnow", "description": "for\ngood"}]}]});
+        let lines = ["  ? Delete it?", "  │ This cannot", "  │ be undone", r#"  ○ 1. "Yes:\nnow": for"#, "  │ good"];
+        assert_eq!(plain("AskUserQuestion", input).split('\n').skip(1).collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn what_is_written_from_right_to_left_is_said_wherever_it_stands() {
+        for input in
+            [json!({"שם": 1}), json!({"name": "שם"}), json!({"edits": [{"old_string": "שם", "new_string": ""}]})]
+        {
+            assert!(plain("T", input.clone()).ends_with("in another order"), "{input}");
+        }
+    }
+
+    /// A field, or none, put into what is at a place of an input.
+    fn with(mut input: Value, place: &str, field: Option<&(&str, Value)>) -> Value {
+        if let (Some(of), Some((name, value))) = (input.pointer_mut(place), field) {
+            of[*name] = value.clone();
+        }
+        input
+    }
+
+    #[test]
+    fn two_inputs_have_two_cards() {
+        let fields = [("n", json!("1")), ("n", json!(1)), ("header", json!("a\nb")), ("1.n", json!("1"))];
+        let texts = ["a", "a: b", "\"a\"", "\"a\": b", "a:", "a\nb", "b", ""];
+        let mut inputs = Vec::new();
+        for (label, about, more) in texts.iter().flat_map(|label| {
+            let about = texts.iter().map(Some).chain([None]);
+            about.flat_map(move |about| [false, true].map(|more| (label, about, more)))
+        }) {
+            let options = if more { json!([{"label": label}, {"label": "c"}]) } else { json!([{"label": label}]) };
+            let input = json!({"questions": [{"question": "q", "options": options}]});
+            let about = about.map(|about| ("description", json!(about)));
+            let input = with(input, "/questions/0/options/0", about.as_ref());
+            let places = ["", "/questions/0", "/questions/0/options/0", "/questions/0/options/1"];
+            let places = &places[..if more { 4 } else { 3 }];
+            let each =
+                places.iter().flat_map(|place| fields.iter().map(|field| with(input.clone(), place, Some(field))));
+            inputs.extend(each.chain([input.clone()]));
+        }
+        for (old, new) in texts.iter().flat_map(|old| texts.map(|new| (old, new))) {
+            let edit = json!({"old_string": old, "new_string": new});
+            inputs.push(edit.clone());
+            for many in [json!([edit]), json!([edit, {"old_string": "c", "new_string": "d"}])] {
+                let places = ["", "/edits/0", "/edits/1"];
+                let places = &places[..many.as_array().map_or(0, Vec::len) + 1];
+                let input = json!({"edits": many});
+                let each =
+                    places.iter().flat_map(|place| fields.iter().map(|field| with(input.clone(), place, Some(field))));
+                inputs.extend(each.chain([input.clone()]));
+            }
+        }
+        let mut cards: HashMap<String, &Value> = HashMap::new();
+        for input in &inputs {
+            if let Some(other) = cards.insert(plain(ASKING_TOOL, input.clone()), input) {
+                panic!("{other} and {input} are both\n{}", plain(ASKING_TOOL, input.clone()));
+            }
+        }
+        assert!(cards.len() > 1000, "{}", cards.len());
     }
 
     #[test]

@@ -155,3 +155,31 @@ fn nothing_is_read_from_a_cli_while_too_much_waits_for_a_worker() {
     thread.pipes(&events, now);
     assert!(thread.ready.is_empty());
 }
+
+#[test]
+fn a_command_is_judged_by_the_keys_that_are_in_force_when_it_is_its_turn() {
+    let (supervisor, mut thread, mut worker, _) = supervisor_loop();
+    for in_force in [true, false] {
+        let taken = thread.waiting.take(command(0, 1, interrupt()));
+        assert!(matches!(taken, Taken::Waits), "{taken:?}");
+        if !in_force {
+            supervisor.keys(Arc::default());
+        }
+        thread.commands(reactor::now());
+        thread.flush();
+        let mut mails = sink::take(&mut worker);
+        while !thread.backlog[0].is_empty() {
+            thread.flush();
+            mails.extend(sink::take(&mut worker));
+        }
+        let outs = mails.iter().filter_map(|mail| if let Mail::Core(outs, _) = mail { Some(outs) } else { None });
+        let codes: Vec<_> = outs
+            .flatten()
+            .filter_map(|out| match out {
+                Out::Answer { result: Err(error), .. } => Some(error.code),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(codes, [if in_force { Code::NotFound } else { Code::KeyNotAuthorized }]);
+    }
+}

@@ -431,6 +431,32 @@ fn a_request_that_is_said_again_after_a_break_gets_its_whole_answer() {
     assert_eq!(stage.prompts().len(), 3, "the one said twice ran once");
 }
 
+#[test]
+fn a_question_that_was_put_while_the_agent_was_away_is_put_when_it_says_its_request_again() {
+    let stage = Stage::demo(&["approve"]);
+    let (mut agent, mut phone) = (stage.agent(0), stage.phone());
+    let request = agent.draft(typ::REQUEST, stage.did.as_str(), &json!({"prompt": "please ask me first"}));
+    agent.send(&request);
+    agent.wait("work has begun", |message| message.typ == typ::PROCESSING);
+    agent.vanish();
+    phone.event(&stage.session, "the permission request", |event| event["kind"] == "permission");
+    // More than once, each time on another connection; all that was put can be answered.
+    let mut agent = stage.agent(0);
+    agent.send(&request);
+    let asked = input_required(&mut agent, &request.id);
+    let mut other = stage.agent(0);
+    other.send(&request);
+    input_required(&mut other, &request.id);
+    let allow = agent.draft(typ::RESPONSE, asked.from.as_str(), &json!({"decision": "allow"})).reply_to(&asked.id);
+    agent.send(&allow);
+    let response = agent.answer(&request.id);
+    assert_eq!((response.typ, &response.body["ok"]), (typ::RESPONSE, &json!(true)), "{response:?}");
+    let response = other.answer(&request.id);
+    assert_eq!((response.typ, &response.body["ok"]), (typ::RESPONSE, &json!(true)), "{response:?}");
+    phone.sync();
+    assert_eq!(phone.events_of(&stage.session, "prompt").len(), 1);
+}
+
 /// Who is here, by the relay's word: DIDs, and whether each is a session.
 fn here(agent: &mut Agent) -> Vec<(String, bool)> {
     let answer = agent.ask(&json!({"action": "agents"}));

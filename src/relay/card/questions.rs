@@ -80,7 +80,7 @@ fn question(value: &Value) -> Option<Question> {
         match (name.as_str(), value) {
             ("question", _) => {}
             ("multiSelect", Value::Bool(several)) => many = *several,
-            ("options", Value::Array(list)) => {
+            ("options", Value::Array(list)) if !list.is_empty() => {
                 options = list.iter().map(choice).collect::<Option<Vec<_>>>()?;
             }
             _ => rest.push((name.clone(), value.clone())),

@@ -2,7 +2,7 @@
 //!
 //! A session's events come from a position on, without gaps. That position is never behind the prompt of a REQUEST: for
 //! a REQUEST that is repeated after its connection broke, the events are asked for once more from its prompt on. So its
-//! beginning and its text are not missed, though they were said before. A REQUEST is told nothing twice.
+//! beginning and its text are not missed, though they were said before. Other REQUESTs are told nothing twice.
 
 use std::{
     borrow::Cow,
@@ -140,22 +140,26 @@ pub(super) enum Begin {
 }
 
 impl SessionRequests {
-    /// Records a REQUEST that asks this, hashed. An answered REQUEST that is repeated on another connection is new: the answer may have been lost
-    /// with the first connection.
+    /// Records a REQUEST that asks this, hashed. A REQUEST that is repeated on another connection is new: what was said of
+    /// it so far may have been lost with the first connection.
     pub(super) fn ask(&mut self, request: PendingRequest, content: u64) -> Begin {
         // One message may be for several sessions, each of which answers.
         let is_it = |session: &Text, id: &Id| *session == request.session && *id == request.id;
+        let at = self.asked.iter().position(|asked| is_it(&asked.session, &asked.id));
+        let asked = at.map(|at| (self.asked[at].peer, self.asked[at].content));
         let ended = self.ended.iter().find(|ended| is_it(&ended.session, &ended.id) && ended.peer == request.peer);
-        let asked = self.asked.iter().find(|asked| is_it(&asked.session, &asked.id)).map(|asked| asked.content);
-        match asked.or(ended.map(|ended| ended.content)) {
-            Some(same) if same == content => Begin::Again,
-            Some(_) => Begin::Conflict,
-            None if self.asked.len() >= ASKED_MAX => Begin::Full,
-            None => {
-                self.asked.push(PendingRequest { content, ..request });
-                Begin::New
-            }
+        match asked.or(ended.map(|ended| (ended.peer, ended.content))) {
+            Some((_, other)) if other != content => return Begin::Conflict,
+            Some((peer, _)) if peer == request.peer => return Begin::Again,
+            _ => {}
         }
+        if let Some(at) = at {
+            self.asked.remove(at);
+        } else if self.asked.len() >= ASKED_MAX {
+            return Begin::Full;
+        }
+        self.asked.push(PendingRequest { content, ..request });
+        Begin::New
     }
 
     /// Records a decision, to answer its sender. False: too many decisions wait.

@@ -215,8 +215,9 @@ fn an_id_that_waits_is_used_for_no_other_prompt_on_any_connection() {
     let mut asker = SessionRequests::default();
     ask(&mut asker, 1);
     let mut again = |slot, content| asker.ask(request(ConnToken::new(0, slot, 1), "session", id(1)), content);
-    assert_eq!([again(1, 0), again(2, 0)], [Begin::Again; 2]);
     assert_eq!([again(1, 1), again(2, 1)], [Begin::Conflict; 2]);
+    assert_eq!([again(1, 0), again(2, 0), again(2, 0)], [Begin::Again, Begin::New, Begin::Again]);
+    assert_eq!(asker.asked.len(), 1);
 }
 
 #[test]
