@@ -249,7 +249,7 @@ const UNSAID: [&str; 3] = ["data", "config", "demo"];
 /// its own settings. None where these are the same.
 fn ignored(matches: &ArgMatches, plan: &Plan, kept: Option<&Kept>, data: &Path) -> Option<String> {
     let has = |(name, value): (&String, &OsString)| {
-        UNSAID.iter().any(|id| *name == format!("AMP_RELAY_{}", id.to_uppercase()))
+        UNSAID.iter().any(|id| *name == variable::of(id))
             || kept.is_some_and(|kept| kept.variables.get(name) == Some(value))
     };
     let flags = relay_flags(matches, &UNSAID);

@@ -28,8 +28,17 @@ pub(crate) use stray::stray;
 use value::Switch;
 pub(crate) use value::{LogFormat, Millis, Variable, span_ms};
 
-/// The variables that other code asks for by name.
+/// The variables of settings.
 pub(crate) mod variable {
+    /// Every one begins so.
+    pub(super) const PREFIX: &str = "AMP_RELAY_";
+
+    /// That of the setting with this id.
+    pub(crate) fn of(id: &str) -> String {
+        format!("{PREFIX}{}", id.to_uppercase())
+    }
+
+    // Those that other code asks for by name.
     pub(crate) const DATA: &str = "AMP_RELAY_DATA";
     pub(crate) const LISTEN: &str = "AMP_RELAY_LISTEN";
     pub(crate) const KEYS: &str = "AMP_RELAY_KEYS";
@@ -371,7 +380,7 @@ impl Layers<'_> {
         let id = name.replace('.', "_");
         match self.matches.value_source(&id)? {
             ValueSource::CommandLine => Some(Origin::Flag(name)),
-            ValueSource::EnvVariable => Some(Origin::Environment(format!("AMP_RELAY_{}", id.to_uppercase()))),
+            ValueSource::EnvVariable => Some(Origin::Environment(variable::of(&id))),
             _ => None,
         }
     }

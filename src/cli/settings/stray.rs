@@ -2,11 +2,9 @@
 
 use std::ffi::OsString;
 
-use super::{file::nearest, shortened};
+use super::{file::nearest, shortened, variable::PREFIX};
 use crate::base::glyph::visible;
 
-/// Every variable of a setting begins so.
-const PREFIX: &str = "AMP_RELAY_";
 /// Variables of the program's own tests begin so.
 const TESTS: &str = "AMP_RELAY_TEST_";
 
