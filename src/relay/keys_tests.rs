@@ -73,6 +73,25 @@ fn what_is_not_implemented_is_refused_with_its_reason() {
 }
 
 #[test]
+fn a_file_of_the_largest_size_is_read() {
+    let key = public(1);
+    let text = format!("{key}\n{}", "#".repeat(KEYS_FILE_BYTES_MAX - key.len() - 1));
+    assert_eq!((text.len(), KeySet::parse(&text).entries.len()), (KEYS_FILE_BYTES_MAX, 1));
+}
+
+#[test]
+fn a_caller_has_the_lesser_of_what_it_asked_for_and_what_its_key_may_do() {
+    let set = KeySet::parse(&format!("amp-role=\"drive\" {}\n", public(1)));
+    let fingerprint = set.entries[0].fingerprint.clone();
+    for (asked, has) in [(Role::Watch, Role::Watch), (Role::Drive, Role::Drive), (Role::Admin, Role::Drive)] {
+        let caller = Caller::sample(&fingerprint, 1, asked);
+        assert_eq!(set.limit(&caller).map(|limited| limited.role).ok(), Some(has), "{asked}");
+    }
+    let refused = set.limit(&Caller::sample("SHA256:other", 1, Role::Watch)).expect_err("it is not there");
+    assert!(refused.code == Code::KeyNotAuthorized && !refused.recoverable);
+}
+
+#[test]
 fn rsa_keys_need_2048_bits_and_at_most_4096() {
     let rsa = |bytes: usize| {
         let mut modulus = vec![0xc1; bytes];
