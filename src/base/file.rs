@@ -12,13 +12,18 @@ use rustix::fs::OFlags;
 /// Where the system shows what a process has open: `/dev/fd/63` is how a shell passes `<(COMMAND)`.
 const DESCRIPTORS: [&str; 3] = ["/dev/fd", "/dev/stdin", "/proc/self/fd"];
 
+/// Whether a path names what one process has open, and something else to any other.
+pub fn is_descriptor(path: &Path) -> bool {
+    DESCRIPTORS.iter().any(|descriptors| path.starts_with(descriptors))
+}
+
 /// The file of a path, which must be no pipe: one without a writer would be waited for. A pipe that this process was given
 /// has one.
 ///
 /// # Errors
 /// It is a pipe, or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
-    if DESCRIPTORS.iter().any(|descriptors| path.starts_with(descriptors)) {
+    if is_descriptor(path) {
         return File::open(path);
     }
     let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;

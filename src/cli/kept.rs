@@ -31,6 +31,9 @@ pub(super) struct Kept {
     /// Every setting that was given by a flag or a variable.
     #[serde(with = "written::each")]
     pub variables: Variables,
+    /// The keys file that it reads, wherever it was named; empty in what an older version has noted.
+    #[serde(default, with = "written")]
+    keys: OsString,
     /// What it listens on, as soon as it does.
     bound: Vec<SocketAddr>,
 }
@@ -46,14 +49,15 @@ impl Drop for Noted {
 }
 
 impl Kept {
-    /// What this process was started with.
-    pub(super) fn of_process(matches: &ArgMatches, world: &World, background: bool) -> Self {
+    /// What this process was started with, and the keys file that this makes it read.
+    pub(super) fn of_process(matches: &ArgMatches, world: &World, background: bool, keys: &Path) -> Self {
         let sources = [ValueSource::CommandLine, ValueSource::EnvVariable];
         Self {
             pid: std::process::id(),
             background,
             folder: world.here.clone().into(),
             variables: given(matches, &sources, world),
+            keys: keys.into(),
             bound: Vec::new(),
         }
     }
@@ -93,6 +97,13 @@ impl Kept {
     pub(super) fn of_running(data: &Path) -> Option<Self> {
         let kept: Self = serde_json::from_slice(&file::read(&data.join(FILE), BYTES_MAX).ok()?).ok()?;
         (DataFolder::holder(data) == Some(kept.pid)).then_some(kept)
+    }
+
+    /// The keys file that the relay reads which holds a data folder; none where that is not known, or is what a shell
+    /// has passed to that process alone, as `<(COMMAND)`.
+    pub(super) fn keys_of_running(data: &Path) -> Option<PathBuf> {
+        let keys = PathBuf::from(Self::of_running(data)?.keys);
+        (!keys.as_os_str().is_empty() && !file::is_descriptor(&keys)).then_some(keys)
     }
 
     /// Whether that relay holds this address, so that no other process can listen there.
@@ -179,8 +190,9 @@ mod tests {
         Kept {
             pid: std::process::id(),
             background: true,
-            folder: odd,
+            folder: odd.clone(),
             variables: variables.into(),
+            keys: odd,
             bound: vec!["127.0.0.1:45519".parse().unwrap()],
         }
     }
@@ -195,8 +207,26 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let read: Kept = serde_json::from_str(&text).unwrap();
         assert_eq!((&read.variables, &read.folder, &read.bound), (&kept().variables, &kept().folder, &kept().bound));
+        assert_eq!(read.keys, kept().keys);
         drop(noted);
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_keys_file_of_a_relay_is_known_where_it_has_noted_one_that_others_can_open() {
+        let scratch = tempfile::tempdir().unwrap();
+        let _lock = DataFolder::open(scratch.path()).unwrap();
+        let known = |keys: &str| {
+            let _noted = Kept { keys: keys.into(), ..kept() }.write(scratch.path());
+            Kept::keys_of_running(scratch.path())
+        };
+        assert_eq!(known("/srv/keys"), Some("/srv/keys".into()));
+        assert_eq!((known("/dev/fd/63"), known("")), (None, None));
+        let mut older = serde_json::to_value(kept()).unwrap();
+        older.as_object_mut().unwrap().remove("keys").expect("it is noted");
+        fs::write(scratch.path().join(FILE), older.to_string()).unwrap();
+        assert!(Kept::of_running(scratch.path()).is_some() && Kept::keys_of_running(scratch.path()).is_none());
+        assert_eq!(Kept::keys_of_running(Path::new("/no/such/folder")), None);
     }
 
     #[test]

@@ -11,8 +11,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
+    kept::Kept,
     out,
-    reach::{ReachArgs, ask, data_flag, default_data, listens, reach},
+    reach::{ReachArgs, ask, default_data, is_same, keys_flags, keys_of_next, listens, reach},
     sessions::columns,
     settings::configured_path,
     text::{self as cli_text, clean_line, path_line, shell_quoted, ticked},
@@ -35,8 +36,6 @@ use crate::{
     wire::sign_in::{KEY_FILE_BYTES_MAX, NoKey, did_of, private_key},
 };
 
-/// Name of the keys file in the data folder.
-const KEYS_FILE_NAME: &str = "authorized_keys";
 /// What a person at home wants of a phone: all but starting sessions.
 const ROLE_DEFAULT: Role = Role::Approve;
 
@@ -51,7 +50,7 @@ const ROLE_DEFAULT: Role = Role::Approve;
 pub(super) struct KeysArgs {
     #[command(subcommand)]
     verb: KeysVerb,
-    /// The keys file [default: the configured one, or DATA/authorized_keys]
+    /// The keys file [default: the one that the running relay reads, else the configured one, or DATA/authorized_keys]
     #[arg(long, value_name = "FILE", env = "AMP_RELAY_KEYS", global = true)]
     keys: Option<PathBuf>,
     /// Data folder of the relay [default: the configured one, or $XDG_STATE_HOME/amp-relay]
@@ -112,32 +111,20 @@ fn name(text: &str) -> Result<String, String> {
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
-    let set = match &args.keys {
-        Some(path) => Some(path.clone()),
-        None => match configured_path("keys")? {
-            // Which file lets keys in is not guessed.
-            (_, Some(why)) => return Err(why),
-            (path, None) => path,
-        },
-    };
+    if args.keys.is_none() {
+        // Said before the data folder is found in spite of it.
+        configured_path("keys")?.1.map_or(Ok(()), Err)?;
+    }
     let data = args.data.clone().map_or_else(default_data, Ok)?;
-    let path = set.unwrap_or_else(|| data.join(KEYS_FILE_NAME));
+    let file = || match &args.keys {
+        Some(path) => Ok(path.clone()),
+        None => keys_of_next(&data).map(|next| of_relay(&data, next)),
+    };
     match &args.verb {
-        KeysVerb::Did { key } => {
-            let own = data.join("client_key.pub");
-            if key.is_none() && !own.exists() {
-                return Err(format!(
-                    "there is no {}: `amp-relay up` makes that key; or name one, `amp-relay keys did FILE.pub`",
-                    path_line(&own)
-                ));
-            }
-            let own = own.to_string_lossy();
-            let given = key.as_deref().unwrap_or(&own);
-            let did = did_of_text(&given_text(given)?, &named(given)).map_err(|why| of(given, &why))?;
-            out::line(&did)?;
-        }
-        KeysVerb::List { json } => list(&path, *json)?,
+        KeysVerb::Did { key } => did(key.as_deref(), &data)?,
+        KeysVerb::List { json } => list(&file()?, *json)?,
         KeysVerb::Add { key, role, comment } => {
+            let path = file()?;
             let text = given_text(key)?;
             let mut public = key_line(&text, &named(key)).map_err(|why| of(key, &why))?.to_owned();
             let granted = role.unwrap_or(ROLE_DEFAULT);
@@ -166,11 +153,12 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
             out::line(&told?)?;
         }
         KeysVerb::Remove { name, yes } => {
+            let path = file()?;
             let removed = edit(&path, false, |text| {
                 let (changed, removed) = remove_by_fingerprint_or_comment(text, name)
                     .map_err(|error| format!("{}: {error}", visible(name)))?;
                 if !yes {
-                    may_go(&removed, &data)?;
+                    may_go(&removed, &data, &path)?;
                 }
                 Ok((changed, removed))
             })?;
@@ -182,6 +170,28 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn did(key: Option<&str>, data: &Path) -> Result<(), String> {
+    let own = data.join("client_key.pub");
+    if key.is_none() && !own.exists() {
+        return Err(format!(
+            "there is no {}: `amp-relay up` makes that key; or name one, `amp-relay keys did FILE.pub`",
+            path_line(&own)
+        ));
+    }
+    let own = own.to_string_lossy();
+    let given = key.unwrap_or(&own);
+    let did = did_of_text(&given_text(given)?, &named(given)).map_err(|why| of(given, &why))?;
+    out::line(&did)
+}
+
+/// The keys file that the relay reads which runs on the data folder, else that of the next one. Says which it is where
+/// that is not to be expected.
+fn of_relay(data: &Path, next: PathBuf) -> PathBuf {
+    let Some(read) = Kept::keys_of_running(data).filter(|read| !is_same(read, &next)) else { return next };
+    out::note(&format_args!("the keys file is {}, which the running relay reads", path_line(&read)));
+    read
 }
 
 /// A public key line with another comment.
@@ -247,7 +257,7 @@ fn taken(entry: &Entry, other: &Entry, file: &str) -> String {
 ///
 /// # Errors
 /// The answer is no, or there is no terminal to ask on.
-fn may_go(removed: &[Entry], data: &Path) -> Result<(), String> {
+fn may_go(removed: &[Entry], data: &Path, path: &Path) -> Result<(), String> {
     let own = data.join("client_key.pub");
     let read = file::read(&own, KEY_FILE_BYTES_MAX).ok();
     let Some(key) = read.and_then(|bytes| ssh_key::PublicKey::from_openssh(text::of_file(&bytes).trim()).ok()) else {
@@ -258,9 +268,8 @@ fn may_go(removed: &[Entry], data: &Path) -> Result<(), String> {
     }
     let what = format!(
         "this is this machine's own key: without it `amp-relay up`, `attach`, `down` and the others find no key here \
-         that signs in, unless another one is listed. `amp-relay keys add --role admin {}{}` lists it again",
-        shell_quoted(&own.to_string_lossy()),
-        data_flag(data)
+         that signs in, unless another one is listed. {} lists it again",
+        keys_flags(data, Some(path.to_owned())).adding(&own)
     );
     let asked = io::stdin().is_terminal() && io::stderr().is_terminal();
     match asked.then(|| out::agreed(&format_args!("{what}.\nRemove it? [y/N] "))) {
@@ -446,23 +455,29 @@ fn tell(data: &Path, path: &Path) -> Result<String, String> {
         reached.connection.writer().close();
         Ok(reply)
     });
-    let reply = match told {
-        Ok(reply) => reply,
-        Err(error) => {
-            return Ok(format!(
-                "the running relay was not told; if it reads this file, it looks at it within a second. Why:\n  {error}"
-            ));
-        }
-    };
-    if let Some(read) = reply.fields.get("file").and_then(Value::as_str)
-        && fs::canonicalize(path).is_ok_and(|ours| fs::canonicalize(read).is_ok_and(|theirs| theirs != ours))
-    {
-        return Err(format!(
+    let of_other = |read: &Path| {
+        format!(
             "the relay that runs on {} reads another keys file, so nothing has changed for it: name that one with \
              --keys {}",
             path_line(data),
-            shell_quoted(read)
-        ));
+            shell_quoted(&read.to_string_lossy())
+        )
+    };
+    let reply = match (told, Kept::keys_of_running(data)) {
+        (Ok(reply), _) => reply,
+        (Err(_), Some(read)) if !is_same(&read, path) => return Err(of_other(&read)),
+        // Why it was not told may be what this very change mends.
+        (Err(_), Some(_)) => return Ok("the running relay reads this file, and looks at it within a second".into()),
+        (Err(error), None) => {
+            return Ok(format!(
+                "the running relay was not told, and which keys file it reads is not known here; if it is this one, it \
+                 looks at it within a second. Why:\n  {error}"
+            ));
+        }
+    };
+    let read = reply.fields.get("file").and_then(Value::as_str).map(Path::new);
+    if let Some(read) = read.filter(|read| path.exists() && read.exists() && !is_same(read, path)) {
+        return Err(of_other(read));
     }
     let count = |name| reply.fields.get(name).and_then(Value::as_u64).unwrap_or_default();
     let keys = cli_text::counted(count("entries"), "key");

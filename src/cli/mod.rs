@@ -8,6 +8,7 @@ mod kept;
 mod keys;
 mod log;
 mod out;
+mod own_key;
 mod reach;
 mod run;
 mod session;

@@ -4,7 +4,7 @@ use std::{
     env, fs, io,
     io::IsTerminal,
     iter,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::Once,
     time::{Duration, Instant},
@@ -14,7 +14,9 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
+    kept::Kept,
     out,
+    own_key::{self, KeysFlags},
     settings::{World, configured_path, unreadable_keys, variable},
     text::{clean_line, path_line, shell_quoted},
     tty,
@@ -299,7 +301,7 @@ fn with_keys<T>(
         };
         match connect(&target, &identity, &mut pins) {
             Ok(connection) => {
-                let own = own.filter(|own| !is_own && unusable(own).is_some());
+                let own = own.filter(|own| !is_own && own_key::is_unusable(own));
                 let note = own.and_then(|own| of_own_key(&own, data, false));
                 let note = note.map(|advice| format!("{advice} ({} signed in instead)", identity.origin())).or(waited);
                 return Ok(Found { connection, target, identity, known, note });
@@ -322,17 +324,13 @@ fn with_keys<T>(
     }
     let other = (unfit > 0 && unfit == refusals.len()).then(|| "--key FILE chooses another one".to_owned());
     // A relay that cannot read its keys knows none, and nothing can be added to them.
-    let of_keys = || unreadable_keys(&keys_of(data)).map(|why| format!("{why}. No key signs in until it can be"));
+    let of_keys = || {
+        let why = unreadable_keys(&Kept::keys_of_running(data)?)?;
+        Some(format!("{why}. No key signs in until it can be"))
+    };
     let of_keys = own.as_ref().filter(|_| own_is_unknown).and_then(|_| of_keys());
     let advice = of_keys.or_else(|| own.and_then(|own| of_own_key(&own, data, own_is_unknown))).or(other);
     Err(no_key(&target, &refusals, advice))
-}
-
-/// The keys file of the relay on this data folder, as far as this process is told which it is.
-fn keys_of(data: &Path) -> PathBuf {
-    let named = env::var_os(variable::KEYS).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let configured = || configured_path("keys").ok().and_then(|(path, _)| path);
-    named.or_else(configured).unwrap_or_else(|| data.join("authorized_keys"))
 }
 
 /// That a relay refuses a key, in a line of its own.
@@ -393,43 +391,34 @@ fn no_key(target: &Target, refusals: &[String], advice: Option<String>) -> Strin
     text
 }
 
-/// What to do about this machine's own key, as far as that is plain. `is_unknown`: the relay said that its keys file does
-/// not have it; in all other cases listing it again would change nothing.
+/// What to do about this machine's own key, as far as that is plain.
 fn of_own_key(own: &Path, data: &Path, is_unknown: bool) -> Option<String> {
-    let (path, public) =
-        (shell_quoted(&own.to_string_lossy()), shell_quoted(&own.with_extension("pub").to_string_lossy()));
-    let add = format!("`amp-relay keys add --role admin {public}{}`", data_flag(data));
-    let make = format!("`ssh-keygen -q -t ed25519 -N '' -f {path}` makes a new one, and {add} lets it in");
-    if is_unknown {
-        return Some(format!("{add} lets this machine's own key in again; --key FILE chooses another one"));
-    }
-    let is_missing = fs::metadata(own).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    if is_missing {
-        return Some(format!("this machine's own key, {path}, is missing: {make}; --key FILE chooses another one"));
-    }
-    match unusable(own)? {
-        Unusable::Open => Some(format!(
-            "others may read this machine's own key: `chmod 600 {path}` makes it one that can be used again"
-        )),
-        Unusable::Broken => {
-            Some(format!("this machine's own key is broken: after `rm {path}`, {make}; --key FILE chooses another one"))
-        }
-    }
+    own_key::advice(own, &keys_flags(data, Kept::keys_of_running(data)), is_unknown)
 }
 
-/// Why the file of a key cannot be used.
-enum Unusable {
-    /// Others may read it.
-    Open,
-    /// It holds no key.
-    Broken,
+/// How a key is added to a keys file of this data folder, whatever this terminal has set.
+pub(super) fn keys_flags(data: &Path, file: Option<PathBuf>) -> KeysFlags {
+    let named = env::var_os(variable::KEYS).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let usual = named.map_or_else(|| keys_of_next(data), Ok);
+    let is_usual = file.as_ref().is_some_and(|file| usual.is_ok_and(|usual| is_same(&usual, file)));
+    KeysFlags { data: data_flag(data), file, is_usual }
 }
 
-fn unusable(key: &Path) -> Option<Unusable> {
-    if fs::metadata(key).ok()?.permissions().mode() & 0o077 != 0 {
-        return Some(Unusable::Open);
+/// Whether two paths lead to one file.
+pub(super) fn is_same(one: &Path, other: &Path) -> bool {
+    let found = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_default();
+    one == other || found(one) == found(other)
+}
+
+/// The keys file that the next relay on this data folder reads, as far as no flag or variable says otherwise.
+///
+/// # Errors
+/// The config cannot be used: which file lets keys in is not guessed.
+pub(super) fn keys_of_next(data: &Path) -> Result<PathBuf, String> {
+    match configured_path("keys")? {
+        (_, Some(why)) => Err(why),
+        (path, None) => Ok(path.unwrap_or_else(|| data.join("authorized_keys"))),
     }
-    private_key(&file::read(key, KEY_FILE_BYTES_MAX).ok()?).is_err().then_some(Unusable::Broken)
 }
 
 /// The flag that names this data folder, where nothing else does.

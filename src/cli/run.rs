@@ -87,7 +87,7 @@ fn run(args: &RelayArgs, matches: &ArgMatches, purpose: Purpose) -> ExitCode {
         // Of what the shell had open, a lock for instance, nothing is to be held as long as this runs.
         close_inherited();
     }
-    let kept = Kept::of_process(&sources.matches, &sources.world, is_background);
+    let kept = Kept::of_process(&sources.matches, &sources.world, is_background, &settings.keys.value);
     let file = is_background.then(|| settings.data.value.join(LOG));
     if file.is_some() {
         // A session of its own has no terminal, so that closing one ends nothing here. It fails where it is one already.

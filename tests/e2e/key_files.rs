@@ -1,12 +1,18 @@
 //! Files of keys as people have them: of other programs, too weak, no files at all, with names that steer a terminal.
 
-use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use rustix::process::Signal;
 
 use crate::{
-    relay_up::{data, is_attached, relays, up},
+    relay_up::{data, is_attached, of_this_machine, relays, up},
     support::{
         Key,
-        relay::{PROGRAM, Ran, Relay, Scratch},
+        relay::{PROGRAM, Ran, Relay, Scratch, shell},
         terminal::{Terminal, flat},
         until,
     },
@@ -233,4 +239,110 @@ fn what_a_path_holds_does_not_steer_the_terminal_that_the_settings_are_shown_on(
     shown.env("AMP_RELAY_KEYS", "/k\u{9b}31m\u{202e}eys");
     let shown = Ran::from(shown.output().expect("the program starts")).ok();
     assert!(shown.contains("keys = \"/k\u{9b}31m\u{202e}eys\""), "{shown:?}");
+}
+
+/// The commands that a text names, run one after the other as they stand there.
+fn runs_what_is_named(scratch: &Scratch, said: &str) -> Vec<Ran> {
+    let commands = said.split('`').skip(1).step_by(2);
+    commands.map(|command| shell(scratch, &command.replace("amp-relay keys", &format!("{PROGRAM} keys")), "")).collect()
+}
+
+/// The advice about the own key of the machine, once the relay refuses it.
+fn of_the_way_in(relay: &Relay, environment: &[(&str, &str)]) -> String {
+    until("the key is refused", || {
+        let mut command = relay.scratch.command(["sessions", "--data"]);
+        command.arg(relay.scratch.data()).envs(environment.iter().copied());
+        let ran = Ran::from(command.output().expect("the program starts"));
+        let advice = ran.err.lines().find(|line| line.contains("own key in again")).map(str::to_owned);
+        advice.filter(|_| !ran.status.success())
+    })
+}
+
+#[test]
+fn the_way_back_in_leads_to_the_keys_file_that_the_running_relay_reads() {
+    let scratch = Scratch::new();
+    let keys = scratch.home().join("keysfile");
+    let mut command = scratch.command(["serve", "--demo", "--listen", "127.0.0.1:0", "--data"]);
+    command.arg(scratch.data()).arg("--keys").arg(&keys);
+    let relay = Relay::spawn(scratch, command, 2);
+    let data = relay.scratch.data();
+    let lock_out = || {
+        fs::write(&keys, "# none\n").expect("the keys");
+        relay.signal(Signal::HUP);
+    };
+    let is_let_in = || until("it signs in", || relay.run(&["sessions"]).status.success().then_some(()));
+    // Whatever this terminal has set, or has not.
+    let other = relay.scratch.root().join("other").display().to_string();
+    for environment in [&[][..], &[("AMP_RELAY_KEYS", &*other)]] {
+        lock_out();
+        let advice = of_the_way_in(&relay, environment);
+        assert!(advice.contains(&format!("--keys {}", keys.display())), "{advice}");
+        for ran in runs_what_is_named(&relay.scratch, &advice) {
+            let said = ran.ok();
+            assert!(
+                said.contains("the running relay") && !said.contains("not told") && !said.contains("keys add"),
+                "{said}"
+            );
+        }
+        is_let_in();
+    }
+    // The verbs use that file by themselves, and say so.
+    let listed = relay.run(&["keys", "list"]);
+    assert!(listed.err.contains("keysfile, which the running relay reads"), "{listed:?}");
+    let named = listed.out.split_whitespace().find(|word| word.starts_with("SHA256:")).expect("the key").to_owned();
+    let said = relay.run(&["keys", "remove", &named]).refused();
+    assert!(said.contains(&format!("--keys {}` lists it again", keys.display())), "{said}");
+    relay.run(&["keys", "remove", &named, "--yes"]).ok();
+    of_the_way_in(&relay, &[]);
+    let own = data.join("client_key.pub").display().to_string();
+    let said = relay.run(&["keys", "add", "--role", "admin", "--keys", &other, &own]).refused();
+    assert!(said.contains("another keys file") && said.contains("keysfile"), "{said}");
+    fs::remove_file(&other).expect("it was added there");
+    relay.run(&["keys", "add", "--role", "admin", &own]).ok();
+    is_let_in();
+    assert!(!data.join("authorized_keys").exists() && !Path::new(&other).exists());
+    // A relay that has not noted which file it reads, as one of an older version.
+    fs::remove_file(data.join("started_with")).expect("what it was started with");
+    lock_out();
+    let advice = of_the_way_in(&relay, &[]);
+    assert!(advice.contains("--keys FILE`") && advice.contains("is not known here"), "{advice}");
+    let said = relay.run(&["keys", "add", "--role", "admin", "--keys", &other, &own]).ok();
+    assert!(said.contains("which keys file it reads is not known here"), "{said}");
+}
+
+#[test]
+fn what_is_in_the_place_of_this_machines_own_key_is_got_out_of_the_way() {
+    let relay = of_this_machine();
+    let key = data(&relay.scratch).join("client_key");
+    let aside = key.with_extension("old");
+    type Puts = fn(&Path);
+    let cases: [(&str, Puts); 6] = [
+        ("is no file: after `mv ", |key| fs::create_dir(key).expect("a folder")),
+        ("is no file: after `mv ", |key| std::os::unix::fs::symlink("/no/such/file", key).expect("a link")),
+        ("is no file: after `mv ", pipe),
+        ("is broken: after `rm ", |key| too_large(key, 0o600)),
+        ("is broken: after `rm ", |key| too_large(key, 0o644)),
+        ("is broken: after `rm ", |key| fs::write(key, "junk\n").expect("a file")),
+    ];
+    for (number, (what, puts)) in cases.into_iter().enumerate() {
+        fs::remove_file(&key).expect("the key");
+        puts(&key);
+        let said = relay.scratch.run(["sessions"]).refused();
+        let advice =
+            said.lines().find(|line| line.contains("this machine's own key")).unwrap_or_else(|| panic!("{said}"));
+        assert!(advice.contains(what) && !said.contains("chmod"), "{number}: {said}");
+        for ran in runs_what_is_named(&relay.scratch, advice) {
+            ran.ok();
+        }
+        until("the new key signs in", || relay.scratch.run(["sessions"]).status.success().then_some(()));
+        let _ = fs::remove_dir(&aside).or_else(|_| fs::remove_file(&aside));
+        // Each new key has the comment of this user and host, by which two could not be told apart.
+        fs::write(data(&relay.scratch).join("authorized_keys"), "# none\n").expect("the keys");
+    }
+}
+
+/// Writes a file that is too large for a key, with this mode.
+fn too_large(path: &Path, mode: u32) {
+    fs::write(path, "x".repeat(1 << 17)).expect("a file");
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
 }

@@ -331,7 +331,7 @@ fn whoever_is_locked_out_is_told_the_way_back_in_and_what_ends_the_relay() {
 }
 
 /// A relay in the foreground that has made its own keys.
-fn of_this_machine() -> Relay {
+pub(crate) fn of_this_machine() -> Relay {
     let scratch = Scratch::new();
     let command = scratch.command(["up", "--demo", "--listen", "127.0.0.1:0"]);
     Relay::spawn(scratch, command, 2)
