@@ -175,24 +175,19 @@ pub(super) fn other_version(reached: &Reached) -> Option<String> {
 pub(super) fn reach_any(args: &ReachArgs, role: Option<&str>, kind: &str) -> Result<Reached, String> {
     let data = place(args)?;
     let options = Options { role: role.map(str::to_owned), ..Options::new(&client_id(&data), &device_name(), kind) };
-    let found = with_keys(
-        args,
-        &data,
-        |_| true,
-        |target, identity, pins| {
-            Connection::connect(target, identity, &options, pins).map_err(|error| match error {
-                ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
-                ConnectError::Refused(error) if error.code == "KEY_NOT_AUTHORIZED" => {
-                    Tried::Unknown(ConnectError::Refused(error).to_string())
-                }
-                ConnectError::Identity(error) => Tried::Unfit(error.to_string()),
-                // Words of ours, with what to type in them.
-                ConnectError::Pin(error) => Tried::Failed(error.to_string()),
-                error if error.is_about_the_key() => Tried::Key(error.to_string()),
-                error => Tried::Failed(out::foreign("", &error.to_string())),
-            })
-        },
-    )?;
+    let found = with_keys(args, &data, Takes::Any, |target, identity, pins| {
+        Connection::connect(target, identity, &options, pins).map_err(|error| match error {
+            ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
+            ConnectError::Refused(error) if error.code == "KEY_NOT_AUTHORIZED" => {
+                Tried::Unknown(ConnectError::Refused(error).to_string())
+            }
+            ConnectError::Identity(error) => Tried::Unfit(error.to_string()),
+            // Words of ours, with what to type in them.
+            ConnectError::Pin(error) => Tried::Failed(error.to_string()),
+            error if error.is_about_the_key() => Tried::Key(error.to_string()),
+            error => Tried::Failed(out::foreign("", &error.to_string())),
+        })
+    })?;
     let Found { connection: (connection, welcome), target, identity, known, note } = found;
     Ok(Reached { connection, welcome, target, identity, options, known, notices: note.into_iter().collect() })
 }
@@ -202,9 +197,8 @@ pub(super) fn reach_any(args: &ReachArgs, role: Option<&str>, kind: &str) -> Res
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(super) fn reach_as_agent(args: &ReachArgs) -> Result<Found<amp::Connection>, String> {
-    let is_ed25519 = |key: &ssh_key::PublicKey| key.key_data().is_ed25519();
     let options = amp::Options::new(&device_name());
-    let mut found = with_keys(args, &place(args)?, is_ed25519, |target, identity, pins| {
+    let mut found = with_keys(args, &place(args)?, Takes::Ed25519, |target, identity, pins| {
         amp::Connection::connect(target, identity, &options, pins).map_err(|error| match error {
             amp::ConnectError::Io { error, .. } if is_nobody(&error) => Tried::Nobody,
             // Which it is for the key, whatever the message.
@@ -267,11 +261,20 @@ enum Tried {
     Failed(String),
 }
 
+/// Which keys a verb can use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    /// All that may sign in.
+    Any,
+    /// Those of AMP.
+    Ed25519,
+}
+
 /// Connects with one key after the other.
 fn with_keys<T>(
     args: &ReachArgs,
     data: &Path,
-    usable: impl Fn(&ssh_key::PublicKey) -> bool,
+    takes: Takes,
     connect: impl Fn(&Target, &Identity, &mut KnownRelays) -> Result<T, Tried>,
 ) -> Result<Found<T>, String> {
     let target = args.target()?;
@@ -289,10 +292,15 @@ fn with_keys<T>(
     for candidate in candidates(args, data) {
         let is_own = own.is_some() && candidate.path() == own.as_deref();
         waited = candidate.waited().or(waited);
+        // Before its passphrase is asked for, or the agent praised that would not help either.
+        if let Some(origin) = candidate.not_ed25519().filter(|_| takes == Takes::Ed25519) {
+            unfit += 1;
+            refusals.push(format!("\n  {}", IdentityError::NotEd25519 { origin }));
+            continue;
+        }
         let identity = match candidate.load() {
-            // A key that was named is tried whatever it is: the refusal says why it cannot do.
-            Ok(Some(identity)) if args.key.is_some() || usable(identity.public()) => identity,
-            Ok(_) => continue,
+            Ok(Some(identity)) => identity,
+            Ok(None) => continue,
             Err(error) if args.key.is_some() => return Err(error),
             Err(error) => {
                 refusals.push(format!("\n  {error}"));
@@ -492,8 +500,12 @@ fn named_key(path: &Path) -> Candidate {
     }
 }
 
-/// The public key of a key file: itself, or what stands beside it with `.pub`.
+/// The public key of a key file: what it holds, or what stands beside it with `.pub`.
 fn public_of(path: &Path) -> Option<ssh_key::PublicKey> {
+    let held = file::read(path, KEY_FILE_BYTES_MAX).ok()?;
+    if let Ok(key) = private_key(&held) {
+        return Some(key.public_key().clone());
+    }
     let mut beside = path.as_os_str().to_owned();
     beside.push(".pub");
     [path.to_owned(), beside.into()].iter().find_map(|path| {
@@ -508,6 +520,16 @@ impl Candidate {
             Self::File { path, .. } => Some(path),
             Self::Ready(_) | Self::NoAgent(_) => None,
         }
+    }
+
+    /// Where the key comes from, if it is plain that it is not Ed25519.
+    fn not_ed25519(&self) -> Option<String> {
+        let (key, origin) = match self {
+            Self::File { path, .. } => (public_of(path)?, path_line(path)),
+            Self::Ready(identity) => (identity.public().clone(), identity.origin()),
+            Self::NoAgent(_) => return None,
+        };
+        (!key.key_data().is_ed25519()).then_some(origin)
     }
 
     /// That an agent was waited for in vain, if it was: a wait is explained even where another key signs in after it.

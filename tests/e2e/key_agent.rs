@@ -93,3 +93,49 @@ fn an_agent_that_gives_no_answer_is_named_and_keeps_no_key_waiting_that_does_wit
     let ran = sessions(&scratch, &relay, &stuck, None);
     assert!(ran.status.success() && ran.err.contains(named), "{ran:?}");
 }
+
+/// The DID of a key that no test has.
+const SOMEBODY: &str = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
+
+/// Makes a key that is not Ed25519; `encrypted`: only a passphrase opens it.
+fn keygen(scratch: &Scratch, kind: &str, path: &Path, passphrase: &str) {
+    let made = scratch.runs("ssh-keygen", ["-q", "-t", kind, "-N", passphrase, "-f"]).arg(path).status();
+    assert!(made.expect("ssh-keygen runs").success());
+}
+
+#[test]
+fn each_key_that_amp_cannot_use_is_named_as_that() {
+    let (scratch, relay) = (Scratch::new(), Relay::demo(&[&Key::new("owner")]));
+    let ssh = scratch.home().join(".ssh");
+    std::fs::create_dir(&ssh).expect("a folder");
+    let [ecdsa, rsa] = ["id_ecdsa", "id_rsa"].map(|name| ssh.join(name));
+    // For what cannot be used, no passphrase is asked.
+    keygen(&scratch, "ecdsa", &ecdsa, "secret");
+    keygen(&scratch, "rsa", &rsa, "");
+    let url = format!("ws://{}", relay.tcp().host());
+    let named = |origin: &str| format!("the key of {origin} is not Ed25519, which AMP needs: `ssh-keygen -t ed25519`");
+    let is_told = |said: &str, origins: &[&str]| {
+        assert!(origins.iter().all(|origin| said.contains(&named(origin))), "{said}");
+        assert!(!said.contains("keys add") && !said.contains("ssh-add") && said.contains("--key FILE"), "{said}");
+    };
+    let files = [&ecdsa, &rsa].map(|path| path.display().to_string());
+    for verb in [&["request", "relay", "time"][..], &["listen"], &["send", SOMEBODY, "hello"]] {
+        let verb = [verb, &["--url", &url]].concat();
+        is_told(&scratch.run(&verb).refused(), &[&files[0], &files[1]]);
+        for file in &files {
+            is_told(&scratch.run([&verb[..], &["--key", file]].concat()).refused(), &[file]);
+        }
+    }
+    // The same of an agent's keys.
+    keygen(&scratch, "ecdsa", &scratch.home().join("held"), "");
+    let request = format!(
+        "ssh-add -q $HOME/held $HOME/.ssh/id_rsa && rm $HOME/.ssh/* && exec {} request relay time --url {url}",
+        crate::support::relay::PROGRAM
+    );
+    let socket = scratch.root().join("agent");
+    let mut held = scratch.runs("ssh-agent", ["-a"]);
+    let ran = Ran::from(held.arg(socket).args(["sh", "-c", &request]).output().expect("ssh-agent runs"));
+    let said = ran.refused();
+    assert_eq!(said.matches(" is not Ed25519, which AMP needs").count(), 2, "{said}");
+    is_told(&said, &[]);
+}
