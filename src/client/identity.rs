@@ -112,13 +112,19 @@ fn as_typed(path: &Path) -> String {
 /// What helps with such a file, if anything does.
 fn hint(why: &NoKey, path: &Path) -> String {
     match why {
-        NoKey::Foreign => format!(", which may hold it: `ssh-add {}`", as_typed(path)),
+        NoKey::Foreign => {
+            // Without its public half, what the agent holds cannot be told to be this key.
+            format!(
+                ", which takes it by `ssh-add {}`: then leave --key out, or name the .pub file with it",
+                as_typed(path)
+            )
+        }
         NoKey::Sealed => format!(
             ": `openssl pkey -in {path} -out {path}.open` writes it without a passphrase, for --key {path}.open; \
              `ssh-keygen -t ed25519` makes a new one that may have a passphrase",
             path = as_typed(path)
         ),
-        NoKey::Empty | NoKey::Other | NoKey::Putty | NoKey::Broken(_) => String::new(),
+        NoKey::Empty | NoKey::Other | NoKey::Putty | NoKey::Useless | NoKey::Broken(_) => String::new(),
     }
 }
 
@@ -286,7 +292,8 @@ mod tests {
             assert!(said.contains(why) && !said.contains("ssh-add") && !said.contains("NUL"), "{said}");
         }
         write(&path, "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n", 0o600);
-        assert!(Identity::from_file(&path, never).unwrap_err().to_string().contains("ssh-add"));
+        let said = Identity::from_file(&path, never).unwrap_err().to_string();
+        assert!(said.contains("`ssh-add ") && said.contains("leave --key out, or name the .pub file"), "{said}");
         write(&path, SEALED_ED25519, 0o600);
         let said = Identity::from_file(&path, never).unwrap_err().to_string();
         assert!(said.contains("it is encrypted") && said.contains("`openssl pkey -in "), "{said}");

@@ -21,6 +21,16 @@ const SEALED_ED25519_BYTES_MAX: usize = 64;
 /// What stands before the 32 bytes of an Ed25519 key in PKCS #8 form (RFC 8410 section 7).
 const ED25519_INFO: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+/// The types of keys that ssh-add takes, as object identifiers in DER: RSA, Ed25519, and elliptic curves ...
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+/// ... which are P-256, P-384 and P-521.
+const CURVES: [&[u8]; 3] = [
+    &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07],
+    &[0x2b, 0x81, 0x04, 0x00, 0x22],
+    &[0x2b, 0x81, 0x04, 0x00, 0x23],
+];
 /// The rows that ssh-keygen writes, and the only ones that the reader takes.
 const ROW_BYTES: usize = 70;
 
@@ -39,6 +49,11 @@ pub enum NoKey {
     /// A key that cannot be used here and in ssh-agent can: in another format, or of another type.
     #[error("only ssh-agent can use a private key of its kind")]
     Foreign,
+    /// A key that `ssh-add` refuses as well, by its type.
+    #[error(
+        "it is a key of a type that neither this nor ssh-add can use: `ssh-keygen -t ed25519` makes one that can be"
+    )]
+    Useless,
     /// An encrypted Ed25519 key in PKCS #8 form, which `ssh-add` before OpenSSH 9.6 does not read either.
     #[error("it is encrypted in a form of openssl's that is not read here, and not by every ssh-add")]
     Sealed,
@@ -65,6 +80,7 @@ pub fn private_key(bytes: &[u8]) -> Result<PrivateKey, NoKey> {
         _ if text.starts_with("PuTTY-User-Key-File-") => NoKey::Putty,
         _ if !text.starts_with("-----BEGIN ") || !text.contains("PRIVATE KEY-----") => NoKey::Other,
         _ if is_sealed_ed25519(text) => NoKey::Sealed,
+        _ if is_useless(text) => NoKey::Useless,
         _ if !text.starts_with("-----BEGIN OPENSSH ") => NoKey::Foreign,
         Error::AlgorithmUnknown | Error::AlgorithmUnsupported { .. } => NoKey::Foreign,
         error => NoKey::Broken(error),
@@ -91,6 +107,34 @@ fn is_sealed_ed25519(text: &str) -> bool {
         der_value(rest, 0x04).map(|(sealed, _)| sealed.len())
     };
     sealed().is_some_and(|bytes| bytes <= SEALED_ED25519_BYTES_MAX)
+}
+
+/// Whether the type of a key, as far as it is not encrypted, is one that `ssh-add` refuses, as secp256k1 and X25519 are.
+fn is_useless(text: &str) -> bool {
+    let of_pkcs8 = || {
+        let der = between(text, PKCS8_BEGIN, PKCS8_END)?;
+        let (info, _) = der_value(&der, 0x30)?;
+        let (_, rest) = der_value(info, 0x02)?;
+        let (kind, _) = der_value(rest, 0x30)?;
+        let (kind, rest) = der_value(kind, 0x06)?;
+        let curve = || der_value(rest, 0x06).is_some_and(|(curve, _)| !CURVES.contains(&curve));
+        Some(if kind == EC { curve() } else { kind != RSA && kind != ED25519 })
+    };
+    let of_sec1 = || {
+        let der = between(text, "-----BEGIN EC PRIVATE KEY-----", "-----END EC PRIVATE KEY-----")?;
+        let (key, _) = der_value(&der, 0x30)?;
+        let (_, rest) = der_value(key, 0x02)?;
+        let (_, rest) = der_value(rest, 0x04)?;
+        let (curve, _) = der_value(der_value(rest, 0xa0)?.0, 0x06)?;
+        Some(!CURVES.contains(&curve))
+    };
+    of_pkcs8().or_else(of_sec1).unwrap_or(false)
+}
+
+/// The bytes between two rows.
+fn between(text: &str, begin: &str, end: &str) -> Option<Vec<u8>> {
+    let (base64, _) = text.split_once(begin)?.1.split_once(end)?;
+    STANDARD.decode(base64.split_ascii_whitespace().collect::<String>()).ok()
 }
 
 /// The content of the DER value with this tag that the bytes begin with, and what follows it.
@@ -158,6 +202,32 @@ mod tests {
                 assert_eq!(private_key(other.as_bytes()).unwrap(), key, "{other:?}");
             }
         }
+        // `openssl genpkey -algorithm X25519`, and `openssl ecparam -genkey -name secp256k1 -noout` cut to its curve.
+        let x25519 = "MC4CAQAwBQYDK2VuBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC";
+        let sec1 = |curve: &[u8]| {
+            let der = [
+                &[
+                    0x30,
+                    0x09 + curve.len() as u8,
+                    0x02,
+                    0x01,
+                    0x01,
+                    0x04,
+                    0x00,
+                    0xa0,
+                    0x02 + curve.len() as u8,
+                    0x06,
+                    curve.len() as u8,
+                ],
+                curve,
+            ]
+            .concat();
+            format!("-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n", STANDARD.encode(der))
+        };
+        let read = |text: String| private_key(text.as_bytes()).unwrap_err();
+        assert_eq!(read(format!("{PKCS8_BEGIN}\n{x25519}\n{PKCS8_END}\n")), NoKey::Useless);
+        assert_eq!(read(sec1(&[0x2b, 0x81, 0x04, 0x00, 0x0a])), NoKey::Useless);
+        assert_eq!(read(sec1(CURVES[0])), NoKey::Foreign);
         let cut = unix.lines().take(2).collect::<String>();
         let rsa = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\n";
         for (text, why) in [
