@@ -123,8 +123,13 @@ fn a_refused_answer_is_seen_on_a_very_small_screen() {
         terminal.line("y");
         status_row(&terminal.screen()).starts_with("! PgDn").then_some(())
     });
-    // All that was typed has been read by then. On a larger one it is not so any more.
-    terminal.is_drawn_as_it_is();
+    // The last key takes the answer to those before it away, so all that was typed has been read by then.
+    terminal.keys(&["C-l"]);
+    let is_read = |screen: &str| status_row(screen).starts_with("  a request") && screen.trim_end().ends_with("\n?");
+    terminal.shows("that all is read", is_read);
+    // On a larger one it is not so any more.
+    terminal.line("y");
+    terminal.shows("the refusal again", |screen| status_row(screen).starts_with("! PgDn"));
     terminal.resize(80, 24);
     terminal.shows("the whole card", |screen| screen.contains("y: allow") && !status_row(screen).starts_with("! PgDn"));
 }
