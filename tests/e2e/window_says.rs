@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -109,6 +110,35 @@ fn ctrl_c_is_answered_where_there_is_nothing_to_interrupt() {
     terminal.shows("an answer", |screen| status_row(screen).contains("nothing is running; a prompt waits"));
     let reply = device.ok("interrupt", json!({"session": session}));
     assert_eq!(reply["ran"], false, "{reply}");
+}
+
+#[test]
+fn what_a_key_was_answered_with_gives_way_to_what_is() {
+    let mut scene = Scene::new();
+    let owner = scene.attached(100, 30);
+    let watching = Terminal::sized(&scene.relay.scratch, &format!("{} --role watch", scene.attach()), 100, 30);
+    let shows = |terminal: &Terminal, says: &str| {
+        terminal.shows(says, |screen| status_row(screen).trim_start().starts_with(says));
+    };
+    // Of a terminal in which nothing happens it is time alone that does it.
+    for terminal in [&owner, &watching] {
+        shows(terminal, "ready");
+        terminal.keys(&["C-c"]);
+        shows(terminal, "! nothing is running");
+    }
+    [&owner, &watching].into_iter().for_each(|terminal| shows(terminal, "ready"));
+    owner.keys(&["C-c"]);
+    shows(&owner, "! nothing is running");
+    let request = scene.ask("Bash", &json!({"command": "ls"}));
+    [&owner, &watching].into_iter().for_each(|terminal| shows(terminal, "a request waits"));
+    watching.keys(&["C-c"]);
+    shows(&watching, "! your role does not interrupt");
+    scene.decided(&request, json!({"decision": "deny"}));
+    [&owner, &watching].into_iter().for_each(|terminal| shows(terminal, "ready"));
+    owner.keys(&["C-c"]);
+    shows(&owner, "! nothing is running");
+    scene.relay.signal(Signal::KILL);
+    owner.shows("that it is gone", |screen| status_row(screen).contains("offline: connecting again"));
 }
 
 #[test]

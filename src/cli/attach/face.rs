@@ -13,6 +13,7 @@ use super::{
     entry::Change,
     model::Model,
     plain::{Printer, To},
+    said::About,
     script::{self, Doing, Script},
     window::Window,
 };
@@ -162,9 +163,9 @@ impl Face {
     }
 
     /// A line or a key was answered with this, which is to be seen where it was pressed.
-    pub(super) fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str, about: About) {
         if let Self::Window(window) = self {
-            window.say(text);
+            window.say(text, about);
         }
     }
 

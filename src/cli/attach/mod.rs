@@ -1,6 +1,6 @@
 //! `amp-relay attach`: a session on this terminal, or at the end of a pipe. What decides does no I/O: `model` (messages
 //! to entries, in the words of `words`), `ours` (which turns are ours), `cards` (what a line answers), `editor` (keys
-//! to lines), `script` (lines of a pipe). `window` and `face` show it, `shell` runs it.
+//! to lines), `script` (lines of a pipe), `said` (how long a remark stands). `window` and `face` show it, `shell` runs it.
 
 mod action;
 mod cards;
@@ -15,6 +15,7 @@ mod model;
 mod ours;
 mod people;
 mod plain;
+mod said;
 mod screen;
 mod script;
 mod shell;

@@ -118,6 +118,17 @@ impl Model {
         self.since
     }
 
+    /// What this device may do.
+    pub(super) fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// How many prompts run, and how many wait.
+    pub(super) fn prompts(&self) -> (usize, usize) {
+        let running = self.prompts.values().filter(|runs| **runs).count();
+        (running, self.prompts.len() - running)
+    }
+
     /// Its title.
     pub(super) fn title(&self) -> &str {
         &self.title

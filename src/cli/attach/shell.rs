@@ -27,6 +27,7 @@ use super::{
     model::{ERROR_CHARS, Model},
     ours::{Asks, Ours},
     people::Me,
+    said::About,
     theme::Theme,
     window::Window,
     words::{not_shown, unread},
@@ -455,7 +456,7 @@ impl Shell {
             None => self.refused |= error.re.is_some(),
         }
         let entry = self.model.error(error);
-        self.face.say(&entry.text);
+        self.face.say(&entry.text, About::of(&self.model, self.offline.is_some()));
         self.apply(vec![Change::Add(entry)]);
     }
 
@@ -593,7 +594,7 @@ impl Shell {
 
     /// What a line or a key is answered with: it is to be seen where that was typed, however small the screen is.
     fn say(&mut self, kind: Kind, text: &str) {
-        self.face.say(text);
+        self.face.say(text, About::of(&self.model, self.offline.is_some()));
         self.note(kind, text);
     }
 

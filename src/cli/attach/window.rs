@@ -19,6 +19,7 @@ use super::{
     editor::{self, Editor, Key, View},
     entry::Change,
     model::Model,
+    said::{About, Said},
     screen::{DrawnCard, Screen, Status},
     theme::Theme,
 };
@@ -46,8 +47,8 @@ pub(super) struct Window {
     editor: Editor,
     /// The card as it was drawn last.
     card: Option<DrawnCard>,
-    /// What the last line or key was answered with: it stands in the status row until the next key.
-    said: Option<String>,
+    /// What the last line or key was answered with: it stands in the status row until the next key, or until it gives way.
+    said: Option<Said>,
     /// Something changed since the last frame.
     stale: bool,
     drawn_ms: u64,
@@ -109,19 +110,31 @@ impl Window {
         now: Now,
         clock_ms: &mut dyn FnMut() -> u64,
     ) -> Result<(), String> {
+        self.give_way(model, offline, now);
         let due = self.stale || turns && now.mono_ms >= self.drawn_ms + SPIN_MS;
         if !due || !self.is_ours() || (self.drawn_ms > 0 && now.mono_ms < self.drawn_ms + FRAME_MS) {
             return Ok(());
         }
         let mut status = status(model, turns, offline, now, self.editor.is_empty());
-        status.said.clone_from(&self.said);
+        status.said = self.said.as_ref().map(|said| said.text().to_owned());
         let Self { terminal, screen, editor, card, .. } = self;
         let draw = |frame: &mut Frame<'_>, cards: &Cards| screen.draw(frame, cards, editor, &status);
         let drawn_ms = drawn(terminal, card, &mut model.cards, draw, clock_ms)
             .map_err(|error| format!("the terminal cannot be written: {error}"))?;
         self.stale = false;
         self.drawn_ms = drawn_ms.max(1);
+        if let Some(said) = &mut self.said {
+            said.drawn(drawn_ms);
+        }
         Ok(())
+    }
+
+    /// Takes back what was said, if its time is over.
+    fn give_way(&mut self, model: &Model, offline: Option<u64>, now: Now) {
+        let gives_way = |said: &mut Said| said.gives_way(&About::of(model, offline.is_some()), now.mono_ms);
+        if self.said.as_mut().is_some_and(gives_way) {
+            (self.stale, self.said) = (true, None);
+        }
     }
 
     pub(super) fn next_frame_ms(&self, turns: bool, now_ms: u64) -> Option<u64> {
@@ -133,13 +146,14 @@ impl Window {
         if self.stale {
             return Some((self.drawn_ms + FRAME_MS).max(now_ms));
         }
-        turns.then(|| self.drawn_ms + SPIN_MS)
+        let turning = turns.then(|| self.drawn_ms + SPIN_MS);
+        [turning, self.said.as_ref().and_then(Said::until_ms)].into_iter().flatten().min()
     }
 
     /// A line or a key was answered with this.
-    pub(super) fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str, about: About) {
         self.stale = true;
-        self.said = Some(clean_line(text, SAID_CHARS));
+        self.said = Some(Said::new(clean_line(text, SAID_CHARS), about));
     }
 
     pub(super) fn key(&mut self, key: Key, at_ms: u64, busy: bool) -> Option<Action> {
