@@ -134,11 +134,15 @@ fn a_session_answers_a_request() {
 fn what_a_key_sends_itself_is_handed_over_only_to_another_connection() {
     let stage = Stage::new("agent");
     let alice = stage.did("alice");
-    let said = stage.run("alice", &["send", &alice, "lost"]).refused();
-    assert!(said.contains("nothing was delivered") && said.contains("amp-relay listen"), "{said}");
+    for verb in ["send", "request"] {
+        let said = stage.run("alice", &[verb, &alice, "lost"]).refused();
+        assert!(said.contains("nothing was delivered") && said.contains("amp-relay listen"), "{verb}: {said}");
+    }
     let (_listener, out) = stage.listen("alice", &["--json"]);
     stage.run("alice", &["send", &alice, "not lost"]).ok();
     assert!(next(&out).contains("not lost"));
+    let pong = stage.run("alice", &["request", &alice, "--json", r#"{"action": "ping"}"#]).ok();
+    assert!(pong.contains("pong"), "{pong}");
 }
 
 #[test]

@@ -27,8 +27,10 @@ use super::{
 };
 use crate::{
     base::text::BYTE_ORDER_MARK,
-    client::amp::{Code, ErrorAnswer, Message, SignedBy, Unacceptable, base64url, did_base, json_of_body},
-    wire::sign_in::key_of_did,
+    client::amp::{
+        Code, Connection, ErrorAnswer, Message, SignedBy, Unacceptable, base64url, body_of_json, did_base, json_of_body,
+    },
+    wire::{cbor, sign_in::key_of_did},
 };
 
 /// Most bytes of a message's text that are read from standard input.
@@ -55,6 +57,27 @@ fn address<'a>(text: &'a str, relay: &'a str) -> Result<&'a str, String> {
          agents` lists those that are here, `amp-relay listen` prints its own, `amp-relay keys did FILE.pub` that of a key",
         ticked(text)
     ))
+}
+
+/// Refuses our own DID as the receiver where this connection is the only one under it: the relay would hand the message to
+/// that. The relay has so long to say so.
+fn check_is_not_alone(agent: &mut Connection, to: &str, timeout: Duration) -> Result<(), String> {
+    if did_base(to) != agent.did() {
+        return Ok(());
+    }
+    let asked = body_of_json(&json!({"action": "agents"})).map_err(|error| error.to_string())?;
+    let relay = agent.relay().to_owned();
+    let answer = agent.request(&relay, &asked, timeout).map_err(|error| out::foreign("", &error.to_string()))?;
+    let agents = json_of_body(answer.body.as_deref().unwrap_or(cbor::NULL));
+    let ours = |one: &&Value| one["did"].as_str() == Some(agent.did());
+    let connections =
+        agents["agents"].as_array().and_then(|all| all.iter().find(ours)).and_then(|one| one["connections"].as_u64());
+    if connections.is_some_and(|connections| connections > 1) {
+        return Ok(());
+    }
+    let why = "this is the DID of the key that sends, and nobody else is connected under it: nothing was delivered; \
+               `amp-relay listen` in another terminal receives for it";
+    Err(why.into())
 }
 
 /// A time span of up to 30 days.

@@ -14,7 +14,7 @@ use rustix::{
 use serde_json::{Value, json};
 
 use super::{
-    RELAY, Told, Whom, address,
+    RELAY, Told, Whom, address, check_is_not_alone,
     exchange::{Exchange, Say},
     given, given_json, millis, passed_over,
     questions::{Questions, Typed},
@@ -32,6 +32,8 @@ use crate::{
 /// To the first sign of life, where nothing else is said.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// For bytes that are there to become a message.
+/// To the relay's word on who is here.
+const HERE_TIMEOUT: Duration = Duration::from_secs(10);
 const ARRIVING: Duration = Duration::from_millis(50);
 
 /// Asks, and prints the answer. The relay itself knows ping, echo, time and agents; an agent or a session is asked in
@@ -89,6 +91,8 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
     let answer = asked?;
     if io::stdout().is_terminal() {
         // It stands behind a margin, where no line of it can pass for a question of ours.
+    let wait = args.timeout.unwrap_or(TIMEOUT_DEFAULT);
+    check_is_not_alone(&mut agent, &to, wait.min(HERE_TIMEOUT))?;
         let margin: Vec<String> = answer.lines().map(|line| format!("  {line}")).collect();
         out::line(&out::folded(&margin.join("\n"), io::stdout()))?;
     } else {

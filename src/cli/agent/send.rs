@@ -6,15 +6,17 @@ use std::{
 };
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{ACTIONS, RELAY, Whom, address, explained, given, given_json, millis, passed_over, span};
+use super::{
+    ACTIONS, RELAY, Whom, address, check_is_not_alone, explained, given, given_json, millis, passed_over, span,
+};
 use crate::{
     cli::{
         out,
         reach::{ReachArgs, reach_as_agent},
     },
-    client::amp::{Code, Connection, Draft, Id, Received, Type, body_of_json, did_base, json_of_body},
+    client::amp::{Code, Connection, Draft, Id, Received, Type, body_of_json, did_base},
     wire::cbor,
 };
 
@@ -69,30 +71,13 @@ pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
     if did_base(&to) == relay {
         return Err(relay_is_asked());
     }
-    if did_base(&to) == agent.did() && is_alone(&mut agent, &relay)? {
-        return Err(
-            "this is the DID of the key that sends, and nobody else is connected under it: nothing was delivered; \
-                    `amp-relay listen` in another terminal receives for it"
-                .into(),
-        );
-    }
+    check_is_not_alone(&mut agent, &to, PONG_TIMEOUT)?;
     let draft = Draft { ttl_ms: millis(args.ttl), ..Draft::new(&to, Type::MESSAGE, &body) };
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
     let outcome = wait(&mut agent, &to, &relay, id);
     agent.sender().close();
     out::line(&outcome?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether this connection is the only one under its DID: the relay would hand the message to it.
-fn is_alone(agent: &mut Connection, relay: &str) -> Result<bool, String> {
-    let asked = body_of_json(&json!({"action": "agents"})).map_err(|error| error.to_string())?;
-    let answer = agent.request(relay, &asked, PONG_TIMEOUT).map_err(|error| out::foreign("", &error.to_string()))?;
-    let agents = json_of_body(answer.body.as_deref().unwrap_or(cbor::NULL));
-    let ours = |one: &&Value| one["did"].as_str() == Some(agent.did());
-    let connections =
-        agents["agents"].as_array().and_then(|all| all.iter().find(ours)).and_then(|one| one["connections"].as_u64());
-    Ok(connections.is_none_or(|connections| connections <= 1))
 }
 
 /// What to do instead of sending the relay a message.
