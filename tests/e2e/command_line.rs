@@ -595,6 +595,16 @@ fn f_no_code_of_the_protocol_reaches_a_person() {
 }
 
 #[test]
+fn what_can_stand_in_the_place_of_a_text_is_said_where_both_are_missing() {
+    for (verb, text) in [("send", "TEXT"), ("request", "ACTION|TEXT")] {
+        let ran = Scratch::new().run([verb, "relay"]);
+        assert_eq!(ran.status.code(), Some(2), "{ran:?}");
+        assert!(ran.err.contains(&format!("<{text}|--json <BODY>>")), "{}", ran.err);
+        assert!(ran.err.contains(&format!("Usage: amp-relay {verb} [OPTIONS] <DID> <{text}>\n")), "{}", ran.err);
+    }
+}
+
+#[test]
 fn no_two_keys_are_added_under_one_name() {
     let scratch = Scratch::new();
     let keys = scratch.home().join("keys").display().to_string();

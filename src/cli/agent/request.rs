@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -42,16 +42,20 @@ const ARRIVING: Duration = Duration::from_millis(50);
 /// else may take to answer.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
+#[command(override_usage = "amp-relay request [OPTIONS] <DID> <ACTION|TEXT>
+       amp-relay request [OPTIONS] <DID> [ACTION|TEXT] --json <BODY>")]
+#[command(group = ArgGroup::new("body").args(["text", "json"]).required(true).multiple(true))]
   amp-relay request relay agents                     who is here
   amp-relay request relay echo --json '{\"n\": 1}'
   amp-relay request did:key:z6Mk... \"what changed today?\"
-  amp-relay request did:key:z6Mk... --json '{\"action\": \"ping\"}'")]
+  amp-relay request did:key:z6Mk... --json '{\"action\": \"ping\"}'
+      for an agent like `amp-relay listen`; a session takes prompts alone")]
 pub(in crate::cli) struct RequestArgs {
     /// Whom to ask: a DID, or `relay`
     #[arg(value_name = "DID")]
     to: String,
     /// For the relay an action, for others a prompt; - for standard input
-    #[arg(value_name = "ACTION|TEXT", required_unless_present = "json")]
+    #[arg(value_name = "ACTION|TEXT")]
     text: Option<String>,
     /// A JSON value (- for standard input) to send as the body; with ACTION or TEXT an object, to which that is added
     #[arg(long, value_name = "BODY")]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::Value;
 
 use super::{
@@ -28,6 +28,9 @@ const GRACE: Duration = Duration::from_millis(250);
 /// Sends a MESSAGE. The relay is silent about one that it has handed to a connection of the recipient, and answers one
 /// that it could not hand over with an error; it keeps nothing for later yet.
 #[derive(Args, Clone, Debug)]
+#[command(override_usage = "amp-relay send [OPTIONS] <DID> <TEXT>
+       amp-relay send [OPTIONS] <DID> --json <BODY>")]
+#[command(group = ArgGroup::new("body").args(["text", "json"]).required(true))]
 #[command(after_help = "Examples:
   amp-relay send did:key:z6Mk... \"the build is green\"
   git log -1 | amp-relay send did:key:z6Mk... -
@@ -37,7 +40,6 @@ pub(in crate::cli) struct SendArgs {
     #[arg(value_name = "DID")]
     to: String,
     /// The text, or - for standard input
-    #[arg(required_unless_present = "json", conflicts_with = "json")]
     text: Option<String>,
     /// A JSON value (- for standard input) to send as the body instead of a text
     #[arg(long, value_name = "BODY")]
