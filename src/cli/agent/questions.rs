@@ -57,7 +57,11 @@ impl Question {
         if self.takes("allow") {
             if self.in_full { "[yes/n]" } else { "[y/n]" }
         } else if self.takes("answer") {
-            if self.wants == Some(1) { "[answer, or n]" } else { "[answer; answer, or n]" }
+            match self.wants {
+                Some(1) => "[answer, or n]",
+                Some(_) => "[all answers in one line with ; between them, or n]",
+                None => "[answer, or all answers in one line with ; between them, or n]",
+            }
         } else {
             "[n]"
         }

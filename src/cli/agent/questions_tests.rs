@@ -64,6 +64,9 @@ fn one_answer_may_hold_a_semicolon_and_several_are_counted() {
     let one = question("?", &["answer", "deny"], false, Some(1));
     assert_eq!((one.keys(), one.answer("red; not blue\n")), ("[answer, or n]", allow(&["red; not blue"])));
     let two = question("?", &["answer", "deny"], false, Some(2));
+    for several in [&two, &question("?", &["answer", "deny"], false, None)] {
+        assert!(several.keys().contains("all answers in one line with ; between them"), "{}", several.keys());
+    }
     assert_eq!(two.answer("1; 2,3"), allow(&["1", "2,3"]));
     for wrong in ["1", "1;2;3"] {
         assert!(matches!(two.answer(wrong), Answer::Wanted(why) if why.contains("for each question")), "{wrong}");
