@@ -288,7 +288,10 @@ fn two_questions() -> (Scene, Terminal) {
     let alice = Key::new("alice");
     let mut scene = Scene::of(Relay::options(&[]), &alice.line("amp-role=\"approve\""));
     let ask = |id, command: &str| asks(id, "Bash", &json!({"command": command}).to_string(), &json!({}));
-    scene.standin.does("two", &[ask("first", "rm -rf ~"), ask("second", "ls"), "@wait".into(), "@wait".into()]);
+    scene.standin.does(
+        "two",
+        &[ask("first", "rm -rf ~"), ask("second", "ls"), "@wait".into(), "@wait".into(), "@until go".into()],
+    );
     let file = scene.relay.scratch.root().join("alice");
     alice.write(&file);
     let list = scene.laptop.ok("list", json!({}));
@@ -340,6 +343,24 @@ fn a_question_that_was_decided_elsewhere_leaves_the_next_one_to_be_answered() {
     });
     assert_eq!(scene.standin.answer("second")["response"]["behavior"], "deny");
     assert_eq!(terminal.screen().matches("│ rm -rf ~").count(), 1, "it is not put again");
+}
+
+#[test]
+fn what_is_typed_is_answered_whether_something_is_asked_or_not() {
+    let (scene, terminal) = two_questions();
+    let is_next = |screen: &str| screen.contains("│ ls") && screen.trim_end().ends_with("[y/n]");
+    types(&terminal, &["n not that", "Enter"], is_next);
+    assert!(terminal.screen().contains("[y/n] n not that\nanswered: deny: not that\n"), "{}", terminal.screen());
+    types(&terminal, &["y", "Enter"], |screen| screen.contains("[y/n] y\nanswered: allow\n"));
+    // The turn goes on, and nothing is heard of it.
+    scene.standin.answer("second");
+    terminal.line("n wait");
+    terminal
+        .shows("that it went nowhere", |screen| screen.contains("nothing is asked now: what you typed was not sent"));
+    // The end of the input is none of the request.
+    terminal.keys(&["C-d"]);
+    scene.standin.write("go", "");
+    terminal.shows("the end", |screen| screen.contains("ended with 0"));
 }
 
 /// A session that asks about this command, and `amp-relay request` in a terminal of this size.

@@ -25,15 +25,16 @@ use crate::{
     cli::{
         out,
         reach::{ReachArgs, reach_as_agent},
+        tty,
     },
     client::amp::{Connection, Draft, Message, Received, Type, body_of_json, did_base},
 };
 
 /// To the first sign of life, where nothing else is said.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// For bytes that are there to become a message.
 /// To the relay's word on who is here.
 const HERE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For bytes that are there to become a message.
 const ARRIVING: Duration = Duration::from_millis(50);
 
 /// Asks, and prints the answer. The relay itself knows ping, echo, time and agents; an agent or a session is asked in
@@ -41,10 +42,10 @@ const ARRIVING: Duration = Duration::from_millis(50);
 /// than that part by part; elsewhere a question ends the program with an error, unless --timeout says how long somebody
 /// else may take to answer.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:
 #[command(override_usage = "amp-relay request [OPTIONS] <DID> <ACTION|TEXT>
        amp-relay request [OPTIONS] <DID> [ACTION|TEXT] --json <BODY>")]
 #[command(group = ArgGroup::new("body").args(["text", "json"]).required(true).multiple(true))]
+#[command(after_help = "Examples:
   amp-relay request relay agents                     who is here
   amp-relay request relay echo --json '{\"n\": 1}'
   amp-relay request did:key:z6Mk... \"what changed today?\"
@@ -90,13 +91,13 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
     let key = if whom == Whom::Relay { "action" } else { "prompt" };
     let body = body(key, text, json)?;
     let body = body_of_json(&body).map_err(|error| format!("this cannot be sent: {error}"))?;
+    let wait = args.timeout.unwrap_or(TIMEOUT_DEFAULT);
+    check_is_not_alone(&mut agent, &to, wait.min(HERE_TIMEOUT))?;
     let asked = ask(&mut agent, (&to, whom), &body, args.timeout);
     agent.sender().close();
     let answer = asked?;
     if io::stdout().is_terminal() {
         // It stands behind a margin, where no line of it can pass for a question of ours.
-    let wait = args.timeout.unwrap_or(TIMEOUT_DEFAULT);
-    check_is_not_alone(&mut agent, &to, wait.min(HERE_TIMEOUT))?;
         let margin: Vec<String> = answer.lines().map(|line| format!("  {line}")).collect();
         out::line(&out::folded(&margin.join("\n"), io::stdout()))?;
     } else {
@@ -152,15 +153,19 @@ fn wait_for_answer(
     let until = Instant::now() + wait;
     // The socket does not show what was read from it already.
     let mut drained = false;
+    // Once something was asked, a line may be typed late; before that it is the shell's.
+    let (mut was_asked, mut is_ended) = (false, false);
     loop {
         let deadline = (is_said || !exchange.begun).then_some(until);
-        let asking = screen.filter(|_| exchange.questions.is_any());
+        was_asked |= exchange.questions.is_any();
+        let is_late = was_asked && !is_ended && tty::is_in_front();
+        let asking = screen.filter(|_| exchange.questions.is_any() || is_late);
         tell_kept(&mut exchange.questions);
         if let Some(screen) = asking {
             put(screen, &mut exchange.questions);
             match if drained { wait_for_both(agent, &mut exchange.questions, deadline)? } else { Ready::Relay } {
                 Ready::Line => {
-                    decide(agent, screen, &mut exchange.questions)?;
+                    is_ended = !decide(agent, screen, &mut exchange.questions)?;
                     continue;
                 }
                 Ready::Neither => continue,
@@ -304,34 +309,69 @@ fn put(screen: &Screen, questions: &mut Questions) {
     }
 }
 
-/// Reads a line that is there, and sends what it decides about the question that it stands under.
-fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions) -> Result<(), String> {
+/// Reads a line that is there, and sends what it decides about the question that it stands under. False: the input has
+/// ended.
+fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions) -> Result<bool, String> {
     let mut line = String::new();
     let read = io::stdin().read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
+    if read == 0 && !questions.is_any() {
+        return Ok(false);
+    }
     if read == 0 {
         out::note(&format_args!("\nnot answered here; {ELSEWHERE}"));
         questions.passed_over();
-        return Ok(());
+        return Ok(false);
+    }
+    if !questions.is_any() {
+        if !line.trim().is_empty() {
+            out::note(&"nothing is asked now: what you typed was not sent");
+        }
+        return Ok(true);
     }
     if screen.was_stopped() {
         questions.lost();
     }
     match questions.typed(&line, screen.same_size()) {
         Typed::Answer(question, body) => {
+            let said = told(&body);
             let body = body_of_json(&body).map_err(|error| error.to_string())?;
             let draft = Draft::answering(&question.asking, Type::RESPONSE, &body);
             let id = agent.send(&draft).map_err(|error| error.to_string())?;
             questions.sent(id, *question);
+            // Of the answer nothing else is heard until all is done.
+            out::note(&format_args!("answered: {said}"));
         }
         Typed::Not(why) => out::note(&why),
         Typed::Next | Typed::Nothing => {}
     }
-    Ok(())
+    Ok(true)
+}
+
+/// An answer, as it is said that it was sent.
+fn told(body: &Value) -> String {
+    let texts = |all: &Vec<Value>| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ");
+    match (body["answers"].as_array(), body["message"].as_str()) {
+        (Some(answers), _) => texts(answers),
+        (None, Some(reason)) => format!("deny: {reason}"),
+        (None, None) => body["decision"].as_str().unwrap_or_default().to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_told_as_it_was_sent() {
+        for (body, said) in [
+            (json!({"decision": "allow"}), "allow"),
+            (json!({"decision": "deny"}), "deny"),
+            (json!({"decision": "deny", "message": "use rg"}), "deny: use rg"),
+            (json!({"decision": "allow", "answers": ["2", "any text"]}), "2; any text"),
+        ] {
+            assert_eq!(told(&body), said);
+        }
+    }
 
     #[test]
     fn words_and_json_become_one_body() {
