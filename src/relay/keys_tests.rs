@@ -73,6 +73,14 @@ fn what_is_not_implemented_is_refused_with_its_reason() {
 }
 
 #[test]
+fn options_end_at_the_first_blank_outside_of_quotes() {
+    for (line, end) in [(r#"a="b \" c" k"#, 10), (r"a\ b", 2), ("a,b k", 3), ("a=\"b\tc\"\tk", 7)] {
+        assert_eq!(options_end(line), Ok(end), "{line}");
+    }
+    assert!(options_end(r#"a="b\" k"#).is_err_and(|why| why.contains("not closed")));
+}
+
+#[test]
 fn a_file_of_the_largest_size_is_read() {
     let key = public(1);
     let text = format!("{key}\n{}", "#".repeat(KEYS_FILE_BYTES_MAX - key.len() - 1));
