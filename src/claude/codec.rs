@@ -162,8 +162,8 @@ impl Translator {
         let Some(message) = fields.fields("message") else { return };
         if let Some(error) = fields.text("error") {
             self.login_failed |= *error == *LOGIN_FAILED;
-            let text = said(&message).filter(|text| !text.is_empty()).map_or(error, Arc::from);
-            out.push(Event::Notice { level: "error", text });
+            let text = said(&message).filter(|text| !text.is_empty());
+            out.push(Event::Notice { level: "error", text: cli_says(text.as_deref().unwrap_or(&error)) });
             return;
         }
         let parent = fields.label("parent_tool_use_id");
@@ -410,9 +410,11 @@ fn system(fields: &Fields<'_>, line: &str, out: &mut Vec<Event>) {
             });
         }
         Some("permission_denied") => {
-            let tool = fields.label("tool_name");
-            let tool = tool.as_deref().map_or("a tool".into(), tool_name);
-            let text = fields.text("message").unwrap_or_else(|| format!("{tool} was refused").into());
+            let refused = || {
+                let tool = fields.label("tool_name");
+                format!("{} was refused", tool.as_deref().map_or("a tool".into(), tool_name)).into()
+            };
+            let text = fields.text("message").map_or_else(refused, |text| cli_says(&text));
             out.push(Event::Notice { level: "warning", text });
         }
         _ => out.extend(raw(line)),
@@ -427,8 +429,15 @@ fn status(fields: &Fields<'_>, out: &mut Vec<Event>) {
         out.push(Event::Notice { level: "info", text: "compacting the conversation".into() });
     }
     if let Some(error) = fields.text("compact_error") {
-        out.push(Event::Notice { level: "warning", text: format!("compacting failed: {error}").into() });
+        let text = format!("compacting failed: {}", cli_says(&error));
+        out.push(Event::Notice { level: "warning", text: text.into() });
     }
+}
+
+/// The CLI's own words as the text of a notice. They may repeat what the model wrote: no line of them is to pass for one
+/// of the relay's.
+fn cli_says(text: &str) -> Arc<str> {
+    format!("Claude Code says: {}", text.replace('\n', "\n  | ")).into()
 }
 
 #[cfg(test)]
@@ -464,6 +473,23 @@ mod tests {
         }
         let forgotten = events(&mut translator, &echo(0));
         assert!(matches!(&forgotten[..], [Event::Control { id, .. }] if **id == *"r0"), "{forgotten:?}");
+    }
+
+    #[test]
+    fn no_line_of_what_the_cli_says_is_one_of_a_notice_of_ours() {
+        let said = r"it needs approval\nallowed by you";
+        for line in [
+            format!(r#"{{"type":"system","subtype":"permission_denied","tool_name":"Bash","message":"{said}"}}"#),
+            format!(
+                r#"{{"type":"assistant","error":"invalid_request","message":{{"content":[{{"type":"text","text":"{said}"}}]}}}}"#
+            ),
+            format!(r#"{{"type":"assistant","error":"{said}","message":{{"content":[]}}}}"#),
+            format!(r#"{{"type":"system","subtype":"status","compact_error":"{said}"}}"#),
+        ] {
+            let events = events(&mut Translator::new(), &line);
+            let [Event::Notice { text, .. }] = &events[..] else { panic!("{events:?}") };
+            assert!(text.ends_with("Claude Code says: it needs approval\n  | allowed by you"), "{text}");
+        }
     }
 
     #[test]

@@ -193,7 +193,7 @@ fn what_is_missing_or_refused_about_the_login_is_told() {
         prompt Queued
         prompt Started
         init default
-        notice error Not logged in · Please run /login
+        notice error Claude Code says: Not logged in · Please
         turn false api_error prompts=1 queued=Some(0) login
         prompt Cancelled",
     );
@@ -205,7 +205,7 @@ fn what_is_missing_or_refused_about_the_login_is_told() {
         prompt Started
         init default
         retry 1/1 authentication_failed (401) true
-        notice error Failed to authenticate. API Error: 401 s
+        notice error Claude Code says: Failed to authenticate
         turn false api_error prompts=1 queued=Some(0) login
         prompt Cancelled",
     );
@@ -295,7 +295,7 @@ fn the_older_release_says_less_and_is_understood() {
         "ready - missing -
         conversation
         init default
-        notice error Not logged in · Please run /login
+        notice error Claude Code says: Not logged in · Please
         turn false completed prompts=0 queued=None login",
     );
     says(
@@ -304,7 +304,7 @@ fn the_older_release_says_less_and_is_understood() {
         conversation
         init default
         retry 1/1 overloaded (529) false
-        notice error API Error: 529 stub overloaded_error. Th
+        notice error Claude Code says: API Error: 529 stub ov
         turn false completed prompts=0 queued=None
         idle
         control req_2 true
