@@ -425,7 +425,7 @@ pub(super) fn is_same(one: &Path, other: &Path) -> bool {
 pub(super) fn keys_of_next(data: &Path) -> Result<PathBuf, String> {
     match configured_path("keys")? {
         (_, Some(why)) => Err(why),
-        (path, None) => Ok(path.unwrap_or_else(|| data.join("authorized_keys"))),
+        (path, None) => Ok(path.unwrap_or_else(|| data.join(DataFolder::KEYS_FILE))),
     }
 }
 

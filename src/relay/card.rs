@@ -164,7 +164,7 @@ impl Card {
         }
         // What a field says already is not said again.
         let is_field = |line: &str| input.as_object().is_some_and(|fields| fields.values().any(|value| value == line));
-        for line in about.lines().filter(|line| !line.trim().is_empty() && *line != tool && !is_field(line)) {
+        for line in about.split('\n').filter(|line| !line.is_empty() && *line != tool && !is_field(line)) {
             card.lines.push(Line::new(Kind::About, line));
         }
         if card.lines.iter().any(|line| line.text.chars().chain(line.name.chars()).any(runs_to_the_left)) {

@@ -107,6 +107,9 @@ pub struct DataFolder {
 }
 
 impl DataFolder {
+    /// Name of the keys file in it, unless another one is named.
+    pub const KEYS_FILE: &str = "authorized_keys";
+
     /// Makes the folder if it is not there (0700) and takes its lock.
     ///
     /// # Errors
@@ -150,11 +153,14 @@ impl DataFolder {
         if mode & 0o1000 != 0 {
             return Err(DataError::Shared(path.to_owned()));
         }
-        let mut entries = fs::read_dir(path).map_err(io_error(path, "cannot be read as a folder"))?;
+        let entries = fs::read_dir(path).map_err(io_error(path, "cannot be read as a folder"))?;
         if mode & 0o077 == 0 {
             return Ok(false);
         }
-        match entries.next() {
+        // `keys add` may have been there before the first relay.
+        let mut others =
+            entries.filter(|entry| entry.as_ref().map_or(true, |entry| entry.file_name() != Self::KEYS_FILE));
+        match others.next() {
             Some(_) if !Self::is_one(path) => Err(DataError::Foreign(path.to_owned())),
             _ => Ok(true),
         }
@@ -365,10 +371,20 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_in_which_a_keys_file_was_made_before_the_first_relay_is_one_for_it() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).expect("open to others");
+        fs::write(scratch.path().join(DataFolder::KEYS_FILE), "").expect("written");
+        assert!(matches!(DataFolder::usable(scratch.path()), Ok(true)));
+        fs::write(scratch.path().join("other"), "").expect("written");
+        assert!(matches!(DataFolder::usable(scratch.path()), Err(DataError::Foreign(_))));
+    }
+
+    #[test]
     fn a_keys_file_that_is_there_is_left_alone() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let folder = DataFolder::open(scratch.path()).expect("a folder");
-        let path = scratch.path().join("authorized_keys");
+        let path = scratch.path().join(DataFolder::KEYS_FILE);
         assert!(folder.ensure_keys_file(&path, &["one".into()]).expect("made"));
         assert!(!folder.ensure_keys_file(&path, &["two".into()]).expect("left"));
         assert!(fs::read_to_string(&path).expect("read").ends_with("\none\n"));

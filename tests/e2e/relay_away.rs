@@ -9,7 +9,7 @@ use crate::support::{
     self,
     proxy::Proxy,
     relay::{PROGRAM, lines},
-    standin::Scene,
+    standin::{Scene, says},
     terminal::{Terminal, flat},
     until,
 };
@@ -63,6 +63,33 @@ fn decided_without_a_prompt(scene: &mut Scene, request: &Value) {
     scene.laptop.sync();
     let prompts = scene.laptop.events_of(&session, "prompt");
     assert!(prompts.iter().all(|prompt| prompt["text"] != "n because"), "{prompts:?}");
+}
+
+#[test]
+fn an_interrupt_while_the_relay_is_away_interrupts_nothing_later() {
+    let mut scene = Scene::new();
+    scene.standin.does("work", &["@until go".into()]);
+    scene.standin.does("next", &[says("m", "done")]);
+    let wire = Proxy::to(scene.tcp());
+    let terminal = attached_through(&scene, wire.address);
+    let session = scene.session.clone();
+    terminal.line("work");
+    scene
+        .laptop
+        .event(&session, "that it runs", |event| event["kind"] == "prompt_state" && event["state"] == "running");
+    wire.goes_away();
+    terminal.shows("that it is away", |screen| screen.contains("connecting again"));
+    terminal.keys(&["C-c"]);
+    terminal.shows("why not", |screen| flat(screen).contains("so nothing can be interrupted"));
+    wire.comes_back();
+    terminal.shows("that it is back", |screen| screen.contains("connected again"));
+    // What it had kept would be sent before this.
+    terminal.line("next");
+    scene.laptop.event(&session, "the next prompt", |event| event["kind"] == "prompt" && event["text"] == "next");
+    scene.standin.write("go", "");
+    scene.laptop.event(&session, "its answer", |event| event["kind"] == "text" && event["text"] == "done");
+    let interrupts = scene.standin.received().into_iter().filter(|line| line["request"]["subtype"] == "interrupt");
+    assert_eq!(interrupts.count(), 0);
 }
 
 #[test]

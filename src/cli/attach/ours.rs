@@ -197,4 +197,19 @@ mod tests {
         ours.attached(&of("theirs"));
         assert!(!ours.runs());
     }
+
+    #[test]
+    fn what_was_asked_during_a_break_is_asked_by_the_turn_that_runs() {
+        for (runs, asks) in [("mine", Asks::Us), ("theirs", Asks::Others)] {
+            let mut ours = Ours::new("key", "terminal");
+            ours.sent();
+            taken(&mut ours, "mine");
+            let snapshot = json!({
+                "queue": [{"prompt": runs, "state": "running"}],
+                "permissions": [{"request": "r", "tool": "Bash", "input": {"command": "ls"}}],
+            });
+            ours.attached(&Snapshot::read(&snapshot).expect("a snapshot"));
+            assert_eq!(ours.asks("r"), asks, "{runs}");
+        }
+    }
 }

@@ -268,7 +268,7 @@ fn all(args: &RelayArgs, matches: &ArgMatches, world: &World) -> Result<Settings
         None => Sourced { value: world.data()?, origin: Origin::Default },
     };
     let keys = layers.path("keys", args.keys.as_deref(), world)?;
-    let keys = keys.unwrap_or(Sourced { value: data.value.join("authorized_keys"), origin: Origin::Default });
+    let keys = keys.unwrap_or(Sourced { value: data.value.join(DataFolder::KEYS_FILE), origin: Origin::Default });
     let claude = match layers.path("claude", args.claude.as_deref(), world)? {
         Some(Sourced { value, origin }) => Sourced { value: Some(value), origin },
         None => Sourced { value: None, origin: Origin::Default },

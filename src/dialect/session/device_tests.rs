@@ -74,10 +74,15 @@ impl Worker {
         }
     }
 
-    /// A connection that has its challenge.
+    /// A connection over TCP that has its challenge.
     fn opens(&mut self, slot: u32) -> ConnToken {
+        self.opens_on(slot, false)
+    }
+
+    /// The same on the Unix socket, or not.
+    fn opens_on(&mut self, slot: u32, is_local: bool) -> ConnToken {
         let peer = ConnToken::new(0, slot, 1);
-        let arrival = Arrival { peer, is_local: false, now: self.net.now };
+        let arrival = Arrival { peer, is_local, now: self.net.now };
         let Ok(Parsed::Complete { head, .. }) = parse(UPGRADE.as_bytes()) else { panic!("a request") };
         let Self { devices, delivery, .. } = self;
         let upgrade = <Box<Device> as Dialect<Connections>>::request(&head, arrival, devices, delivery);
@@ -101,6 +106,13 @@ impl Worker {
 
     /// Its sign-in is on its way to be checked.
     fn signs_in(&mut self, peer: ConnToken) {
+        self.wants_in(peer);
+        let asked = self.delivery.lanes.next_job();
+        assert!(matches!(&asked, Some((Lane::Strangers, Job::SignIn(job))) if job.peer == peer), "{asked:?}");
+    }
+
+    /// Its sign-in waits to be checked.
+    fn wants_in(&mut self, peer: ConnToken) {
         let challenge = self.net.conn(peer).sent.last().expect("a challenge");
         let challenge: serde_json::Value = serde_json::from_slice(challenge).expect("JSON");
         let sign_in = serde_json::json!({
@@ -108,8 +120,6 @@ impl Worker {
             "authority": "localhost:1", "binding": "none", "device": {"name": "d", "kind": "test"}, "signature": "s",
         });
         self.sends(peer, &sign_in);
-        let asked = self.delivery.lanes.next_job();
-        assert!(matches!(&asked, Some((Lane::Strangers, Job::SignIn(job))) if job.peer == peer), "{asked:?}");
     }
 
     fn is_admitted(&mut self, peer: ConnToken) {
@@ -228,4 +238,15 @@ fn a_device_that_has_asked_for_much_is_not_read_until_half_of_it_is_taken() {
         worker.delivery.asked(peer, &mut worker.net);
     }
     assert!(!worker.net.conn(peer).is_paused);
+}
+
+#[test]
+fn a_sign_in_on_the_unix_socket_does_not_wait_for_those_of_strangers() {
+    let mut worker = Worker::new();
+    let strangers: Vec<_> = (1..=20).map(|slot| worker.opens(slot)).collect();
+    strangers.into_iter().for_each(|peer| worker.wants_in(peer));
+    let local = worker.opens_on(30, true);
+    worker.wants_in(local);
+    let first = worker.delivery.lanes.next_job();
+    assert!(matches!(&first, Some((Lane::Local, Job::SignIn(job))) if job.peer == local), "{first:?}");
 }

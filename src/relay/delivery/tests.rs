@@ -83,10 +83,15 @@ impl Worker {
         result
     }
 
-    /// A connection that was upgraded.
+    /// A connection over TCP that was upgraded.
     fn opens(&mut self, slot: u32) -> ConnToken {
+        self.opens_on(slot, false)
+    }
+
+    /// The same on the Unix socket, or not.
+    fn opens_on(&mut self, slot: u32, is_local: bool) -> ConnToken {
         let token = ConnToken::new(self.net.worker(), slot, 1);
-        self.net.open(token).agent = Some(Agent::new(token, false, self.net.now));
+        self.net.open(token).agent = Some(Agent::new(token, is_local, self.net.now));
         self.as_current(token, |delivery, agent, net| delivery.opened(agent, net));
         token
     }
@@ -97,11 +102,16 @@ impl Worker {
 
     /// Its HELLO is on its way to be checked.
     fn greets(&mut self, token: ConnToken, key: &Key) {
+        self.wants_in(token, key);
+        let job = self.delivery.lanes.next_job();
+        assert!(matches!(&job, Some((Lane::Strangers, Job::Hello(job))) if job.peer == token), "{job:?}");
+    }
+
+    /// Its HELLO waits to be checked.
+    fn wants_in(&mut self, token: ConnToken, key: &Key) {
         let mut hello = Vec::new();
         body::Hello { versions: &["1.0"], ..body::Hello::default() }.write(&mut hello);
         self.says(token, &key.message(Type::HELLO, &[RELAY], &hello));
-        let job = self.delivery.lanes.next_job();
-        assert!(matches!(&job, Some((Lane::Strangers, Job::Hello(job))) if job.peer == token), "{job:?}");
     }
 
     fn is_judged(&mut self, token: ConnToken, key: &Key, role: Role) {
@@ -326,4 +336,17 @@ fn so_does_a_sender_of_a_third_worker() {
     assert_eq!(workers[0].net.conn(newest).sent.len(), 1 + sent);
     assert_eq!(workers[2].net.conn(receiver).sent.len(), 1, "its copies wait");
     caught_up(&mut workers, sender, receiver, sent);
+}
+
+#[test]
+fn a_hello_on_the_unix_socket_does_not_wait_for_those_of_strangers() {
+    let mut worker = worker();
+    for slot in 1..=20 {
+        let stranger = worker.opens(slot);
+        worker.wants_in(stranger, &key(1));
+    }
+    let local = worker.opens_on(30, true);
+    worker.wants_in(local, &key(2));
+    let first = worker.delivery.lanes.next_job();
+    assert!(matches!(&first, Some((Lane::Local, Job::Hello(job))) if job.peer == local), "{first:?}");
 }
