@@ -75,6 +75,10 @@ fn text_is_text_and_a_reason_goes_with_a_denial() {
     draw(&mut watcher, true, 0);
     assert!(matches!(watcher.line("y", 9_999), Meaning::NotTaken(why) if why.contains("role")));
     assert_eq!(watcher.line("a prompt", 9_999), Meaning::Text);
+    // Of one that has gone it is no answer that comes too late.
+    watcher.gone("r1");
+    watcher.drawn(None, 10_000);
+    assert_eq!(watcher.line("n use tabs", 10_001), Meaning::Text);
 }
 
 #[test]

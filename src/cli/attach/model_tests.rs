@@ -90,12 +90,65 @@ fn what_was_decided_while_the_relay_was_away_is_named() {
     }
     let open = json!([{"request": "r3", "tool": "Bash", "input": {"command": "pwd"}}]);
     shown(&mut model, json!({"title": "t", "folder": "/f", "permissions": open}));
+    assert_eq!(model.ended.len(), 2);
     let decided = |request: &str| json!({"kind": "decision", "request": request, "decision": "allow", "how": "device"});
     assert_eq!(happens(&mut model, decided("r2")), ["allowed: Bash(date)"]);
     let withdrawn = json!({"kind": "permission_closed", "request": "r1", "how": "withdrawn"});
     assert_eq!(happens(&mut model, withdrawn), ["withdrawn: Bash(ls)"]);
     assert_eq!(happens(&mut model, decided("r3")), ["allowed: Bash(pwd)"]);
     assert!(model.ended.is_empty());
+}
+
+/// What a model shows when it joins: of these events, in a log that begins here, and of what is.
+fn joins(model: &mut Model, earliest: u64, events: Vec<Value>, mut snapshot: Value) -> Vec<String> {
+    let at = |offset: u64| json!({"epoch": "e", "offset": offset});
+    let placed = events.into_iter().zip(10..).map(|(mut event, offset)| {
+        (event["type"], event["session"]) = (json!("event"), json!("s"));
+        (event["epoch"], event["offset"]) = (json!("e"), json!(offset));
+        event
+    });
+    (snapshot["title"], snapshot["folder"]) = (json!("t"), json!("/f"));
+    let fields = json!({
+        "type": "reply", "re": "1", "snapshot": snapshot, "events": placed.collect::<Vec<_>>(), "earliest": at(earliest),
+        "next": at(20),
+    });
+    let Some(Incoming::Reply(reply)) = Incoming::parse(&fields.to_string()) else { panic!("{fields}") };
+    model.attached(reply.attachment().expect("an attachment")).iter().filter_map(entry).collect()
+}
+
+#[test]
+fn what_the_events_and_what_is_both_tell_is_shown_once() {
+    let ask = json!({"kind": "permission", "request": "r", "tool": "Bash", "input": {"command": "ls"}});
+    let notice = json!({"kind": "notice", "level": "warning", "text": "log in"});
+    let is = json!({"permissions": [ask.clone()], "notice": "log in"});
+    let asks = "asks for permission: Bash(ls)";
+    for (events, shows) in [(vec![], ["log in", asks]), (vec![ask, notice], [asks, "log in"])] {
+        let mut model = Model::new(Me::default(), "approve");
+        assert_eq!(joins(&mut model, 0, events, is.clone())[1..], shows);
+    }
+}
+
+#[test]
+fn there_is_an_earlier_part_where_the_log_begins_before_what_is_shown() {
+    for (earliest, is_there) in [(10, false), (9, true)] {
+        let mut model = Model::new(Me::default(), "approve");
+        joins(
+            &mut model,
+            earliest,
+            vec![json!({"kind": "notice", "level": "info", "text": "x"})],
+            json!({"permissions": []}),
+        );
+        assert_eq!(model.earlier().is_some(), is_there, "{earliest}");
+    }
+}
+
+#[test]
+fn a_block_that_was_streamed_before_a_break_is_streamed_anew_after_it() {
+    let mut model = Model::new(Me::default(), "approve");
+    let delta = json!({"type": "delta", "kind": "text", "message": "m", "block": 0, "at": 0, "text": "ab"});
+    assert!(!comes(&mut model, delta.clone()).is_empty() && comes(&mut model, delta.clone()).is_empty());
+    joins(&mut model, 0, vec![], json!({"permissions": []}));
+    assert!(!comes(&mut model, delta).is_empty());
 }
 
 #[test]

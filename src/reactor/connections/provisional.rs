@@ -269,6 +269,16 @@ mod tests {
     }
 
     #[test]
+    fn the_places_of_the_unix_socket_are_not_for_tcp() {
+        let options = Options { connections_max: 64, unix_reserve: 4, ..Options::default() };
+        let limits = Provisional::new(&options, 1);
+        let tcp = limits.most(false);
+        assert_eq!(limits.most(true), tcp + 4);
+        assert!(!limits.is_full(tcp - 1, false) && limits.is_full(tcp, false));
+        assert!(!limits.is_full(tcp + 3, true) && limits.is_full(tcp + 4, true));
+    }
+
+    #[test]
     fn c4_a_flood_is_logged_once_in_ten_seconds() {
         let mut limits = Provisional::new(&Options::default(), 1);
         let warned: Vec<u64> = (5..35_000).filter(|now_ms| limits.may_warn(Limit::Provisional, *now_ms)).collect();

@@ -304,6 +304,18 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_is_behind_blocks_a_sender_once_whatever_that_sends() {
+        let sender = ConnToken::new(0, 1, 0);
+        let mut backpressure = Backpressure::default();
+        for _ in 0..3 {
+            backpressure.wait_for(1, sender);
+        }
+        assert_eq!(senders(&mut backpressure), [SenderNews::Blocked(sender)]);
+        backpressure.caught_up(1);
+        assert_eq!(senders(&mut backpressure), [SenderNews::Unblocked(sender)]);
+    }
+
+    #[test]
     fn a_sender_that_left_is_forgotten() {
         let [slow, sender] = [1, 2].map(|slot| ConnToken::new(0, slot, 0));
         let mut backpressure = Backpressure::default();

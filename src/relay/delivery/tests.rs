@@ -6,7 +6,11 @@ use ed25519_dalek::SigningKey;
 use super::{test_net::TestNet, *};
 use crate::{
     base::Now,
-    relay::{Role, message::tests::Bytes},
+    relay::{
+        Role,
+        directory::Why,
+        message::{Refused, tests::Bytes, undelivered},
+    },
     wire::{
         amp::{Builder, Header, To, Type, body},
         cbor,
@@ -349,4 +353,44 @@ fn a_hello_on_the_unix_socket_does_not_wait_for_those_of_strangers() {
     worker.wants_in(local, &key(2));
     let first = worker.delivery.lanes.next_job();
     assert!(matches!(&first, Some((Lane::Local, Job::Hello(job))) if job.peer == local), "{first:?}");
+}
+
+/// A failure of this message of a connection.
+fn fails(worker: &mut Worker, sender: ConnToken, number: u32, why: Why) {
+    let about = About { number, several: true, sender, key_encoding: KeyEncoding::Text };
+    let refused = || Some(Refused::new(undelivered(why), Id([number as u8; 16]), "did:key:zOne".into(), None));
+    worker.delivery.not_handed(&about, "did:key:zNo", why, refused, &mut worker.net);
+}
+
+/// What is said of the failures that are told.
+fn told(worker: &mut Worker) -> Vec<(Option<Id>, String)> {
+    let jobs = std::iter::from_fn(|| worker.delivery.lanes.next_job());
+    let replies = jobs.filter_map(|(_, job)| if let Job::Reply(reply) = job { Some(reply) } else { None });
+    let why = |body: &[u8]| cbor::get(body, "message").and_then(cbor::as_text).unwrap_or_default().to_owned();
+    replies.map(|reply| (reply.reply_to, why(&reply.body))).collect()
+}
+
+#[test]
+fn of_messages_with_failures_so_many_are_gathered_and_the_first_is_told_for_one_more() {
+    let mut worker = worker();
+    let (sender, other) = (worker.joins(1, &key(1), Role::Agent), worker.joins(2, &key(2), Role::Agent));
+    fails(&mut worker, other, 100, Why::Absent);
+    for number in 1..=8 {
+        fails(&mut worker, sender, number, Why::Absent);
+    }
+    assert_eq!(told(&mut worker), []);
+    fails(&mut worker, sender, 9, Why::Absent);
+    assert_eq!(told(&mut worker).iter().map(|(id, _)| *id).collect::<Vec<_>>(), [Some(Id([1; 16]))]);
+}
+
+#[test]
+fn another_reason_than_an_absent_recipient_is_told_whichever_came_first() {
+    for whys in [[Why::Absent, Why::Busy], [Why::Busy, Why::Absent]] {
+        let mut worker = worker();
+        let sender = worker.joins(1, &key(1), Role::Agent);
+        whys.into_iter().for_each(|why| fails(&mut worker, sender, 1, why));
+        worker.passes(1_000, sender);
+        let told = told(&mut worker);
+        assert_eq!(told, [(Some(Id([1; 16])), undelivered(Why::Busy).reason.to_owned())]);
+    }
 }

@@ -208,6 +208,11 @@ fn an_answered_request_is_asked_for_again_by_another_connection_alone() {
     told(&mut asker, &log[..6]);
     let mut again = |slot, content| asker.ask(request(ConnToken::new(0, slot, 1), "session", id(1)), content);
     assert_eq!((again(1, 0), again(1, 1), again(2, 0)), (Begin::Again, Begin::Conflict, Begin::New));
+    // Each has had its answer then.
+    asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
+    told(&mut asker, &log[..6]);
+    let mut again = |slot| asker.ask(request(ConnToken::new(0, slot, 1), "session", id(1)), 0);
+    assert_eq!([again(1), again(2)], [Begin::Again; 2]);
 }
 
 #[test]
