@@ -20,8 +20,10 @@ pub enum Wish {
 /// 1005 for a type that no session takes, 3001 for a role that does not suffice.
 pub fn admit(typ: Type, role: Role) -> Result<Option<Wish>, Refusal> {
     let (wish, verb, lacks) = match typ {
-        Type::REQUEST => (Wish::Prompt, Verb::Prompt, "to ask a session a key needs the role `drive`"),
-        Type::RESPONSE => (Wish::Decide, Verb::Decide, "to decide for a session a key needs the role `approve`"),
+        Type::REQUEST => (Wish::Prompt, Verb::Prompt, "to ask a session a key needs the role `drive` when it connects"),
+        Type::RESPONSE => {
+            (Wish::Decide, Verb::Decide, "to decide for a session a key needs the role `approve` when it connects")
+        }
         Type::PING | Type::ERROR | Type::ACK | Type::PONG => return Ok(None),
         _ => return Err(Refusal::new(Code::UNKNOWN_TYPE, "a session takes REQUEST and RESPONSE")),
     };
