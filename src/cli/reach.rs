@@ -293,7 +293,7 @@ fn with_keys<T>(
         let is_own = own.is_some() && candidate.path() == own.as_deref();
         waited = candidate.waited().or(waited);
         // Before its passphrase is asked for, or the agent praised that would not help either.
-        if let Some(origin) = candidate.not_ed25519().filter(|_| takes == Takes::Ed25519) {
+        if let Some(origin) = candidate.unfit_for(takes) {
             unfit += 1;
             refusals.push(format!("\n  {}", IdentityError::NotEd25519 { origin }));
             continue;
@@ -522,8 +522,11 @@ impl Candidate {
         }
     }
 
-    /// Where the key comes from, if it is plain that it is not Ed25519.
-    fn not_ed25519(&self) -> Option<String> {
+    /// Where the key comes from, if it is plain that it cannot be used for this.
+    fn unfit_for(&self, takes: Takes) -> Option<String> {
+        if takes == Takes::Any {
+            return None;
+        }
         let (key, origin) = match self {
             Self::File { path, .. } => (public_of(path)?, path_line(path)),
             Self::Ready(identity) => (identity.public().clone(), identity.origin()),

@@ -1,5 +1,6 @@
 //! Text from elsewhere, made safe to show.
 
+use serde_json::Value;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
@@ -183,6 +184,21 @@ pub(super) fn honest_line(text: &str, chars_max: usize) -> String {
 
 fn is_harmless(c: char) -> bool {
     matches!(c, '\n' | '\t') || is_plain(c)
+}
+
+/// What a decision says, by its fields in either protocol: the answers to questions, the reason of a denial, or the decision
+/// alone. `line` makes a line of each text.
+pub(super) fn decision_line(fields: &Value, line: impl Fn(&str) -> String) -> String {
+    let answers: Option<Vec<&Value>> = match &fields["answers"] {
+        Value::Array(answers) => Some(answers.iter().collect()),
+        Value::Object(answers) => Some(answers.values().collect()),
+        _ => None,
+    };
+    match (answers, fields["message"].as_str()) {
+        (Some(answers), _) => answers.into_iter().filter_map(Value::as_str).map(line).collect::<Vec<_>>().join("; "),
+        (None, Some(reason)) => format!("deny: {}", line(reason)),
+        (None, None) => line(fields["decision"].as_str().unwrap_or_default()),
+    }
 }
 
 /// A count and its noun, with an `s` for the plural.
@@ -467,6 +483,6 @@ mod tests {
         let value = serde_json::json!("a\u{9b}b\u{202e}c\u{7f}d\u{e0041}");
         let shown = json_for_terminal(&value.to_string());
         assert_eq!(shown, r#""a\u009bb\u202ec\u007fd\udb40\udc41""#);
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), value);
+        assert_eq!(serde_json::from_str::<Value>(&shown).expect("JSON"), value);
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     cli::{
         out,
         reach::{ReachArgs, reach_as_agent},
+        text::decision_line,
         tty,
     },
     client::amp::{Connection, Draft, Message, Received, Type, body_of_json, did_base},
@@ -333,7 +334,7 @@ fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions) -> Res
     }
     match questions.typed(&line, screen.same_size()) {
         Typed::Answer(question, body) => {
-            let said = told(&body);
+            let said = decision_line(&body, str::to_owned);
             let body = body_of_json(&body).map_err(|error| error.to_string())?;
             let draft = Draft::answering(&question.asking, Type::RESPONSE, &body);
             let id = agent.send(&draft).map_err(|error| error.to_string())?;
@@ -345,16 +346,6 @@ fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions) -> Res
         Typed::Next | Typed::Nothing => {}
     }
     Ok(true)
-}
-
-/// An answer, as it is said that it was sent.
-fn told(body: &Value) -> String {
-    let texts = |all: &Vec<Value>| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ");
-    match (body["answers"].as_array(), body["message"].as_str()) {
-        (Some(answers), _) => texts(answers),
-        (None, Some(reason)) => format!("deny: {reason}"),
-        (None, None) => body["decision"].as_str().unwrap_or_default().to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -369,7 +360,7 @@ mod tests {
             (json!({"decision": "deny", "message": "use rg"}), "deny: use rg"),
             (json!({"decision": "allow", "answers": ["2", "any text"]}), "2; any text"),
         ] {
-            assert_eq!(told(&body), said);
+            assert_eq!(decision_line(&body, str::to_owned), said);
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::entry::{Change, Entry, Kind};
 use crate::{
-    cli::text::{clean, clean_line, counted, honest_line},
+    cli::text::{clean, clean_line, counted, decision_line, honest_line},
     client::{OpenPermission, Page},
     relay::card::{Card, TELLING, TOOL_CHARS_MAX, tool_cut},
 };
@@ -75,12 +75,7 @@ pub(super) fn named(open: &OpenPermission) -> String {
 
 /// An answer to a request, in a line: what the fields of the command say, and to what.
 pub(super) fn answer_to(open: &OpenPermission, fields: &Value) -> String {
-    let line = |text: &str| honest_line(text, ARGUMENT_CHARS);
-    let said = match (fields["answers"].as_object(), fields["message"].as_str()) {
-        (Some(answers), _) => answers.values().filter_map(Value::as_str).map(line).collect::<Vec<_>>().join("; "),
-        (None, Some(reason)) => format!("deny: {}", line(reason)),
-        (None, None) => line(fields["decision"].as_str().unwrap_or_default()),
-    };
+    let said = decision_line(fields, |text| honest_line(text, ARGUMENT_CHARS));
     format!("your answer ({said}) to {}", named(open))
 }
 

@@ -46,11 +46,9 @@ impl<P: Protocol> Worker<P> {
     fn read(&mut self, token: ConnToken) -> Reading {
         let Some(slot) = self.core.slots.get_mut(token) else { return Reading::More };
         let flags = &mut slot.flags;
-        if flags.has(Flags::EOF | Flags::DEAD) || (flags.has(Flags::CLOSING) && !flags.has(Flags::CLOSED)) {
-            flags.clear(Flags::READY);
-            return Reading::More;
-        }
-        if flags.has(Flags::CLOSED) && slot.need == 0 {
+        // Of a closed connection so much is read; before it is told that it closes, nothing.
+        let is_closed = flags.has(Flags::CLOSING) && (!flags.has(Flags::CLOSED) || slot.need == 0);
+        if flags.has(Flags::EOF | Flags::DEAD) || is_closed {
             flags.clear(Flags::READY);
             return Reading::More;
         }

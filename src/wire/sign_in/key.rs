@@ -87,10 +87,14 @@ pub fn private_key(bytes: &[u8]) -> Result<PrivateKey, NoKey> {
     })
 }
 
+/// The base64 of a text that begins and ends with these rows, without its line ends and blanks.
+fn base64_of(text: &str, begin: &str, end: &str) -> Option<String> {
+    Some(text.strip_prefix(begin)?.strip_suffix(end)?.split_ascii_whitespace().collect())
+}
+
 /// An Ed25519 key in PKCS #8 form.
 fn ed25519_of_pkcs8(text: &str) -> Option<PrivateKey> {
-    let base64: String = text.strip_prefix(PKCS8_BEGIN)?.strip_suffix(PKCS8_END)?.split_ascii_whitespace().collect();
-    let der = STANDARD.decode(base64).ok()?;
+    let der = STANDARD.decode(base64_of(text, PKCS8_BEGIN, PKCS8_END)?).ok()?;
     let seed = der.strip_prefix(&ED25519_INFO)?.try_into().ok()?;
     PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(seed)), "").ok()
 }
@@ -99,9 +103,7 @@ fn ed25519_of_pkcs8(text: &str) -> Option<PrivateKey> {
 /// encrypted too.
 fn is_sealed_ed25519(text: &str) -> bool {
     let sealed = || {
-        let base64: String =
-            text.strip_prefix(SEALED_BEGIN)?.strip_suffix(SEALED_END)?.split_ascii_whitespace().collect();
-        let der = STANDARD.decode(base64).ok()?;
+        let der = STANDARD.decode(base64_of(text, SEALED_BEGIN, SEALED_END)?).ok()?;
         let (info, _) = der_value(&der, 0x30)?;
         let (_, rest) = der_value(info, 0x30)?;
         der_value(rest, 0x04).map(|(sealed, _)| sealed.len())
@@ -131,7 +133,7 @@ fn is_useless(text: &str) -> bool {
     of_pkcs8().or_else(of_sec1).unwrap_or(false)
 }
 
-/// The bytes between two rows.
+/// The bytes between two rows, whatever stands around them: curve parameters, for one.
 fn between(text: &str, begin: &str, end: &str) -> Option<Vec<u8>> {
     let (base64, _) = text.split_once(begin)?.1.split_once(end)?;
     STANDARD.decode(base64.split_ascii_whitespace().collect::<String>()).ok()
@@ -151,7 +153,7 @@ fn der_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 
 /// The same key in rows as ssh-keygen writes them; none where the text does not begin and end as one.
 fn in_usual_rows(text: &str) -> Option<String> {
-    let base64: String = text.strip_prefix(BEGIN)?.strip_suffix(END)?.split_ascii_whitespace().collect();
+    let base64 = base64_of(text, BEGIN, END)?;
     let mut rows = format!("{BEGIN}\n");
     for row in base64.as_bytes().chunks(ROW_BYTES) {
         rows.push_str(std::str::from_utf8(row).ok()?);
