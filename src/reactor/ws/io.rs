@@ -1,6 +1,6 @@
 //! What a WebSocket handler's callback can do.
 
-use std::ops::Range;
+use std::{ops::Range, ptr};
 
 use bytes::Bytes;
 
@@ -62,15 +62,18 @@ pub struct WsIo<'a, H: WsHandler> {
     open: bool,
     /// Address and length of the bytes that messages are in.
     lent: (usize, usize),
-    /// Where in them the whole message lies as a frame that can be sent, and what kind of frame that is.
-    framed: Option<(OpCode, Range<usize>)>,
+    /// The message that is being handled, if one is.
+    message: Data<'a>,
+    /// Where in them it lies as a frame that can be sent.
+    frame: Option<Range<usize>>,
     asked: Asked,
 }
 
 impl<'a, H: WsHandler> WsIo<'a, H> {
     /// Hands for a callback without a connection.
     pub(super) fn new(io: Io<'a, Ws<H>>, options: &'a WsOptions, deflating: &'a mut Deflating) -> Self {
-        Self { io, options, deflating, own: None, open: false, lent: (0, 0), framed: None, asked: Asked::default() }
+        let (message, asked) = (Data::Binary(&[]), Asked::default());
+        Self { io, options, deflating, own: None, open: false, lent: (0, 0), message, frame: None, asked }
     }
 
     /// Hands for a callback of an open WebSocket.
@@ -87,9 +90,10 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
         options: &'a WsOptions,
         (deflating, own): (&'a mut Deflating, &'a mut Own),
         lent: (usize, usize),
-        framed: Option<(OpCode, Range<usize>)>,
+        message: Data<'a>,
+        frame: Option<Range<usize>>,
     ) -> Self {
-        Self { io, options, deflating, own: Some(own), open: true, lent, framed, asked: Asked::default() }
+        Self { io, options, deflating, own: Some(own), open: true, lent, message, frame, asked: Asked::default() }
     }
 
     pub(super) fn asked(self) -> Asked {
@@ -240,12 +244,9 @@ impl<'a, H: WsHandler> WsIo<'a, H> {
     /// Where the message lies as a frame that can be sent, if `data` is all of the message that is being handled.
     #[inline]
     fn whole_frame(&self, data: Data<'_>) -> Option<Range<usize>> {
-        let (kind, framed) = self.framed.as_ref()?;
-        let (opcode, payload) = parts(data);
-        let end = payload.as_ptr().addr().wrapping_sub(self.lent.0).wrapping_add(payload.len());
-        let header = if payload.len() < 126 { 2 } else { 4 };
-        let is_whole = *kind == opcode && framed.end == end && framed.len() == payload.len() + header;
-        (is_whole && !self.deflating.is_on()).then(|| framed.clone())
+        let frame = self.frame.as_ref()?;
+        let ((kind, all), (opcode, payload)) = (parts(self.message), parts(data));
+        (kind == opcode && ptr::eq(all, payload) && !self.deflating.is_on()).then(|| frame.clone())
     }
 
     /// Forwards what lies nowhere as a frame: a part of the message, a message that came in fragments or is large, or

@@ -378,7 +378,7 @@ impl<H: WsHandler> Ws<H> {
             let own = conn.message_max as usize;
             let WsOptions { message_max, frame_max, .. } = self.options;
             let limits = Limits { message_max: message_max.min(own), frame_max: frame_max.min(own) };
-            let (step, framed) = match conn.decoder.decode_onward(&limits, bytes, at, &mut front) {
+            let (step, frame) = match conn.decoder.decode_onward(&limits, bytes, at, &mut front) {
                 Err(fault) => break Err(fault),
                 Ok(ReframedStep { step, frame }) => (step, frame),
             };
@@ -445,10 +445,8 @@ impl<H: WsHandler> Ws<H> {
                 continue;
             }
             let Some(app) = conn.app.as_mut() else { continue };
-            let framed =
-                framed.map(|frame| (if matches!(data, Data::Text(_)) { OpCode::Text } else { OpCode::Binary }, frame));
             let deflate = (&mut self.deflating, &mut conn.deflate);
-            let mut hands = WsIo::of_message(io.reborrow(), &self.options, deflate, (lent, at), framed);
+            let mut hands = WsIo::of_message(io.reborrow(), &self.options, deflate, (lent, at), data, frame);
             let handled = self.handler.message(app, &mut hands, data);
             if let Some(asked) = hands.asked_anything() {
                 conn.apply(asked, io, &self.options);

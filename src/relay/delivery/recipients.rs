@@ -60,6 +60,17 @@ impl<N: Net> Clone for Source<'_, N> {
 
 impl<N: Net> Copy for Source<'_, N> {}
 
+impl<N: Net> Source<'_, N> {
+    /// The message by itself, for one recipient.
+    fn message(self, view: &EnvelopeView<'_>, sender: Option<ConnToken>, number: u32) -> Message<N::Shared> {
+        let shared = match self {
+            Source::Read(_) => N::Shared::of(view.frame),
+            Source::Owned(shared) => shared.clone(),
+        };
+        Message { shared, key_encoding: view.key_encoding, sender, number, bounce: None }
+    }
+}
+
 /// The origin of a message.
 #[derive(Clone, Copy)]
 pub(super) struct Sender {
@@ -80,7 +91,7 @@ impl<S: Shared> Delivery<S> {
         source: Source<'_, N>,
         net: &mut N,
     ) {
-        if self.route_again(sender, view, source, net) {
+        if self.route_to_one(sender, view, source, net) {
             return;
         }
         let mut message: Option<Message<S>> = None;
@@ -94,8 +105,6 @@ impl<S: Shared> Delivery<S> {
             self.dedup.next();
         }
         let mut high = Vec::new();
-        // Whether what follows can go the same way.
-        let mut flows = false;
         for to in view.header.to.iter() {
             let did = did_base(to);
             match self.directory.route(did) {
@@ -117,7 +126,6 @@ impl<S: Shared> Delivery<S> {
                             Err(why) => unfit = Some(why),
                         }
                     }
-                    flows = handed && tokens.len() == 1;
                     if let Some(why) = unfit.map(Why::Unfit).or((!handed).then_some(Why::Absent)) {
                         rest.not_handed.push((did.into(), why));
                     }
@@ -127,24 +135,14 @@ impl<S: Shared> Delivery<S> {
                 _ if self.greeting.names().named(did).is_some() => rest.for_us = true,
                 Route::Service(ServiceId(number)) => rest.sessions.push(number),
                 Route::Elsewhere(key) => {
-                    let owned = message.get_or_insert_with(|| Message {
-                        shared: match source {
-                            Source::Read(_) => S::of(view.frame),
-                            Source::Owned(shared) => shared.clone(),
-                        },
-                        key_encoding: view.key_encoding,
-                        sender: sender.peer,
-                        number: rest.number,
-                        bounce: several.then(|| Bounce::of(view, rest.number).map(Arc::new)).flatten(),
+                    let owned = message.get_or_insert_with(|| {
+                        let bounce = several.then(|| Bounce::of(view, rest.number).map(Arc::new)).flatten();
+                        Message { bounce, ..source.message(view, sender.peer, rest.number) }
                     });
                     self.directory.send(key, did, sender.peer, owned.clone());
-                    flows = true;
                 }
                 Route::Absent => rest.not_handed.push((did.into(), Why::Absent)),
             }
-        }
-        if let Some(peer) = sender.peer.filter(|_| flows && !several) {
-            self.learn(peer, view);
         }
         for receiver in high {
             self.block(receiver, sender.peer, net);
@@ -154,23 +152,34 @@ impl<S: Shared> Delivery<S> {
         }
     }
 
-    /// Hands a message to the one connection that is its recipient, if that is where the one before went, as most do.
-    #[inline]
-    fn route_again<N: Net<Shared = S>>(
+    /// Hands a message to the one connection that is its recipient, or sends it to the worker that has its recipient: what
+    /// most messages need. False: nothing went anywhere, and the whole way says what becomes of it.
+    fn route_to_one<N: Net<Shared = S>>(
         &mut self,
         sender: Sender,
         view: &EnvelopeView<'_>,
         source: Source<'_, N>,
         net: &mut N,
     ) -> bool {
-        let To::One(did) = view.header.to else { return false };
-        let Some(&[token]) = self.directory.route_again(did) else { return false };
-        let (backpressure, scratch) = (&self.backpressure, &mut self.scratch);
-        let sent = hand(net, token, sender, view, source, backpressure, scratch, &self.counters);
-        // Nothing went to a connection that closes or cannot take it: the whole way says what becomes of the message.
-        let Ok(sent @ (Sent::Queued | Sent::High)) = sent else { return false };
-        if sent == Sent::High {
-            self.block(token, sender.peer, net);
+        let To::One(to) = view.header.to else { return false };
+        let route = match self.directory.route_again(to) {
+            Some(tokens) => Route::Local(tokens),
+            None => self.directory.route(did_base(to)),
+        };
+        match route {
+            Route::Local(&[token]) => {
+                let (backpressure, scratch) = (&self.backpressure, &mut self.scratch);
+                match hand(net, token, sender, view, source, backpressure, scratch, &self.counters) {
+                    Ok(Sent::Queued) => {}
+                    Ok(Sent::High) => self.block(token, sender.peer, net),
+                    Ok(Sent::Closed) | Err(_) => return false,
+                }
+            }
+            Route::Elsewhere(key) if self.greeting.names().named(did_base(to)).is_none() => {
+                let message = source.message(view, sender.peer, self.told.next());
+                self.directory.send(key, did_base(to), sender.peer, message);
+            }
+            _ => return false,
         }
         if let Some(peer) = sender.peer {
             self.learn(peer, view);
