@@ -593,6 +593,32 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_the_keys_file_comes_into_force_though_nothing_asks_for_it() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("keys");
+        let (mut thread, heard, mut workers, _) = crypto_loop(path.clone());
+        let (_crypto, queues) = Crypto::queues(2, heard);
+        fs::write(&path, KEY).expect("written");
+        thread.looked = thread.looked.checked_sub(WATCH_EVERY).expect("a time");
+        assert!(thread.turn(&queues, Duration::ZERO));
+        let mails = workers.iter_mut().map(sink::take);
+        for mails in mails {
+            assert!(matches!(&mails[..], [Mail::Keys(keys)] if keys.entries.len() == 1), "each worker has them");
+        }
+    }
+
+    #[test]
+    fn a_keys_file_that_is_too_large_is_not_read_into_memory() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("keys");
+        fs::write(&path, format!("{KEY}\n{}", "\n".repeat(KEYS_FILE_BYTES_MAX))).expect("written");
+        let mut file = KeysFile::new(path);
+        assert!(file.refresh(true));
+        assert_eq!(file.set.entries.len(), 0);
+        assert!(file.found().expect_err("it was not read").message.contains("nobody can sign in"));
+    }
+
+    #[test]
     fn the_thread_ends_though_its_queue_is_full() {
         let (to_jobs, jobs) = crossbeam_channel::bounded(1);
         let crypto = Crypto { jobs: to_jobs, ..Crypto::queues(1, never()).0 };

@@ -13,6 +13,7 @@ use crate::{
         Role,
         api::{Caller, Command, Request},
         session,
+        sessions::{Ask, Wanted},
     },
     server::{
         Agent, CoreTallies,
@@ -20,6 +21,7 @@ use crate::{
         launch::{ConfigProfiles, Live, RandomIds},
     },
     store::{self, MemoryStore},
+    wire::amp::Id,
 };
 
 type Worker = reactor::Worker<sink::Sink>;
@@ -30,10 +32,10 @@ fn supervisor_loop() -> (Supervisor, SupervisorLoop, Worker, Mailers) {
     (supervisor, thread, workers.remove(0), mailers)
 }
 
-/// The thread's loop with an inbox of one place, and so many workers with inboxes of so many.
+/// The thread's loop with so many workers, and inboxes of so many places.
 fn supervisor_loop_of(workers: usize, places: usize) -> (Supervisor, SupervisorLoop, Vec<Worker>, Mailers) {
     let (workers, mailers, control) = sink::workers(workers, places);
-    let (supervisor, prepared) = Supervisor::prepare_with(1).expect("prepared");
+    let (supervisor, prepared) = Supervisor::prepare_with(places).expect("prepared");
     let store = Box::new(MemoryStore::new(store::Limits::default()));
     let (profiles, ids) =
         (Box::new(ConfigProfiles { profiles: Vec::new(), is_demo: true }), Box::new(RandomIds(SessionKeys::default())));
@@ -61,6 +63,21 @@ fn command(worker: u16, slot: u32, command: Command) -> ToSessions {
     let peer = ConnToken::new(worker, slot, 1);
     let caller = Caller { peer, ..Caller::sample("SHA256:a", slot, Role::Admin) };
     ToSessions::Request(Box::new(caller), Request { id: "1".into(), command })
+}
+
+/// An agent's message for a session that there is not.
+fn ask(slot: u32) -> ToSessions {
+    let (did, from, wanted) = ("did:key:zS".into(), "did:key:zA".into(), Wanted::Prompt("x".into()));
+    let caller = Caller::sample("SHA256:a", slot, Role::Drive);
+    ToSessions::Ask(Box::new(Ask {
+        caller,
+        session: "none".into(),
+        did,
+        from,
+        id: Id([7; 16]),
+        thread_id: None,
+        wanted,
+    }))
 }
 
 fn interrupt() -> Command {
@@ -182,4 +199,104 @@ fn a_command_is_judged_by_the_keys_that_are_in_force_when_it_is_its_turn() {
             .collect();
         assert_eq!(codes, [if in_force { Code::NotFound } else { Code::KeyNotAuthorized }]);
     }
+}
+
+#[test]
+fn a_thread_that_sleeps_is_woken_by_new_keys_and_by_the_end() {
+    let (supervisor, mut thread, _worker, _) = supervisor_loop();
+    let mut events = Events::with_capacity(8);
+    let news: [&dyn Fn(); 2] = [&|| supervisor.keys(Arc::default()), &|| supervisor.drain()];
+    for news in news {
+        thread.poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
+        assert!(events.is_empty() && thread.wait(reactor::now()).is_none(), "it sleeps without a time limit");
+        news();
+        thread.poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
+        assert!(events.iter().any(|event| event.token() == WAKER));
+    }
+}
+
+#[test]
+fn behind_the_last_process_what_waits_already_is_answered_and_nothing_else() {
+    let (supervisor, mut thread, mut workers, _) = supervisor_loop_of(1, 64);
+    thread.grace_ms = 60_000;
+    let (waits, mut events) = (COST_A_TURN as u32 + 10, Events::with_capacity(8));
+    assert!(supervisor.inbox.try_send((0..waits).map(|slot| command(0, slot, interrupt())).collect()).is_ok());
+    supervisor.drain();
+    assert!(thread.turn(&mut events).expect("a turn"), "some of it waits still");
+    // What comes on and on does not keep the relay from its end.
+    assert!(supervisor.inbox.try_send(vec![command(0, waits, interrupt())]).is_ok());
+    while thread.turn(&mut events).expect("a turn") {}
+    let mails = sink::take(&mut workers[0]);
+    let (taken, outs): (Vec<_>, Vec<_>) = mails
+        .iter()
+        .map(|mail| match mail {
+            Mail::Taken(taken) => (taken.len(), 0),
+            Mail::Core(outs, _) => (0, outs.len()),
+            _ => (0, 0),
+        })
+        .unzip();
+    let count = waits as usize;
+    assert_eq!((taken.iter().sum::<usize>(), outs.iter().sum::<usize>()), (count, count));
+}
+
+#[test]
+fn the_end_waits_no_longer_than_its_grace() {
+    let (supervisor, mut thread, _worker, _) = supervisor_loop();
+    for slot in 0..=COST_A_TURN as u32 {
+        let taken = thread.waiting.take(command(0, slot, interrupt()));
+        assert!(matches!(taken, Taken::Waits), "{taken:?}");
+    }
+    supervisor.drain();
+    assert!(!thread.turn(&mut Events::with_capacity(8)).expect("a turn"), "its grace is none");
+    assert!(!thread.waiting.is_empty());
+    let now = reactor::now();
+    (thread.more_to_do, thread.drain_ends_ms) = (false, Some(now.mono_ms + 60_000));
+    assert_eq!(thread.wait(now), Some(Duration::from_secs(60)), "it is woken for it");
+}
+
+#[test]
+fn each_command_and_message_is_told_as_taken_whether_it_was_refused_or_not() {
+    let (supervisor, mut thread, _worker, _) = supervisor_loop();
+    let taken = |thread: &mut SupervisorLoop| {
+        let mut slots: Vec<u32> = thread.taken[0].drain(..).map(|peer| peer.slot()).collect();
+        slots.sort_unstable();
+        slots
+    };
+    assert!(supervisor.inbox.try_send(vec![command(0, 1, interrupt()), ask(2)]).is_ok());
+    let now = reactor::now();
+    thread.inbox(now);
+    thread.commands(now);
+    assert_eq!(taken(&mut thread), [1, 2]);
+    while matches!(thread.waiting.take(command(0, 1, interrupt())), Taken::Waits) {}
+    assert!(supervisor.inbox.try_send(vec![command(0, 3, interrupt()), ask(4)]).is_ok());
+    thread.inbox(now);
+    // A worker that did not hear of it would count it as on the way for good.
+    assert_eq!(taken(&mut thread), [3, 4]);
+}
+
+#[test]
+fn no_command_is_taken_in_or_carried_out_while_too_much_waits_for_a_worker() {
+    let (supervisor, mut thread, _worker, _) = supervisor_loop();
+    let caught_up = || Out::CaughtUp { peer: ConnToken::new(0, 1, 1), session: "a".into() };
+    assert!(matches!(thread.waiting.take(command(0, 1, interrupt())), Taken::Waits));
+    assert!(supervisor.inbox.try_send(vec![command(0, 2, interrupt())]).is_ok());
+    (0..BACKLOG_MAX).for_each(|_| thread.post(0, caught_up()));
+    let now = reactor::now();
+    for (in_inbox, carried_out) in [(1, 0), (0, 2)] {
+        thread.inbox(now);
+        thread.commands(now);
+        assert_eq!((supervisor.inbox.len(), thread.taken[0].len()), (in_inbox, carried_out));
+        thread.backlog.clear();
+    }
+}
+
+#[test]
+fn what_waits_has_its_turn_though_ever_more_comes_in() {
+    let (supervisor, mut thread, _workers, _) = supervisor_loop_of(1, 8);
+    for _ in 0..2 {
+        let batch = (0..MESSAGES_A_TURN as u32).map(|slot| command(0, slot, interrupt())).collect();
+        assert!(supervisor.inbox.try_send(batch).is_ok());
+    }
+    thread.inbox(reactor::now());
+    assert_eq!(supervisor.inbox.len(), 1);
 }
