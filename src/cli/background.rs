@@ -432,6 +432,8 @@ fn stopped(reached: Reached, data: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use clap::{Command, FromArgMatches};
 
     use super::*;
@@ -470,5 +472,57 @@ mod tests {
             let told = ignored(&matches, &plan, None, &settings.data.value).expect("they are not heeded");
             assert!(told.contains(said), "{told}");
         }
+    }
+
+    #[test]
+    fn nothing_is_told_of_flags_that_the_running_relay_has() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        // The data folder that `up` names to a relay is no flag of the one that was started without it.
+        for (started_with, is_told) in [(&["--pin"][..], false), (&["--pin", "--log=debug"], false), (&[], true)] {
+            let (_, matches, world) = called(scratch.path(), started_with);
+            let kept = Kept::of_process(&matches, &world, true, Path::new("keys"));
+            let (settings, matches, world) = called(scratch.path(), &["--pin"]);
+            let plan = Plan::first(&settings, &matches, &world);
+            let told = ignored(&matches, &plan, Some(&kept), &settings.data.value);
+            assert_eq!(told.is_some(), is_told, "{started_with:?}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_shown_and_no_control_character_of_it() {
+        let mut log = tempfile::tempfile().expect("a file");
+        log.write_all(&[b"older\n", &[b'x'; 2 * TAIL_BYTES as usize][..], b"\nwhy \x1b[2Jit failed\n"].concat())
+            .expect("written");
+        let said = tail(&mut log, 6);
+        assert!(
+            said.len() <= 2 * TAIL_BYTES as usize && said.contains("it failed") && !said.contains('\x1b'),
+            "{said}"
+        );
+        let end = log.metadata().expect("its size").len();
+        assert_eq!(tail(&mut log, end), "(nothing)");
+    }
+
+    #[test]
+    fn the_relay_that_takes_a_place_starts_where_the_other_did_if_that_is_there() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let (settings, matches, world) = called(scratch.path(), &[]);
+        for (folder, is_there) in [("here", true), ("gone", false)] {
+            let here = scratch.path().join(folder);
+            if is_there {
+                std::fs::create_dir(&here).expect("a folder");
+            }
+            let kept =
+                Kept::of_process(&matches, &World { here: here.clone(), ..world.clone() }, true, Path::new("keys"));
+            let command = Plan::first(&settings, &matches, &world).over(kept, false).command().expect("this program");
+            // It would not start in a folder that is gone.
+            assert_eq!(command.get_current_dir(), is_there.then_some(&*here));
+        }
+    }
+
+    #[test]
+    fn only_variables_that_are_passed_on_are_looked_for() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let (settings, matches, world) = called(scratch.path(), &["--env", "SET=here", "--env", "PASSED"]);
+        assert_eq!(Plan::first(&settings, &matches, &world).passed(&settings), ["PASSED"]);
     }
 }

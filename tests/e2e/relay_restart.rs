@@ -1,9 +1,13 @@
 //! What a relay in the background has from where it was started, and the one that takes its place.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+};
 
 use crate::{
-    relay_up::{data, is_attached, relays, sessions, up},
+    relay_up::{data, is_attached, of_this_machine, relays, sessions, up},
     support::{
         process,
         relay::{PROGRAM, Scratch},
@@ -87,7 +91,10 @@ fn a_relay_that_is_restarted_may_listen_where_the_one_did_whose_place_it_takes()
 #[test]
 fn a_relay_runs_on_where_no_other_can_take_its_place() {
     let scratch = Scratch::new();
-    let first = Terminal::run(&scratch, &format!("{PROGRAM} up --demo --listen 127.0.0.1:0"));
+    let config = scratch.home().join("its.toml");
+    fs::write(&config, "").expect("a config");
+    let first = format!("{PROGRAM} up --demo --listen 127.0.0.1:0 --config {}", config.display());
+    let first = Terminal::run(&scratch, &first);
     first.shows("the session", is_attached);
     let before = relays(&scratch);
     let claude = with_claude(&scratch);
@@ -103,6 +110,9 @@ fn a_relay_runs_on_where_no_other_can_take_its_place() {
         assert!(sessions(&scratch).iter().all(|session| session["state"] == "ready"));
     };
     refuses(&format!("--listen {address}"), &["--listen ADDR:PORT", &address.to_string()]);
+    // Its settings are not those of this terminal, which are fine.
+    fs::write(&config, "listne = 3\n").expect("a config");
+    refuses("", &["no relay can be started with the settings of the one that runs", "its.toml:1", "`listen`"]);
     // The one that runs says nothing of itself, as one of an older version, and another may have left its file.
     let file = data(&scratch).join("started_with");
     let mut kept = until("it is written for the last time", || {
@@ -115,14 +125,91 @@ fn a_relay_runs_on_where_no_other_can_take_its_place() {
             Some(left) => fs::write(&file, left).expect("the file"),
             None => fs::remove_file(&file).expect("the file"),
         }
-        let terminal = Terminal::sized(&scratch, &format!("{claude} {PROGRAM} up"), 200, 30);
+        let terminal = Terminal::sized(&scratch, &format!("{claude} {PROGRAM} up --workers 1"), 200, 30);
         let said = flat(&terminal.shows("the question", |screen| screen.contains("[y/N]")));
         assert!(said.contains("is not known here, so give them again"), "{said}");
         terminal.line("n");
-        terminal.shows("the session", is_attached);
+        terminal.shows("the session, and what was not heeded", |screen| {
+            is_attached(screen) && flat(screen).contains("--workers=1 changes nothing now")
+        });
     }
     drop(first);
     scratch.run(["down"]).ok();
+}
+
+#[test]
+fn a_relay_runs_on_where_its_config_names_an_address_by_now_that_another_process_has() {
+    let scratch = Scratch::new();
+    let config = scratch.home().join(".config/amp-relay/config.toml");
+    fs::create_dir_all(config.parent().expect("a folder")).expect("a folder");
+    let listen = |address: &str| fs::write(&config, format!("listen = [\"{address}\"]\n")).expect("a config");
+    listen("127.0.0.1:0");
+    let first = Terminal::run(&scratch, &format!("{PROGRAM} up --demo"));
+    first.shows("the session", is_attached);
+    let before = relays(&scratch);
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address").to_string();
+    listen(&address);
+    let terminal = Terminal::sized(&scratch, &format!("{} {PROGRAM} up", with_claude(&scratch)), 200, 30);
+    terminal.shows("the question", |screen| screen.contains("[y/N]"));
+    terminal.line("y");
+    let said = flat(&terminal.shows("the refusal", |screen| screen.contains("ended with 1")));
+    assert!(said.contains(&address) && said.contains("config.toml") && said.contains("goes on"), "{said}");
+    assert_eq!(relays(&scratch), before);
+    drop((first, terminal));
+    scratch.run(["down"]).ok();
+}
+
+#[test]
+fn where_no_relay_takes_the_place_of_one_that_has_ended_that_is_said() {
+    let scratch = Scratch::new();
+    let first = Terminal::run(&scratch, &format!("{PROGRAM} up --demo --listen 127.0.0.1:0"));
+    first.shows("the session", is_attached);
+    let claude = with_claude(&scratch);
+    let nowhere = scratch.home().join("none/relay.sock");
+    let again =
+        Terminal::sized(&scratch, &format!("{claude} {PROGRAM} up --listen unix:{}", nowhere.display()), 200, 30);
+    again.shows("the question", |screen| screen.contains("[y/N]"));
+    again.line("y");
+    let said = flat(&again.shows("the refusal", |screen| screen.contains("ended with 1")));
+    assert!(said.contains("did not start") && said.contains("none/relay.sock"), "{said}");
+    assert!(
+        said.contains("The relay that ran has ended, with its sessions") && said.contains("up --continue"),
+        "{said}"
+    );
+    assert!(relays(&scratch).is_empty());
+}
+
+#[test]
+fn a_restart_is_offered_to_an_admin_alone_and_says_that_it_leaves_the_foreground() {
+    let relay = of_this_machine();
+    let scratch = &relay.scratch;
+    let claude = with_claude(scratch);
+    let up = || Terminal::sized(scratch, &format!("{claude} {PROGRAM} up"), 200, 30);
+    let asked = up();
+    let said = flat(&asked.shows("the question", |screen| screen.contains("[y/N]")));
+    assert!(said.contains("runs in the background, unlike the one that runs"), "{said}");
+    asked.line("n");
+    asked.shows("the session", is_attached);
+    let own = fs::read_to_string(data(scratch).join("client_key.pub")).expect("its key");
+    fs::write(data(scratch).join("authorized_keys"), format!("amp-role=\"drive\" {own}")).expect("the keys");
+    let joined = up();
+    let said = joined.shows("the session, or a question", |screen| is_attached(screen) || screen.contains("[y/N]"));
+    assert!(is_attached(&said), "{said}");
+    drop((asked, joined));
+}
+
+#[test]
+fn the_log_is_not_written_through_a_link() {
+    let scratch = Scratch::new();
+    let victim = scratch.home().join("victim");
+    fs::write(&victim, "mine").expect("a file");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data(&scratch)).expect("a folder");
+    std::os::unix::fs::symlink(&victim, data(&scratch).join("relay.log")).expect("a link");
+    let terminal = Terminal::run(&scratch, &up(""));
+    let said = terminal.shows("the refusal", |screen| screen.contains("ended with 1"));
+    assert!(said.contains("relay.log") && relays(&scratch).is_empty(), "{said}");
+    assert_eq!(fs::read_to_string(&victim).expect("the file"), "mine");
 }
 
 #[test]
