@@ -24,12 +24,14 @@ use crate::{
 const BACK: &str = "back";
 /// What denies, in full and where there is little room.
 pub(super) const DENY: [&str; 2] = ["n: deny · n REASON", "n: deny"];
-/// How long a yes or a no that follows an answer of ours is a correction of it, which comes too late, and no text.
+/// How long an answer that follows one of ours is a correction of it, which comes too late, and no text.
 const CORRECTED_MS: u64 = 5_000;
 /// Said of an answer to a request that has one of ours, which is not confirmed yet.
 const ON_ITS_WAY: &str = "not sent: your answer to this request is on its way";
 /// Said of an answer to a request that is over.
 const TOO_LATE: &str = "not sent: the request that this answers has been decided, or withdrawn";
+/// Answers of ours, to requests that are over, which a line can still correct.
+const ANSWERED_MAX: usize = 8;
 /// Cards that have gone which a line can still be late for.
 const LEFT_MAX: usize = 64;
 /// Line feeds in an input that is shown: each is a row at least.
@@ -77,6 +79,17 @@ impl Waiting {
     }
 }
 
+/// What answers a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// A yes or a no.
+    Permission,
+    /// Any line: it asks a question.
+    Line,
+    /// The same, and the number of a choice is a line.
+    Choice,
+}
+
 /// What is on the screen.
 #[derive(Debug)]
 struct Drawn {
@@ -85,8 +98,7 @@ struct Drawn {
     since_ms: u64,
     /// All of it has been seen.
     to_the_end: bool,
-    /// It asks questions, so that any line is an answer to it.
-    asks: bool,
+    asks: Asks,
 }
 
 /// A card that was on the screen.
@@ -95,7 +107,7 @@ struct Left {
     number: u64,
     since_ms: u64,
     until_ms: u64,
-    asks: bool,
+    asks: Asks,
 }
 
 /// A request that is over, and was answered by us: a line may be a correction of that answer.
@@ -129,8 +141,8 @@ pub(super) struct Cards {
     number: u64,
     /// Requests that wait, and that we have answered.
     sent: HashSet<String>,
-    /// The last one of those that is over.
-    answered: Option<Answered>,
+    /// The last ones of those that are over, the newest first.
+    answered: VecDeque<Answered>,
     drawn: Option<Drawn>,
     /// The cards that were drawn before that, the newest first.
     left: VecDeque<Left>,
@@ -195,7 +207,8 @@ impl Cards {
         if self.sent.remove(request) {
             let over = self.waiting.iter().find(|waiting| waiting.open.request == request);
             let questions = over.map(|waiting| waiting.questions().to_vec()).unwrap_or_default();
-            self.answered = Some(Answered { until_ms: u64::MAX, questions });
+            self.answered.truncate(ANSWERED_MAX - 1);
+            self.answered.push_front(Answered { until_ms: u64::MAX, questions });
         }
         self.waiting.retain(|waiting| waiting.open.request != request);
         self.waiting.len() != before
@@ -237,6 +250,12 @@ impl Cards {
     pub(super) fn question(&self) -> Option<(usize, &Question)> {
         let Waiting { body: Body::Whole { card, .. }, typed, .. } = self.shown()? else { return None };
         Some((typed.len(), card.questions.get(typed.len())?))
+    }
+
+    fn asks(&self) -> Asks {
+        let Some(waiting) = self.shown().filter(|_| self.question().is_some()) else { return Asks::Permission };
+        let has_choices = waiting.questions().iter().any(|question| !question.options.is_empty());
+        if has_choices { Asks::Choice } else { Asks::Line }
     }
 
     /// The answers so far to the questions of the request that is shown, as they will be sent.
@@ -300,10 +319,10 @@ impl Cards {
 
     /// What was drawn: a card by its number, if any was, and whether all of it has been in view.
     pub(super) fn drawn(&mut self, card: Option<(u64, bool)>, now_ms: u64) {
-        if let Some(answered) = self.answered.as_mut().filter(|answered| answered.until_ms == u64::MAX) {
+        for answered in self.answered.iter_mut().filter(|answered| answered.until_ms == u64::MAX) {
             answered.until_ms = now_ms.saturating_add(CORRECTED_MS);
         }
-        let asks = self.question().is_some();
+        let asks = self.asks();
         let same = self.drawn.as_mut().filter(|drawn| card.is_some_and(|(number, _)| drawn.number == number));
         if let (Some(drawn), Some((_, end))) = (same, card) {
             drawn.to_the_end |= end;
@@ -320,13 +339,16 @@ impl Cards {
 
     /// Why a line is sent as nothing at all, if so: it answers a request that has an answer of ours, or is over.
     fn too_late(&self, line: &str, began_ms: u64) -> Option<&'static str> {
-        if self.shown().is_none() {
-            let sent = self.waiting.iter().filter(|waiting| self.sent.contains(&waiting.open.request));
-            if sent.map(Waiting::questions).any(|questions| is_answer(line, questions)) {
+        // A yes or a no is for the card that stands there, and so is any line where that asks questions.
+        let is_for_card =
+            self.shown().is_some() && (Said::of(line).is_some() || self.decides && self.question().is_some());
+        if !is_for_card {
+            let mut sent = self.waiting.iter().filter(|waiting| self.sent.contains(&waiting.open.request));
+            if sent.any(|waiting| is_answer(line, waiting.questions())) {
                 return Some(ON_ITS_WAY);
             }
-            let corrects = |answered: &Answered| began_ms < answered.until_ms && is_answer(line, &answered.questions);
-            if self.answered.as_ref().is_some_and(corrects) {
+            let mut answered = self.answered.iter().filter(|answered| began_ms < answered.until_ms);
+            if answered.any(|answered| is_answer(line, &answered.questions)) {
                 return Some(TOO_LATE);
             }
         }
@@ -342,13 +364,18 @@ impl Cards {
         let not_drawn_yet = self.drawn.as_ref().filter(|drawn| Some(drawn.number) != shown);
         let past = not_drawn_yet.map(|drawn| (drawn.number, drawn.since_ms, u64::MAX, drawn.asks)).into_iter();
         let mut past = past.chain(self.left.iter().map(|left| (left.number, left.since_ms, left.until_ms, left.asks)));
-        let is_answer = Said::of(line).is_some();
+        let decides = Said::of(line).is_some();
+        let answers = |asks: Asks| match asks {
+            Asks::Permission => decides,
+            Asks::Line => decides || is_back(line),
+            Asks::Choice => decides || is_back(line) || is_numbers(line),
+        };
         // A key may be pressed in the moment in which the card goes. Another card that stands there has its own half
         // second.
         let late_ms = if shown.is_none() { VISIBLE_MS } else { 0 };
         let found = past.find(|(_, since, until, asks)| {
-            (*since..*until).contains(&began_ms) && *asks
-                || (*since..until.saturating_add(late_ms)).contains(&began_ms) && is_answer
+            (*since..*until).contains(&began_ms) && *asks != Asks::Permission
+                || (*since..until.saturating_add(late_ms)).contains(&began_ms) && answers(*asks)
         });
         found.map(|(number, ..)| number)
     }
@@ -445,7 +472,7 @@ impl Cards {
         };
         let mut fields = json!({"type": "decide", "request": request, "decision": "allow", "shown": hash});
         if !questions.is_empty() {
-            if line.trim().eq_ignore_ascii_case(BACK) {
+            if is_back(line) {
                 match self.typed().and_then(Vec::pop) {
                     Some(_) => return Meaning::Next,
                     None if is_choice => {}
@@ -510,11 +537,20 @@ impl Cards {
 
 /// Whether a line can only be an answer to a request with these questions. Other words may be meant for the agent.
 fn is_answer(line: &str, questions: &[Question]) -> bool {
-    let word = line.trim();
     let names_a_choice = |question: &Question| {
-        word.parse::<usize>().is_ok() || word.eq_ignore_ascii_case(BACK) || !matches!(question.choice(word), Ok(None))
+        !question.options.is_empty() && is_numbers(line) || !matches!(question.choice(line), Ok(None))
     };
-    Said::of(line).is_some() || questions.iter().any(names_a_choice)
+    Said::of(line).is_some() || !questions.is_empty() && is_back(line) || questions.iter().any(names_a_choice)
+}
+
+fn is_back(line: &str) -> bool {
+    line.trim().eq_ignore_ascii_case(BACK)
+}
+
+/// Whether a line is the number of a choice, or those of several.
+fn is_numbers(line: &str) -> bool {
+    let mut numbers = line.split([',', ';', ' ', '\t']).filter(|number| !number.is_empty()).peekable();
+    numbers.peek().is_some() && numbers.all(|number| number.parse::<usize>().is_ok())
 }
 
 /// Line feeds in the texts of a value.

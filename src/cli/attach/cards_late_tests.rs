@@ -75,6 +75,78 @@ fn another_choice_after_an_answer_is_no_prompt() {
     assert_eq!(cards.line("1", now_ms + CORRECTED_MS), Meaning::Text);
 }
 
+/// A request of one question with these choices was answered with this, and is over.
+fn over(cards: &mut Cards, options: &[&str], many: bool, line: &str) {
+    let options: Vec<Value> = options.iter().map(|label| json!({"label": label})).collect();
+    let input = json!({"questions": [{"question": "Which?", "options": options, "multiSelect": many}]});
+    cards.put(OpenPermission { tool: "AskUserQuestion".into(), input: Some(input), ..open("q") });
+    draw(cards, true, 0);
+    assert_eq!(decided(&cards.line(line, 1_000)), Some(("q", "allow")));
+    assert!(cards.gone("q"));
+}
+
+#[test]
+fn numbers_and_back_correct_an_answer_to_questions_alone() {
+    let numbers = ["2", "1,2", " 2; 1 ", "1 2"];
+    let mut cards = Cards::new(true);
+    over(&mut cards, &["S", "L"], true, "1");
+    cards.drawn(None, 1_100);
+    for line in numbers.into_iter().chain(["back", "Back ", "L", "y"]) {
+        assert_eq!(refused(&mut cards, line, 6_099), TOO_LATE);
+        assert!(line == "y" || cards.line(line, 6_100) == Meaning::Text, "{line}");
+    }
+    ["2 files", "1.", "go back", ","].iter().for_each(|line| assert_eq!(cards.line(line, 2_000), Meaning::Text));
+    // Where there was nothing to choose by its number, a number is a text.
+    let mut cards = Cards::new(true);
+    over(&mut cards, &[], false, "the second");
+    cards.drawn(None, 1_100);
+    assert_eq!(refused(&mut cards, "back", 2_000), TOO_LATE);
+    numbers.iter().for_each(|line| assert_eq!(cards.line(line, 2_000), Meaning::Text));
+    let mut cards = super::cards(&["r1"]);
+    draw(&mut cards, true, 0);
+    assert_eq!(decided(&cards.line("y", 1_000)), Some(("r1", "allow")));
+    cards.gone("r1");
+    cards.drawn(None, 1_100);
+    numbers.iter().chain(&["back"]).for_each(|line| assert_eq!(cards.line(line, 2_000), Meaning::Text));
+}
+
+#[test]
+fn a_correction_of_an_answer_to_questions_is_no_prompt_beside_another_request() {
+    let mut cards = cards(&[]);
+    cards.put(asking("r1", ["Where?", "Which?"]));
+    cards.put(open("r2"));
+    draw(&mut cards, true, 0);
+    assert_eq!(cards.line("1", 1_000), Meaning::Next);
+    assert_eq!(decided(&cards.line("2", 1_000)), Some(("r1", "allow")));
+    draw(&mut cards, true, 1_100);
+    let lines = ["back", "1", "Red"];
+    lines.iter().for_each(|line| assert_eq!(refused(&mut cards, line, 2_000), ON_ITS_WAY));
+    cards.gone("r1");
+    draw(&mut cards, true, 2_000);
+    lines.iter().for_each(|line| assert_eq!(refused(&mut cards, line, 3_000), TOO_LATE));
+    assert_eq!(cards.line("a prompt", 3_000), Meaning::Text);
+    // What can be said to the card that stands there is said to it, and ends no time.
+    assert_eq!(decided(&cards.line("y", 3_000)), Some(("r2", "allow")));
+    cards.gone("r2");
+    cards.drawn(None, 3_100);
+    lines.iter().for_each(|line| assert_eq!(refused(&mut cards, line, 6_999), TOO_LATE));
+    lines.iter().for_each(|line| assert_eq!(cards.line(line, 7_000), Meaning::Text));
+}
+
+#[test]
+fn a_number_in_the_moment_in_which_its_question_goes_is_no_prompt() {
+    let mut cards = Cards::new(true);
+    cards.put(asking("r1", ["Where?", "Which?"]));
+    draw(&mut cards, true, 0);
+    // Another device has answered.
+    cards.gone("r1");
+    cards.drawn(None, 2_000);
+    for line in ["2", "1,2", "back"] {
+        assert_eq!(refused(&mut cards, line, 2_000 + VISIBLE_MS - 1), TOO_LATE);
+        assert_eq!(cards.line(line, 2_000 + VISIBLE_MS), Meaning::Text);
+    }
+}
+
 #[test]
 fn why_a_line_is_no_answer_has_room_in_a_status_row_of_80_columns() {
     let mut cards = cards(&["r1"]);
