@@ -142,6 +142,23 @@ fn what_a_key_was_answered_with_gives_way_to_what_is() {
 }
 
 #[test]
+fn a_paste_that_holds_its_own_end_mark_answers_nothing() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(100, 30);
+    let request = scene.ask_with("Bash", r#"{"command":"ls"}"#, json!({"requires_user_interaction": true}));
+    until("it has stood there long enough", || {
+        terminal.line("y");
+        status_row(&terminal.screen()).contains("takes the whole word").then_some(())
+    });
+    terminal.paste(&scene.relay.scratch, b"\x1b[201~yes\r");
+    terminal.shows("that it is pasted", |screen| screen.lines().any(|row| row.trim_end() == "? yes"));
+    scene.laptop.sync();
+    assert_eq!(scene.laptop.events_of(&scene.session, "decision"), [] as [Value; 0], "no key was pressed");
+    scene.decided(&request, json!({"decision": "deny"}));
+    assert_eq!(scene.standin.answer(id(&request))["response"]["behavior"], "deny");
+}
+
+#[test]
 fn a_refused_answer_is_seen_on_a_very_small_screen() {
     let mut scene = Scene::new();
     let terminal = Terminal::sized(&scene.relay.scratch, &scene.attach(), 20, 6);

@@ -1,6 +1,9 @@
 //! What a terminal sends, byte by byte, as keys. Sequences that are no key (reports and replies of the terminal,
 //! unknown ones) are passed over as a whole: no part of them is taken for typed text, and nothing behind them is
 //! swallowed. Reads nothing and knows no clock: the caller says when a sequence was left unfinished.
+//!
+//! A text that is pasted may hold the mark by which a paste ends, where a terminal passes that on, and what follows it
+//! would be keys. So what comes behind the mark is pasted too until nothing has come for [`AFTER_PASTE`].
 
 use std::{mem, time::Duration};
 
@@ -16,6 +19,8 @@ const PASTE_END: &[u8] = b"\x1b[201~";
 const BY_HAND: Duration = Duration::from_millis(50);
 /// The same for what only a terminal sends.
 const BY_TERMINAL: Duration = Duration::from_millis(200);
+/// How long nothing has to come behind the end of a paste until something is a key again.
+const AFTER_PASTE: Duration = Duration::from_millis(100);
 
 const ESC: u8 = 0x1b;
 const BEL: u8 = 0x07;
@@ -61,29 +66,46 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     state: State,
+    /// A paste has ended, and nothing says yet that all of it has come.
+    after_paste: bool,
 }
 
 impl Parser {
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8], out: &mut Vec<Input>) {
         for &byte in bytes {
+            let (from, after_paste) = (out.len(), self.after_paste);
             self.byte(byte, out);
+            if after_paste {
+                as_pasted(from, out);
+            }
         }
     }
 
-    /// How long the rest of a sequence is waited for, if one is not at its end. A paste is none: it ends when its end
-    /// comes, however late. A terminal writes a sequence at once. Escape alone, or with another key, may be a person's.
+    /// How long the rest of a sequence is waited for, if one is not at its end, or more behind a paste. A paste itself
+    /// ends when its end comes, however late. A terminal writes a sequence at once. Escape alone, or with another key,
+    /// may be a person's.
     pub(super) fn wait(&self) -> Option<Duration> {
-        match &self.state {
-            State::Ground | State::Paste(_) => None,
+        let wait = match &self.state {
+            State::Paste(_) => return None,
+            State::Ground => None,
             State::Escape | State::Ss3(_) | State::Click(_) => Some(BY_HAND),
             State::Csi(begun) | State::Text { text: begun, .. } if begun.is_empty() => Some(BY_HAND),
             _ => Some(BY_TERMINAL),
-        }
+        };
+        wait.max(self.after_paste.then_some(AFTER_PASTE))
     }
 
     /// Nothing came for a while: what was begun is over. Escape alone is no key here.
     pub(super) fn give_up(&mut self, out: &mut Vec<Input>) {
+        let from = out.len();
+        self.end_sequence(out);
+        if mem::take(&mut self.after_paste) {
+            as_pasted(from, out);
+        }
+    }
+
+    fn end_sequence(&mut self, out: &mut Vec<Input>) {
         match mem::take(&mut self.state) {
             State::Csi(sequence) => spill(b'[', &sequence, out),
             State::Text { begun_by, text, .. } => spill(begun_by, &text, out),
@@ -183,6 +205,7 @@ impl Parser {
                 if text.ends_with(PASTE_END) {
                     text.truncate(text.len() - PASTE_END.len());
                     out.push(Input::Paste(String::from_utf8_lossy(&text).into_owned()));
+                    self.after_paste = true;
                     return;
                 }
                 if text.len() > PASTE_MAX {
@@ -258,6 +281,28 @@ const fn key(code: KeyCode, modifiers: KeyModifiers) -> Input {
 /// A character, pressed alone.
 const fn plain(c: char) -> Input {
     key(KeyCode::Char(c), KeyModifiers::NONE)
+}
+
+/// Makes pasted text of keys: those that are no text mean nothing there.
+fn as_pasted(from: usize, out: &mut Vec<Input>) {
+    for input in out.split_off(from) {
+        let text = match input {
+            Input::Paste(text) => text,
+            Input::Key(KeyEvent { code: KeyCode::Enter, .. }) => "\n".into(),
+            Input::Key(KeyEvent { code: KeyCode::Tab, .. }) => "\t".into(),
+            Input::Key(KeyEvent { code: KeyCode::Char('j'), modifiers: KeyModifiers::CONTROL, .. }) => "\n".into(),
+            Input::Key(KeyEvent { code: KeyCode::Char(c), modifiers, .. })
+                if !modifiers.contains(KeyModifiers::CONTROL) =>
+            {
+                c.into()
+            }
+            Input::Key(_) => continue,
+        };
+        match out.last_mut() {
+            Some(Input::Paste(before)) => before.push_str(&text),
+            _ => out.push(Input::Paste(text)),
+        }
+    }
 }
 
 /// Stands for bytes that are no character, so that they are seen.
@@ -545,7 +590,50 @@ mod tests {
         assert_eq!(read(b"\x1b[201~a"), typed("a"), "an end without a beginning");
     }
 
+    #[test]
+    fn what_comes_with_the_end_of_a_paste_is_pasted_too() {
+        let burst = b"\x1b[200~ls\x1b[201~y\r\x1b[201~";
+        for at in 1..burst.len() {
+            let (mut parser, mut out) = (Parser::default(), Vec::new());
+            parser.feed(&burst[..at], &mut out);
+            parser.feed(&burst[at..], &mut out);
+            let text = out.iter().map(|input| match input {
+                Input::Paste(text) => text.as_str(),
+                Input::Key(key) => panic!("{key:?}, split at {at}"),
+            });
+            assert_eq!(text.collect::<String>(), "lsy\n", "split at {at}");
+            assert_eq!(parser.wait(), Some(AFTER_PASTE));
+            // Once nothing has come for a while, a key is one.
+            parser.give_up(&mut out);
+            out.clear();
+            parser.feed(b"y\r", &mut out);
+            assert_eq!(out, [plain('y'), key(KeyCode::Enter, KeyModifiers::NONE)]);
+            assert_eq!(parser.wait(), None);
+        }
+        // Keys that are no text mean nothing there, and a sequence that has begun has the whole time.
+        assert_eq!(read(b"\x1b[200~\x1b[201~\x1d\x03\x1b[Aa\tb\n\x1b\r\x1bOM"), [Input::Paste("a\tb\n\n\n".into())]);
+        let (mut parser, mut out) = (Parser::default(), Vec::new());
+        parser.feed(b"\x1b[200~\x1b[201~\x1b", &mut out);
+        assert_eq!(parser.wait(), Some(AFTER_PASTE));
+        // Nor does a second paste end because it is slow.
+        parser.feed(b"[200~y\r", &mut out);
+        assert_eq!(parser.wait(), None);
+    }
+
     proptest! {
+        #[test]
+        fn nothing_that_comes_with_the_end_of_a_paste_is_a_key(parts in proptest::collection::vec(
+            prop_oneof![any::<Vec<u8>>(), "(\x1b\\[20[01]~|\x1b[\\[OP\\]]|[yn\r\n;0-9~\x03\x1d]){0,8}".prop_map(String::into_bytes)], 0..8)) {
+            let (mut parser, mut out) = (Parser::default(), Vec::new());
+            parser.feed(b"\x1b[200~y\x1b[201~", &mut out);
+            for part in parts {
+                parser.feed(&part, &mut out);
+                prop_assert!(parser.wait().is_none_or(|wait| wait >= AFTER_PASTE));
+            }
+            parser.give_up(&mut out);
+            prop_assert!(out.iter().all(|input| matches!(input, Input::Paste(_))), "{:?}", out);
+        }
+
         #[test]
         fn any_bytes_leave_it_ready_for_keys(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let (mut parser, mut out) = (Parser::default(), Vec::new());

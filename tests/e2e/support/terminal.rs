@@ -78,6 +78,14 @@ impl Terminal {
         assert!(status.success(), "tmux took no bytes");
     }
 
+    /// Pastes bytes as they are, in one piece between the marks of a paste.
+    pub fn paste(&self, scratch: &Scratch, bytes: &[u8]) {
+        let file = scratch.root().join("pasted");
+        std::fs::write(&file, bytes).expect("a file");
+        let status = self.tmux().arg("load-buffer").arg(&file).args([";", "paste-buffer", "-p"]).status();
+        assert!(status.expect("tmux runs").success(), "tmux pasted nothing");
+    }
+
     /// Types text as it is, then Enter.
     pub fn line(&self, text: &str) {
         let status = self.tmux().args(["send-keys", "-l", text]).status().expect("tmux runs");
