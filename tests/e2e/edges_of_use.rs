@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
+    thread,
 };
 
 use rustix::process::Signal;
@@ -35,6 +36,7 @@ fn an_answer_in_a_pipe_that_nothing_asked_for_is_not_sent() {
         let ran = shell(scratch, &attach, &format!("{line}\n"));
         assert!(ran.status.code() == Some(1) && ran.out.is_empty(), "{line}: {ran:?}");
         assert!(ran.err.contains("! not sent: ") && ran.err.contains("none waits"), "{line}: {ran:?}");
+        assert!(ran.err.contains(&format!("; the line: {line}\n")), "{line}: {ran:?}");
     }
     // A text is one, and what follows an answer that was refused goes on.
     scene.standin.does("yes", &[says("m", "done")]);
@@ -87,6 +89,64 @@ fn an_answer_in_a_pipe_that_is_not_taken_fails() {
 }
 
 #[test]
+fn a_line_of_a_pipe_that_the_relay_refuses_is_named_and_not_called_sent() {
+    let mut scene = Scene::new();
+    let request = scene.ask("Bash", &json!({"command": "ls"}));
+    let (scratch, attach, session) = (&scene.relay.scratch, scene.attach(), &scene.session);
+    let long = "x".repeat(200);
+    let lines = format!("a\u{1}b\n\u{2}{long}\nok\n");
+    let ran = thread::scope(|threads| {
+        let running = threads.spawn(|| shell(scratch, &attach, &lines));
+        scene
+            .laptop
+            .event(session, "the line that is taken", |event| event["kind"] == "prompt" && event["text"] == "ok");
+        let denial = json!({"session": session, "request": request["request"], "decision": "deny"});
+        scene.laptop.ok("decide", denial);
+        running.join().expect("it ran")
+    });
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    let said: Vec<&str> = ran.err.lines().filter(|line| line.starts_with(['\u{b7}', '!', '>'])).collect();
+    let count = |what: &str| said.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(count("sent as a prompt, which waits until the request is answered"), 1, "{ran:?}");
+    let named = |code: &str, line: &str| {
+        said.iter().any(|said| {
+            said.starts_with("! not sent: `text` holds ")
+                && said.contains(code)
+                && said.ends_with(&format!("; the line: {line}"))
+        })
+    };
+    assert!(named("U+0001", "a<U+0001>b"), "{ran:?}");
+    assert!(said.iter().any(|said| said.contains("U+0002") && said.ends_with('…') && !said.contains(&long)), "{ran:?}");
+}
+
+#[test]
+fn an_answer_of_a_pipe_that_comes_second_is_named() {
+    let mut scene = Scene::new();
+    let request = scene.ask("Bash", &json!({"command": "ls"}));
+    // It does not hear of the decision of the other device.
+    let wire = Proxy::altering(scene.tcp(), |text| text.replace(r#""kind":"decision""#, r#""kind":"another""#));
+    let mut command = scene.relay.scratch.command(["attach"]);
+    let command = command.args(scene.reach(wire.address)).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+    let said = relay::lines(child.stderr.take().expect("a pipe"));
+    let next = || said.recv_timeout(support::DEADLINE).expect("it says more");
+    while !next().contains("y: allow") {}
+    scene.decided(&request, json!({"decision": "deny"}));
+    child.stdin.take().expect("a pipe").write_all(b"y\n").expect("it reads");
+    let second = loop {
+        let line = next();
+        if line.starts_with("! ") {
+            break line;
+        }
+    };
+    assert!(
+        second.contains("already denied") && second.contains("; not taken: your answer (allow) to Bash(ls)"),
+        "{second}"
+    );
+    until("it ends with its input", || child.try_wait().expect("its status"));
+}
+
+#[test]
 fn an_answer_that_finds_no_room_leaves_its_request_to_be_answered() {
     let scene = Scene::new();
     let own = asks("own", "Bash", &json!({"command": "touch mine"}).to_string(), &json!({}));
@@ -116,6 +176,7 @@ fn an_answer_that_finds_no_room_leaves_its_request_to_be_answered() {
     let said: Vec<String> = said.iter().collect();
     let says = |what: &str| said.iter().any(|line| line.contains(what));
     assert!(says("has not answered the last 64 commands") && says("a request waits for an answer"), "{said:?}");
+    assert!(says("; the line: y"), "{said:?}");
     assert_eq!(status.code(), Some(1));
     drop(release);
 }

@@ -159,6 +159,25 @@ fn a_paste_that_holds_its_own_end_mark_answers_nothing() {
 }
 
 #[test]
+fn a_prompt_that_the_relay_refuses_under_a_request_is_not_called_sent() {
+    let mut scene = Scene::new();
+    let terminal = scene.attached(100, 120);
+    scene.ask("Bash", &json!({"command": "ls"}));
+    terminal.shows("the card", |screen| screen.contains("y: allow"));
+    let waits = "sent as a prompt, which waits until the request is answered";
+    terminal.line("the first");
+    terminal.shows("that it waits", |screen| screen.contains(&format!("\u{b7} {waits}")));
+    // One prompt runs, and one was typed.
+    for at in 2..32 {
+        scene.laptop.prompt(&scene.session, &format!("more {at}"));
+    }
+    terminal.line("one too many");
+    let screen =
+        terminal.shows("that it is refused", |screen| screen.contains("! not sent: this key has 32 of the 64"));
+    assert_eq!(screen.matches(waits).count(), 1, "{screen}");
+}
+
+#[test]
 fn a_refused_answer_is_seen_on_a_very_small_screen() {
     let mut scene = Scene::new();
     let terminal = Terminal::sized(&scene.relay.scratch, &scene.attach(), 20, 6);

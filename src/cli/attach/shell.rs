@@ -53,6 +53,9 @@ const NO_DEADLINE: Duration = Duration::from_secs(3600);
 const DEMO_ANSWERS: &str = "The demo agent answers in this session, with made-up text: it calls no model and runs nothing. It asks \
                             for permission where a prompt has the word `ask`: `please ask me`, for instance.";
 
+/// Said of a prompt that the relay has taken.
+const WAITS: &str = "sent as a prompt, which waits until the request is answered";
+
 /// What helps where no relay runs.
 const START: &str = "`amp-relay up` starts one on this machine";
 
@@ -144,8 +147,8 @@ fn as_lines(again: &str) -> String {
 /// What a command of ours was for, until its answer.
 #[derive(Debug)]
 enum Pending {
-    /// A prompt, which may have been typed.
-    Prompt(String),
+    /// A prompt, which may have been typed. `under_request`: a request waited when it was.
+    Prompt { text: String, under_request: bool },
     /// A decision about this request, and what it says, in a line.
     Decision { request: String, answer: String },
     /// A part of an input.
@@ -397,10 +400,13 @@ impl Shell {
         let (fresh, todo) = self.link.received(self.now(), &incoming);
         match &incoming {
             Incoming::Reply(reply) => match self.pending.remove(&reply.re) {
-                Some(Pending::Prompt(_)) => {
+                Some(Pending::Prompt { under_request, .. }) => {
                     self.ours.taken(reply);
                     let changes = self.model.incoming(&incoming, self.now().mono_ms);
                     self.apply(changes);
+                    if under_request && self.is_asked() {
+                        self.note(Kind::Note, WAITS);
+                    }
                 }
                 Some(Pending::Fetch) => drop(self.model.cards.fetched(reply)),
                 Some(Pending::History) => {
@@ -419,8 +425,9 @@ impl Shell {
             _ if fresh => {
                 if let Incoming::Event(event) = &incoming {
                     let pending = &self.pending;
-                    let sent =
-                        |text: &str| pending.values().any(|one| matches!(one, Pending::Prompt(sent) if sent == text));
+                    let sent = |text: &str| {
+                        pending.values().any(|one| matches!(one, Pending::Prompt { text: sent, .. } if sent == text))
+                    };
                     self.ours.event(event, sent);
                 }
                 let changes = self.model.incoming(&incoming, self.now().mono_ms);
@@ -433,21 +440,28 @@ impl Shell {
 
     /// The relay refused something.
     fn failed(&mut self, error: &crate::client::ErrorMessage) {
+        let mut entry = self.model.error(error);
         match error.re.as_ref().and_then(|re| self.pending.remove(re)) {
             Some(Pending::Fetch) => {
                 let re = error.re.as_deref().unwrap_or_default();
                 self.model.cards.not_fetched(re, &error.message);
                 return;
             }
-            Some(Pending::Prompt(text)) => {
+            Some(Pending::Prompt { text, .. }) => {
                 let why = self.model.refusal().unwrap_or_else(|| clean_line(&error.message, ERROR_CHARS));
                 return self.not_sent(&text, &why);
             }
-            Some(Pending::Decision { request, .. }) if error.code != "ALREADY_DECIDED" => {
-                self.model.cards.not_decided(&request);
-                self.refused = true;
+            Some(Pending::Decision { request, answer }) => {
+                if error.code != "ALREADY_DECIDED" {
+                    self.model.cards.not_decided(&request);
+                    self.refused = true;
+                }
+                // In a window the card stands beside it.
+                if !self.face.is_window() {
+                    entry.text += &format!("; not taken: {answer}");
+                }
             }
-            Some(Pending::Decision { .. } | Pending::Interrupt) => {}
+            Some(Pending::Interrupt) => {}
             Some(Pending::History) => {
                 self.all = false;
                 let shown = self.face.all_came();
@@ -455,7 +469,6 @@ impl Shell {
             }
             None => self.refused |= error.re.is_some(),
         }
-        let entry = self.model.error(error);
         self.face.say(&entry.text, About::of(&self.model, self.offline.is_some()));
         self.apply(vec![Change::Add(entry)]);
     }

@@ -29,8 +29,10 @@ impl Shell {
 
     /// What is to be said of lines without an answer, where there will be none.
     pub(super) fn lost(&self) -> &'static str {
-        let mut lines =
-            self.pending.iter().filter(|(_, pending)| matches!(pending, Pending::Prompt(_) | Pending::Decision { .. }));
+        let mut lines = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| matches!(pending, Pending::Prompt { .. } | Pending::Decision { .. }));
         let is_sent = |(id, _): (&String, &Pending)| self.link.was_sent(id);
         match (lines.clone().any(is_sent), lines.any(|line| !is_sent(line))) {
             (false, false) => "",
@@ -56,7 +58,7 @@ impl Shell {
         for (id, pending) in pending {
             let was_sent = self.link.was_sent(id);
             match pending {
-                Pending::Prompt(text) if self.face.is_window() => {
+                Pending::Prompt { text, .. } if self.face.is_window() => {
                     add(if was_sent { MAY_HAVE_IT } else { NOT_SENT }, text);
                 }
                 Pending::Decision { answer, .. } => add(if was_sent { MAY_BE_TAKEN } else { NO_ANSWER }, answer),

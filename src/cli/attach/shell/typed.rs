@@ -2,19 +2,22 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{HISTORY_BYTES, Pending, Shell};
-use crate::cli::attach::{
-    HELP,
-    action::Action,
-    cards::Meaning,
-    editor::TEXT_BYTES_MAX,
-    entry::Kind,
-    face::ELSEWHERE,
-    ours::Asks,
-    script::{self, Doing},
-    words::answer_to,
+use crate::cli::{
+    attach::{
+        HELP,
+        action::Action,
+        cards::Meaning,
+        editor::TEXT_BYTES_MAX,
+        entry::Kind,
+        face::ELSEWHERE,
+        ours::Asks,
+        script::{self, Doing},
+        words::answer_to,
+    },
+    text::honest_line,
 };
 use crate::relay::card::Said;
 
@@ -35,6 +38,9 @@ fn no_room(bytes: usize) -> String {
 fn too_long(bytes: usize, most: usize) -> String {
     format!("this takes {bytes} bytes, and a message has at most {most}")
 }
+
+/// Characters of a line by which a refusal names it.
+const LINE_CHARS: usize = 80;
 
 /// What a command has beside its text, in bytes.
 const FIELDS_BYTES: usize = 512;
@@ -82,8 +88,8 @@ impl Shell {
             _ => {}
         }
         if self.face.takes_no_answer(text, &self.model.cards) {
-            self.refused = true;
-            return self.note(Kind::Warning, &format!("not sent: what a tool asks is not answered here; {ELSEWHERE}"));
+            let why = format!("not sent: what a tool asks is not answered here; {ELSEWHERE}");
+            return self.refuse(Kind::Warning, text, &why);
         }
         if !self.fits(text) {
             return;
@@ -92,8 +98,7 @@ impl Shell {
             Meaning::Text => self.prompt(text),
             Meaning::Next => {}
             Meaning::NotTaken(why) => {
-                self.refused = true;
-                self.say(Kind::Warning, &why);
+                self.refuse(Kind::Warning, text, &why);
                 // What was an answer to something else is not to stand there for another request.
                 if Said::of(text).is_none() && text.chars().any(char::is_alphabetic) {
                     self.face.put_back(text);
@@ -102,11 +107,8 @@ impl Shell {
             Meaning::Decide(fields) => {
                 let request = fields["request"].as_str().unwrap_or_default().to_owned();
                 let answer = self.model.cards.open(&request).map(|open| answer_to(open, &fields)).unwrap_or_default();
-                match self.command(fields) {
-                    Some(id) => {
-                        self.sent(&format!("kept: {answer}; {WHEN_BACK}"), None);
-                        self.pending.insert(id, Pending::Decision { request, answer });
-                    }
+                match self.sent(fields, text, &format!("kept: {answer}")) {
+                    Some(id) => drop(self.pending.insert(id, Pending::Decision { request, answer })),
                     None => self.model.cards.not_decided(&request),
                 }
             }
@@ -156,23 +158,36 @@ impl Shell {
         if let Some(why) = self.model.refusal() {
             return self.not_sent(text, &why);
         }
-        let is_held = self.model.cards.shown().is_some() && self.model.cards.decides();
-        match self.command(json!({"type": "prompt", "text": text})) {
+        let under_request = self.is_asked();
+        match self.sent(json!({"type": "prompt", "text": text}), text, "kept") {
             Some(id) => {
                 self.ours.sent();
-                self.pending.insert(id, Pending::Prompt(text.to_owned()));
-                let held = is_held.then_some("sent as a prompt, which waits until the request is answered");
-                self.sent(&format!("kept; {WHEN_BACK}"), held);
+                self.pending.insert(id, Pending::Prompt { text: text.to_owned(), under_request });
             }
             None => self.face.put_back(text),
         }
     }
 
+    /// Whether a request waits that this connection may decide.
+    pub(super) fn is_asked(&self) -> bool {
+        self.model.cards.shown().is_some() && self.model.cards.decides()
+    }
+
     /// A prompt is not sent, or not taken: it stays where it was typed.
     pub(super) fn not_sent(&mut self, text: &str, why: &str) {
-        self.refused = true;
-        self.say(Kind::Error, &format!("not sent: {why}"));
+        self.refuse(Kind::Error, text, &format!("not sent: {why}"));
         self.face.put_back(text);
+    }
+
+    /// A line comes to nothing. A window has it in its editor or its history; of the lines of a pipe, which go out one
+    /// behind the other, it is to be told which one it was.
+    fn refuse(&mut self, kind: Kind, text: &str, why: &str) {
+        self.refused = true;
+        if self.face.is_window() {
+            self.say(kind, why);
+        } else {
+            self.say(kind, &format!("{why}; the line: {}", honest_line(text, LINE_CHARS)));
+        }
     }
 
     /// What an interrupt came to. The end of the turn follows an interrupt that was heard.
@@ -186,11 +201,21 @@ impl Shell {
         }
     }
 
-    /// What there is to say of a line that was sent, or `kept` where there is no connection.
-    fn sent(&mut self, kept: &str, note: Option<&str>) {
-        let offline = self.offline.map(|_| kept);
-        if let Some(text) = offline.or(note) {
-            self.note(Kind::Note, text);
+    /// Puts out the command that a line makes: gives its id, if it finds room. What came of it is told by its answer;
+    /// `kept` is said where there is no connection.
+    fn sent(&mut self, fields: Value, line: &str, kept: &str) -> Option<String> {
+        match self.link.command(fields) {
+            Ok((id, todo)) => {
+                self.act(todo);
+                if self.offline.is_some() {
+                    self.note(Kind::Note, &format!("{kept}; {WHEN_BACK}"));
+                }
+                Some(id)
+            }
+            Err(full) => {
+                self.refuse(Kind::Error, line, &full.to_string());
+                None
+            }
         }
     }
 
