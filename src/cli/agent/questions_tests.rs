@@ -194,6 +194,28 @@ fn what_is_to_be_told_waits_for_the_answer_and_is_counted() {
     assert_eq!(questions.kept(), (0, VecDeque::new()), "once");
 }
 
+#[test]
+fn a_part_is_put_again_below_the_news_that_an_answer_was_refused() {
+    let mut questions = Questions::default();
+    let now = Instant::now();
+    for is_open in [true, false] {
+        questions.ask(question("a", &[], false, None));
+        questions.ask(question(&long(40), &[], false, None));
+        questions.put(now, SIZE);
+        let Typed::Answer(first, _) = typed(&mut questions, "y", now + VISIBLE, SIZE) else { panic!("an answer") };
+        questions.sent(Id([1; 16]), *first);
+        questions.put(now, SIZE);
+        assert_eq!(typed(&mut questions, "\n", now + VISIBLE, SIZE), Typed::Next);
+        let part = questions.put(now, SIZE).expect("the second part");
+        assert!(questions.refused(&message(9, Some(1)), is_open).is_some());
+        let news = Told::new("", "an answer was not taken");
+        assert_eq!(questions.tell(news.clone()), Some(news), "it is said at once");
+        assert_eq!(typed(&mut questions, "y", now + VISIBLE, SIZE), Typed::Nothing, "it was typed above the part");
+        assert_eq!(questions.put(now, SIZE), Some(part), "below the news, where the person had got to");
+        questions.over();
+    }
+}
+
 /// A terminal: its rows, the last of which has the cursor.
 struct Glass {
     size: Size,
