@@ -171,9 +171,9 @@ fn table(sessions: &[Summary], all: &[Summary], width: Option<usize>) -> String 
             cell("title", field(&session.title, 32)),
             cell("state", field(&session.state, 16) + &mode(session)),
             cell("folder", folder),
-            cell("waiting", session.waiting.to_string()),
-            cell("devices", session.devices.to_string()),
-            cell("cost_usd", format!("${:.2}", session.cost_usd)),
+            cell("waiting", text::count(session.waiting)),
+            cell("devices", text::count(session.devices)),
+            cell("cost_usd", text::dollars(session.cost_usd)),
         ]
     };
     let mut rows: Vec<_> = std::iter::once(head).chain(sessions.iter().map(row)).collect();
@@ -305,6 +305,19 @@ mod tests {
         );
         assert_eq!(table(&[], &[], None), "");
     }
+
+    #[test]
+    fn no_number_of_a_relay_takes_the_room_of_other_columns() {
+        let folder = "/home/somebody/relay";
+        let one = Summary { folder: folder.into(), ..session("37acecd8", "a title", "ready") };
+        for cost_usd in [1e308, -1e308] {
+            let odd = Summary { cost_usd, waiting: u64::MAX, devices: u64::MAX, ..one.clone() };
+            let shown = table(&[odd, one.clone()], std::slice::from_ref(&one), Some(80));
+            assert!(shown.lines().all(|row| text::columns(row) <= 80), "{shown}");
+            assert_eq!(shown.matches(folder).count(), 2, "{shown}");
+        }
+    }
+
     #[test]
     fn on_a_terminal_a_folder_is_as_short_as_its_row_needs_it() {
         let folder = "/home/somebody/projects/größer/relay";

@@ -206,6 +206,27 @@ pub(super) fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// What is not shown as it is: more has no room in a table.
+const SHOWN_MAX: u32 = 999_999;
+
+/// A sum in dollars for a table, in eleven columns at most, whatever number a relay says.
+pub(super) fn dollars(usd: f64) -> String {
+    let (amount, max) = (usd.abs(), f64::from(SHOWN_MAX));
+    // What is rounded to nothing has no sign.
+    let sign = if usd <= -0.005 { "-" } else { "" };
+    match amount {
+        _ if usd.is_nan() => "?".into(),
+        _ if amount > max && sign.is_empty() => format!(">${SHOWN_MAX}"),
+        _ if amount > max => format!("<-${SHOWN_MAX}"),
+        _ => format!("{sign}${amount:.2}"),
+    }
+}
+
+/// A count for a table, in seven columns at most.
+pub(super) fn count(count: u64) -> String {
+    if count > SHOWN_MAX.into() { format!(">{SHOWN_MAX}") } else { count.to_string() }
+}
+
 /// Columns that a text takes on a terminal.
 pub(super) fn columns(text: &str) -> usize {
     text.width()
@@ -336,6 +357,27 @@ mod tests {
         assert_eq!(clean_line("one\ntwo\x1b[31m", 6), "one tw…");
         assert_eq!(clean_line("größer", 6), "größer");
         assert_eq!(honest_line("ls # list\nrm -rf x\u{200b}\n", 64), "ls # list⏎rm -rf x<U+200B>");
+    }
+
+    #[test]
+    fn a_number_in_a_table_is_bounded() {
+        for (usd, shown) in [
+            (0.0, "$0.00"),
+            (-0.0, "$0.00"),
+            (-0.001, "$0.00"),
+            (1.005, "$1.00"),
+            (999_999.0, "$999999.00"),
+            (-12.5, "-$12.50"),
+            (1e6, ">$999999"),
+            (1e308, ">$999999"),
+            (-1e308, "<-$999999"),
+            (f64::INFINITY, ">$999999"),
+            (f64::NEG_INFINITY, "<-$999999"),
+            (f64::NAN, "?"),
+        ] {
+            assert_eq!(dollars(usd), shown, "{usd}");
+        }
+        assert_eq!([0, 999_999, 1_000_000, u64::MAX].map(count), ["0", "999999", ">999999", ">999999"]);
     }
 
     #[test]
