@@ -2,6 +2,7 @@
 
 use super::{
     Told, Whom, explained,
+    notes::Notes,
     questions::{Question, Questions, Refused},
     rendered, session_answer,
 };
@@ -36,6 +37,8 @@ pub(super) struct Exchange {
     relay: String,
     /// What it is asked meanwhile.
     pub(super) questions: Questions,
+    /// What is said of it.
+    pub(super) notes: Notes,
     /// Whether the other side has given a sign that it works.
     pub(super) begun: bool,
 }
@@ -43,7 +46,14 @@ pub(super) struct Exchange {
 impl Exchange {
     /// The request with this id was sent, by the relay with this DID.
     pub(super) fn new(request: Id, whom: Whom, relay: &str) -> Self {
-        Self { request, whom, relay: relay.to_owned(), questions: Questions::default(), begun: false }
+        Self {
+            request,
+            whom,
+            relay: relay.to_owned(),
+            questions: Questions::default(),
+            notes: Notes::default(),
+            begun: false,
+        }
     }
 
     /// The messages of ours that may be answered.
@@ -74,7 +84,7 @@ impl Exchange {
             Type::PROCESSING | Type::PROGRESS => {
                 self.begun = true;
                 let status = body.and_then(|body| Processing::read(body).ok()).and_then(|read| read.status_text);
-                Some(Say::Status(status.map_or(Told::new("", "processing"), |status| Told::new(THEIRS, status))))
+                Some(Say::Status(status.map_or(Told::new("processing", ""), |status| Told::new(THEIRS, status))))
             }
             Type::INPUT_REQUIRED => {
                 self.begun = true;
@@ -104,11 +114,12 @@ impl Exchange {
         let is_over = error.message == NOT_WAITING;
         let is_open = error.code == Code::BAD_REQUEST && !is_over;
         Some(match self.questions.refused(message, is_open)? {
-            Refused::Again => {
-                Told { next: ": its question is put again", ..Told::new("an answer was not taken: ", &*error.message) }
-            }
+            Refused::Again => Told {
+                next: ": its question is put again".into(),
+                ..Told::new("an answer was not taken: ", &*error.message)
+            },
             Refused::Gone if is_over => {
-                Told::new("", "an answer was not taken: its question was decided elsewhere, or is over")
+                Told::new("an answer was not taken: its question was decided elsewhere, or is over", "")
             }
             Refused::Gone => explained("an answer was not taken: ", error, self.whom, self.is_relay(message)),
         })
@@ -224,7 +235,7 @@ mod tests {
             exchange.questions.sent(Id([2; 16]), question);
             let error = |out: &mut Vec<u8>| ErrorBody::new(Code::BAD_REQUEST, reason).write(out);
             let told = exchange.received(&answer(Type::ERROR, Id([2; 16]), error));
-            let says = |told: &Told| (told.ours.to_owned() + &told.theirs + told.next).contains("decided elsewhere");
+            let says = |told: &Told| (told.ours.to_owned() + &told.theirs + &told.next).contains("decided elsewhere");
             assert!(matches!(told, Some(Say::Status(told)) if says(&told) != again));
             assert_eq!(exchange.questions.passed_over().is_some(), again, "{reason}");
         }

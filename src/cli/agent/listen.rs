@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
 
-use super::{as_json, rendered, signer};
+use super::{as_json, notes::Notes, passed_over, rendered, signer};
 use crate::{
     base::CloseCode,
     cli::{
@@ -34,8 +34,7 @@ const RETRY_MS_FIRST: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 60_000;
 /// A connection that held for so long starts the pauses anew.
 const HELD: Duration = Duration::from_secs(60);
-/// Characters that are shown of why a message was passed over, of an error, and of a sender's DID.
-const WHY_CHARS: usize = 300;
+/// Characters that are shown of an error, and of a sender's DID.
 const ERROR_CHARS: usize = 500;
 const FROM_CHARS: usize = 200;
 
@@ -67,13 +66,14 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
     let options = Options::new(&device_name());
     let mut backoff = Backoff::new(RETRY_MS_FIRST, RETRY_MS_MAX, RandomState::new().build_hasher().finish());
     let mut connected = Some(connection);
+    let mut notes = Notes::default();
     loop {
         let why = match connected.take() {
             Some(mut agent) => {
                 out::note(&format_args!("listening as {} at {target}; Ctrl-C ends", agent.did()));
                 *current.lock() = Some(agent.sender());
                 let since = Instant::now();
-                let ended = serve(&mut agent, args.json)?;
+                let ended = serve(&mut agent, args.json, &mut notes)?;
                 if since.elapsed() >= HELD {
                     backoff.reset();
                 }
@@ -129,11 +129,12 @@ fn is_final(ended: &Ended) -> Option<String> {
 }
 
 /// Prints and answers what comes until the connection ends.
-fn serve(agent: &mut Connection, json: bool) -> Result<Ended, String> {
+fn serve(agent: &mut Connection, json: bool, notes: &mut Notes) -> Result<Ended, String> {
     loop {
         let deadline = Instant::now() + Duration::from_millis(NOTHING_SEEN_MS);
         match agent.receive(Some(deadline)).map_err(|error| error.to_string())? {
             Received::Message(message) => {
+                notes.between();
                 if json {
                     out::json(&as_json(&message))?
                 } else {
@@ -143,7 +144,7 @@ fn serve(agent: &mut Connection, json: bool) -> Result<Ended, String> {
                 let _ = answer(&message).map(|(typ, body)| agent.send(&Draft::answering(&message, typ, &body)));
             }
             Received::Unacceptable(why) => {
-                out::note(&format_args!("passed over a message: {}", clean_line(&why.to_string(), WHY_CHARS)));
+                notes.said(passed_over(&why)).iter().for_each(|told| out::note(&told.shown()));
             }
             Received::Alive => {}
             Received::Nothing => return Ok(Ended::Broken("the relay says nothing".into())),

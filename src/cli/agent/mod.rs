@@ -3,6 +3,7 @@
 
 mod exchange;
 mod listen;
+mod notes;
 mod parts;
 mod questions;
 mod request;
@@ -10,6 +11,7 @@ mod screen;
 mod send;
 
 use std::{
+    borrow::Cow,
     io::{self, Read},
     time::Duration,
 };
@@ -23,7 +25,7 @@ pub(super) use send::{SendArgs, run as send};
 use super::{
     out,
     settings::span_ms,
-    text::{clean, ticked},
+    text::{clean, clean_line, ticked},
 };
 use crate::{
     base::text::BYTE_ORDER_MARK,
@@ -37,6 +39,8 @@ use crate::{
 const STDIN_BYTES_MAX: u64 = 16 << 20;
 /// The name of the relay itself, where a DID is wanted.
 const RELAY: &str = "relay";
+/// Characters that are shown of why a message was passed over.
+const WHY_CHARS: usize = 300;
 /// What it can be asked, whatever else a program that embeds it serves.
 const ACTIONS: &str = "agents, ping, echo or time";
 
@@ -129,23 +133,29 @@ struct Told {
     ours: &'static str,
     theirs: String,
     /// What to do about it.
-    next: &'static str,
+    next: Cow<'static, str>,
+    /// How many of this kind there were by now, where most of them are not said.
+    times: u64,
 }
 
 impl Told {
     fn new(ours: &'static str, theirs: impl Into<String>) -> Self {
-        Self { ours, theirs: theirs.into(), next: "" }
+        Self { ours, theirs: theirs.into(), next: "".into(), times: 0 }
     }
 
     /// For standard error.
     fn shown(&self) -> String {
-        out::foreign(self.ours, &self.theirs) + self.next
+        let shown = out::foreign(self.ours, &self.theirs) + &self.next;
+        match self.times {
+            0 => shown,
+            times => format!("{shown} ({times} such notes by now; few of those that follow are shown)"),
+        }
     }
 }
 
 /// What came and is no message for us, which may have been the answer that is waited for.
 fn passed_over(why: &Unacceptable) -> Told {
-    Told::new("passed over a message: ", why.to_string())
+    Told::new("passed over a message: ", clean_line(&why.to_string(), WHY_CHARS))
 }
 
 /// What a session answers, `{"ok": ..., "text": ...}`: whether it went well, and its words.
@@ -211,7 +221,7 @@ fn explained(ours: &'static str, error: &ErrorAnswer, whom: Whom, is_relay: bool
         },
         _ => "",
     };
-    Told { next, ..Told::new(ours, error.to_string()) }
+    Told { next: next.into(), ..Told::new(ours, error.to_string()) }
 }
 
 #[cfg(test)]

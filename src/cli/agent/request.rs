@@ -194,7 +194,7 @@ fn wait_for_answer(
                 let may_be_done = if exchange.whom == Whom::Relay { "" } else { MAY_BE_DONE };
                 return Err(out::foreign("", &format!("{ended} before the answer came")) + may_be_done);
             }
-            Received::Unacceptable(why) => tell(&mut exchange.questions, passed_over(&why)),
+            Received::Unacceptable(why) => tell(exchange, passed_over(&why)),
             Received::Nothing | Received::Alive => {}
         }
     }
@@ -210,17 +210,17 @@ fn took(exchange: &mut Exchange, message: &Message, is_said: bool, person: bool)
         out::question(&"\n");
     }
     match say {
-        Say::Status(told) => tell(&mut exchange.questions, told),
-        Say::Asked if person => {}
+        Say::Status(told) => tell(exchange, told),
+        Say::Asked if person => exchange.notes.between(),
         Say::Asked => {
             let prompt = exchange.questions.passed_over().map(|question| question.prompt).unwrap_or_default();
             if !is_said {
                 return Some(Err(format!("{}\n{OPEN_QUESTION}", out::foreign("", &prompt))));
             }
-            let asked = out::foreign("asked: ", &prompt);
-            out::note(&format_args!("{asked}\nit waits for an answer; {ELSEWHERE}"));
+            let next = format!("\nit waits for an answer; {ELSEWHERE}").into();
+            tell(exchange, Told { next, ..Told::new("asked: ", prompt) });
         }
-        Say::Unaskable if person || is_said => tell(&mut exchange.questions, Told::new(UNASKABLE, "")),
+        Say::Unaskable if person || is_said => tell(exchange, Told::new(UNASKABLE, "")),
         Say::Unaskable => return Some(Err(format!("{UNASKABLE}\n{OPEN_QUESTION}"))),
         Say::Done(text) => return Some(Ok(text)),
         Say::Failed(told) => return Some(Err(told.shown())),
@@ -228,9 +228,9 @@ fn took(exchange: &mut Exchange, message: &Message, is_said: bool, person: bool)
     None
 }
 
-/// Says something, unless a question is on the screen: then it is kept.
-fn tell(questions: &mut Questions, told: Told) {
-    if let Some(told) = questions.tell(told) {
+/// Says something, if that is not too much, unless a question is on the screen: then it is kept.
+fn tell(exchange: &mut Exchange, told: Told) {
+    if let Some(told) = exchange.notes.said(told).and_then(|told| exchange.questions.tell(told)) {
         out::note(&told.shown());
     }
 }

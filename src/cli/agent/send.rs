@@ -9,7 +9,8 @@ use clap::{ArgGroup, Args};
 use serde_json::Value;
 
 use super::{
-    ACTIONS, RELAY, Whom, address, check_is_not_alone, explained, given, given_json, millis, passed_over, span,
+    ACTIONS, RELAY, Whom, address, check_is_not_alone, explained, given, given_json, millis, notes::Notes, passed_over,
+    span,
 };
 use crate::{
     cli::{
@@ -94,6 +95,7 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
     let ping = agent.send(&Draft::new(relay, Type::PING, cbor::NULL)).map_err(|error| error.to_string())?;
     let mut deadline = started + PONG_TIMEOUT;
     let mut ponged = false;
+    let mut notes = Notes::default();
     loop {
         match agent.answer(to, &[id, ping], Some(deadline)).map_err(|error| error.to_string())? {
             Received::Message(message) if message.answers(&ping) && !ponged => {
@@ -124,7 +126,9 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
             Received::Ended(ended) => {
                 return Err(out::foreign("", &format!("{ended} before it was known what became of the message")));
             }
-            Received::Unacceptable(why) => out::note(&passed_over(&why).shown()),
+            Received::Unacceptable(why) => {
+                notes.said(passed_over(&why)).iter().for_each(|told| out::note(&told.shown()));
+            }
             Received::Alive => {}
         }
     }
