@@ -401,14 +401,20 @@ fn one_question(command: &str, columns: u16, rows: u16) -> (Scene, Terminal) {
 }
 
 /// The same, with a shell line around the program.
-fn one_question_in(
-    command: &str,
+fn one_question_in(command: &str, size: (u16, u16), line: impl FnOnce(String) -> String) -> (Scene, Terminal) {
+    one_request("Bash", &json!({"command": command}), size, line)
+}
+
+/// A session that asks for this tool, and `amp-relay request` in a terminal of this size.
+fn one_request(
+    tool: &str,
+    input: &Value,
     (columns, rows): (u16, u16),
     line: impl FnOnce(String) -> String,
 ) -> (Scene, Terminal) {
     let alice = Key::new("alice");
     let mut scene = Scene::of(Relay::options(&[]), &alice.line("amp-role=\"approve\""));
-    let ask = asks("first", "Bash", &json!({"command": command}).to_string(), &json!({}));
+    let ask = asks("first", tool, &input.to_string(), &json!({}));
     scene.standin.does("one", &[ask, "@wait".into()]);
     let file = scene.relay.scratch.root().join("alice");
     alice.write(&file);
@@ -417,6 +423,23 @@ fn one_question_in(
     let command = request(&scene, &file, &did, "one");
     let terminal = Terminal::sized(&scene.relay.scratch, &line(command), columns, rows);
     (scene, terminal)
+}
+
+#[test]
+fn a_line_with_too_few_answers_is_told_what_it_lacks_below_the_card() {
+    let options = json!([{"label": "Red"}, {"label": "Blue"}, {"label": "Green"}]);
+    let questions = json!({"questions": [{"question": "Which colour?", "options": options},
+        {"question": "Which ones?", "options": options, "multiSelect": true}]});
+    let (scene, terminal) = one_request("AskUserQuestion", &questions, (80, 30), |request| request);
+    let keys = "[all answers in one line with ; between them, or n]";
+    terminal.shows("the questions", |screen| screen.trim_end().ends_with(keys));
+    let why = "that is 1 answer: 2 questions need 2 answers with ; between them, as in 1; 1,3";
+    types(&terminal, &["1", "Enter"], |screen| screen.contains(why) && screen.trim_end().ends_with(keys));
+    let screen = terminal.screen();
+    assert_eq!(screen.matches("Which colour?").count(), 1, "the card stands there once: {screen}");
+    types(&terminal, &["2; 1,3", "Enter"], |screen| screen.contains("answered: "));
+    let answers = &scene.standin.answer("first")["response"]["updatedInput"]["answers"];
+    assert_eq!(answers, &json!({"Which colour?": "Blue", "Which ones?": "Red, Green"}));
 }
 
 /// Whether a question that goes on stands at the end of the screen.

@@ -1,6 +1,7 @@
 //! `amp-relay send`, `request` and `listen`: an AMP agent on the command line. Owns how messages are written and shown;
 //! the parts that decide (`exchange`, and the functions here) do no I/O.
 
+mod example;
 mod exchange;
 mod listen;
 mod notes;

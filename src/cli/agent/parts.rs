@@ -28,6 +28,14 @@ pub(super) struct Part {
     /// Its rows, and below them what can be typed.
     pub(super) text: String,
     pub(super) follows: Follows,
+    /// How many rows it takes.
+    pub(super) rows: usize,
+}
+
+impl Part {
+    fn new(text: String, follows: Follows) -> Self {
+        Self { rows: text.split('\n').count(), text, follows }
+    }
 }
 
 /// What comes after a part.
@@ -44,10 +52,10 @@ pub(super) enum Follows {
 /// The part of a question that begins at this place, as much of it as stays in view together with what is typed below;
 /// `keys` stand below the last one.
 pub(super) fn part(prompt: &str, keys: &str, from: usize, size: Option<Size>) -> Part {
-    let Some(size) = size else { return Part { text: UNKNOWN.into(), follows: Follows::Same } };
+    let Some(size) = size else { return Part::new(UNKNOWN.into(), Follows::Same) };
     // A row that fills the last column is ended by that on some terminals, and once more by the line feed.
     let width = size.columns.saturating_sub(1);
-    let small = || Part { text: folded(SMALL, width.max(1), ""), follows: Follows::Same };
+    let small = || Part::new(folded(SMALL, width.max(1), ""), Follows::Same);
     if size.columns < COLUMNS_MIN {
         return small();
     }
@@ -62,11 +70,24 @@ pub(super) fn part(prompt: &str, keys: &str, from: usize, size: Option<Size>) ->
     let room = |below: &str| size.rows.saturating_sub(below.split('\n').count() + 1);
     let own = |rows: &[(usize, String)]| rows.iter().map(|(_, row)| format!("{row}\n")).collect::<String>();
     if rows.len() <= room(&last) {
-        return Part { text: own(&rows) + &last, follows: Follows::Nothing };
+        return Part::new(own(&rows) + &last, Follows::Nothing);
     }
     let fit = room(&last).min(room(&more(rows.len())));
     match rows.get(fit).filter(|_| fit > 0) {
-        Some((next, _)) => Part { text: own(&rows[..fit]) + &more(rows.len() - fit), follows: Follows::Part(*next) },
+        Some((next, _)) => Part::new(own(&rows[..fit]) + &more(rows.len() - fit), Follows::Part(*next)),
         None => small(),
     }
+}
+
+/// What is said of a line that was typed below a part of so many rows, and `keys` once more, with the rows that all of it
+/// takes by then. `None`: the part would not stay in view.
+pub(super) fn below(why: &str, keys: &str, (line, rows): (&str, usize), size: Size) -> Option<(String, usize)> {
+    let width = size.columns.saturating_sub(1);
+    let keys = format!("{keys} ");
+    let height = |text: &str| folded(text, width, "").split('\n').count();
+    let typed = height(&format!("{keys}{}", line.trim_end_matches(['\r', '\n']))) - height(&keys);
+    let text = folded(&format!("{why}\n{keys}"), width, "");
+    let rows = rows + typed + text.split('\n').count();
+    // What is typed may begin another row.
+    (rows < size.rows).then_some((text, rows))
 }

@@ -4,6 +4,7 @@
 //! kept until the question is answered.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     time::{Duration, Instant},
 };
@@ -12,10 +13,12 @@ use serde_json::{Value, json};
 
 use super::{
     Told,
-    parts::{Follows, Size, part},
+    example::example,
+    parts::{Follows, Size, below, part},
 };
 use crate::{
     base::text::unfit_for_lines,
+    cli::text::counted,
     client::amp::{Id, Message},
     relay::card::{Said, VISIBLE_MS},
 };
@@ -49,6 +52,8 @@ pub(super) enum Answer {
     Body(Value),
     /// Something else is wanted.
     Wanted(&'static str),
+    /// Other answers are wanted: what was wrong is plain without the question.
+    Other(Cow<'static, str>),
 }
 
 impl Question {
@@ -91,7 +96,7 @@ impl Question {
                 Answer::Body(json!({"decision": "allow"}))
             }
             None if self.takes("answer") && !line.trim().is_empty() => self.answers(line),
-            _ if self.takes("answer") => Answer::Wanted(self.wanted()),
+            _ if self.takes("answer") => Answer::Other(self.wanted()),
             _ if self.takes("allow") && self.in_full => {
                 Answer::Wanted("the whole word yes allows it, n denies it, n REASON says why not")
             }
@@ -107,16 +112,21 @@ impl Question {
             _ => line.split(';').map(str::trim).collect(),
         };
         if self.wants.is_some_and(|wants| wants != answers.len() as u64) {
-            return Answer::Wanted(self.wanted());
+            return Answer::Other(
+                format!("that is {}: {}", counted(answers.len() as u64, "answer"), self.wanted()).into(),
+            );
         }
         Answer::Body(json!({"decision": "allow", "answers": answers}))
     }
 
-    fn wanted(&self) -> &'static str {
-        if self.wants == Some(1) {
-            "a number, or the answer itself; n denies it"
-        } else {
-            "a number, or the answer itself, for each question, with ; between them; n denies it"
+    fn wanted(&self) -> Cow<'static, str> {
+        match self.wants {
+            Some(1) => "a number, or the answer itself; n denies it".into(),
+            Some(wants @ 2..) => {
+                let example = example(&self.prompt, wants);
+                format!("{wants} questions need {wants} answers with ; between them, as in {example}").into()
+            }
+            _ => "a number, or the answer itself, for each question, with ; between them; n denies it".into(),
         }
     }
 }
@@ -127,7 +137,9 @@ pub(super) enum Typed {
     /// It answers this question: send it, then say so with [`Questions::sent`].
     Answer(Box<Question>, Value),
     /// It is no answer, for this reason.
-    Not(&'static str),
+    Not(Cow<'static, str>),
+    /// It is none, and the question is still in view: show this below it, then say so with [`Questions::stands`].
+    Below(String),
     /// The next part is to be put.
     Next,
     /// No question stood there to be answered.
@@ -150,6 +162,8 @@ struct Put {
     /// The size of the terminal that it was made for.
     size: Option<Size>,
     follows: Follows,
+    /// How many rows it takes, with what was said below it.
+    rows: usize,
     /// It had been there for [`VISIBLE`] when no line was below it yet: the next one was ended after that, however late
     /// it is read.
     is_seen: bool,
@@ -202,7 +216,7 @@ impl Questions {
     pub(super) fn put(&mut self, now: Instant, size: Option<Size>) -> Option<String> {
         let question = self.waiting.front().filter(|_| self.put.is_none())?;
         let part = part(&question.prompt, question.keys(), self.from, size);
-        self.put = Some(Put { since: now, size, follows: part.follows, is_seen: false });
+        self.put = Some(Put { since: now, size, follows: part.follows, rows: part.rows, is_seen: false });
         self.is_begun = true;
         Some(part.text)
     }
@@ -270,7 +284,8 @@ impl Questions {
     }
 
     /// A line was typed, on a terminal that has had this size since the part was put; `None`: another one meanwhile, or
-    /// none that is known. Whatever the line is, what it stands under has to be put again before another can be an answer.
+    /// none that is known. Whatever the line is, what it stands under has to be put again before another can be an answer,
+    /// unless all of it is still in view.
     pub(super) fn typed(&mut self, line: &str, size: Option<Size>) -> Typed {
         let (Some(put), Some(question)) = (self.put.take(), self.waiting.front()) else { return Typed::Nothing };
         let denies = matches!(Said::of(line), Some(Said::No { .. }));
@@ -297,7 +312,13 @@ impl Questions {
                 Some(question) => Typed::Answer(Box::new(question), body),
                 None => Typed::Nothing,
             },
-            Answer::Wanted(what) => Typed::Not(what),
+            Answer::Wanted(what) => Typed::Not(what.into()),
+            Answer::Other(what) => {
+                let fits = put.size.and_then(|size| below(&what, question.keys(), (line, put.rows), size));
+                let Some((text, rows)) = fits else { return Typed::Not(what) };
+                self.put = Some(Put { rows, is_seen: false, ..put });
+                Typed::Below(text)
+            }
         }
     }
 

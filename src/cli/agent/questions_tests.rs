@@ -51,7 +51,7 @@ fn an_answer_is_one_that_the_question_takes() {
     assert_eq!(plain.answer("n use rg instead"), reason());
     let asked = put(&["answer", "deny"], true);
     assert_eq!(asked.answer("n use rg instead"), reason());
-    assert!(matches!(asked.answer("y"), Answer::Wanted(_)), "a bare yes answers nothing");
+    assert!(matches!(asked.answer("y"), Answer::Other(_)), "a bare yes answers nothing");
     let answers = json!({"decision": "allow", "answers": ["2", "any text"]});
     assert_eq!((asked.answer("2; any text\n"), asked.answer("no")), (Answer::Body(answers), no()));
     let cut = put(&["deny"], false);
@@ -68,8 +68,9 @@ fn one_answer_may_hold_a_semicolon_and_several_are_counted() {
         assert!(several.keys().contains("all answers in one line with ; between them"), "{}", several.keys());
     }
     assert_eq!(two.answer("1; 2,3"), allow(&["1", "2,3"]));
-    for wrong in ["1", "1;2;3"] {
-        assert!(matches!(two.answer(wrong), Answer::Wanted(why) if why.contains("for each question")), "{wrong}");
+    let need = "2 questions need 2 answers with ; between them, as in some text; some text";
+    for (wrong, said) in [("1", "that is 1 answer: "), ("1;2;3", "that is 3 answers: "), ("y", ""), ("", "")] {
+        assert_eq!(two.answer(wrong), Answer::Other(format!("{said}{need}").into()), "{wrong}");
     }
 }
 
@@ -216,6 +217,38 @@ fn a_part_is_put_again_below_the_news_that_an_answer_was_refused() {
     }
 }
 
+#[test]
+fn a_line_with_too_few_answers_leaves_the_card_where_it_is() {
+    let mut questions = Questions::default();
+    let now = Instant::now();
+    let prompt = "Q asks:\n  ? 1 of 2: A?\n  ○ 1. x\n  ○ 2. y\n  ? 2 of 2: B?\n  ○ 1. x\n  ○ 2. y\n  ○ 3. z\n  # several may be chosen, as in 1,3";
+    questions.ask(question(prompt, &["answer", "deny"], false, Some(2)));
+    let card = questions.put(now, SIZE).expect("the card");
+    let keys = card.rsplit('\n').next().expect("keys").to_owned();
+    let said = format!("that is 1 answer: 2 questions need 2 answers with ; between them, as in 1; 1,3\n{keys}");
+    // The card has ten rows, and each of these two more.
+    for n in 0..6 {
+        let later = now + 2 * n * VISIBLE;
+        questions.stands(later);
+        assert_eq!(typed(&mut questions, "1\n", later + VISIBLE, SIZE), Typed::Below(said.clone()), "{n}");
+        assert_eq!(questions.put(later, SIZE), None, "it stands there");
+    }
+    let later = now + 20 * VISIBLE;
+    questions.stands(later);
+    assert!(matches!(typed(&mut questions, "1\n", later + VISIBLE, SIZE), Typed::Not(_)), "it would leave the screen");
+    assert_eq!(questions.put(later, SIZE).as_ref(), Some(&card));
+    // A long line takes rows too.
+    let long = format!("{}\n", "x".repeat(79 * 12));
+    assert!(matches!(typed(&mut questions, &long, later + VISIBLE, SIZE), Typed::Not(_)));
+    questions.put(later, SIZE);
+    assert!(matches!(typed(&mut questions, "1\n", later + VISIBLE, SIZE), Typed::Below(_)));
+    questions.stands(later + VISIBLE);
+    let early = typed(&mut questions, "1; 2\n", later + VISIBLE, SIZE);
+    assert!(matches!(early, Typed::Not(why) if why.contains("half a second")), "what was said has to be read");
+    questions.put(later, SIZE);
+    assert!(matches!(typed(&mut questions, "1; 2\n", later + VISIBLE, SIZE), Typed::Answer(..)));
+}
+
 /// A terminal: its rows, the last of which has the cursor.
 struct Glass {
     size: Size,
@@ -263,6 +296,8 @@ struct Play {
     line: Option<Line>,
     /// The question that was printed last, when, and whether the terminal has had one size since.
     put: Option<(String, Instant)>,
+    /// The part that was printed.
+    part: String,
     same_size: bool,
     /// What has been in view for half a second when a line below it was ended.
     seen: BTreeSet<char>,
@@ -279,6 +314,7 @@ impl Play {
             now: Instant::now(),
             line: None,
             put: None,
+            part: String::new(),
             same_size: true,
             seen: BTreeSet::new(),
             open: BTreeSet::new(),
@@ -298,7 +334,9 @@ impl Play {
             (from..self.asked).filter_map(char::from_u32).collect::<String>()
         };
         let prompt = lines.iter().map(&mut line).collect::<Vec<_>>().join("\n");
-        if self.questions.ask(question(&prompt, &[], false, None)) {
+        let (options, wants): (&[&str], _) =
+            if lines.len().is_multiple_of(2) { (&["answer", "deny"], Some(2)) } else { (&[], None) };
+        if self.questions.ask(question(&prompt, options, false, wants)) {
             self.open.insert(prompt);
         }
     }
@@ -311,6 +349,7 @@ impl Play {
         let front = self.questions.waiting.front().map(|question| question.prompt.clone());
         if let Some(text) = self.questions.put(self.now, Some(self.glass.size)) {
             self.glass.print(&text);
+            self.part = text;
             // What was typed before it is forgotten.
             (self.line, self.same_size) = (None, true);
             self.put = front.map(|prompt| (prompt, self.now));
@@ -334,16 +373,26 @@ impl Play {
     fn read(&mut self) {
         let Some(line) = self.line.take() else { return self.questions.no_line(self.now) };
         let size = Some(self.glass.size).filter(|_| self.same_size);
-        let Typed::Answer(question, body) = self.questions.typed(line.text, size) else { return };
+        let (question, body) = match self.questions.typed(line.text, size) {
+            Typed::Answer(question, body) => (question, body),
+            Typed::Below(text) => {
+                self.glass.print(&text);
+                self.questions.stands(self.now);
+                self.put.iter_mut().for_each(|(_, since)| *since = self.now);
+                return;
+            }
+            _ => return,
+        };
         assert_eq!(Some(&question.prompt), line.under.as_ref(), "the one that was put last");
         assert!(line.stood >= VISIBLE, "it stood for {:?}", line.stood);
         assert!(self.open.remove(&question.prompt), "answered already");
         if body["decision"] == "allow" {
             let unseen = question.prompt.chars().find(|c| *c != '\n' && !self.seen.contains(c));
             assert!(unseen.is_none(), "{unseen:?} was never in view");
-            assert!(line.in_view.ends_with("[y/n] "), "in view: {}", line.in_view);
-            let last = question.prompt.chars().next_back();
-            assert!(last.is_none_or(|last| last == '\n' || line.in_view.contains(last)), "in view: {}", line.in_view);
+            // The keys may take several rows.
+            assert!(line.in_view.replace('\n', "").ends_with("n] "), "in view: {}", line.in_view);
+            let mut part = self.part.chars().filter(|c| question.prompt.contains(*c) && *c != '\n');
+            assert!(part.all(|c| line.in_view.contains(c)), "in view: {}", line.in_view);
         }
         self.put = None;
         self.sent.push(self.sent.len() as u8 + 1);
@@ -424,7 +473,7 @@ fn happens() -> impl Strategy<Value = Happens> {
     prop_oneof![
         2 => prop::collection::vec(0_u32..60, 1..40).prop_map(Happens::Asked),
         8 => Just(Happens::Drawn),
-        8 => prop::sample::select(&["y", "", "", "n", "n no\x1b[D", "maybe"][..]).prop_map(Happens::Typed),
+        8 => prop::sample::select(&["y", "", "", "n", "n no\x1b[D", "maybe", "1; 2"][..]).prop_map(Happens::Typed),
         8 => Just(Happens::Read),
         1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(at, is_open)| Happens::Refused(at, is_open)),
         2 => (1_usize..60).prop_map(Happens::Told),
@@ -446,7 +495,7 @@ fn answers(answer: &'static str) -> Vec<Happens> {
 fn course() -> impl Strategy<Value = Vec<Happens>> {
     let turn = prop_oneof![
         4 => happens().prop_map(|step| vec![step]),
-        1 => prop::sample::select(&["y", "n"][..]).prop_map(answers),
+        1 => prop::sample::select(&["y", "n", "1; 2"][..]).prop_map(answers),
     ];
     prop::collection::vec(turn, 0..80).prop_map(|turns| turns.concat())
 }
@@ -462,7 +511,7 @@ proptest! {
         play.line = None;
         let mut turns = 0;
         while play.questions.is_any() {
-            for answer in ["y", ""] {
+            for answer in ["y", "1; 2", ""] {
                 [Happens::Drawn, Happens::Later(500), Happens::Read, Happens::Typed(answer), Happens::Read]
                     .into_iter()
                     .for_each(|step| play.happens(step));

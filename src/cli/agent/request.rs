@@ -343,6 +343,10 @@ fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions) -> Res
             out::note(&format_args!("answered: {said}"));
         }
         Typed::Not(why) => out::note(&why),
+        Typed::Below(text) => {
+            screen.show(&text);
+            questions.stands(Instant::now());
+        }
         Typed::Next | Typed::Nothing => {}
     }
     Ok(true)
