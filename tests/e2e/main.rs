@@ -3,6 +3,7 @@
 
 mod support;
 
+mod agent_questions;
 mod agent_verbs;
 mod amp_bodies;
 mod amp_hello;
