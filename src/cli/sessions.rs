@@ -173,7 +173,7 @@ fn table(sessions: &[Summary], all: &[Summary], width: Option<usize>) -> String 
             cell("folder", folder),
             cell("waiting", text::count(session.waiting)),
             cell("devices", text::count(session.devices)),
-            cell("cost_usd", text::dollars(session.cost_usd)),
+            cell("cost_usd", text::dollars(session.cost_usd, 2)),
         ]
     };
     let mut rows: Vec<_> = std::iter::once(head).chain(sessions.iter().map(row)).collect();

@@ -209,16 +209,17 @@ pub(super) fn counted(count: u64, what: &str) -> String {
 /// What is not shown as it is: more has no room in a table.
 const SHOWN_MAX: u32 = 999_999;
 
-/// A sum in dollars for a table, in eleven columns at most, whatever number a relay says.
-pub(super) fn dollars(usd: f64) -> String {
+/// A sum in dollars with so many decimals: bounded, whatever number a relay says. With two it takes eleven columns at most.
+pub(super) fn dollars(usd: f64, decimals: usize) -> String {
     let (amount, max) = (usd.abs(), f64::from(SHOWN_MAX));
+    let shown = format!("{amount:.decimals$}");
     // What is rounded to nothing has no sign.
-    let sign = if usd <= -0.005 { "-" } else { "" };
+    let sign = if usd < 0.0 && shown.contains(|c| !matches!(c, '0' | '.')) { "-" } else { "" };
     match amount {
         _ if usd.is_nan() => "?".into(),
         _ if amount > max && sign.is_empty() => format!(">${SHOWN_MAX}"),
         _ if amount > max => format!("<-${SHOWN_MAX}"),
-        _ => format!("{sign}${amount:.2}"),
+        _ => format!("{sign}${shown}"),
     }
 }
 
@@ -375,8 +376,9 @@ mod tests {
             (f64::NEG_INFINITY, "<-$999999"),
             (f64::NAN, "?"),
         ] {
-            assert_eq!(dollars(usd), shown, "{usd}");
+            assert_eq!(dollars(usd, 2), shown, "{usd}");
         }
+        assert_eq!([-0.0049, -0.00001, 1e308].map(|usd| dollars(usd, 4)), ["-$0.0049", "$0.0000", ">$999999"]);
         assert_eq!([0, 999_999, 1_000_000, u64::MAX].map(count), ["0", "999999", ">999999", ">999999"]);
     }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::entry::{Change, Entry, Kind};
 use crate::{
-    cli::text::{clean, clean_line, counted, decision_line, honest_line},
+    cli::text::{clean, clean_line, counted, decision_line, dollars, honest_line},
     client::{OpenPermission, Page},
     relay::card::{Card, TELLING, TOOL_CHARS_MAX, tool_cut},
 };
@@ -83,7 +83,10 @@ pub(super) fn turn(ok: bool, stop: &str, by: Option<String>, cost_usd: f64, dura
     let (seconds, by) = (duration_ms as f64 / 1000.0, reason(by, None));
     match ok {
         // What the agent counts is no turn's own: it goes on from turn to turn.
-        true => add(Kind::Note, &format!("done in {seconds:.1} s · ${cost_usd:.4} so far, as the agent counts")),
+        true => {
+            let cost = dollars(cost_usd, 4);
+            add(Kind::Note, &format!("done in {seconds:.1} s · {cost} so far, as the agent counts"))
+        }
         false if stop.starts_with("aborted") => add(Kind::Warning, &format!("interrupted{by} after {seconds:.1} s")),
         false => add(Kind::Warning, &format!("ended after {seconds:.1} s: {}", clean_line(stop, 80))),
     }
@@ -151,6 +154,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_turn_has_cost_is_bounded_whatever_the_relay_says() {
+        for (usd, shown) in [(0.01234, "$0.0123"), (1e308, ">$999999"), (f64::NAN, "?")] {
+            let Change::Add(entry) = turn(true, "", None, usd, 1_000) else { panic!("something is said") };
+            assert_eq!(entry.text, format!("done in 1.0 s · {shown} so far, as the agent counts"));
+        }
+    }
 
     #[test]
     fn an_answer_is_told_in_a_line() {
