@@ -209,9 +209,6 @@ impl LogFanout {
 
     /// Says something as soon as every event so far is safe, in the order of these calls.
     pub(super) fn hold(&mut self, cx: &mut Cx<'_>, out: Out) {
-        if self.lost.is_some() && matches!(out, Out::Write { .. }) {
-            return;
-        }
         self.held.push_back((self.next, Held::Out(out)));
         self.release(cx);
     }
