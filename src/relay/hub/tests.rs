@@ -2,12 +2,15 @@
 //! and every output looked at.
 
 mod bounds;
+mod joining;
 mod keys;
 mod lag;
+mod list;
 mod live;
 mod permissions;
 pub(in crate::relay) mod stop;
 mod store;
+mod turns;
 
 use super::*;
 use crate::{

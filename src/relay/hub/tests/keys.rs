@@ -7,7 +7,7 @@ use super::*;
 use crate::relay::keys::KeySet;
 
 /// Keys of these roles, each named by a number, and the callers that sign in with them.
-fn keys(lines: &[(u8, Role)]) -> Arc<KeySet> {
+pub(super) fn keys(lines: &[(u8, Role)]) -> Arc<KeySet> {
     let line = |(seed, role): &(u8, Role)| {
         let key = PublicKey::from(Ed25519PublicKey([*seed; 32])).to_openssh().unwrap();
         format!("amp-role=\"{role}\" {key}\n")
@@ -15,7 +15,7 @@ fn keys(lines: &[(u8, Role)]) -> Arc<KeySet> {
     Arc::new(KeySet::parse(&lines.iter().map(line).collect::<String>()))
 }
 
-fn of(slot: u8, role: Role) -> Caller {
+pub(super) fn of(slot: u8, role: Role) -> Caller {
     let principal = keys(&[(slot, role)]).entries[0].fingerprint.clone();
     Caller { principal, ..caller(slot.into(), role) }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The offsets of the events that one device is sent.
-fn offsets(outs: &[Out], to: &Caller) -> Vec<u64> {
+pub(super) fn offsets(outs: &[Out], to: &Caller) -> Vec<u64> {
     let offset = |out: &Out| match out {
         Out::Event { peers, event } if peers.contains(&to.peer) => Some(event.position.offset),
         _ => None,
@@ -21,11 +21,11 @@ fn is_reset(out: &Out) -> bool {
     matches!(out, Out::Reset { .. })
 }
 
-fn notice(bench: &mut Bench, text: &str) {
+pub(super) fn notice(bench: &mut Bench, text: &str) {
     bench.says(1, claude::Event::Notice { level: "info", text: text.into() });
 }
 
-fn next(bench: &Bench) -> u64 {
+pub(super) fn next(bench: &Bench) -> u64 {
     bench.hub.summaries()[0].next.offset
 }
 

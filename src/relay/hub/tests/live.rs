@@ -24,7 +24,7 @@ fn pieces_of_live_text_are_joined_within_a_bound() {
     assert!(pieces.iter().all(|(_, bytes)| *bytes < 2 * (16 << 10)), "a message each has room for: {pieces:?}");
 }
 
-fn delta(message: &str, block: u32, text: &str) -> claude::Event {
+pub(super) fn delta(message: &str, block: u32, text: &str) -> claude::Event {
     claude::Event::Delta { message: message.into(), block, kind: Block::Text, text: text.into() }
 }
 
@@ -40,7 +40,7 @@ fn watched(watchers: &[&Caller]) -> Bench {
 }
 
 /// Live text as it goes out: to how many, from where, and what.
-fn pieces(outs: &[Out]) -> Vec<(usize, u64, &str)> {
+pub(super) fn pieces(outs: &[Out]) -> Vec<(usize, u64, &str)> {
     let piece = |out| match out {
         &Out::Delta { ref peers, at, ref text, .. } => Some((peers.len(), at, &**text)),
         _ => None,
@@ -172,4 +172,72 @@ fn the_list_of_devices_comes_at_once_and_then_once_in_a_while() {
     assert_eq!(lists(&bench.pass(1)), [1]);
     assert_eq!(bench.hub.next_timeout(), idle, "an idle session wakes nobody");
     assert!(lists(&bench.pass(10 * EACH_MS)).is_empty());
+}
+
+#[test]
+fn a_line_of_the_process_that_holds_more_than_a_message_goes_out_in_pieces() {
+    const BYTES: usize = 100_000;
+    let one = caller(1, Role::Watch);
+    let mut bench = watched(&[&one]);
+    // Each of its characters takes three bytes.
+    let text = "€".repeat(BYTES / 3);
+    bench.says(1, delta("m", 0, &text));
+    let outs = bench.outs();
+    let all = pieces(&outs);
+    assert!(all.iter().all(|(_, _, piece)| piece.len() < 2 * (16 << 10)), "a message has room for each");
+    let mut whole = String::new();
+    for (_, at, piece) in all {
+        assert_eq!(at, whole.len() as u64);
+        whole.push_str(piece);
+    }
+    assert!(whole == text);
+}
+
+#[test]
+fn pieces_of_two_blocks_are_not_joined() {
+    let one = caller(1, Role::Watch);
+    for (message, block) in [("m", 1), ("n", 0)] {
+        let mut bench = watched(&[&one]);
+        // The other block stands where the first one ends.
+        bench.says(1, delta(message, block, "a"));
+        bench.outs();
+        bench.says(1, delta("m", 0, "b"));
+        bench.says(1, delta(message, block, "c"));
+        assert_eq!(pieces(&bench.outs()), [(1, 0, "b"), (1, 1, "c")]);
+    }
+}
+
+#[test]
+fn what_is_kept_of_a_block_is_a_prefix_of_it() {
+    let one = caller(1, Role::Watch);
+    let mut bench = watched(&[&one]);
+    let piece = "x".repeat(10_000);
+    bench.says(1, delta("m", 1, &piece));
+    for _ in 0..KEPT / 10_000 {
+        bench.says(1, delta("m", 0, &piece));
+    }
+    // One that is done makes room, which comes too late for this one.
+    let (message, text) = ("m".into(), "done".into());
+    bench.says(1, claude::Event::Text { message, block: 1, kind: Block::Text, text, parent: None });
+    bench.says(1, delta("m", 0, "end"));
+    let Ok(Reply::Attached { snapshot, .. }) = bench.answer(&one, attach()) else { panic!("not attached") };
+    let block = &snapshot.turn.expect("a turn").blocks[0];
+    assert!(!block.text.contains("end"), "something is missing before that");
+    assert!(block.bytes > block.text.len() as u64 && block.text.len() > KEPT / 2);
+}
+
+#[test]
+fn a_turn_that_is_over_leaves_its_room_to_the_next() {
+    let one = caller(1, Role::Watch);
+    let mut bench = watched(&[&one]);
+    for turn in 0..3 {
+        bench.answer(&caller(9, Role::Drive), prompt("next")).unwrap();
+        bench.says(1, delta("m", 0, &"x".repeat(KEPT)));
+        let Ok(Reply::Attached { snapshot, .. }) = bench.answer(&one, attach()) else { panic!("not attached") };
+        let kept = snapshot.turn.expect("a turn").blocks[0].text.len();
+        assert!(kept > KEPT / 2, "{kept} bytes in turn {turn}");
+        bench.outs();
+        // It is interrupted: no block of it becomes an event.
+        stop::turn_ends(&mut bench, 1, false, "aborted");
+    }
 }

@@ -225,3 +225,27 @@ fn a_turn_that_was_broken_off_names_who_did_it() {
     let outs = turn_ends(&mut bench, 1, false, "aborted_tools");
     assert_eq!(by(&outs, is_turn).as_deref(), Some("device3"));
 }
+
+#[test]
+fn an_id_whose_answer_is_awaited_names_no_other_command() {
+    let mut bench = in_turn();
+    let admin = caller(1, Role::Admin);
+    let again = |command| Request { id: "once".into(), command };
+    bench.hub.request(&admin, again(stop(false)), bench.now);
+    assert_eq!(answer(&bench.outs()), None, "it waits for the turn");
+    let before = Position { epoch: "epoch".into(), offset: 1 };
+    let history = Command::History { session: "id1".into(), before, bytes: None };
+    for command in [Command::List { follow: None }, attach(), history] {
+        bench.hub.request(&admin, again(command.clone()), bench.now);
+        let outs = bench.outs();
+        assert!(matches!(answer(&outs), Some(Err(Error { code: Code::Conflict, .. }))), "{outs:?}");
+        // Connections have their ids to themselves.
+        bench.hub.request(&caller(2, Role::Admin), again(command), bench.now);
+        assert!(matches!(answer(&bench.outs()), Some(Ok(_))));
+    }
+    turn_ends(&mut bench, 1, true, "completed");
+    assert_eq!(answer(&exits(&mut bench, 1)), Some(Ok(Reply::State(State::Stopped))));
+    // Once it has its answer the id is free for what changes nothing.
+    bench.hub.request(&admin, again(Command::List { follow: None }), bench.now);
+    assert!(matches!(answer(&bench.outs()), Some(Ok(Reply::Sessions(_)))));
+}

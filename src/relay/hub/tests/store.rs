@@ -17,6 +17,7 @@ pub(super) struct Orders {
     /// Records are there, and can be read, before the hub hears that they are safe.
     pub(super) word_waits: bool,
     pub(super) reads: usize,
+    pub(super) removed: usize,
 }
 
 pub(super) struct Obedient {
@@ -29,7 +30,9 @@ pub(super) struct Obedient {
 
 impl Engine for Obedient {
     fn submit(&mut self, id: OpId, op: Op) {
-        self.orders.lock().unwrap().reads += usize::from(matches!(op, Op::Read { .. }));
+        let mut orders = self.orders.lock().unwrap();
+        orders.reads += usize::from(matches!(op, Op::Read { .. }));
+        orders.removed += usize::from(matches!(op, Op::Remove { .. }));
         self.waiting.push_back((id, op));
     }
 
