@@ -146,6 +146,7 @@ mod tests {
     use mio::net::UnixStream;
 
     use super::*;
+    use crate::base::{Close, Sent};
     use crate::reactor::{Options, WorkerCounters, sendq::SendQueue, stream::Stream};
 
     /// A worker with one connection.
@@ -248,6 +249,29 @@ mod tests {
         assert!(given(&mut core, token, 1 << 20) < 20_000);
         core.look_at_paced();
         assert!(core.is_slow(token) && core.paced.contains(&token));
+    }
+
+    #[test]
+    fn what_waits_is_written_once_a_probe_is_answered_and_what_goes_ahead_at_once() {
+        let (mut core, token) = core();
+        let is_written = |core: &mut Core<()>| {
+            core.touched.clear();
+            let flags = &mut core.slots.get_mut(token).unwrap().flags;
+            flags.take(Flags::TOUCHED) && !flags.has(Flags::BLOCKED)
+        };
+        let mut pace = Pace::new(core.patience_ms);
+        pace.probed(0, core.now.mono_ms);
+        let slot = core.slots.get_mut(token).unwrap();
+        slot.rare().pace = Some(pace);
+        slot.flags.set(Flags::PACED);
+        slot.flags.set(Flags::BLOCKED);
+        core.answered(token, false);
+        assert!(is_written(&mut core), "it may be given more");
+        core.slots.get_mut(token).unwrap().flags.set(Flags::BLOCKED);
+        assert_eq!(core.send_ahead(token, b"pong"[..].into()), Sent::Queued);
+        assert!(is_written(&mut core));
+        core.close(token, Close::TimedOut);
+        assert_eq!(core.send_ahead(token, b"pong"[..].into()), Sent::Closed, "its last words are said");
     }
 
     #[test]

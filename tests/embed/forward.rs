@@ -230,3 +230,21 @@ fn websocket_messages_are_held_back_for_one_that_does_not_read() {
     }
     assert!(heard == expected);
 }
+
+#[test]
+fn a_message_that_is_longer_than_may_be_kept_is_not_gathered() {
+    const KEPT: usize = 100_000;
+    let options = Options { kept_max: KEPT, ..Options::default() };
+    let mut hand = Hand::new(options, Frames(Switch::new(How::Forward)));
+    let mut one = hand.connect();
+    // What says how long it is, and all but the last of it.
+    let message = framed(&content(4 * KEPT, 1));
+    hand.write_all(&mut one, &message[..message.len() - 1]);
+    let mut turns = 0;
+    while hand.counters.closed[2].get() == 0 {
+        hand.turn();
+        turns += 1;
+        assert!(turns < 1_000, "its last byte is waited for");
+    }
+    assert_eq!(hand.counters.kept_bytes.get(), 0);
+}

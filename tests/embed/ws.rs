@@ -21,6 +21,8 @@ use tungstenite::{Message, WebSocket, client::client, protocol::frame::coding};
 
 use super::Running;
 
+#[path = "closes.rs"]
+mod closes;
 #[path = "slow.rs"]
 mod slow;
 
@@ -95,6 +97,7 @@ impl WsHandler for Chat {
                 io.close(me, CloseCode(4000), "bye");
             }
             Data::Text("later") => io.set_timeout(me, Some(1)),
+            Data::Text("be brief") => io.tokens().for_each(|token| io.limit_messages(token, 100)),
             Data::Text(text) if text.starts_with("all ") => {
                 io.broadcast(&Framed::text(text), Some(me));
             }
@@ -572,12 +575,23 @@ fn a_peer_that_takes_nothing_is_asked_nothing() {
 }
 
 #[test]
-fn a_close_frame_without_an_answer_is_not_waited_for() {
-    let running = start(WsOptions { close_ms: 50, ..WsOptions::default() });
-    let mut socket = connect(&running);
-    socket.send("bye".into()).unwrap();
-    running.until("closed without an answer", |sum| sum.closed[3] == 1);
-    running.end(socket);
+fn messages_are_limited_for_each_connection_by_itself() {
+    let running = start(WsOptions::default());
+    let (mut one, mut other) = (connect(&running), connect(&running));
+    one.send("be brief".into()).unwrap();
+    let mut late = connect(&running);
+    let next = |socket: &mut WebSocket<TcpStream>| {
+        std::iter::from_fn(|| Some(socket.read().unwrap())).find(Message::is_binary).map(|message| message.len())
+    };
+    for socket in [&mut one, &mut other] {
+        socket.send(Message::binary(vec![0; 100])).unwrap();
+        assert_eq!(next(socket), Some(100));
+        socket.send(Message::binary(vec![0; 101])).unwrap();
+        assert_eq!(closed(socket).0, 1009);
+    }
+    late.send(Message::binary(vec![0; 101])).unwrap();
+    assert_eq!(next(&mut late), Some(101), "it came later");
+    running.end((one, other, late));
 }
 
 #[test]

@@ -155,6 +155,35 @@ fn what_was_held_back_comes_before_the_end_of_file() {
 }
 
 #[test]
+fn an_end_of_file_that_comes_with_the_last_bytes_is_seen() {
+    let (mut worker, mut stream) = tcp(Script::default());
+    stream.write_all(b"last").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    until(&mut worker, "the end of file", |worker| worker.protocol.ended == 1);
+    assert_eq!(worker.protocol.seen, b"last");
+}
+
+#[test]
+fn what_an_accept_or_a_close_left_to_tell_does_not_wait_for_the_next_event() {
+    let (mut worker, _stream) = tcp(Script::default());
+    until(&mut worker, "the connection", |worker| worker.protocol.token.is_some());
+    assert!(worker.told_late, "it was accepted after the protocol's `turn`");
+    worker.turn(Some(Duration::ZERO)).unwrap();
+    assert!(!worker.told_late);
+    worker.core.close(worker.protocol.token.unwrap(), Close::Local(CloseCode::NORMAL));
+    worker.close_asked();
+    assert!(worker.told_late);
+}
+
+#[test]
+fn a_connection_that_was_made_before_a_drain_is_still_accepted() {
+    let (mut worker, _stream) = tcp(Script::default());
+    worker.shared.drain.store(true, Ordering::Release);
+    worker.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(worker.core.counters.accepted.get(), 1, "it can be said goodbye to");
+}
+
+#[test]
 fn a_peer_that_goes_after_it_ended_its_half_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
@@ -218,6 +247,29 @@ fn a_close_goes_on_while_the_peer_takes_something_and_no_longer() {
     assert!(left > LINGER_MS / 2 && worker.core.slots.len() == 1, "{left} ms");
     worker.core.wheel.set(token.slot(), worker.core.now.mono_ms);
     until(&mut worker, "the end", |worker| worker.core.slots.len() == 0);
+}
+
+#[test]
+fn a_peer_that_ends_its_half_first_has_all_that_was_said_before_the_close() {
+    let (mut worker, mut stream, token) = flooded();
+    closed(&mut worker, token);
+    let all = worker.core.queue_bytes as u64 + worker.core.counters.bytes_out.get();
+    stream.shutdown(Shutdown::Write).unwrap();
+    until(&mut worker, "the end of file", |worker| has(worker, token, Flags::EOF));
+    let (mut room, mut came) = (vec![0; 1 << 20], 0);
+    until(&mut worker, "all is read", |_| match stream.read(&mut room) {
+        Ok(0) => true,
+        Ok(n) => {
+            came += n as u64;
+            false
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "after {came} of {all} bytes");
+            false
+        }
+    });
+    assert_eq!(came, all);
+    assert_eq!(worker.core.slots.len(), 0, "nothing is waited for");
 }
 
 #[test]

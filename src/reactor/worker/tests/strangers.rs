@@ -50,6 +50,18 @@ fn two_give_way_at_a_time_the_oldest_first() {
 }
 
 #[test]
+fn one_that_leaves_is_not_waited_for_where_another_comes() {
+    let (mut worker, strangers) = crowded(8);
+    let address = strangers[0].peer_addr().unwrap();
+    // Those that are told to go do not, and have much longer than this test.
+    for count in 1..=20 {
+        let _late = TcpStream::connect(address).unwrap();
+        until(&mut worker, "it has its place", |worker| worker.core.counters.accepted.get() == 8 + count);
+    }
+    assert!(worker.core.slots.len() <= 8 && worker.core.provisional.len() <= 8);
+}
+
+#[test]
 fn one_that_is_spared_gives_way_after_all_others_and_is_spared_once() {
     let (mut worker, _strangers) = crowded(3);
     let first = worker.core.slots.token_at(0).unwrap();
@@ -125,4 +137,56 @@ fn a_peer_of_a_closed_connection_is_not_read_without_end() {
         idle = if is_full && worker.core.counters.bytes_in.get() == before { idle + 1 } else { 0 };
     }
     assert!(worker.core.counters.bytes_in.get() >= u64::from(LINGER_BYTES));
+}
+
+#[test]
+fn a_connection_that_closes_is_not_confirmed_and_one_that_is_gone_leaves_nothing() {
+    let (mut worker, _streams) = crowded(2);
+    let [closing, gone] = [0, 1].map(|slot| worker.core.slots.token_at(slot).unwrap());
+    worker.core.close(closing, Close::Local(CloseCode::NORMAL));
+    assert!(!worker.core.confirm(closing) && worker.core.confirm(gone));
+    let now_ms = worker.core.now.mono_ms;
+    worker.core.wheel.set(gone.slot(), now_ms + 1_000);
+    assert_eq!(worker.core.send(gone, Bytes::from_static(b"not written")), Sent::Queued);
+    worker.free(gone);
+    assert_eq!(worker.core.wheel.wait_ms(now_ms), None, "the next one of its slot is not timed by it");
+    assert_eq!(worker.core.queue_bytes, 0);
+}
+
+#[test]
+fn a_stranger_gives_way_to_the_unix_socket_at_once_where_all_places_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let options = Options {
+        workers: 1,
+        listeners: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap()), Listen::Unix(path.clone())],
+        connections_max: 4,
+        unix_reserve: 1,
+        linger_ms: LINGER_MS,
+        ..Options::default()
+    };
+    let bound = Reactor::bind::<Strangers>(options).unwrap();
+    let tcp = bound.local_addrs().iter().find_map(|addr| match addr {
+        BoundAddr::Tcp(address) => Some(*address),
+        BoundAddr::Unix(_) => None,
+    });
+    let mut worker = bound.into_workers(|_, _| Strangers).unwrap().pop().unwrap();
+    let _strangers: Vec<_> = (1..=3)
+        .map(|count| {
+            let stream = TcpStream::connect(tcp.unwrap()).unwrap();
+            until(&mut worker, "it is here", |worker| worker.core.slots.len() == count);
+            stream
+        })
+        .collect();
+    let mut local = Vec::new();
+    for count in 1..=2 {
+        local.push(UnixStream::connect(&path).unwrap());
+        let done = |worker: &mut Worker<Strangers>| {
+            worker.core.counters.accepted.get() == 3 + count || worker.core.counters.refused.get() > 0
+        };
+        until(&mut worker, "it is here", done);
+    }
+    let counters = &worker.core.counters;
+    assert_eq!((counters.refused.get(), worker.core.slots.len()), (0, 4));
+    assert!(counters.displaced.get() > 0);
 }
