@@ -119,7 +119,7 @@ impl<S: Shared> Delivery<S> {
                         match hand(net, token, sender, view, source, backpressure, scratch, &self.counters) {
                             Ok(sent) => {
                                 handed |= sent != Sent::Closed;
-                                if sent == Sent::High && net.is_blocked(token) {
+                                if sent == Sent::High {
                                     high.push(token);
                                 }
                             }
