@@ -56,6 +56,8 @@ fn settle(workers: &mut [Directory<Note>]) -> Vec<String> {
             }
         }
         if !carried {
+            let leaving = workers.iter().flat_map(|worker| worker.table.iter()).map(|entry| entry.leaving);
+            assert_eq!(leaving.sum::<u32>(), 0, "all that left are counted out");
             return said;
         }
     }
@@ -298,4 +300,79 @@ fn a_message_to_the_last_connection_that_is_just_going_is_told_to_its_sender() {
         workers[1].gone_before(alice, Some(bob), Note(4));
         assert!(settle(&mut workers).is_empty(), "it has left before");
     }
+}
+
+/// Carries what one worker has for another.
+fn carry(workers: &mut [Directory<Note>], from: usize, to: usize) {
+    for message in workers[from].take(to as u16, usize::MAX, usize::MAX) {
+        workers[to].receive(message);
+    }
+}
+
+/// Connections here have joined, and perhaps one elsewhere; something happens; then the message for the second one here
+/// finds it going. Whether its sender is told that nobody is left.
+fn told(here: u32, elsewhere: u32, happens: impl Fn(&mut [Directory<Note>], &str)) -> bool {
+    let mut workers = workers(&Options::new(0, 2, 1));
+    let did = (0..).map(|n| format!("did:key:{n}")).find(|did| workers[0].home_of(hash(1, did)) == 0).expect("one");
+    workers[0].join(BOB, token(0, 0)).unwrap();
+    (0..here).for_each(|slot| workers[1].join(&*did, token(1, slot)).unwrap());
+    (0..elsewhere).for_each(|slot| workers[0].join(&*did, token(0, 7 + slot)).unwrap());
+    settle(&mut workers);
+    happens(&mut workers, &did);
+    workers[1].gone_before(token(1, 1), Some(token(0, 0)), Note(3));
+    settle(&mut workers).contains(&"3 Absent to 0.0.1".to_owned())
+}
+
+#[test]
+fn the_last_connection_is_known_whatever_of_its_did_is_on_its_way() {
+    assert!(!told(2, 0, |_, _| {}), "another one is here");
+    assert!(told(2, 0, |workers, _| assert!(workers[1].leave(token(1, 0)))), "it has just left too");
+    assert!(!told(2, 1, |workers, _| assert!(workers[1].leave(token(1, 0)))), "one is elsewhere");
+    let leaves_and_is_counted_out = |workers: &mut [Directory<Note>], _: &str| {
+        workers[1].leave(token(1, 0));
+        settle(workers);
+    };
+    assert!(!told(2, 1, leaves_and_is_counted_out), "one is elsewhere still");
+    assert!(told(2, 0, leaves_and_is_counted_out));
+    assert!(!told(2, 0, |workers, did| {
+        leaves_and_is_counted_out(workers, did);
+        workers[1].join(did, token(1, 2)).unwrap();
+    }));
+    // The count comes that another worker's is out, or that one more is in, while one of this worker leaves.
+    assert!(told(2, 1, |workers, _| {
+        workers[0].leave(token(0, 7));
+        workers[1].leave(token(1, 0));
+        carry(workers, 0, 1);
+    }));
+    assert!(told(2, 0, |workers, did| {
+        workers[1].join(did, token(1, 2)).unwrap();
+        carry(workers, 1, 0);
+        workers[1].leave(token(1, 0));
+        carry(workers, 0, 1);
+        workers[1].leave(token(1, 2));
+    }));
+}
+
+#[test]
+fn a_connection_that_leaves_before_it_is_refused_leaves_nothing_behind() {
+    let mut workers = workers(&Options::new(0, 2, 1));
+    let at = away_from(&workers, RELAY);
+    workers[1 - at].register_service(RELAY, ServiceId(7)).unwrap();
+    workers[at].join(RELAY, token(at as u16, 3)).unwrap();
+    workers[at].leave(token(at as u16, 3));
+    assert_eq!(settle(&mut workers), [""; 0]);
+    assert_eq!(workers[at].counters().entries, 0);
+}
+
+#[test]
+fn whichever_connection_is_the_newest_when_a_take_over_ends_all_of_them_have_joined() {
+    let mut workers = workers(&Options::new(0, 3, 1));
+    let did = (0..).map(|n| format!("did:key:{n}")).find(|did| workers[0].home_of(hash(1, did)) == 0).expect("one");
+    for (at, slot) in [(1, 0), (2, 0), (1, 1)] {
+        workers[usize::from(at)].join(&*did, token(at, slot)).unwrap();
+        carry(&mut workers, at.into(), 0);
+    }
+    let mut said = settle(&mut workers);
+    said.sort();
+    assert_eq!(said, ["joined 1.0.1", "joined 1.1.1", "joined 2.0.1"]);
 }
