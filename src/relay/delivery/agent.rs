@@ -489,6 +489,43 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_that_comes_when_the_connection_is_closing_opens_nothing() {
+        let mut connection = Agent::new(ConnToken::new(0, 1, 2), false, NOW);
+        assert!(matches!(ingress(&mut connection, &hello("did:key:zRelay")), Ingress::Hello(_)));
+        connection.closing();
+        let principal = Principal { did: agent().1, fingerprint: "SHA256:x".into(), role: crate::relay::Role::Agent };
+        connection.admitted(Some(principal));
+        assert!(connection.ignores_input() && connection.principal().is_none());
+        let mut connection = opened(true);
+        connection.closing();
+        assert!(connection.ignores_input());
+        let next = Recognized { id: Id::new(NOW.unix_ms, [2; 8]), ts: NOW.unix_ms };
+        assert!(!connection.takes_again(&next, 60_000, NOW) && opened(true).takes_again(&next, 60_000, NOW));
+    }
+
+    #[test]
+    fn another_hello_of_an_agent_is_no_message_of_an_unknown_type() {
+        let mut connection = opened(true);
+        assert!(matches!(ingress(&mut connection, &hello("did:key:zRelay")), Ingress::Message));
+    }
+
+    #[test]
+    fn each_refused_message_of_a_connection_without_a_proved_key_counts() {
+        for proves in [false, true] {
+            let mut connection = opened(proves);
+            let header = Header::new(Id::new(1, [1; 8]), Type::MESSAGE, "did:key:zB", To::One("did:key:zB"));
+            let mut old = Vec::new();
+            let built = Builder::new(header).body(&[0xf6]).write(KeyEncoding::Text, Some(&[1; 64]), &mut old);
+            built.expect("a message");
+            for strike in 1..=STRIKES_MAX {
+                let Ingress::Refused(refused) = ingress(&mut connection, &old) else { panic!("not refused") };
+                assert_eq!(refused.refusal.code, Code::INVALID_TIMESTAMP);
+                assert_eq!(refused.close.is_some(), !proves && strike == STRIKES_MAX);
+            }
+        }
+    }
+
+    #[test]
     fn a_hello_to_an_alias_proves_nothing() {
         let mut connection = opened(false);
         let frame = message(Type::MESSAGE, "did:key:zB", &agent().1, &[0xf6]);

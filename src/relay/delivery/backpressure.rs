@@ -316,6 +316,32 @@ mod tests {
     }
 
     #[test]
+    fn another_worker_is_told_of_its_own_senders_alone() {
+        let (ours, theirs) = (ConnToken::new(0, 1, 0), ConnToken::new(1, 1, 0));
+        let mut backpressure = Backpressure::default();
+        [ours, theirs].into_iter().for_each(|sender| backpressure.wait_for(2, sender));
+        assert_eq!(backpressure.poll_elsewhere(0), Some(SenderNews::Blocked(theirs)));
+        assert_eq!(backpressure.poll_elsewhere(0), None);
+        assert_eq!(senders(&mut backpressure), [SenderNews::Blocked(ours)]);
+    }
+
+    #[test]
+    fn the_time_of_a_pair_is_renewed_when_it_is_over_and_not_before() {
+        let mut held = Held::new(ConnToken::new(0, 1, 0), 0, 0);
+        assert!(!held.parts(HOLD_BYTES, HOLD_MS - 1));
+        assert_eq!(held.until_ms, HOLD_MS, "what it has taken counts at the end of its time");
+        assert!(!held.parts(HOLD_BYTES, HOLD_MS), "so much is no trickle");
+        assert_eq!(held.until_ms, 2 * HOLD_MS);
+        assert!(held.parts(2 * HOLD_BYTES - 1, 2 * HOLD_MS));
+        // A look for another reason comes early: a receiver that has taken nothing yet has its whole time.
+        let [slow, one] = [1, 2].map(|slot| ConnToken::new(0, slot, 0));
+        let mut backpressure = Backpressure::default();
+        backpressure.block(slow, one, 9, 0);
+        assert_eq!(backpressure.part(slow, 9, IDLE_MS - 1), Some(IDLE_MS));
+        assert_eq!((backpressure.part(slow, 9, IDLE_MS), backpressure.is_parted(slow, Some(one))), (None, true));
+    }
+
+    #[test]
     fn a_sender_that_left_is_forgotten() {
         let [slow, sender] = [1, 2].map(|slot| ConnToken::new(0, slot, 0));
         let mut backpressure = Backpressure::default();

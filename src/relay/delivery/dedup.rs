@@ -79,6 +79,8 @@ mod tests {
             told.next();
         }
         assert!(told.first(told.number) && !told.first(told.number));
+        let in_its_place = told.number - Told::KEPT;
+        assert!(told.first(in_its_place), "what is told of the message that has its bit now says nothing of it");
         assert!(told.first(told.number - Told::KEPT + 1));
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct FlowCache {
     prediction: Prediction,
     to: String,
     /// Where it goes, as long as the directory has not changed since.
-    receiver: Option<(ConnToken, u64)>,
+    pub(super) receiver: Option<(ConnToken, u64)>,
     ttl: u64,
     /// Something followed what was learned.
     followed: bool,

@@ -205,6 +205,23 @@ mod tests {
         lanes.done(Lane::Strangers);
         assert!(matches!(lanes.next_job(), Some((Lane::Strangers, _))), "one comes back, one goes");
         assert!(lanes.next_job().is_none());
+        let rest = std::iter::from_fn(|| {
+            lanes.done(Lane::Strangers);
+            lanes.next_job()
+        });
+        assert_eq!(rest.count(), WAITING_MAX - OUT_MAX[0] - 1, "what found no room does not wait");
+    }
+
+    #[test]
+    fn an_answer_waits_with_those_of_the_key_that_its_connection_has_proved() {
+        let mut lanes = Lanes::default();
+        lanes.joined(peer(1), "mallory".into());
+        lanes.joined(peer(2), "alice".into());
+        // Messages that name somebody else as their sender are refused, and the answers go to that name.
+        (0..20).for_each(|_| assert!(!lanes.answer(&"alice".into(), job(1))));
+        lanes.answer(&"alice".into(), job(2));
+        let first: Vec<_> = (0..2).filter_map(|_| lanes.next_job()?.1.peer()).collect();
+        assert!(first.contains(&peer(2)), "{first:?}");
     }
 
     #[test]
@@ -219,11 +236,31 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_is_gone_leaves_nothing_and_another_one_is_read_again() {
+        let mut lanes = Lanes::default();
+        for slot in [1, 2] {
+            lanes.joined(peer(slot), format!("{slot}").into());
+            let held = (0..ANSWERS_MAX).filter(|_| lanes.answer(&"a".into(), job(slot))).count();
+            assert_eq!(held, 1);
+        }
+        lanes.gone(peer(1));
+        assert!(!lanes.is_paused(peer(1)) && lanes.is_paused(peer(2)));
+        assert!(!lanes.principals.contains_key(&peer(1)) && !lanes.answers.contains_key(&peer(1)));
+        let mut resumed = 0;
+        while let Some((lane, job)) = lanes.next_job() {
+            assert_eq!(job.peer(), Some(peer(2)), "nothing is done for one that is gone");
+            lanes.done(lane);
+            resumed += usize::from(lanes.answered(peer(2)));
+        }
+        assert_eq!((resumed, lanes.paused.len(), lanes.answers.len()), (1, 0, 0));
+    }
+
+    #[test]
     fn a_connection_to_which_much_is_to_be_said_is_not_read_and_nothing_is_dropped() {
         let mut lanes = Lanes::default();
         let held: Vec<bool> = (0..ANSWERS_MAX + 10).map(|_| lanes.answer(&"a".into(), job(1))).collect();
         assert_eq!(held.iter().filter(|held| **held).count(), 1, "told once");
-        assert!(lanes.is_paused(peer(1)) && !lanes.answer(&"b".into(), job(2)));
+        assert!(lanes.is_paused(peer(1)) && !lanes.answer(&"b".into(), job(2)) && !lanes.is_paused(peer(2)));
         let mut answered = 0;
         while let Some((lane, job)) = lanes.next_job() {
             lanes.done(lane);

@@ -111,3 +111,53 @@ fn caller(agent: &Agent, peer: ConnToken) -> Option<Caller> {
         kind: "agent".into(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_goes_with_a_denial_and_has_a_bound() {
+        let body = |message: &dyn Fn(&mut Vec<u8>)| {
+            let mut body = Vec::new();
+            cbor::map(&mut body, 1);
+            cbor::text(&mut body, "message");
+            message(&mut body);
+            body
+        };
+        let text = |text: &str| body(&|out| cbor::text(out, text));
+        fn code<'a>(body: &'a [u8], decision: Option<&str>) -> Result<Option<&'a str>, Code> {
+            reason_of(body, decision).map_err(|refusal| refusal.code)
+        }
+        let longest = "x".repeat(REASON_BYTES_MAX);
+        let refused = Err(Code::BAD_REQUEST);
+        for decision in [Some("deny"), None] {
+            assert_eq!(code(&text(&longest), decision), Ok(Some(&*longest)));
+            assert_eq!(code(&text(&format!("{longest}x")), decision), refused);
+            assert_eq!(code(&text("\u{1b}[2J"), decision), refused);
+            assert_eq!(code(&body(&|out| cbor::uint(out, 1)), decision), refused);
+        }
+        for decision in [Some("allow"), Some("answer"), Some("deny"), None] {
+            assert_eq!(code(&body(&|out| cbor::null(out)), decision), Ok(None));
+            assert_eq!(code(b"\xa0", decision), Ok(None));
+        }
+        for decision in [Some("allow"), Some("answer")] {
+            assert_eq!(code(&text("why"), decision), refused);
+        }
+    }
+
+    #[test]
+    fn a_prompt_is_a_text_and_not_empty() {
+        let prompt = |prompt: &str| {
+            let mut body = Vec::new();
+            cbor::map(&mut body, 1);
+            cbor::text(&mut body, "prompt");
+            cbor::text(&mut body, prompt);
+            prompt_of(&body).map(str::to_owned).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(prompt("x\ty\n"), Ok("x\ty\n".to_owned()));
+        for unfit in ["", "\u{1b}[2J"] {
+            assert_eq!(prompt(unfit), Err(Code::BAD_REQUEST), "{unfit:?}");
+        }
+    }
+}

@@ -3,6 +3,9 @@
 
 use ed25519_dalek::SigningKey;
 
+mod answers;
+mod ways;
+
 use super::{test_net::TestNet, *};
 use crate::{
     base::Now,
@@ -41,11 +44,21 @@ impl Key {
 
     fn message_from(&self, from: &str, typ: Type, to: To<'_>, body: &[u8]) -> Vec<u8> {
         let header = Header::new(Id::new(NOW.unix_ms, [1; 8]), typ, from, to);
+        self.signed(header, KeyEncoding::Text, body)
+    }
+
+    fn signed(&self, header: Header<'_>, key_encoding: KeyEncoding, body: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
-        let built =
-            Builder::new(header).body(body).write_signed(KeyEncoding::Text, &self.key, &mut Vec::new(), &mut frame);
+        let built = Builder::new(header).body(body).write_signed(key_encoding, &self.key, &mut Vec::new(), &mut frame);
         built.expect("a message");
         frame
+    }
+
+    /// A HELLO of this time.
+    fn hello(&self, to: &str, unix_ms: u64, key_encoding: KeyEncoding) -> Vec<u8> {
+        let mut hello = Vec::new();
+        body::Hello { versions: &["1.0"], ..body::Hello::default() }.write(&mut hello);
+        self.signed(Header::new(Id::new(unix_ms, [1; 8]), Type::HELLO, &self.did, To::One(to)), key_encoding, &hello)
     }
 }
 
@@ -55,19 +68,26 @@ struct Worker {
     counters: Arc<Counters>,
 }
 
-fn workers(count: u16) -> Vec<Worker> {
-    let parts = Parts {
+fn parts(workers: u16) -> Parts {
+    Parts {
         greeting: Greeting { did: RELAY.into(), started_ms: NOW.unix_ms - 1_000 },
         services: Services::default(),
         verifies_all: false,
-        workers: count,
+        workers,
         secret: 1,
-    };
+    }
+}
+
+fn workers_of(parts: &Parts) -> Vec<Worker> {
     let worker = |index| {
         let counters = Arc::<Counters>::default();
-        Worker { delivery: Delivery::new(&parts, index, counters.clone()), net: TestNet::new(index, NOW), counters }
+        Worker { delivery: Delivery::new(parts, index, counters.clone()), net: TestNet::new(index, NOW), counters }
     };
-    (0..count).map(worker).collect()
+    (0..parts.workers).map(worker).collect()
+}
+
+fn workers(count: u16) -> Vec<Worker> {
+    workers_of(&parts(count))
 }
 
 fn worker() -> Worker {
@@ -113,9 +133,7 @@ impl Worker {
 
     /// Its HELLO waits to be checked.
     fn wants_in(&mut self, token: ConnToken, key: &Key) {
-        let mut hello = Vec::new();
-        body::Hello { versions: &["1.0"], ..body::Hello::default() }.write(&mut hello);
-        self.says(token, &key.message(Type::HELLO, &[RELAY], &hello));
+        self.says(token, &key.hello(RELAY, NOW.unix_ms, KeyEncoding::Text));
     }
 
     fn is_judged(&mut self, token: ConnToken, key: &Key, role: Role) {
@@ -132,6 +150,42 @@ impl Worker {
         token
     }
 
+    /// Time passes until the timeout of a connection comes.
+    fn waits(&mut self, token: ConnToken) {
+        let at = self.net.conn(token).timeout_at.expect("it is set");
+        self.passes(at.saturating_sub(self.net.now.mono_ms), token);
+    }
+
+    /// What the relay and its sessions are to say. As good as signed.
+    fn replies(&mut self) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        while let Some((lane, job)) = self.delivery.lanes.next_job() {
+            match (lane, job.peer()) {
+                (Lane::Admitted, Some(peer)) => self.delivery.answered(peer, &mut self.net),
+                _ => self.delivery.lanes.done(lane),
+            }
+            let Job::Reply(reply) = job else { panic!("a reply: {job:?}") };
+            replies.push(*reply);
+        }
+        replies
+    }
+
+    /// What was to be checked has a right signature.
+    fn checks_all(&mut self) {
+        while let Some(batch) = self.delivery.next_checks() {
+            let checked = batch.into_iter().map(|check| Checked { check, verdict: Ok(()) }).collect();
+            self.delivery.checked(checked, &mut self.net);
+            self.delivery.check_invariants();
+        }
+    }
+
+    fn drains(&mut self, token: ConnToken) {
+        let conn = self.net.conn(token);
+        (conn.is_high, conn.is_blocked) = (false, false);
+        self.net.current = token;
+        self.delivery.writable(&mut self.net);
+    }
+
     fn goes(&mut self, token: ConnToken) {
         let conn = self.net.conns.remove(&token).expect("a connection");
         self.delivery.closed(&conn.agent.expect("an agent"), token);
@@ -140,6 +194,7 @@ impl Worker {
 
     fn passes(&mut self, ms: u64, token: ConnToken) {
         self.net.now = self.net.now.plus_ms(ms);
+        self.net.conn(token).timeout_at = None;
         self.as_current(token, |delivery, agent, net| delivery.timeout(agent, net));
     }
 }
@@ -178,10 +233,13 @@ fn a_stranger_is_given_little_and_is_spared_while_its_proof_is_checked() {
     assert_eq!(limit(&mut worker), Some(UNKNOWN_BYTES_MAX));
     assert!(!worker.net.conn(token).is_spared, "it has shown nothing");
     worker.greets(token, &key);
-    assert!(worker.net.conn(token).is_spared, "its proof is being checked");
+    let conn = worker.net.conn(token);
+    assert!(conn.is_spared && conn.is_paused, "its proof is being checked, and what comes behind it waits");
     assert_eq!(limit(&mut worker), Some(UNKNOWN_BYTES_MAX));
     worker.is_judged(token, &key, Role::Agent);
-    assert!(worker.net.conn(token).is_confirmed);
+    let conn = worker.net.conn(token);
+    assert!(conn.is_confirmed && !conn.is_paused && conn.sent == [b"ack"]);
+    assert_eq!(worker.counters.agents.get(), 1);
     assert_eq!(limit(&mut worker), Some(u32::MAX), "it has proved a key");
 }
 
@@ -240,6 +298,11 @@ fn a_session_that_is_gone_is_forgotten() {
     let mut left: Vec<_> = worker.delivery.sessions.values().map(|(_, did)| &**did).collect();
     left.sort_unstable();
     assert_eq!(left, ["did:key:z0", "did:key:z2"]);
+    // A message to it is not lost in silence.
+    let sender = worker.joins(1, &key(1), Role::Drive);
+    worker.says(sender, &key(1).message(Type::PING, &["did:key:z1"], cbor::NULL));
+    let replies = worker.replies();
+    assert!(matches!(&replies[..], [reply] if reply.typ == Type::ERROR), "{replies:?}");
 }
 
 #[test]

@@ -294,6 +294,27 @@ mod tests {
     }
 
     #[test]
+    fn a_principal_has_its_share_of_the_bytes_however_few_its_messages_are() {
+        let mut checks = Checks::default();
+        let bytes = BYTES_MAX / 2 + 1;
+        let taken = (0..).take_while(|&slot| !checks.take(&name(1), peer(slot), framed(bytes))).count();
+        assert_eq!(taken, ALL_BYTES_MAX / 2 / bytes, "half of all");
+        assert!(!checks.take(&name(2), peer(1_000), framed(bytes)));
+    }
+
+    #[test]
+    fn where_one_that_is_held_goes_another_is_read_again() {
+        let mut checks = Checks::default();
+        for slot in [1, 2] {
+            (0..2).for_each(|_| assert!(checks.take(&name(slot), peer(slot), framed(BYTES_MAX))));
+        }
+        checks.gone(peer(1));
+        assert!(checks.is_paused(peer(2)) && !checks.is_paused(peer(1)));
+        (0..2).for_each(|_| assert!(checks.back(peer(2), BYTES_MAX)));
+        assert_eq!(checks.resumable(), [peer(2)], "once, however much it had on the way");
+    }
+
+    #[test]
     fn the_crypto_thread_has_a_few_batches_at_a_time() {
         let mut checks = Checks::default();
         for n in 0..10 * BATCH_MAX as u32 {
