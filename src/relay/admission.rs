@@ -211,6 +211,19 @@ mod tests {
         admission
     }
 
+    #[test]
+    fn a_connection_has_the_role_of_its_key_or_a_lesser_one() {
+        for has in Role::ALL {
+            assert_eq!(granted(has, None).ok(), Some(has));
+            for asked in Role::ALL {
+                let granted = granted(has, Some(asked.name())).map_err(|error| error.code);
+                let expected = if asked <= has { Ok(asked) } else { Err(Code::Forbidden) };
+                assert_eq!(granted, expected, "{has} asks for {asked}");
+            }
+            assert_eq!(granted(has, Some("root")).map_err(|error| error.code), Err(Code::BadRequest));
+        }
+    }
+
     fn nonce() -> String {
         Nonce::from_bytes([7; Nonce::BYTES]).to_string()
     }

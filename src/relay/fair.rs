@@ -83,6 +83,9 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| fair.pop()).collect();
         assert_eq!(rest, [("b", 0), ("c", 1), ("a", 1), ("b", 1), ("a", 2), ("a", 3)]);
         assert!(fair.is_empty() && fair.by_principal.is_empty());
+        [&a, &b].into_iter().for_each(|principal| fair.push(principal, (if principal == &a { "a" } else { "b" }, 9)));
+        fair.retain(|item| item.0 != "a");
+        assert_eq!(fair.pop(), Some(("b", 9)), "what is left out is passed over");
     }
 
     #[test]

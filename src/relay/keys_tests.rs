@@ -88,6 +88,17 @@ fn a_file_of_the_largest_size_is_read() {
 }
 
 #[test]
+fn a_key_is_added_up_to_the_largest_size_that_is_read() {
+    let (line, _) = append_line("", &public(1), Role::Watch).expect("it fits");
+    let before = |bytes: usize| format!("{}\n", "#".repeat(bytes - 1));
+    let room = KEYS_FILE_BYTES_MAX - line.len();
+    let fits = append_line(&before(room), &public(1), Role::Watch).map(|(text, _)| text.len());
+    assert_eq!(fits.ok(), Some(KEYS_FILE_BYTES_MAX));
+    let refused = append_line(&before(room + 1), &public(1), Role::Watch);
+    assert!(matches!(refused, Err(EditError::TooLarge)), "every key would be out of force");
+}
+
+#[test]
 fn a_caller_has_the_lesser_of_what_it_asked_for_and_what_its_key_may_do() {
     let set = KeySet::parse(&format!("amp-role=\"drive\" {}\n", public(1)));
     let fingerprint = set.entries[0].fingerprint.clone();

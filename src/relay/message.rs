@@ -279,11 +279,11 @@ pub fn thread(view: &EnvelopeView<'_>) -> Result<Option<Vec<u8>>, Refusal> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::Shared;
+    use super::*;
 
     /// Messages of tests, as they are.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    pub(crate) struct Bytes(std::sync::Arc<[u8]>);
+    pub(crate) struct Bytes(Arc<[u8]>);
 
     impl Shared for Bytes {
         fn of(message: &[u8]) -> Self {
@@ -296,6 +296,63 @@ pub(crate) mod tests {
 
         fn size(&self) -> usize {
             self.0.len()
+        }
+    }
+
+    /// A message with this sender and thread.
+    fn frame(from: &str, thread_id: Option<&[u8]>) -> Vec<u8> {
+        let id = Id::new(1_800_000_000_000, [1; 8]);
+        let header = Header { thread_id, ..Header::new(id, Type::MESSAGE, from, To::One("did:web:b")) };
+        let mut frame = Vec::new();
+        let built = Builder::new(header).body(cbor::NULL).write(KeyEncoding::Text, Some(&[1; 64]), &mut frame);
+        built.expect("a message");
+        frame
+    }
+
+    #[test]
+    fn an_answer_repeats_a_name_and_a_thread_up_to_their_bounds_and_says_what_it_answers() {
+        let name = |bytes: usize| format!("did:web:{}", "a".repeat(bytes - 8));
+        let longest = name(SENDER_BYTES_MAX);
+        assert_eq!(sender(&longest), Some(&*longest));
+        assert_eq!(sender(&name(SENDER_BYTES_MAX + 1)), None);
+        assert_eq!(sender(&format!("{longest}#key")), Some(&*longest), "the part that is the DID");
+        assert_eq!(sender("did:web:a#key"), Some("did:web:a#key"), "as it was written");
+        for (bytes, is_repeated) in [(0, true), (1, true), (THREAD_BYTES_MAX, true), (THREAD_BYTES_MAX + 1, false)] {
+            let thread_id = vec![7; bytes];
+            let frame = frame("did:web:a", (bytes > 0).then_some(&thread_id));
+            let Ok(Frame::Envelope(view)) = parse(&frame) else { panic!("a message") };
+            assert_eq!(thread(&view).is_ok(), is_repeated, "{bytes}");
+            let refused = Refused::of(&view, undelivered(Why::Absent)).expect("an answer");
+            let via = ReplyTo::Connection(ConnToken::new(0, 1, 1));
+            let reply = refused.reply("did:web:relay".into(), Id([9; 16]), via, KeyEncoding::Text);
+            let mut out = Vec::new();
+            reply.write(&SigningKey::from_bytes(&[1; 32]), &mut Vec::new(), &mut out).expect("an answer");
+            let Ok(Frame::Envelope(answer)) = parse(&out) else { panic!("a message") };
+            let expected = (bytes > 0 && is_repeated).then_some(&thread_id[..]);
+            assert_eq!((answer.header.reply_to, answer.header.thread_id), (Some(&view.header.id.0[..]), expected));
+            let body = ErrorBody::read(answer.body_or_null().expect("a body")).expect("of an ERROR");
+            assert_eq!((body.code, body.details), (Code::RELAY_REJECTED, None));
+        }
+    }
+
+    #[test]
+    fn of_recipients_that_were_not_handed_a_message_so_many_are_named_and_all_are_counted() {
+        let of = |dids: &[String]| {
+            let mut not_handed = NotHanded::default();
+            dids.iter().for_each(|did| not_handed.add(did, "why"));
+            let details = not_handed.details()?;
+            let named = details.windows(3).filter(|part| part == b"why").count();
+            Some((named as u64, cbor::get(&details, "others").and_then(cbor::as_uint)?))
+        };
+        let did = |n: usize| format!("did:web:{n}");
+        let long = format!("did:web:{}", "a".repeat(SENDER_BYTES_MAX));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[did(1)]), Some((1, 0)));
+        assert_eq!(of(std::slice::from_ref(&long)), Some((0, 1)), "a name of any length is counted");
+        assert_eq!(of(&[did(1), long]), Some((1, 1)));
+        for count in [NotHanded::MAX, NotHanded::MAX + 3] {
+            let dids: Vec<_> = (0..count).map(did).collect();
+            assert_eq!(of(&dids), Some((NotHanded::MAX as u64, (count - NotHanded::MAX) as u64)));
         }
     }
 }

@@ -250,6 +250,11 @@ mod tests {
         let profile = profile(Vec::new());
         assert!(profile.mode(None).is_ok() && profile.mode(Some(&"plan".into())).is_ok());
         assert_eq!(profile.mode(Some(&"bypassPermissions".into())).unwrap_err().code, Code::Forbidden);
+        let why = |mode: &str| profile.mode(Some(&mode.into())).unwrap_err().message;
+        assert!(why("bypassPermissions").contains("unasked") && !why("default").contains("unasked"));
         assert!(profile.model(Some(&"any".into())).is_ok());
+        let profile = Profile { models: vec!["small".into()], ..profile };
+        assert!(profile.model(None).is_ok() && profile.model(Some(&"small".into())).is_ok());
+        assert_eq!(profile.model(Some(&"any".into())).unwrap_err().code, Code::Forbidden);
     }
 }
