@@ -330,6 +330,10 @@ impl KeysFile {
     /// the next look tries again. `is_asked`: a command or a signal asks for it, so the file is no longer being
     /// written.
     fn refresh(&mut self, is_asked: bool) -> bool {
+        self.refresh_with(is_asked, Self::read)
+    }
+
+    fn refresh_with(&mut self, is_asked: bool, read: impl FnOnce(&Self) -> io::Result<String>) -> bool {
         let stamp = self.stamp();
         if self.is_away_for_a_moment(stamp, is_asked) {
             return false;
@@ -339,7 +343,7 @@ impl KeysFile {
         }
         self.fault = None;
         let path = self.path.display();
-        let set = match self.read() {
+        let set = match read(self) {
             Ok(text) => KeySet::parse(&text),
             Err(error) if is_exhausted(&error) => {
                 log::error!(path:% = path, error:% = error; "the keys file cannot be read for now: the keys stay");
@@ -411,224 +415,5 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        base::ConnToken,
-        reactor::Worker,
-        server::channels::sink::{self, Sink},
-    };
-
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
-
-    /// A loop, what it hears of room, and its two workers with inboxes of one mail.
-    fn crypto_loop(path: PathBuf) -> (CryptoLoop, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
-        crypto_loop_of(path, 1)
-    }
-
-    /// The same, with inboxes of so many.
-    fn crypto_loop_of(path: PathBuf, places: usize) -> (CryptoLoop, Receiver<()>, Vec<Worker<Sink>>, Mailers) {
-        let (workers, mailers, _) = sink::workers(2, places);
-        let host_key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, ssh_key::Algorithm::Ed25519).expect("a key");
-        let (waker, heard) = bell();
-        let (keys, links) = (KeysFile::new(path), mailers.links(&waker));
-        let (supervisor, _) = Supervisor::prepare().expect("a supervisor");
-        let thread = CryptoLoop::new(host_key, "did:key:z".into(), keys, links, supervisor, SessionKeys::default());
-        let thread = thread.expect("a loop");
-        (thread, heard, workers, mailers)
-    }
-
-    #[test]
-    fn a_comment_that_is_not_utf_8_costs_no_key_its_effect() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("keys");
-        fs::write(&path, [KEY.as_bytes(), b" J\xfcrgen\n"].concat()).expect("written");
-        let mut file = KeysFile::new(path);
-        assert!(file.refresh(true));
-        assert_eq!((file.set.entries.len(), file.set.refused.len()), (1, 0));
-    }
-
-    #[test]
-    fn c6_a_keys_file_that_is_away_for_a_moment_revokes_nobody() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("keys");
-        fs::write(&path, KEY).expect("written");
-        let mut file = KeysFile::new(path.clone());
-        assert!(file.refresh(true));
-        for empty in [false, true] {
-            if empty {
-                fs::write(&path, "").expect("written");
-            } else {
-                fs::remove_file(&path).expect("removed");
-            }
-            assert!(!file.refresh(false), "empty: {empty}");
-            assert!(empty || !file.refresh(true), "a missing file says nothing");
-            assert_eq!(file.set.entries.len(), 1);
-            let why = file.found().expect_err("it was not read").message;
-            assert!(why.contains("not there: the keys stay for 5 s"), "{why}");
-        }
-        fs::write(&path, format!("{KEY} again")).expect("written");
-        assert!(file.refresh(false) && file.away.is_none());
-        assert_eq!(file.found().map(|found| found.entries).ok(), Some(1));
-        // Away for good.
-        fs::remove_file(&path).expect("removed");
-        assert!(!file.refresh(false));
-        file.away = file.away.and_then(|since| since.checked_sub(AWAY_MAX));
-        assert!(file.refresh(false));
-        assert_eq!(file.set.entries.len(), 0);
-        assert!(file.found().expect_err("it is away").message.contains("nobody can sign in"));
-    }
-
-    #[test]
-    fn c6_an_empty_keys_file_is_believed_where_it_is_to_be_read() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("keys");
-        fs::write(&path, KEY).expect("written");
-        let mut file = KeysFile::new(path.clone());
-        assert!(file.refresh(true));
-        fs::write(&path, "").expect("written");
-        assert!(!file.refresh(false) && file.refresh(true));
-        assert_eq!(file.found().map(|found| found.entries).ok(), Some(0));
-    }
-
-    #[test]
-    fn new_keys_are_never_dropped_and_follow_the_sign_ins_that_older_ones_admitted() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("keys");
-        fs::write(&path, KEY).expect("written");
-        let (mut thread, heard, mut workers, _) = crypto_loop(path.clone());
-        let answer = || Mail::SignedIn {
-            peer: ConnToken::new(0, 1, 1),
-            lane: Lane::Strangers,
-            result: Err(Error::new(Code::Internal, "stands for any answer")),
-        };
-        for _ in 0..3 {
-            thread.links.push(0, answer());
-        }
-        assert!(!thread.links.flush(), "one fits in the inbox");
-        thread.refresh(true);
-        fs::write(&path, "# nobody").expect("written");
-        thread.refresh(true);
-        assert!(!thread.links.flush() && heard.is_empty());
-        let mut got = Vec::new();
-        for left in (0..4).rev() {
-            got.extend(sink::take(&mut workers[0]));
-            assert_eq!(heard.try_recv().is_ok(), left > 0, "the thread has its turn, with {left} left");
-            assert_eq!(thread.links.flush(), left < 2);
-        }
-        let [Mail::SignedIn { .. }, Mail::SignedIn { .. }, Mail::SignedIn { .. }, Mail::Keys(keys)] = &got[..] else {
-            panic!("the answers, and then the newest keys")
-        };
-        assert_eq!(keys.entries.len(), 0);
-    }
-
-    /// The id of a job: its answer has it.
-    fn job(id: usize) -> Job {
-        Job::Reload { peer: ConnToken::new(0, 1, 1), id: id.to_string().into() }
-    }
-
-    /// The ids of the answers that come next.
-    fn answered(worker: &mut Worker<Sink>) -> Vec<usize> {
-        let ids = sink::take(worker).into_iter().filter_map(|mail| match mail {
-            Mail::KeysRead { id, .. } => id.parse().ok(),
-            _ => None,
-        });
-        ids.collect()
-    }
-
-    #[test]
-    fn a_stranger_waits_for_the_others_up_to_a_bound() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let (mut thread, heard, mut workers, _) = crypto_loop_of(scratch.path().join("keys"), 2 * JOBS_OUT_MAX);
-        let (crypto, queues) = Crypto::queues(2, heard);
-        let turns = 10;
-        for _ in 0..turns {
-            crypto.give(Lane::Strangers, job(0));
-            (1..=3).for_each(|id| crypto.give(Lane::Admitted, job(id)));
-            assert!(thread.turn(&queues, Duration::ZERO));
-            assert_eq!(answered(&mut workers[0]), [1, 2, 3, 0]);
-        }
-        // Without end they would keep it out for good.
-        crypto.give(Lane::Strangers, job(0));
-        let mut got = Vec::new();
-        while !got.contains(&0) {
-            (1..=JOBS_BEFORE_A_STRANGER + 1).for_each(|id| crypto.give(Lane::Admitted, job(id)));
-            while !queues.jobs.is_empty() && !got.contains(&0) {
-                assert!(thread.turn(&queues, Duration::ZERO));
-                got.extend(answered(&mut workers[0]));
-            }
-        }
-        assert_eq!(got[..JOBS_BEFORE_A_STRANGER], Vec::from_iter(1..=JOBS_BEFORE_A_STRANGER));
-    }
-
-    #[test]
-    fn no_message_is_checked_while_a_worker_takes_no_verdicts() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let (mut thread, heard, mut workers, _) = crypto_loop(scratch.path().join("keys"));
-        let (crypto, queues) = Crypto::queues(2, heard);
-        for id in ["1", "2"] {
-            let result = Err(Error::new(Code::Internal, "stands for any answer"));
-            let mail = Mail::KeysRead { peer: ConnToken::new(0, 1, 1), id: id.into(), result: Box::new(result) };
-            thread.links.push(0, mail);
-        }
-        crypto.check(Vec::new());
-        assert!(thread.turn(&queues, Duration::ZERO) && thread.turn(&queues, Duration::ZERO));
-        assert_eq!((queues.checks.len(), answered(&mut workers[0])), (1, vec![1]), "one answer fits in the inbox");
-        assert!(thread.turn(&queues, Duration::ZERO) && thread.turn(&queues, Duration::ZERO));
-        assert_eq!((queues.checks.len(), answered(&mut workers[0])), (0, vec![2]));
-    }
-
-    #[test]
-    fn the_keys_file_is_read_once_for_all_that_ask_for_it() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("keys");
-        let (mut thread, heard, mut workers, _) = crypto_loop(path.clone());
-        let (crypto, queues) = Crypto::queues(2, heard);
-        fs::write(&path, KEY).expect("written");
-        (0..100).for_each(|_| crypto.refresh());
-        for times in [1, 0] {
-            assert!(thread.turn(&queues, Duration::ZERO));
-            assert_eq!(sink::take(&mut workers[0]).len(), times);
-        }
-    }
-
-    #[test]
-    fn a_change_of_the_keys_file_comes_into_force_though_nothing_asks_for_it() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("keys");
-        let (mut thread, heard, mut workers, _) = crypto_loop(path.clone());
-        let (_crypto, queues) = Crypto::queues(2, heard);
-        fs::write(&path, KEY).expect("written");
-        thread.looked = thread.looked.checked_sub(WATCH_EVERY).expect("a time");
-        assert!(thread.turn(&queues, Duration::ZERO));
-        let mails = workers.iter_mut().map(sink::take);
-        for mails in mails {
-            assert!(matches!(&mails[..], [Mail::Keys(keys)] if keys.entries.len() == 1), "each worker has them");
-        }
-    }
-
-    #[test]
-    fn a_keys_file_that_is_too_large_is_not_read_into_memory() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("keys");
-        fs::write(&path, format!("{KEY}\n{}", "\n".repeat(KEYS_FILE_BYTES_MAX))).expect("written");
-        let mut file = KeysFile::new(path);
-        assert!(file.refresh(true));
-        assert_eq!(file.set.entries.len(), 0);
-        assert!(file.found().expect_err("it was not read").message.contains("nobody can sign in"));
-    }
-
-    #[test]
-    fn the_thread_ends_though_its_queue_is_full() {
-        let (to_jobs, jobs) = crossbeam_channel::bounded(1);
-        let crypto = Crypto { jobs: to_jobs, ..Crypto::queues(1, never()).0 };
-        crypto.give(Lane::Admitted, job(1));
-        // Another sender is still there.
-        let another = crypto.clone();
-        let ending = thread::spawn(move || crypto.end());
-        assert!(matches!(jobs.recv(), Ok(Order::Job(_, Job::Reload { .. }))));
-        assert!(matches!(jobs.recv(), Ok(Order::End)));
-        ending.join().expect("it ends");
-        drop(another);
-    }
-}
+#[path = "crypto_tests.rs"]
+mod tests;
