@@ -11,7 +11,7 @@ use crate::{
     reactor::Link,
     relay::{
         Role,
-        api::{Caller, Command, Request},
+        api::{Caller, Command, Reply, Request},
         session,
         sessions::{Ask, Wanted},
     },
@@ -299,4 +299,45 @@ fn what_waits_has_its_turn_though_ever_more_comes_in() {
     }
     thread.inbox(reactor::now());
     assert_eq!(supervisor.inbox.len(), 1);
+}
+
+#[test]
+fn a_command_with_a_large_answer_waits_until_those_before_it_are_framed() {
+    let (_supervisor, mut thread, mut workers, _) = supervisor_loop_of(2, 64);
+    let large = || Out::Answer {
+        peer: ConnToken::new(0, 1, 1),
+        re: "1".into(),
+        result: Ok(Reply::Fetched { data: Vec::new(), total: 0 }),
+    };
+    let attach = |worker: u16| {
+        let caller = Caller {
+            peer: ConnToken::new(worker, 1, 1),
+            ..Caller::sample(&format!("SHA256:{worker}"), 1, Role::Drive)
+        };
+        let command = Command::Attach { session: "none".into(), from: None, tail_bytes: None };
+        ToSessions::Request(Box::new(caller), Request { id: "1".into(), command })
+    };
+    let (now, mut events) = (reactor::now(), Events::with_capacity(8));
+    let carried_out = |thread: &mut SupervisorLoop| {
+        thread.commands(now);
+        [0, 1].map(|worker| thread.taken[worker].drain(..).count())
+    };
+    (1..LARGE_OUT_MAX).for_each(|_| thread.post(0, large()));
+    assert!(matches!(thread.waiting.take(attach(0)), Taken::Waits));
+    assert_eq!(carried_out(&mut thread), [1, 0], "there is room for one");
+    thread.post(0, large());
+    for worker in [0, 1] {
+        assert!(matches!(thread.waiting.take(attach(worker)), Taken::Waits));
+    }
+    assert_eq!(carried_out(&mut thread), [0, 1], "each worker has its own");
+    assert_eq!((carried_out(&mut thread), thread.wait(now)), ([0, 0], None), "nothing is to be done meanwhile");
+    thread.flush();
+    assert_eq!(carried_out(&mut thread), [0, 0], "they are on their way");
+    let mails = sink::take(&mut workers[0]);
+    assert_eq!(carried_out(&mut thread), [0, 0], "they are being framed");
+    thread.poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
+    drop(mails);
+    thread.poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
+    assert!(events.iter().any(|event| event.token() == WAKER));
+    assert_eq!(carried_out(&mut thread), [1, 0]);
 }

@@ -159,6 +159,8 @@ mod tests {
             ("text/plain;version=1.0.0", Form::Text),
             ("application/openmetrics-text;version=9.0.0,text/plain", Form::Text),
             ("text/plain;q=2,*/*;q=0.1", Form::Text),
+            ("text/plain,application/openmetrics-text;q=7", Form::Text),
+            ("application/openmetrics-text;q=0", Form::Text),
         ];
         for (accept, form) in table {
             assert_eq!(wanted(accept), form, "{accept:?}");

@@ -231,6 +231,9 @@ mod tests {
             accept_pauses: 1,
             closed: [("peer", 2), ("too_slow", 1)].into(),
             turn_ns: 1_500_000_000,
+            bytes_in: 11,
+            bytes_out: 12,
+            sign_in_failures: 3,
             ..WorkerFacts::default()
         };
         let facts = Facts { ready: true, uptime_ms: 1_500, workers: vec![worker; 2], restarts: 4, ..Facts::default() };
@@ -248,6 +251,9 @@ mod tests {
                 r#"amp_relay_accept_pauses_total{worker="1"} 1"#,
                 r#"amp_relay_closed_total{kind="too_slow"} 2"#,
                 r#"amp_relay_messages_total{dialect="session",direction="in"} 14"#,
+                r#"amp_relay_socket_bytes_total{direction="in"} 22"#,
+                r#"amp_relay_socket_bytes_total{direction="out"} 24"#,
+                "amp_relay_sign_in_failures_total 6",
                 r#"amp_relay_loop_turn_seconds_total{worker="0"} 1.5"#,
                 r#"amp_relay_sessions{state="busy"} 0"#,
                 "amp_relay_session_restarts_total 4",
@@ -265,9 +271,12 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_that_drains_is_not_ready() {
-        let facts = Facts { ready: true, draining: true, ..Facts::default() };
-        let text = String::from_utf8(respond(&facts, Form::Text).body).expect("text");
-        assert!(text.contains("amp_relay_ready 0\n") && text.contains("amp_relay_draining 1\n"), "{text}");
+    fn a_relay_is_ready_if_it_serves_and_does_not_end() {
+        for (serves, draining, ready) in [(true, false, 1), (true, true, 0), (false, false, 0), (false, true, 0)] {
+            let facts = Facts { ready: serves, draining, ..Facts::default() };
+            let text = String::from_utf8(respond(&facts, Form::Text).body).expect("text");
+            let lines = [format!("amp_relay_ready {ready}\n"), format!("amp_relay_draining {}\n", u64::from(draining))];
+            assert!(lines.iter().all(|line| text.contains(line)), "{serves} {text}");
+        }
     }
 }

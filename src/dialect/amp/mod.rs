@@ -77,3 +77,34 @@ impl<N: Net> Dialect<N> for Agent {
         delivery.keys_changed(peer, keys, net);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        base::Now,
+        relay::delivery::{Greeting, Parts, Services, test_net::TestNet},
+    };
+
+    #[test]
+    fn a_connection_that_says_no_hello_is_closed_in_time() {
+        let parts = Parts {
+            greeting: Greeting { did: "did:key:z6Mk".into(), started_ms: 0 },
+            services: Services::default(),
+            verifies_all: false,
+            workers: 1,
+            secret: 1,
+        };
+        let (peer, now) = (ConnToken::new(0, 1, 1), Now::default());
+        let (mut delivery, mut net) = (Delivery::new(&parts, 0, Arc::default()), TestNet::<()>::new(0, now));
+        let mut agent = Agent::new(peer, false, now);
+        net.open(peer);
+        net.current = peer;
+        Dialect::opened(&mut agent, &mut (), &mut delivery, &mut net);
+        let conn = net.conn(peer);
+        assert!(conn.message_max.is_some_and(|most| most < MESSAGE_MAX as u32), "a stranger is given little");
+        net.now.mono_ms = conn.timeout_at.expect("a time limit");
+        Dialect::timeout(&mut agent, &mut (), &mut delivery, &mut net);
+        assert_eq!(net.conn(peer).closed, Some(CloseCode::POLICY));
+    }
+}

@@ -422,6 +422,17 @@ mod tests {
         for code in [Code::RateLimited, Code::ShuttingDown, Code::Internal] {
             assert!(refused(code), "{code:?}");
         }
+        let mut connection = opened();
+        drive(&mut connection, SIGN_IN);
+        let mut acts = Vec::new();
+        connection.refused(&final_error(Code::Limit, "not here, ever"), &mut acts);
+        assert!(matches!(&acts[0], Act::Send(text) if text.contains(r#""recoverable":false"#)), "{acts:?}");
+        // What comes before the answer to a sign-in.
+        let mut connection = opened();
+        drive(&mut connection, SIGN_IN);
+        let acts = drive(&mut connection, r#"{"type":"list","id":"9"}"#);
+        let [Act::Send(text), Act::Close(CloseCode::POLICY, _)] = &acts[..] else { panic!("{acts:?}") };
+        assert!(text.contains("AUTH_REQUIRED") && text.contains(r#""re":"9""#), "{text}");
         // What is refused before its signature is looked at.
         for text in ["{", "{}", r#"{"type":"list","id":"9"}"#] {
             let acts = drive(&mut opened(), text);

@@ -467,4 +467,35 @@ mod tests {
         assert_eq!(written.matches(r#""devices""#).count(), 1, "{written}");
         assert!(written.contains(r#""devices":[]"#), "{written}");
     }
+
+    #[test]
+    fn a_reply_says_what_it_was_asked_for() {
+        let at = |offset| Position { epoch: "e".into(), offset };
+        let kind = Kind::Notice { level: "info", text: "t".into() };
+        let event = Event { session: "s".into(), position: at(7), at: 5, by: None, kind };
+        let log = r#""earliest":{"epoch":"e","offset":3}"#;
+        for (said, fields) in [
+            (Reply::Interrupted { ran: false }, &[r#""ran":false"#][..]),
+            (Reply::Fetched { data: vec![0xfb, 0xff], total: 9 }, &[r#""data":"-_8""#, r#""total":9"#]),
+            (
+                Reply::History { events: vec![Arc::new(event)], earliest: at(3) },
+                &[r#""events":[{"#, r#""offset":7"#, log],
+            ),
+        ] {
+            let written = reply("r", &said);
+            for field in fields.iter().chain(&[r#""re":"r""#]) {
+                assert!(written.contains(field), "{field} in {written}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_first_part_of_a_block_says_how_much_there_is() {
+        for (bytes, said) in [(2, false), (3, true)] {
+            let block = TurnBlock { message: "m".into(), block: 0, kind: Block::Text, text: "ab".into(), bytes };
+            let written = text(&WireBlock::from(&block));
+            assert_eq!(written.contains(r#""bytes":3"#), said, "{written}");
+            assert_eq!(written.contains("bytes"), said, "{written}");
+        }
+    }
 }
