@@ -429,6 +429,9 @@ mod tests {
         assert_eq!(select(&["0.30.0", "2.0", "10.1", "x"]), Ok(None));
         assert_eq!(select(&["1"]), Ok(Some("1".into())));
         assert_eq!(select(&[&format!("1.{}", "0".repeat(60_000)), "1.2"]), Ok(Some("1.2".into())));
+        // One of just the length that is repeated, and one that is longer.
+        let long = format!("1.{}", "0".repeat(VERSION_BYTES_MAX - 2));
+        assert_eq!(select(&[&format!("{long}0"), &long]), Ok(Some(long.clone())));
         assert_eq!(select(&[]), Err(BadBody));
     }
 

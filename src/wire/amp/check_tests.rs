@@ -160,5 +160,35 @@ fn only_a_relay_acks_as_one() {
         assert_eq!(judged(answer, &body, |view| ack(view, from_relay).map(drop)), code);
         let loose = Header { reply_to: None, ..answer };
         assert_eq!(judged(loose, &body, |view| ack(view, from_relay).map(drop)), 1001);
+        // Whatever it says besides: two readers could find two things in it. The builder writes no such body.
+        let (other, mut frame) = ("ack_sourcE", Vec::new());
+        body[0] += 1;
+        cbor::text(&mut body, other);
+        cbor::text(&mut body, "relay");
+        Builder::new(answer).body(&body).write(KeyEncoding::Text, Some(&[0; 64]), &mut frame).unwrap();
+        let at = frame.windows(other.len()).position(|bytes| bytes == other.as_bytes()).unwrap();
+        frame[at..at + other.len()].copy_from_slice(b"ack_source");
+        let Ok(Frame::Envelope(view)) = parse(&frame) else { panic!("{answer:?}") };
+        assert_eq!(ack(&view, from_relay).unwrap_err().code, Code::BAD_REQUEST);
+    }
+}
+
+#[test]
+fn only_where_it_is_allowed_a_message_needs_no_signature_and_a_hello_always_does() {
+    let judged = |header: Header<'_>, sig, judge: &dyn Fn(&EnvelopeView<'_>) -> Result<(), Refusal>| {
+        let (mut body, mut frame) = (Vec::new(), Vec::new());
+        Hello { versions: &["1.0"], ..Hello::default() }.write(&mut body);
+        Builder::new(header).body(&body).write(KeyEncoding::Int, sig, &mut frame).unwrap();
+        let Ok(Frame::Envelope(view)) = parse(&frame) else { panic!("{header:?}") };
+        judge(&view).map_or_else(|refusal| refusal.code.0, |()| 0)
+    };
+    for (sig, code) in [(Some(&[0; 64]), 0), (None, 1002)] {
+        for (unsigned, code) in [(false, code), (true, 0)] {
+            let policy = Policy { unsigned, ..POLICY };
+            let passed = |view: &EnvelopeView<'_>| ingress(view, &PEER, &policy, at(TS)).map(drop);
+            assert_eq!(judged(header(Type::MESSAGE, "did:web:b"), sig, &passed), code, "{unsigned}");
+        }
+        let said = |view: &EnvelopeView<'_>| hello(view, &NAMES, SKEW_MS_DEFAULT, 0, at(TS)).map(drop);
+        assert_eq!(judged(header(Type::HELLO, US), sig, &said), code);
     }
 }

@@ -89,14 +89,15 @@ fn places(view: &EnvelopeView<'_>) -> Option<(usize, usize, std::ops::Range<usiz
         (at + part.len() <= frame.len()).then(|| at..at + part.len())
     };
     let To::One(to) = view.header.to else { return None };
-    // The head of a map of up to 23 pairs, `v` and `id`: the keys that come first, so that nothing else can be there.
+    // The head of a map of up to 23 pairs, `v` and `id` as texts: the keys that come first, so that nothing else can be
+    // there, and all of this kind.
     let in_order = frame.first()? >> 5 == cbor::MAP && frame.get(1..ID_AT)? == FRONT;
     let ts_at = place(to.as_bytes())?.end + TS.len();
     let sig_at = place(view.sig?)?.start;
     let body = place(view.body?)?;
     let there = frame.get(ts_at - TS.len()..ts_at)? == TS && ID_END < ts_at;
     let apart = ts_at + 8 <= sig_at && sig_at + SIG_BYTES <= body.start;
-    (view.key_encoding == Prediction::KEY_ENCODING && in_order && there && apart).then_some((ts_at, sig_at, body))
+    (in_order && there && apart).then_some((ts_at, sig_at, body))
 }
 
 #[cfg(test)]
@@ -168,6 +169,76 @@ mod tests {
             assert_eq!(prediction.learn(&view(&out)), serves, "{len} bytes of a thread's id");
             assert_eq!(prediction.recognize(&out).is_some(), serves);
             assert_eq!(prediction.recognize(&before), None, "what was learned before is forgotten");
+        }
+    }
+
+    /// A message whose keys stand in another order: each move takes the pair of one place to another.
+    fn moved(frame: &[u8], moves: [(usize, usize); 2]) -> Vec<u8> {
+        let mut reader = cbor::Reader::new(frame);
+        reader.head().expect("a map");
+        let pair = || Some([reader.item(cbor::DEPTH_MAX).ok()?, reader.item(cbor::DEPTH_MAX).ok()?].concat());
+        let mut pairs: Vec<Vec<u8>> = std::iter::from_fn(pair).collect();
+        for (from, to) in moves {
+            let pair = pairs.remove(from);
+            pairs.insert(to, pair);
+        }
+        [&frame[..1], &pairs.concat()].concat()
+    }
+
+    #[test]
+    fn in_another_order_a_message_is_recognized_as_it_is_read_or_not_at_all() {
+        const PAIRS: usize = 9;
+        let first = 1_800_000_000_000;
+        let header = Header::new(Id::new(first, [1; 8]), Type::MESSAGE, "did:web:a#k", To::One("did:web:b"));
+        let written = |header: Header<'_>, sig: u8, body: &[u8]| {
+            let mut out = Vec::new();
+            let builder = Builder::new(header).body(body);
+            builder.write(KeyEncoding::Text, Some(&[sig; SIG_BYTES]), &mut out).expect("expressible");
+            out
+        };
+        let (learned, id, ts) = (written(header, 1, b"\xf6"), Id::new(first, [2; 8]), first + 5);
+        // The signature may be that of the message before: it is not checked.
+        let nexts = [
+            written(Header { id, ts, ..header }, 2, b"\x43abc"),
+            written(Header { id, ..header }, 2, b"\xf6"),
+            written(Header { ts, ..header }, 1, b"\xf6"),
+            written(Header { from: "did:web:x#k", ..header }, 1, b"\xf6"),
+            written(Header { to: To::One("did:web:x"), ..header }, 1, b"\xf6"),
+            written(Header { ttl: header.ttl ^ 1, id, ts, ..header }, 1, b"\xf6"),
+            written(Header { typ: Type::REQUEST, ..header }, 1, b"\xf6"),
+        ];
+        let (mut prediction, mut serve) = (Prediction::default(), 0);
+        let moves = (0..PAIRS.pow(4)).map(|n| [0, 1, 2, 3].map(|place| n / PAIRS.pow(place) % PAIRS));
+        for moves in moves.map(|[a, b, c, d]| [(a, b), (c, d)]) {
+            let learned = moved(&learned, moves);
+            let learned = view(&learned);
+            if !prediction.learn(&learned) {
+                continue;
+            }
+            serve += 1;
+            for next in &nexts {
+                let next = moved(next, moves);
+                if let Some(Recognized { id, ts }) = prediction.recognize(&next) {
+                    assert_eq!(view(&next).header, Header { id, ts, ..learned.header }, "{moves:?}");
+                }
+            }
+        }
+        assert!((1..PAIRS.pow(4)).contains(&serve), "{serve}");
+    }
+
+    #[test]
+    fn a_time_that_is_not_in_its_shortest_form_is_not_recognized() {
+        let mut prediction = Prediction::default();
+        let mut next = frame(0, 1, 1_800_000_000_000, b"\xf6");
+        assert!(prediction.learn(&view(&next)));
+        let at = next.windows(TS.len()).position(|bytes| bytes == TS).expect("a time") + TS.len();
+        for (ts, is_shortest) in [(0, false), (u64::from(u32::MAX), false), (u64::from(u32::MAX) + 1, true)] {
+            next[at..at + 8].copy_from_slice(&ts.to_be_bytes());
+            assert_eq!(
+                (prediction.recognize(&next).is_some(), parse(&next).is_ok()),
+                (is_shortest, is_shortest),
+                "{ts}"
+            );
         }
     }
 

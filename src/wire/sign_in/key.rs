@@ -169,6 +169,13 @@ mod tests {
 
     use super::*;
 
+    /// A value in DER.
+    fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+        let len = (content.len() as u16).to_be_bytes();
+        let head = if content.len() < 0x80 { vec![tag, len[1]] } else { vec![tag, 0x82, len[0], len[1]] };
+        [&head, content].concat()
+    }
+
     /// RFC 8410 section 10.3: the key, and in 10.1 its public one.
     #[test]
     fn an_ed25519_key_is_read_as_openssl_writes_it() {
@@ -230,12 +237,26 @@ mod tests {
         assert_eq!(read(format!("{PKCS8_BEGIN}\n{x25519}\n{PKCS8_END}\n")), NoKey::Useless);
         assert_eq!(read(sec1(&[0x2b, 0x81, 0x04, 0x00, 0x0a])), NoKey::Useless);
         assert_eq!(read(sec1(CURVES[0])), NoKey::Foreign);
+        let pkcs8 = |kind: &[u8], parameters: &[u8], bytes: usize| {
+            let kind = der(0x30, &[der(0x06, kind), parameters.to_vec()].concat());
+            let info = [vec![0x02, 0x01, 0x00], kind, der(0x04, &vec![7; bytes])].concat();
+            read(format!("{PKCS8_BEGIN}\n{}\n{PKCS8_END}\n", STANDARD.encode(der(0x30, &info))))
+        };
+        for curve in CURVES {
+            assert_eq!(pkcs8(EC, &der(0x06, curve), 40), NoKey::Foreign, "{curve:x?}");
+        }
+        assert_eq!(pkcs8(EC, &der(0x06, &[0x2b, 0x81, 0x04, 0x00, 0x0a]), 40), NoKey::Useless, "secp256k1");
+        // One of 2048 bits, whose lengths take several bytes.
+        assert_eq!(pkcs8(RSA, &[0x05, 0x00], 1190), NoKey::Foreign);
+        assert_eq!(pkcs8(ED25519, &[], 40), NoKey::Foreign);
         let cut = unix.lines().take(2).collect::<String>();
         let rsa = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\n";
         for (text, why) in [
             ("", "empty"),
             ("\u{feff}\r\n", "empty"),
             ("junk", "no private key"),
+            ("-----BEGIN CERTIFICATE-----\nMIIE\n-----END CERTIFICATE-----\n", "no private key"),
+            (&format!("mine: {rsa}"), "no private key"),
             ("PuTTY-User-Key-File-3: ssh-ed25519", "puttygen"),
             (rsa, "ssh-agent"),
         ] {

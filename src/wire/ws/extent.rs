@@ -73,6 +73,9 @@ mod tests {
             client_frame(OpCode::Ping, &[9; 125], mask),
             client_frame(OpCode::Pong, b"mine", mask),
             frame(OpCode::Ping, b"no mask"),
+            // No ping is so long: that of its connection is for the decoder to refuse.
+            client_frame(OpCode::Ping, &[9; 126], mask),
+            client_frame(OpCode::Ping, &large, mask),
             client_frame(OpCode::Ping, b"", mask),
         ];
         let whole = parts.concat();
