@@ -253,6 +253,16 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_gives_no_answer_is_told_from_one_that_does_not_sign() {
+        let scratch = tempfile::tempdir().unwrap();
+        let socket = scratch.path().join("agent");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let ask = |request| Agent::at(&socket).ask(&[request], Duration::from_millis(20));
+        assert!(matches!(ask(REQUEST_IDENTITIES), Err(AgentError::Silent { .. })));
+        assert!(matches!(ask(SIGN_REQUEST), Err(AgentError::Unsigned { .. })));
+    }
+
+    #[test]
     fn an_agents_key_signs_in() {
         let scratch = tempfile::tempdir().unwrap();
         let socket = scratch.path().join("agent");

@@ -32,6 +32,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -44,6 +46,10 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next_ms() <= 1_000);
-        assert_ne!(Backoff::new(1_000, 60_000, 1).next_ms(), Backoff::new(1_000, 60_000, 1 << 60).next_ms());
+        // Whatever numbers are seeds, and anew at each attempt: two that have met once do not meet every time.
+        let backoff = |seed| Backoff::new(60_000, 60_000, seed);
+        let (seeds, mut one) = ((1..=20).map(|seed| backoff(2 * seed).next_ms()).collect(), backoff(5));
+        let pauses: [HashSet<u64>; 2] = [seeds, (0..20).map(|_| one.next_ms()).collect()];
+        assert!(pauses.iter().all(|pauses| pauses.len() > 15), "{pauses:?}");
     }
 }

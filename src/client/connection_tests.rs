@@ -33,6 +33,8 @@ enum Relay {
     Honest,
     SignsWithAnotherKey,
     Refuses,
+    /// It is gone once it has welcomed.
+    Vanishes,
 }
 
 fn challenge() -> Challenge {
@@ -89,7 +91,7 @@ fn serve(stream: impl Read + Write, authority: &str, relay: Relay) {
         return;
     }
     let proof = wire::proof_text(&transcript, &fingerprint, "watch").unwrap();
-    let signer = if relay == Relay::Honest { key(1) } else { key(9) };
+    let signer = if relay == Relay::SignsWithAnotherKey { key(9) } else { key(1) };
     let welcome = Welcome {
         re: sign_in.id,
         principal: fingerprint.clone(),
@@ -103,6 +105,9 @@ fn serve(stream: impl Read + Write, authority: &str, relay: Relay) {
         features: Vec::new(),
     };
     socket.send(serde_json::to_string(&welcome).unwrap().into()).unwrap();
+    if relay == Relay::Vanishes {
+        return;
+    }
     let Ok(first) = socket.read() else { return };
     // Larger than the client's buffer, and sent with a ping behind it.
     let large = format!("\"{}\"", "x".repeat(300_000));
@@ -202,6 +207,58 @@ fn nothing_is_signed_for_a_relay_that_is_not_trusted() {
     let error = Connection::connect(&Target::Unix(path), &identity, &options(), &mut Nobody).unwrap_err();
     assert!(matches!(error, ConnectError::Pin(PinError::Unknown { .. })), "{error}");
     serving.join().unwrap();
+}
+
+#[test]
+fn a_name_that_no_relay_takes_is_named_before_anything_is_signed() {
+    let long = "k".repeat(65);
+    for (name, kind, field) in
+        [("two\nlines", "script", "device.name"), (" ", "script", "device.name"), ("d", &*long, "device.kind")]
+    {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serving = thread::spawn(move || {
+            let mut socket = tungstenite::accept_hdr(listener.accept().unwrap().0, with_subprotocol).unwrap();
+            socket.send(serde_json::to_string(&challenge()).unwrap().into()).unwrap();
+            assert!(socket.read().is_err(), "the client sent something");
+        });
+        let mut pins = KnownRelays::load(scratch.path().join("known")).unwrap();
+        let identity = Identity::from_key(key(2), "test");
+        let options = Options::new("c1", name, kind);
+        let error = Connection::connect(&Target::Unix(path), &identity, &options, &mut pins).unwrap_err();
+        assert!(error.to_string().contains(field), "{error}");
+        serving.join().unwrap();
+    }
+}
+
+#[test]
+fn a_relay_that_vanishes_ends_the_connection() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let serving = thread::spawn(move || serve(listener.accept().unwrap().0, "unix", Relay::Vanishes));
+    let mut pins = KnownRelays::load(scratch.path().join("known")).unwrap();
+    let identity = Identity::from_key(key(2), "test");
+    let (mut connection, _) = Connection::connect(&Target::Unix(path), &identity, &options(), &mut pins).unwrap();
+    serving.join().unwrap();
+    let next = connection.receive(Some(Instant::now() + Duration::from_secs(5))).unwrap();
+    assert_eq!(next, Received::Ended(Ended::Broken(String::new())));
+}
+
+#[test]
+fn an_end_says_what_is_known_of_it() {
+    let closed = |code, reason: &str| Ended::Closed { code, reason: reason.into() };
+    for (ended, said) in [
+        (closed(Some(CloseCode::GOING_AWAY), "bye"), "the relay went away"),
+        (closed(Some(CloseCode::POLICY), ""), "the relay closed the connection (code 1008)"),
+        (closed(Some(CloseCode::POLICY), "not signed in"), "the relay closed the connection: not signed in"),
+        (closed(None, ""), "the relay closed the connection"),
+        (Ended::Broken(String::new()), "the relay went away"),
+        (Ended::Broken("reset".into()), "the connection broke: reset"),
+    ] {
+        assert_eq!(ended.to_string(), said);
+    }
 }
 
 #[test]

@@ -232,10 +232,13 @@ mod tests {
             Err(HandshakeError::Refused { status: 421, text: "Misdirected Request: no [2Jhost".into() })
         );
         assert!(ours.answer(b"SSH-2.0-x\r\n", false).is_err());
-        // Every status with which a relay refuses: it may take the client the next time.
+        // Every status with which a relay refuses. From 500 on it may take the client the next time.
         for status in [400, 403, 408, 421, 426, 431, 500, 503] {
-            let refused = ours.answer(format!("HTTP/1.1 {status} x\r\n\r\nno").as_bytes(), true);
-            assert!(matches!(refused, Err(HandshakeError::Refused { .. })), "{status}: {refused:?}");
+            let of = "Content-Type: text/plain\r\nX-Of: text/html";
+            let refused = ours.answer(format!("HTTP/1.1 {status} x\r\n{of}\r\n\r\nno").as_bytes(), true);
+            let Err(refused @ HandshakeError::Refused { .. }) = refused else { panic!("{status}: {refused:?}") };
+            assert!(refused.to_string().ends_with("x: no"), "{refused}");
+            assert_eq!(refused.is_passing(), status >= 500, "{status}");
         }
     }
 
@@ -243,8 +246,9 @@ mod tests {
     fn an_answer_without_an_end_is_no_close() {
         let ours = handshake(1);
         assert_eq!(ours.answer(b"", true), Err(HandshakeError::Unanswered));
-        let endless = format!("HTTP/1.1 101 x\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
+        let mut endless = format!("HTTP/1.1 101 x\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
         for ended in [false, true] {
+            endless.truncate(HEAD_BYTES_MAX);
             assert_eq!(
                 ours.answer(endless.as_bytes(), ended),
                 Err(HandshakeError::NoRelay("its answer has no end")),
@@ -263,6 +267,7 @@ mod tests {
             ("200 OK\r\n\r\n", stranger(200, "OK")),
             ("301 Moved Permanently\r\nLocation: https://x\r\n\r\n", stranger(301, "Moved Permanently")),
             ("400 Bad Request\r\n\r\n\n<html>", stranger(400, "Bad Request")),
+            ("403 Forbidden\r\ncontent-type: application/xHTML+xml\r\n\r\nno", stranger(403, "Forbidden")),
             // What stands before a relay that is away: it may come back.
             (
                 "502 Bad Gateway\r\nContent-Type: Text/HTML\r\n\r\n<html>",

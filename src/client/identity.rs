@@ -282,6 +282,8 @@ mod tests {
         let plain = key.to_openssh(LineEnding::LF).unwrap();
         let never = &mut |_: &Path| -> Option<String> { panic!("asked for a passphrase") };
         assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::Io { .. })));
+        write(&path, &key.public_key().to_openssh().unwrap(), 0o644);
+        assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::Public { .. })));
         write(&path, &plain, 0o640);
         assert!(matches!(Identity::from_file(&path, never), Err(IdentityError::TooOpen { mode: 0o640, .. })));
         for (text, why) in [("", "it is empty"), ("nonsense", "no private key")] {

@@ -83,18 +83,31 @@ fn a_break_is_resumed_where_it_happened() {
     assert_eq!(link.unanswered(), 0);
 }
 
-#[test]
-fn a_break_in_the_middle_of_a_block_loses_nothing_of_it() {
+/// A link that has returned in the middle of a block, which began to be streamed at this offset; and what is to be done.
+fn returned_into_a_block(offset: u64) -> (Link, Vec<Do>) {
     let mut link = live(5);
     link.ended(at(0), &lost());
     link.tick(at(1_000));
     link.connected(at(1_000));
-    let fields = json!({"snapshot": {"next": {"epoch": "e", "offset": 7},
+    let fields = json!({"snapshot": {"next": {"epoch": "e", "offset": offset},
         "turn": {"prompts": [], "since": 0, "blocks": [{"message": "m", "block": 0, "kind": "text", "text": "so far"}]}},
         "events": [], "next": {"epoch": "e", "offset": 5}});
     let Value::Object(fields) = fields else { unreachable!() };
     let reply = Incoming::Reply(Reply { re: link.attach_id.clone(), fields });
-    assert_eq!(link.received(at(1_001), &reply).1, [returned(Some(Vec::new()), &[])]);
+    let todo = link.received(at(1_001), &reply).1;
+    (link, todo)
+}
+
+#[test]
+fn a_break_in_the_middle_of_a_block_loses_nothing_of_it() {
+    let (_, todo) = returned_into_a_block(5);
+    assert!(matches!(&todo[..], [Do::Returned { .. }, Do::Streamed(_)]), "no event was missed: {todo:?}");
+    let (mut link, _) = returned_into_a_block(7);
+    link.unreadable(at(1_001));
+    let (_, todo) = link.received(at(1_001), &event(6));
+    assert!(matches!(&todo[..], [Do::Skipped { events: 1 }, Do::Streamed(_)]), "one cannot be read: {todo:?}");
+    let (mut link, todo) = returned_into_a_block(7);
+    assert_eq!(todo, [returned(Some(Vec::new()), &[])]);
     assert_eq!(link.received(at(1_001), &event(5)), (true, Vec::new()));
     // Behind the events that came before it, and once.
     let (fresh, todo) = link.received(at(1_001), &event(6));
@@ -112,10 +125,89 @@ fn a_message_that_cannot_be_read_is_said_and_what_follows_is_taken() {
     assert_eq!(link.received(at(3), &event(7)), (true, Vec::new()));
     // A gap without such a message is asked for, as ever.
     assert_eq!(sent(&link.received(at(4), &event(9)).1)[0]["from"]["offset"], 8);
+    // It is a sign of life.
+    let mut link = live(5);
+    link.unreadable(at(NOTHING_SEEN_MS));
+    assert_eq!(link.tick(at(NOTHING_SEEN_MS + 1)), []);
+    // It was no event where none is missing, and another log has to be asked for.
+    assert_eq!(link.received(at(NOTHING_SEEN_MS), &event(4)), (false, Vec::new()));
+    assert_eq!(link.received(at(NOTHING_SEEN_MS), &event(5)), (true, Vec::new()));
+    let Incoming::Event(mut other) = event(9) else { unreachable!() };
+    other.position.epoch = "another".into();
+    let (fresh, todo) = link.received(at(NOTHING_SEEN_MS), &Incoming::Event(other));
+    assert_eq!((fresh, &sent(&todo)[0]["type"]), (false, &json!("attach")), "{todo:?}");
     // Nor does it wait for an answer to the first attachment for ever.
     let mut link = Link::new("s", "p", 1);
     link.connected(at(0));
     assert!(matches!(link.unreadable(at(1))[..], [Do::GiveUp(_)]));
+    assert!(is_over(&mut link));
+}
+
+/// Whether it does nothing more, whatever becomes of its connection.
+fn is_over(link: &mut Link) -> bool {
+    link.ended(at(9_000), &lost()).is_empty() && link.deadline_ms().is_none()
+}
+
+#[test]
+fn a_command_waits_for_its_own_answer_and_for_no_other() {
+    let refusal = |re: &str| {
+        let error = ErrorMessage { re: Some(re.into()), code: "FORBIDDEN".into(), ..ErrorMessage::default() };
+        Incoming::Error(error)
+    };
+    let answer = |re: &str| Incoming::Reply(Reply { re: re.into(), ..Reply::default() });
+    for answer in [&refusal as &dyn Fn(&str) -> Incoming, &answer] {
+        // Two of them from before the first connection, which are sent once the session is joined.
+        let mut link = Link::new("s", "p", 1);
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            ids.push(link.command(json!({"type": "interrupt"})).unwrap().0);
+        }
+        link.connected(at(0));
+        let again =
+            |todo: &[Do]| sent(todo).iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(again(&attached(&mut link, 0)), ids);
+        assert!(link.received(at(1), &answer(&ids.remove(1))).0);
+        link.ended(at(2), &lost());
+        link.tick(at(link.deadline_ms().unwrap()));
+        link.connected(at(1_000));
+        assert_eq!(again(&attached(&mut link, 0)), ids);
+    }
+}
+
+#[test]
+fn only_the_end_of_what_was_missed_is_told_and_once() {
+    let caught_up = |session: &str| Incoming::CaughtUp { session: session.into() };
+    let mut link = live(5);
+    assert_eq!(link.received(at(1), &caught_up("s")), (false, Vec::new()), "nothing was missed");
+    link.ended(at(1), &lost());
+    link.tick(at(1_000));
+    link.connected(at(1_000));
+    for session in ["another", "s"] {
+        let (_, todo) = link.received(at(1_001), &caught_up(session));
+        let resumed = [returned(None, &["attach"]), Do::Resumed { missed: 0 }];
+        assert_eq!(todo, if session == "s" { &resumed[..] } else { &[] });
+    }
+    assert!(link.is_live());
+    assert_eq!(link.received(at(1_002), &caught_up("s")), (false, Vec::new()));
+}
+
+#[test]
+fn a_relay_that_is_reached_again_is_tried_again_soon_after_the_next_break() {
+    for was_joined in [false, true] {
+        let mut link = if was_joined { live(0) } else { Link::new("s", "p", 3) };
+        link.ended(at(0), &lost());
+        for _ in 0..12 {
+            link.failed(at(0), "refused", true);
+            link.tick(at(link.deadline_ms().unwrap()));
+        }
+        link.connected(at(0));
+        // It was told to wait, and is let in all the same.
+        let wait = ErrorMessage { code: "LIMIT".into(), retry_after_ms: Some(9_000), ..ErrorMessage::default() };
+        link.received(at(0), &Incoming::Error(wait));
+        attached(&mut link, 0);
+        let todo = link.ended(at(0), &lost());
+        assert!(matches!(todo[..], [Do::Lost { retry_ms: ..=RETRY_MS_FIRST, .. }]), "{was_joined}: {todo:?}");
+    }
 }
 
 #[test]
@@ -130,6 +222,7 @@ fn c5_an_answer_to_attach_that_cannot_be_read_is_not_taken_for_an_empty_one() {
         link.connected(at(0));
         let todo = answer(&mut link, fields);
         assert!(matches!(&todo[..], [Do::GiveUp(why)] if why.contains("another version?")), "{todo:?}");
+        assert!(is_over(&mut link));
     }
     let again = || {
         let mut link = live(5);

@@ -30,6 +30,8 @@ fn messages_are_read_and_those_of_the_future_ignored() {
     let error = r#"{"type":"error","code":"FORBIDDEN","message":"no","recoverable":true}"#;
     assert!(matches!(Incoming::parse(error), Some(Incoming::Error(error)) if error.code == "FORBIDDEN"));
     assert_eq!(Incoming::parse("[]"), None);
+    // What has the place of an event and says that it is something else.
+    assert_eq!(Incoming::parse(r#"{"type":"delta","session":"s","epoch":"e","offset":7,"text":7}"#), None);
     let snapshot: Snapshot = serde_json::from_str(
         r#"{"session":"s","state":"busy","devices":[{"name":"a"}],"turn":{"prompts":[],"blocks":[{"message":"m","block":1,
         "kind":"thinking","text":"hm"}]}}"#,
@@ -55,6 +57,12 @@ fn c5_what_cannot_be_read_costs_itself_and_is_named() {
     assert_eq!((snapshot.permissions[1].tool.as_str(), snapshot.permissions[1].request.as_str()), ("Bash", "q"));
     assert_eq!((page.events[0].fact.clone(), page.lost), (Fact::Unreadable, 1));
     assert_eq!((page.earliest, &page.unreadable[..]), (None, &["earliest".to_owned()][..]));
+    let page = reply(json!({"events": {"0": 7}})).page();
+    assert_eq!(
+        (page.events.len(), &page.unreadable[..]),
+        (0, &["events".to_owned()][..]),
+        "a log is not taken for empty"
+    );
     // On what cannot be read at all, nothing can be built.
     for snapshot in [json!(7), json!([]), json!({"permissions": 7})] {
         let answer = reply(json!({"next": {"epoch": "e", "offset": 2}, "snapshot": snapshot}));
@@ -69,11 +77,11 @@ fn c5_what_cannot_be_read_costs_itself_and_is_named() {
         assert_eq!(reply(json!({"sessions": sessions})).sessions(), Err(Unreadable("sessions".into())));
     }
     // A request is one, whatever of it cannot be read: also what is not its own.
-    for odd in [r#""about":7"#, r#""by":7"#] {
+    for (odd, name) in [(r#""about":7"#, "about"), (r#""by":7"#, "event")] {
         let text = format!(
             r#"{{"type":"event","session":"s","epoch":"e","offset":1,"kind":"permission","request":"r",{odd}}}"#
         );
         let Some(Incoming::Event(event)) = Incoming::parse(&text) else { panic!("{text}") };
-        assert!(matches!(&event.fact, Fact::Permission(open) if open.request == "r" && !open.unreadable.is_empty()));
+        assert!(matches!(&event.fact, Fact::Permission(open) if open.request == "r" && open.unreadable == [name]));
     }
 }

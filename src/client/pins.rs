@@ -129,7 +129,7 @@ impl KnownRelays {
         for known in &self.known {
             text.push_str(&format!("{} {} {}\n", known.did, known.key, known.names.join(",")));
         }
-        if let Some(folder) = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = self.path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
         replace_file(&self.path, text.as_bytes(), None)
@@ -252,6 +252,15 @@ mod tests {
         assert!(matches!(pins.check(&unix, &did, &other_key), Err(PinError::NotItsDid)));
         // Another socket is another name.
         pins.check(&Target::Unix("/b".into()), &other_did, &other_key).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_known_relays_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("known");
+        fs::write(&path, b"did:key:z ssh-ed25519 AAAA 127.0.0.1:1\xff").unwrap();
+        assert!(matches!(KnownRelays::load(path), Err(PinError::Io { .. })));
+        assert!(matches!(KnownRelays::load(scratch.path().to_owned()), Err(PinError::Io { .. })));
     }
 
     #[test]
