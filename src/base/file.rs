@@ -48,6 +48,8 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
@@ -63,6 +65,11 @@ mod tests {
         }
         assert_eq!(read(Path::new("/dev/zero"), 9).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(read(Path::new("/dev/null"), 9).unwrap(), b"");
+        // A pipe that this process was given has a writer.
+        let (given, mut writer) = io::pipe().unwrap();
+        io::Write::write_all(&mut writer, b"a key").unwrap();
+        drop(writer);
+        assert_eq!(read(&Path::new(DESCRIPTORS[0]).join(given.as_raw_fd().to_string()), 9).unwrap(), b"a key");
         assert!(read(scratch.path(), 9).is_err());
         std::fs::write(at("file"), "123456789").unwrap();
         assert_eq!(read(&at("file"), 9).unwrap(), b"123456789");

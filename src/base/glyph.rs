@@ -256,6 +256,12 @@ mod tests {
             // A cluster that is wider than a row, and marks without end.
             (&format!("\"{}", "\u{903}".repeat(12)), &format!("\"{}", "<U+0903>".repeat(12))),
             ("e\u{301}\u{301}\u{301}\u{301}", "e<U+0301><U+0301><U+0301><U+0301>"),
+            ("e\u{301}\u{301}\u{301}", "e\u{301}\u{301}\u{301}"),
+            // What would join the text before this one, and a vowel that some terminals give a column and others none.
+            ("\u{903}x", "<U+0903>x"),
+            ("\u{e33}x", "<U+0E33>x"),
+            ("\u{1f3fd}x", "<U+1F3FD>x"),
+            ("e\u{9be}", "e<U+09BE>"),
             // A syllable of more parts than any has.
             (&"क\u{94d}".repeat(4), &"क\u{94d}".repeat(4)),
             (&format!("{}क", "क\u{94d}".repeat(4)), &format!("{}<U+0915>", "<U+0915><U+094D>".repeat(4))),

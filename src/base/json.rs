@@ -406,6 +406,9 @@ mod tests {
         }
         let huge = format!("9{}", "0".repeat(400));
         assert_eq!(sound(&huge), format!("\"[number out of range: 9{}..]\"", "0".repeat(31)));
+        // As much as is shown is not said to go on.
+        let long = "9".repeat(NUMBER_CHARS_MAX);
+        assert_eq!(sound(&long), format!("\"[number out of range: {long}]\""));
     }
 
     #[test]

@@ -162,6 +162,7 @@ mod tests {
     #[test]
     fn a_line_is_cut_and_cleaned() {
         assert_eq!(line("as it is", 8), "as it is");
+        assert_eq!(line("as\tit\nis", 8), "as it is");
         assert_eq!(line("one\ntwo\x1b[31m", 64), "one two\u{fffd}[31m");
         assert_eq!(line("abcdefgh", 7), "abcd…");
         assert_eq!(line("añañaña", 7), "aña…");
