@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::support::{Device, Key, Relay, device::text};
+use crate::support::{Agent, AgentKey, Device, Key, Relay, amp::typ, device::text};
 
 /// All that the demo agent has taken down of its conversations.
 fn transcripts(folder: &Path) -> String {
@@ -61,4 +61,30 @@ fn d1_prompts_that_wait_end_with_their_key_and_never_reach_the_agent() {
     let told = transcripts(relay.scratch.root());
     assert!(told.contains("please ask first") && told.contains("hello"), "{told}");
     assert!(!told.contains("walrus") && !told.contains("penguin"), "{told}");
+}
+
+#[test]
+fn what_an_agent_has_asked_a_session_ends_with_its_right_to_ask() {
+    let (owner, key) = (Key::new("owner"), AgentKey::new());
+    let relay = Relay::options(&[&owner]).keys(&key.line("drive")).start();
+    let mut laptop = Device::connect(&relay, &owner, "laptop");
+    let session = laptop.create();
+    laptop.attach(&session);
+    let did = text(&laptop.ok("list", json!({}))["sessions"][0]["did"]).to_owned();
+    let mut agent = Agent::connect(&relay.tcp(), &key);
+    let id = agent.say(typ::REQUEST, did.as_str(), &json!({"prompt": "please ask first"}));
+    agent.wait("INPUT_REQUIRED", |message| message.typ == typ::INPUT_REQUIRED && message.answers(&id));
+    let prompt = laptop.event(&session, "the prompt", |event| event["kind"] == "prompt");
+    let open = laptop.event(&session, "the permission request", |event| event["kind"] == "permission");
+
+    let keys = fs::read_to_string(relay.keys()).expect("the keys file");
+    fs::write(relay.keys(), keys.replace(&key.line("drive"), &key.line("agent"))).expect("the keys file");
+    laptop.ok("keys", json!({"op": "reload"}));
+    assert_eq!(agent.wait_closed(), 1008);
+    // It may still be here, and sees no sessions: it hears nothing of what its prompt still does.
+    let mut again = Agent::connect(&relay.tcp(), &key);
+    laptop.ok("decide", json!({"session": session, "request": open["request"], "decision": "deny"}));
+    laptop.turn(&session, text(&prompt["prompt"]));
+    again.ping();
+    assert!(!again.seen.iter().any(|message| message.from == did), "{:?}", again.seen);
 }
