@@ -65,6 +65,10 @@ fn d1_prompts_that_wait_end_with_their_key_and_never_reach_the_agent() {
 
 #[test]
 fn what_an_agent_has_asked_a_session_ends_with_its_right_to_ask() {
+    ["watch", "agent"].into_iter().for_each(ends_with);
+}
+
+fn ends_with(left: &str) {
     let (owner, key) = (Key::new("owner"), AgentKey::new());
     let relay = Relay::options(&[&owner]).keys(&key.line("drive")).start();
     let mut laptop = Device::connect(&relay, &owner, "laptop");
@@ -78,10 +82,10 @@ fn what_an_agent_has_asked_a_session_ends_with_its_right_to_ask() {
     let open = laptop.event(&session, "the permission request", |event| event["kind"] == "permission");
 
     let keys = fs::read_to_string(relay.keys()).expect("the keys file");
-    fs::write(relay.keys(), keys.replace(&key.line("drive"), &key.line("agent"))).expect("the keys file");
+    fs::write(relay.keys(), keys.replace(&key.line("drive"), &key.line(left))).expect("the keys file");
     laptop.ok("keys", json!({"op": "reload"}));
     assert_eq!(agent.wait_closed(), 1008);
-    // It may still be here, and sees no sessions: it hears nothing of what its prompt still does.
+    // It may still be here, and asks no sessions: it hears nothing of what its prompt still does.
     let mut again = Agent::connect(&relay.tcp(), &key);
     laptop.ok("decide", json!({"session": session, "request": open["request"], "decision": "deny"}));
     laptop.turn(&session, text(&prompt["prompt"]));
