@@ -13,6 +13,7 @@ use std::{
     process::{Child, Stdio},
 };
 
+use bytes::Bytes;
 use mio::{Interest, Registry, Token, unix::SourceFd, unix::pipe};
 use rustix::process::Signal;
 
@@ -446,6 +447,8 @@ struct Output {
     /// `None` after its end.
     pipe: Option<pipe::Receiver>,
     lines: LineSplitter,
+    /// What was read and has its turn later.
+    held: Bytes,
     /// What may still be read after the exit: a survivor in another process group could write for ever.
     rest: usize,
 }
@@ -453,26 +456,41 @@ struct Output {
 impl Output {
     /// More than any pipe holds.
     const REST_MAX: usize = 4 << 20;
+    /// Lines that one turn takes: a process that writes many short ones does not hold up the others.
+    const LINES_A_TURN: usize = 512;
 
     fn new(pipe: Option<pipe::Receiver>, lines: LineSplitter) -> Self {
-        Self { pipe, lines, rest: Self::REST_MAX }
+        Self { pipe, lines, held: Bytes::new(), rest: Self::REST_MAX }
     }
 
-    /// Reads once, and once more if that did not fill the buffer, to learn whether there is more. `last`: all writers
-    /// are gone, so an empty pipe is at its end.
+    /// Gives the lines that one turn takes, and holds what is left.
+    fn give(&mut self, bytes: &[u8], on: &mut dyn FnMut(Split<'_>)) {
+        let end = memchr::memchr_iter(b'\n', bytes).nth(Self::LINES_A_TURN - 1).map_or(bytes.len(), |at| at + 1);
+        self.lines.push(&bytes[..end], on);
+        self.held = Bytes::copy_from_slice(&bytes[end..]);
+    }
+
+    /// Gives what is held; or reads once, and once more if that did not fill the buffer, to learn whether there is
+    /// more. `last`: all writers are gone, so an empty pipe is at its end.
     fn read(&mut self, last: bool, scratch: &mut [u8], on: &mut dyn FnMut(Split<'_>)) -> bool {
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            self.give(&held, on);
+            return true;
+        }
+        if self.rest == 0 {
+            self.pipe = None;
+            return false;
+        }
         for _ in 0..2 {
             let Some(pipe) = &mut self.pipe else { return false };
             match pipe.read(scratch) {
                 Ok(count) if count > 0 => {
-                    self.lines.push(&scratch[..count], on);
+                    self.give(&scratch[..count], on);
                     if last {
                         self.rest = self.rest.saturating_sub(count);
-                        if self.rest == 0 {
-                            break;
-                        }
                     }
-                    if count == scratch.len() {
+                    if count == scratch.len() || !self.held.is_empty() || self.rest == 0 {
                         return true;
                     }
                 }
@@ -484,9 +502,6 @@ impl Output {
                     return false;
                 }
             }
-        }
-        if self.rest == 0 {
-            self.pipe = None;
         }
         self.pipe.is_some()
     }
@@ -511,5 +526,51 @@ impl Tail {
 
     fn take(&mut self) -> String {
         std::mem::take(&mut self.0).into_iter().collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Calls `read` until it has no more, and gives the lines of each call.
+    fn read_all(output: &mut Output, last: bool) -> Vec<Vec<String>> {
+        let mut calls = Vec::new();
+        let mut more = true;
+        while more {
+            let mut lines = Vec::new();
+            more = output.read(last, &mut [0; 4096], &mut |split| match split {
+                Split::Line(line) => lines.push(String::from_utf8_lossy(line).into_owned()),
+                Split::TooLong => panic!("no line is long"),
+            });
+            calls.push(lines);
+        }
+        calls
+    }
+
+    #[test]
+    fn a_turn_takes_so_many_lines_and_the_rest_has_its_turn_later() {
+        let (mut sender, receiver) = pipe::new().expect("a pipe");
+        let mut output = Output::new(Some(receiver), LineSplitter::new(64));
+        let said: Vec<String> = (0..3_000).map(|number| number.to_string()).collect();
+        write!(sender, "{}\nhalf", said.join("\n")).expect("the pipe has room");
+        let calls = read_all(&mut output, false);
+        assert!(calls.iter().all(|lines| lines.len() <= Output::LINES_A_TURN), "{calls:?}");
+        assert_eq!(calls.concat(), said);
+        drop(sender);
+        assert_eq!(read_all(&mut output, true).concat(), ["half"]);
+    }
+
+    #[test]
+    fn what_is_left_after_an_exit_is_read_to_its_bound() {
+        let (mut sender, receiver) = pipe::new().expect("a pipe");
+        let mut output = Output::new(Some(receiver), LineSplitter::new(64));
+        output.rest = 4096 + 1;
+        // The one that still writes holds the pipe open.
+        sender.write_all("x\n".repeat(5_000).as_bytes()).expect("the pipe has room");
+        assert_eq!(read_all(&mut output, true).concat().len(), 4096);
+        assert!(output.pipe.is_none());
     }
 }

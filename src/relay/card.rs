@@ -206,9 +206,9 @@ impl Card {
     fn object(&mut self, tool: &str, fields: &Map<String, Value>) {
         let mut rest: Vec<(&String, &Value)> = fields.iter().collect();
         rest.sort_by_key(|(name, _)| TELLING.iter().position(|telling| telling == name).unwrap_or(TELLING.len()));
-        if tool == ASKING_TOOL
-            && let Some(asked) = questions(fields.get("questions"))
-        {
+        let asked = (tool == ASKING_TOOL).then(|| questions(fields.get("questions"))).flatten();
+        let asks = asked.is_some();
+        if let Some(asked) = asked {
             self.questions(asked);
             rest.retain(|(name, _)| *name != "questions");
         }
@@ -220,7 +220,8 @@ impl Card {
                 ("old_string", Some((old, new)), _) => self.edit("the change", old, new),
                 ("new_string", Some(_), _) => {}
                 ("edits", _, Some(edits)) => self.edits(edits),
-                ("command", ..) if value.is_string() => self.command(value.as_str().unwrap_or_default()),
+                // Below a question its lines would read as more of that.
+                ("command", ..) if value.is_string() && !asks => self.command(value.as_str().unwrap_or_default()),
                 _ => self.value("", name, value),
             }
         }
@@ -507,9 +508,13 @@ mod tests {
 
     #[test]
     fn two_inputs_have_two_cards() {
-        let fields = [("n", json!("1")), ("n", json!(1)), ("header", json!("a\nb")), ("1.n", json!("1"))];
+        let command = ("command", json!("b"));
+        let fields = [("n", json!("1")), ("n", json!(1)), ("header", json!("a\nb")), ("1.n", json!("1")), command];
         let texts = ["a", "a: b", "\"a\"", "\"a\": b", "a:", "a\nb", "b", ""];
         let mut inputs = Vec::new();
+        for question in ["q", "q\nb"].map(|text| json!({"questions": [{"question": text}]})) {
+            inputs.extend(fields.iter().map(|field| with(question.clone(), "", Some(field))).chain([question.clone()]));
+        }
         for (label, about, more) in texts.iter().flat_map(|label| {
             let about = texts.iter().map(Some).chain([None]);
             about.flat_map(move |about| [false, true].map(|more| (label, about, more)))

@@ -8,6 +8,7 @@ mod data;
 mod drain_guard;
 mod hosted;
 mod launch;
+mod log_share;
 mod metrics;
 mod net;
 mod supervisor;

@@ -22,6 +22,7 @@ use super::{
     channels::{LargeOut, Links, Mail, Mailers, OnWay},
     drain_guard::DrainGuard,
     launch::Launcher,
+    log_share::{LogShare, LogShares},
     metrics::Shared,
 };
 use crate::{
@@ -163,6 +164,7 @@ impl Prepared {
             grace_ms,
             processes: Slab::new(),
             by_session: HashMap::new(),
+            log_shares: LogShares::default(),
             ready: Vec::new(),
             large_out: backlog.iter().map(|_| LargeOut::default()).collect(),
             backlog,
@@ -182,6 +184,7 @@ struct Running {
     number: u64,
     process: Process,
     translator: Translator,
+    log: LogShare,
 }
 
 struct SupervisorLoop {
@@ -204,6 +207,7 @@ struct SupervisorLoop {
     grace_ms: u64,
     processes: Slab<Running>,
     by_session: HashMap<Text, usize>,
+    log_shares: LogShares,
     /// Poll tokens with more to read than one turn took.
     ready: Vec<Token>,
     /// What is for each worker, until it is handed over.
@@ -397,12 +401,12 @@ impl SupervisorLoop {
     fn pipe(&mut self, token: Token, now: Now) {
         let slot = token.0 / TOKENS_EACH;
         let Some(running) = self.processes.get_mut(slot) else { return };
-        let Running { session, number, process, translator } = running;
+        let Running { session, number, process, translator, log } = running;
         let (events, mut exit, unreadable) = (&mut self.events, None, translator.malformed());
         let more = process.event(token, &mut self.scratch, &mut |event| match event {
             ProcessEvent::Line(line) => translator.line(line, events),
             ProcessEvent::LineTooLong => translator.too_long(events),
-            ProcessEvent::StderrLine(line) => log::info!(session = &**session, line; "the CLI says"),
+            ProcessEvent::StderrLine(line) => log.log(session, line, now.mono_ms),
             ProcessEvent::Exited { code, signal, stderr_tail } => {
                 exit = Some(ExitInfo { code, signal, stderr: stderr_tail })
             }
@@ -415,8 +419,10 @@ impl SupervisorLoop {
             self.hub.agent(session, *number, event, now);
         }
         if let Some(exit) = exit {
+            log.log_left_out(session);
             log::info!(session = &**session, by:% = exit; "the CLI has ended");
-            let Running { session, number, .. } = self.processes.remove(slot);
+            let Running { session, number, log, .. } = self.processes.remove(slot);
+            self.log_shares.put(session.clone(), log, now.mono_ms);
             self.by_session.remove(&session);
             self.hub.exited(&session, number, &exit, now);
         } else if more {
@@ -533,7 +539,8 @@ impl SupervisorLoop {
                 log::info!(session = &*launch.session, pid = process.pid().unwrap_or_default(), start:% = launch.start; "the CLI was started");
                 let (session, number) = (launch.session.clone(), launch.process);
                 self.by_session.insert(session.clone(), slot);
-                entry.insert(Running { session, number, process, translator: Translator::new() });
+                let (translator, log) = (Translator::new(), self.log_shares.take(&session, now.mono_ms));
+                entry.insert(Running { session, number, process, translator, log });
             }
             Err(why) => {
                 log::error!(session = &*launch.session, why = &*why; "the CLI cannot be started");

@@ -5,6 +5,7 @@
 #   @wait          until an answer to a request comes; an interrupt ends the turn instead
 #   @until FILE    until .standin/FILE exists
 #   @cat FILE      the bytes of .standin/FILE
+#   @shout FILE    the same to stderr
 #   @silent        no result follows
 #
 # Every line that it is given is kept in .standin/received, its arguments and environment in .standin/started.
@@ -52,6 +53,7 @@ turn() {
         @wait) answered || { result "$2" error_during_execution true aborted_tools && return; } ;;
         '@until '*) while [ ! -e "$dir/${next#@until }" ]; do sleep 0.02; done ;;
         '@cat '*) cat "$dir/${next#@cat }" ;;
+        '@shout '*) cat "$dir/${next#@shout }" >&2 ;;
         @silent) quiet=yes ;;
         *) printf '%s\n' "$next" | sed "s/@UUID@/$2/g" ;;
         esac

@@ -123,3 +123,21 @@ fn a1_a_key_that_a_reader_takes_for_its_own_is_a_key_and_ends_no_relay() {
     scene.decided(&request, json!({"decision": "allow"}));
     assert_eq!(scene.standin.answer(id(&request))["response"]["updatedInput"], request["input"]);
 }
+
+#[test]
+fn what_one_session_writes_to_stderr_fills_no_log() {
+    const LINES: usize = 20_000;
+    let mut scene = Scene::new();
+    let session = scene.session.clone();
+    scene.standin.write("loud.bytes", &"hear me\n".repeat(LINES));
+    scene.standin.does("loud", &["@shout loud.bytes".into()]);
+    let prompt = scene.laptop.prompt(&session, "loud");
+    scene.laptop.turn(&session, &prompt);
+    scene.laptop.ok("stop", json!({"session": session}));
+    let log = scene.relay.logged(&["the CLI says more than the log keeps of one session", "the CLI has ended"]);
+    let left_out = log.lines().find(|line| line.contains("the CLI has said more")).expect("how much is left out");
+    let (_, count) = left_out.rsplit_once("lines=").expect("a number of lines");
+    let logged = log.matches("hear me").count();
+    assert_eq!(logged + count.trim().parse::<usize>().expect("a number"), LINES, "{left_out}");
+    assert!((100..1_000).contains(&logged), "{logged}");
+}

@@ -144,7 +144,15 @@ impl Question {
         let is_numeric = |text: &str| text.contains(|c: char| c.is_numeric()) && !text.contains(char::is_alphabetic);
         let numbers = |text: &str| -> Option<Vec<usize>> {
             let numbers = text.split([',', ';', ' ', '\t']).filter(|number| !number.is_empty());
-            numbers.map(|number| number.parse().ok()).collect()
+            // A choice is made once, however often it is named.
+            let mut once: Vec<usize> = Vec::new();
+            for number in numbers {
+                let number = number.parse().ok()?;
+                if !once.contains(&number) {
+                    once.push(number);
+                }
+            }
+            Some(once)
         };
         let quoted = typed.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
         if let Some(text) = quoted.filter(|text| is_word(text) || is_numeric(text)) {

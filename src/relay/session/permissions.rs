@@ -142,7 +142,7 @@ impl Permissions {
     fn unfit(&self, asked: &claude::Permission) -> Option<&'static str> {
         // A device that answers the old request late would answer this one.
         if self.ended.iter().any(|ended| ended.request == asked.request) {
-            return Some("A permission request with this id has been answered already.");
+            return Some("A permission request with this id has ended already.");
         }
         let waiting: usize = self.open.iter().map(|open| open.input.as_str().len()).sum();
         let bytes = asked.input.as_str().len();
