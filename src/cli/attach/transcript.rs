@@ -89,10 +89,9 @@ impl Transcript {
                 }
                 Some(_) => {
                     self.parts(&key);
-                    self.push_piece(
-                        Piece { entry: Entry { kind, text: piece }, goes_on: true, is_part: true },
-                        Some(key),
-                    );
+                    for piece in pieces(Entry { kind, text: piece }) {
+                        self.push_piece(Piece { goes_on: true, is_part: true, ..piece }, Some(key.clone()));
+                    }
                 }
                 None => self.push(Entry { kind, text: piece }, Some(key)),
             },
@@ -339,7 +338,9 @@ fn pieces(entry: Entry) -> Vec<Piece> {
         let most = rest.floor_char_boundary(PIECE_BYTES_MAX);
         let at = if most == rest.len() { most } else { rest[..most].rfind('\n').map_or(most, |at| at + 1) };
         let (piece, more) = rest.split_at(at);
-        let text = piece.strip_suffix('\n').unwrap_or(piece).to_owned();
+        // What is streamed behind the last piece may begin another line.
+        let line_end = if more.is_empty() { "" } else { "\n" };
+        let text = piece.strip_suffix(line_end).unwrap_or(piece).to_owned();
         all.push(Piece { entry: Entry { kind: entry.kind, text }, goes_on: !all.is_empty(), is_part: true });
         rest = more;
     }
@@ -544,3 +545,7 @@ mod tests {
         assert!(transcript.items[0].entry.text.contains("found no room"));
     }
 }
+
+#[cfg(test)]
+#[path = "transcript_kept_tests.rs"]
+mod kept;
