@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[path = "cards_kept_tests.rs"]
+mod kept;
 #[path = "cards_late_tests.rs"]
 mod late;
 

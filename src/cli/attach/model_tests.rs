@@ -41,6 +41,9 @@ fn happens(model: &mut Model, fields: Value) -> Vec<String> {
     event(model, fields).iter().filter_map(entry).collect()
 }
 
+#[path = "model_told_tests.rs"]
+mod told;
+
 #[test]
 fn a_title_and_a_folder_draw_no_field_of_ours() {
     let mut model = Model::new(Me::default(), "admin");

@@ -212,4 +212,40 @@ mod tests {
         let thinking = Change::Stream { key: ("m".into(), 7), kind: Kind::Thinking, piece: "Hm\n? so".into() };
         assert_eq!(printed(&mut Printer::new(true), &[thinking]).0, "✻ Hm\n✻ ? so");
     }
+
+    #[test]
+    fn a_line_that_was_begun_is_ended_before_another_one_and_where_it_was_begun() {
+        let note = || Change::Add(Entry::new(Kind::Note, "n"));
+        let out = |changes: &[Change]| printed(&mut Printer::new(false), changes).0;
+        assert_eq!(out(&[stream(0, "a"), stream(1, "b"), note(), stream(1, "c")]), "a\nbc");
+        assert_eq!(out(&[stream(0, "a"), Change::Abandon, stream(0, "b")]), "a\nb");
+        assert_eq!(out(&[stream(0, "a"), Change::Add(Entry::new(Kind::Answer, "b"))]), "a\nb\n");
+        let on_terminal = |changes: &[Change]| printed(&mut Printer::new(true), changes).0;
+        assert_eq!(on_terminal(&[stream(0, "a"), note(), stream(0, "b")]), "  a\n· n\n  b");
+        let output = Change::Stream { key: ("m".into(), 0), kind: Kind::Output, piece: "1\n2\n".into() };
+        assert_eq!(on_terminal(&[output.clone(), output]), "⎿ 1\n┊ 2\n┊ 1\n┊ 2\n");
+        let mut printer = Printer::new(false);
+        printed(&mut printer, &[stream(0, "a")]);
+        assert_eq!(
+            (printer.interrupt(To::Stderr), printer.interrupt(To::Stdout).len(), printer.end().len()),
+            (vec![], 1, 0)
+        );
+        printed(&mut printer, &[stream(0, "a")]);
+        assert_eq!((printer.end(), printer.end()), (vec![(To::Stdout, "\n".into())], vec![]));
+        // The same block goes on elsewhere.
+        let mut printer = Printer::new(false);
+        printed(&mut printer, &[stream(0, "a")]);
+        printer.answers_us(false);
+        let (out, err) = printed(&mut printer, &[stream(0, "b")]);
+        assert_eq!((out.as_str(), err.as_str()), ("\n", "  b"));
+    }
+
+    #[test]
+    fn what_stands_beside_a_pipe_is_folded_and_what_goes_into_it_is_not() {
+        let mut printer = Printer::new(false);
+        printer.resized(Some(8), Some(8));
+        let changes = [stream(0, "123456789"), Change::Add(Entry::new(Kind::Output, "123456✓ allowed"))];
+        let (out, err) = printed(&mut printer, &changes);
+        assert_eq!((out.as_str(), err.as_str()), ("123456789", "⎿ 123456\n┊ ✓ allo\n┊ wed\n"));
+    }
 }
