@@ -51,6 +51,23 @@ fn an_answer_in_a_pipe_that_nothing_asked_for_is_not_sent() {
 }
 
 #[test]
+fn a_pipe_has_no_words_of_its_own_and_fails_where_its_session_is_over() {
+    let mut scene = Scene::new();
+    let (session, attach) = (scene.session.clone(), scene.attach());
+    // A mark before the first line is none of its text; an empty line is nothing; the last line needs no end.
+    let ran = shell(&scene.relay.scratch, &attach, "\u{feff}/help\r\n\n/quit\n\u{feff}/x");
+    assert!(ran.status.success(), "{ran:?}");
+    scene.laptop.sync();
+    let prompts = scene.laptop.events_of(&session, "prompt");
+    assert_eq!(prompts.iter().map(|one| text(&one["text"])).collect::<Vec<_>>(), ["/help", "/quit", "\u{feff}/x"]);
+    scene.laptop.ok("stop", json!({"session": session, "now": true}));
+    for (lines, says) in [("", "stopped"), ("hello\n", "! not sent: the session is stopped; `amp-relay new` starts")] {
+        let ran = shell(&scene.relay.scratch, &format!("{attach} {session}"), lines);
+        assert!(ran.status.code() == Some(1) && ran.err.contains(says), "{lines:?}: {ran:?}");
+    }
+}
+
+#[test]
 fn a_pipe_leaves_what_others_are_asked_to_them() {
     let mut scene = Scene::new();
     let (session, attach) = (scene.session.clone(), scene.attach());

@@ -417,6 +417,52 @@ mod tests {
         assert_eq!(editor.text(), "kept");
     }
 
+    #[test]
+    fn each_edit_does_what_it_is_called() {
+        use Edit::*;
+        for (text, edits, left) in [
+            ("ab", &[Left][..], "a|b"),
+            ("ab", &[Start, Right], "a|b"),
+            ("ab", &[Start, End], "ab|"),
+            ("ab cd", &[WordBack], "ab |cd"),
+            ("ab cd", &[Start, WordForward], "ab |cd"),
+            ("ab cd", &[Start, DeleteWordForward], "| cd"),
+            ("ab cd", &[Start, Delete], "|b cd"),
+            ("ab cd", &[WordBack, DeleteToStart], "|cd"),
+            ("ab cd", &[DeleteWordBack, Undo], "ab cd|"),
+            ("ab\ncd", &[Up, Down, End], "ab\ncd|"),
+            ("ab\ncd", &[Up], "ab|\ncd"),
+        ] {
+            let mut editor = Editor::default();
+            editor.key(Key::Paste(text.into()), 0, false);
+            edits.iter().for_each(|edit| drop(editor.key(Key::Edit(*edit), 0, false)));
+            editor.key(Key::Char('|'), 0, false);
+            assert_eq!(editor.text(), left, "{text:?} {edits:?}");
+        }
+        let mut editor = Editor::default();
+        assert_eq!(editor.key(Key::Edit(End), 0, false), Action::View(View::End));
+        editor.key(Key::Paste("ab".into()), 0, false);
+        assert_eq!(editor.key(Key::Edit(End), 0, false), Action::Draw, "there is a text to go to the end of");
+        editor.put_back("no");
+        assert_eq!(editor.key(Key::Char('\u{1b}'), 0, false), Action::Draw);
+        assert_eq!(editor.text(), "ab", "a control character is no text");
+        let rest = "x".repeat(TEXT_BYTES_MAX - "ab\n".len());
+        assert_eq!(editor.key(Key::Paste(format!("{rest}x")), 0, false), Action::NoRoom(rest.len() + 1));
+        assert_eq!(editor.key(Key::Paste(rest), 0, false), Action::Draw, "up to the bound");
+        // The same line again is once in the history, and what was put back ends where its text does.
+        let mut editor = Editor::default();
+        for text in ["one", "two", "two"] {
+            type_text(&mut editor, text, 0);
+            submitted(&mut editor, 0);
+        }
+        [Up, Up].iter().for_each(|edit| drop(editor.key(Key::Edit(*edit), 0, false)));
+        assert_eq!(editor.text(), "one");
+        editor.set("");
+        editor.put_back("is");
+        type_text(&mut editor, "n't", 0);
+        assert_eq!(editor.text(), "isn't");
+    }
+
     proptest! {
         #[test]
         fn any_keys_are_survived(keys in prop::collection::vec((0usize..22, any::<char>()), 0..60)) {

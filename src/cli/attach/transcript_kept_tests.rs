@@ -60,6 +60,17 @@ fn a_piece_too_long_for_one_ends_no_line_and_begins_none() {
     }
 }
 
+#[test]
+fn a_block_that_ends_longer_than_one_piece_is_in_pieces() {
+    let mut transcript = Transcript::new(Theme { color: false });
+    let piece = "x".repeat(PIECE_BYTES_MAX);
+    transcript.apply(Change::Stream { key: key(0), kind: Kind::Answer, piece: piece.clone() });
+    let entry = Entry::new(Kind::Answer, &(piece + "y"));
+    transcript.apply(Change::Whole { key: key(0), entry, rest: "y".into() });
+    let texts: Vec<usize> = transcript.items.iter().map(|item| item.entry.text.len()).collect();
+    assert_eq!((texts, transcript.rows(1, 20)), (vec![PIECE_BYTES_MAX, 1], 1), "no row is free between them");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
