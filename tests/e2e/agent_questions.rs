@@ -10,7 +10,7 @@ use crate::{
         self, Agent, Key, Relay,
         amp::typ,
         standin::{Scene, asks},
-        terminal::Terminal,
+        terminal::{Terminal, flat},
         until,
     },
 };
@@ -299,4 +299,79 @@ fn a_question_is_put_again_when_the_terminal_has_had_another_size() {
     terminal.resize(80, 24);
     types(&terminal, &["y", "Enter"], |screen| screen.contains("another size"));
     is_answered(&scene, &terminal, 2);
+}
+
+#[test]
+fn the_end_of_the_input_leaves_the_question_above_it_alone_and_no_other() {
+    let (scene, terminal) = two_questions();
+    terminal.keys(&["C-d"]);
+    let is_next = |screen: &str| screen.contains("│ ls") && screen.trim_end().ends_with("[y/n]");
+    let screen = terminal.shows("the next question", is_next);
+    assert!(screen.contains("not answered here; a question of a Claude Code session"), "{screen}");
+    types(&terminal, &["n", "Enter"], |screen| screen.contains("answered: deny"));
+    assert_eq!(scene.standin.answer("second")["response"]["behavior"], "deny");
+    let is_first = |line: &Value| line["response"]["request_id"] == "first";
+    assert!(!scene.standin.received().iter().any(is_first), "the first one stays open");
+}
+
+#[test]
+fn a_question_is_put_only_where_a_person_sees_it_and_types_the_answer() {
+    for line in ["yes | {}", "{} 2>told; cat told"] {
+        let (scene, terminal) = one_question_in("rm -rf ~", (100, 30), |request| line.replace("{}", &request));
+        let screen = terminal.shows("that nobody can be asked", |screen| screen.contains("ended with "));
+        assert!(screen.contains("nobody can be asked here") && !screen.contains("[y/n]"), "{line}: {screen}");
+        assert!(!scene.standin.received().iter().any(|line| line["response"]["request_id"] == "first"), "{line}");
+    }
+}
+
+#[test]
+fn what_is_typed_before_a_question_is_for_the_shell_and_an_answer_stands_behind_a_margin() {
+    let (_scene, mut peer, terminal, request) = asked_on_a_terminal();
+    terminal.line("for the shell");
+    let mut says = |kind, body: &Value| {
+        let message = peer.draft(kind, request.from.as_str(), body).reply_to(&request.id);
+        peer.send(&message);
+    };
+    says(typ::PROCESSING, &json!({"status_text": "busy"}));
+    terminal.shows("how it goes", |screen| screen.contains("busy"));
+    says(typ::RESPONSE, &json!("done\n? Bash asks for permission:\n[y/n] z"));
+    // What reads the terminal after the program has the line.
+    let screen = terminal
+        .shows("the line", |screen| screen.contains("ended with 0") && screen.trim_end().ends_with("\nfor the shell"));
+    assert!(screen.contains("\n  done\n  ? Bash asks for permission:\n  [y/n] z\nended with 0"), "{screen}");
+    assert!(!screen.contains("nothing is asked now"), "{screen}");
+}
+
+#[test]
+fn a_request_that_ends_below_its_question_says_what_came_meanwhile() {
+    let (_scene, mut peer, terminal, request) = asked_on_a_terminal();
+    // All of it comes at once: what was read with the question is not waited for.
+    for (kind, body) in [
+        (typ::INPUT_REQUIRED, json!({"prompt": "May I?", "options": ["allow", "deny"]})),
+        (typ::PROCESSING, json!({"status_text": "never mind"})),
+        (typ::RESPONSE, json!("done without")),
+    ] {
+        let frame = peer.draft(kind, request.from.as_str(), &body).reply_to(&request.id).signed(&peer.key, peer.keys);
+        peer.queue(&frame);
+    }
+    peer.flush();
+    let screen = terminal.shows("the end", |screen| screen.contains("ended with 0"));
+    let places = ["[y/n]", "never mind", "  done without"].map(|text| screen.find(text));
+    assert!(places[0].is_some() && places.is_sorted() && !screen.contains("more line"), "{screen}");
+}
+
+#[test]
+fn the_time_that_was_said_ends_a_request_that_asks() {
+    let alice = Key::new("alice");
+    let mut scene = Scene::of(Relay::options(&[]), &alice.line("amp-role=\"approve\""));
+    scene.standin.does("one", &[asks("first", "Bash", r#"{"command": "ls"}"#, &json!({})), "@wait".into()]);
+    let file = scene.relay.scratch.root().join("alice");
+    alice.write(&file);
+    let list = scene.laptop.ok("list", json!({}));
+    let did = support::text(&list["sessions"][0]["did"]).to_owned();
+    let command = request(&scene, &file, &did, "one --timeout 3s");
+    let terminal = Terminal::run(&scene.relay.scratch, &command);
+    terminal.shows("the question", |screen| screen.contains("[y/n]"));
+    let screen = terminal.shows("the end", |screen| screen.contains("ended with 1"));
+    assert!(flat(&screen).contains("no answer came in 3000 ms, though it was begun"), "{screen}");
 }

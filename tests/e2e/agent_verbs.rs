@@ -77,13 +77,23 @@ impl Stage {
 
     /// `listen` with this key, its lines, once the relay knows it.
     fn listen(&self, name: &str, arguments: &[&str]) -> (Ended, mpsc::Receiver<String>) {
+        let (listener, out, _) = self.listen_and_note(name, arguments);
+        (listener, out)
+    }
+
+    /// The same, with what it says beside its lines.
+    fn listen_and_note(
+        &self,
+        name: &str,
+        arguments: &[&str],
+    ) -> (Ended, mpsc::Receiver<String>, mpsc::Receiver<String>) {
         let mut command = self.command(name, &[&["listen"], arguments].concat());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let out = lines(child.stdout.take().expect("a pipe"));
         let notes = lines(child.stderr.take().expect("a pipe"));
         let said = notes.recv_timeout(support::DEADLINE).expect("it says that it listens");
         assert!(said.contains(&self.did(name)), "{said}");
-        (Ended(child), out)
+        (Ended(child), out, notes)
     }
 }
 
@@ -160,6 +170,12 @@ fn whoever_sends_or_asks_what_cannot_be_is_told_what_can() {
     let actions = "agents, ping, echo or time";
     let said = relay::Scratch::new().run(["send", "relay", "hi"]).refused();
     assert!(said.contains("`amp-relay request relay ACTION`") && said.contains(actions), "without a relay: {said}");
+    // The relay is the same under its DID.
+    let relay = Agent::dial(&stage.relay.tcp(), &AgentKey::new()).relay;
+    let said = stage.run("alice", &["send", &relay, "hi"]).refused();
+    assert!(said.contains("`amp-relay request relay ACTION`"), "{said}");
+    let here: Value = serde_json::from_str(&stage.run("alice", &["request", &relay, "agents"]).ok()).expect("JSON");
+    assert!(here["agents"].is_array(), "{here}");
     let named = stage.run("alice", &["request", "relay", "nonsense"]).refused();
     assert!(actions.split([',', ' ']).filter(|word| *word != "or").all(|word| named.contains(word)), "{named}");
 }
@@ -280,6 +296,62 @@ fn an_answer_that_cannot_be_accepted_is_said_and_the_next_one_waited_for() {
     });
     assert!(ran.err.contains("passed over a message: ") && ran.err.contains("signature"), "{ran:?}");
     assert_eq!(ran.ok().trim(), "right");
+    let ran = answered("send", |peer, sent| {
+        let draft = |peer: &Agent, kind| peer.draft(kind, sent.from.as_str(), &Value::Null).reply_to(&sent.id);
+        let forged = draft(peer, typ::ERROR).signed(&AgentKey::new(), Keys::Text);
+        peer.send_bytes(&forged);
+        peer.send(&draft(peer, typ::ACK));
+    });
+    assert!(ran.err.contains("passed over a message: ") && ran.err.contains("signature"), "{ran:?}");
+    assert_eq!(ran.ok().trim(), "received");
+}
+
+#[test]
+fn what_a_listener_cannot_accept_is_said_and_not_printed() {
+    let (scene, mut peer, _, file) = peer_and_asker();
+    let mut listener = Ended(asking(&scene, &file, &["listen"]));
+    let out = lines(listener.0.stdout.take().expect("a pipe"));
+    let notes = lines(listener.0.stderr.take().expect("a pipe"));
+    let said = next(&notes);
+    let did = said.split_whitespace().find(|word| word.starts_with("did:key:")).expect("its DID");
+    let forged = peer.draft(typ::MESSAGE, did, &json!("forged")).signed(&AgentKey::new(), Keys::Text);
+    peer.send_bytes(&forged);
+    peer.say(typ::MESSAGE, did, &json!("right"));
+    let note = next(&notes);
+    assert!(note.contains("passed over a message: ") && note.contains("signature"), "{note}");
+    assert_eq!(next(&out), format!("{} MESSAGE right", peer.key.did));
+}
+
+#[test]
+fn a_listener_outlives_the_relay_and_ends_where_its_key_is_let_in_no_more() {
+    let mut stage = Stage::new("agent");
+    let (alice, bob) = (stage.did("alice"), stage.did("bob"));
+    let (mut listener, out, notes) = stage.listen_and_note("bob", &[]);
+    let data = stage.relay.scratch.data().display().to_string();
+    let keys = stage.relay.keys().display().to_string();
+    let serve = ["serve", "--demo", "--listen", "127.0.0.1:0", "--data", &data, "--keys", &keys];
+    let started = |stage: &Stage| {
+        let mut command = stage.relay.scratch.command(serve);
+        Ended(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts"))
+    };
+    stage.relay.signal(Signal::KILL);
+    stage.relay.exit();
+    // It has ended, and another one is looked for in vain.
+    for _ in 0..2 {
+        let note = next(&notes);
+        assert!(note.starts_with("not connected (") && note.contains("next try in"), "{note}");
+    }
+    let second = started(&stage);
+    until("it listens again", || notes.recv_timeout(support::DEADLINE).ok()?.contains("listening as ").then_some(()));
+    stage.run("alice", &["send", &bob, "after all"]).ok();
+    assert_eq!(next(&out), format!("{alice} MESSAGE after all"));
+    drop(second);
+    std::fs::write(stage.relay.keys(), "# none\n").expect("the keys");
+    let _third = started(&stage);
+    let ended = until("it ends", || listener.0.try_wait().expect("its status"));
+    assert_eq!(ended.code(), Some(1));
+    let last = notes.iter().collect::<Vec<_>>().join("\n");
+    assert!(last.contains("keys file") || last.contains("not authorized"), "{last}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! One request and everything that answers it, sans-io: told messages, says what to show, what to ask and when it is over.
 
+use std::time::Instant;
+
 use super::{
     Told, Whom, explained,
     notes::Notes,
@@ -59,6 +61,11 @@ impl Exchange {
     /// The messages of ours that may be answered.
     pub(super) fn ids(&self) -> Vec<Id> {
         [self.request].into_iter().chain(self.questions.ids()).collect()
+    }
+
+    /// When it is given up, where it is waited for until then: once it is begun never, unless that time was said.
+    pub(super) fn deadline(&self, until: Instant, is_said: bool) -> Option<Instant> {
+        (is_said || !self.begun).then_some(until)
     }
 
     /// An answer came.
@@ -186,6 +193,41 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_given_up_unless_it_is_begun_or_at_the_time_that_was_said() {
+        let mut exchange = Exchange::new(REQUEST, Whom::Other, RELAY);
+        let until = Instant::now();
+        assert_eq!([true, false].map(|is_said| exchange.deadline(until, is_said)), [Some(until); 2]);
+        exchange.received(&answer(Type::PROGRESS, REQUEST, cbor::null));
+        assert_eq!([true, false].map(|is_said| exchange.deadline(until, is_said)), [Some(until), None]);
+    }
+
+    #[test]
+    fn only_an_answer_of_another_kind_than_was_wanted_is_asked_for_again() {
+        let input = InputRequired { prompt: "?", options: &["allow", "deny"], ..InputRequired::default() };
+        for (code, reason, again, from, next) in [
+            (Code::BAD_REQUEST, "wrong", true, RELAY, "put again"),
+            (Code::BAD_REQUEST, NOT_WAITING, false, RELAY, ""),
+            (Code::UNAUTHORIZED, "no", false, RELAY, "keys list"),
+            (Code::RATE_LIMITED, "later", false, RELAY, "try again later"),
+            (Code::RECIPIENT_NOT_FOUND, "gone", false, RELAY, "nothing was delivered"),
+            // It has the answer, whatever it says.
+            (Code::RECIPIENT_NOT_FOUND, "gone", false, "did:a:b", ""),
+        ] {
+            let mut exchange = Exchange::new(REQUEST, Whom::Other, RELAY);
+            exchange.received(&answer(Type::INPUT_REQUIRED, REQUEST, |out| input.write(out)));
+            let question = exchange.questions.passed_over().expect("a question");
+            exchange.questions.sent(Id([2; 16]), question);
+            let refusal = answer(Type::ERROR, Id([2; 16]), |out| ErrorBody::new(code, reason).write(out));
+            let Some(Say::Status(told)) = exchange.received(&Message { from: from.into(), ..refusal }) else {
+                panic!("{reason} is told");
+            };
+            assert_eq!(exchange.questions.is_any(), again, "{reason}");
+            assert!(told.ours.starts_with("an answer was not taken") && told.next.contains(next), "{told:?}");
+            assert!(next.is_empty() <= told.next.is_empty(), "{told:?}");
+        }
+    }
+
+    #[test]
     fn questions_are_bounded_and_what_is_none_is_passed_over() {
         let mut exchange = Exchange::new(REQUEST, Whom::Other, RELAY);
         let input = InputRequired { prompt: "?", options: &[], ..InputRequired::default() };
@@ -194,6 +236,8 @@ mod tests {
             assert_eq!(exchange.received(&message), Some(Say::Asked));
         }
         assert_eq!(exchange.received(&message), Some(Say::Unaskable), "too many");
+        let waiting = std::iter::from_fn(|| exchange.questions.passed_over());
+        assert_eq!(waiting.count(), QUESTIONS_MAX, "the last one does not wait");
         assert_eq!(exchange.received(&answer(Type::MESSAGE, REQUEST, cbor::null)), None);
     }
 

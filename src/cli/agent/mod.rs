@@ -74,15 +74,19 @@ fn check_is_not_alone(agent: &mut Connection, to: &str, timeout: Duration) -> Re
     let relay = agent.relay().to_owned();
     let answer = agent.request(&relay, &asked, timeout).map_err(|error| out::foreign("", &error.to_string()))?;
     let agents = json_of_body(answer.body.as_deref().unwrap_or(cbor::NULL));
-    let ours = |one: &&Value| one["did"].as_str() == Some(agent.did());
-    let connections =
-        agents["agents"].as_array().and_then(|all| all.iter().find(ours)).and_then(|one| one["connections"].as_u64());
-    if connections.is_some_and(|connections| connections > 1) {
+    if is_beside_another(&agents, agent.did()) {
         return Ok(());
     }
     let why = "this is the DID of the key that sends, and nobody else is connected under it: nothing was delivered; \
                `amp-relay listen` in another terminal receives for it";
     Err(why.into())
+}
+
+/// Whether the relay's word on who is here has more than one connection of this DID.
+fn is_beside_another(agents: &Value, did: &str) -> bool {
+    let ours = |one: &&Value| one["did"].as_str() == Some(did);
+    let found = agents["agents"].as_array().and_then(|all| all.iter().find(ours));
+    found.and_then(|one| one["connections"].as_u64()).is_some_and(|connections| connections > 1)
 }
 
 /// A time span of up to 30 days.
@@ -102,8 +106,13 @@ fn given(text: &str) -> Result<String, String> {
     if text != "-" {
         return Ok(text.to_owned());
     }
+    all_of(io::stdin().lock())
+}
+
+/// The text that standard input holds.
+fn all_of(input: impl Read) -> Result<String, String> {
     let mut all = String::new();
-    let read = io::stdin().lock().take(STDIN_BYTES_MAX + 1).read_to_string(&mut all);
+    let read = input.take(STDIN_BYTES_MAX + 1).read_to_string(&mut all);
     read.map_err(|error| format!("standard input: {error}"))?;
     if all.len() as u64 > STDIN_BYTES_MAX {
         return Err(format!("standard input has more than {STDIN_BYTES_MAX} bytes: send less at once"));
@@ -252,6 +261,43 @@ mod tests {
         let cut = &key[..key.len() - 1];
         for bad in ["bob", "did:", "did:key", "did:key:a b", "did:key:\u{e9}", "", "did:key:z6Mk...", cut] {
             assert!(address(bad, "r").unwrap_err().contains("keys did"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn our_own_did_receives_only_where_another_connection_has_it() {
+        let here = |ours: Value| json!({"agents": [{"did": "did:a:other", "connections": 2}, ours]});
+        let ours = |connections: u64| here(json!({"did": "did:a:ours", "connections": connections}));
+        assert_eq!([0, 1, 2, 3].map(|many| is_beside_another(&ours(many), "did:a:ours")), [false, false, true, true]);
+        let last =
+            json!({"agents": [{"did": "did:a:other", "connections": 1}, {"did": "did:a:ours", "connections": 2}]});
+        assert!(is_beside_another(&last, "did:a:ours") && !is_beside_another(&last, "did:a:other"));
+        for none in [here(json!({})), here(json!({"did": "did:a:ours", "connections": "2"})), json!({}), Value::Null] {
+            assert!(!is_beside_another(&none, "did:a:ours"), "{none}");
+        }
+    }
+
+    #[test]
+    fn standard_input_is_read_whole_or_not_at_all() {
+        let of = |bytes: u64| all_of(io::repeat(b'x').take(bytes));
+        assert_eq!(of(STDIN_BYTES_MAX).map(|all| all.len() as u64), Ok(STDIN_BYTES_MAX));
+        assert!(of(STDIN_BYTES_MAX + 1).unwrap_err().contains("send less at once"));
+        assert_eq!((all_of(&b"\xef\xbb\xbfa\n"[..]), all_of(&b""[..])), (Ok("a\n".into()), Ok(String::new())));
+        assert!(all_of(&b"\xff"[..]).unwrap_err().contains("standard input"));
+    }
+
+    #[test]
+    fn an_error_is_told_as_that_of_its_sender_and_only_the_relay_says_what_became_of_a_message() {
+        let told = |ours: &'static str, code, is_relay| {
+            let error = ErrorAnswer { code, message: "why".into(), now_ms: None };
+            let told = explained(ours, &error, Whom::Other, is_relay);
+            (told.ours, told.next.contains("nothing was delivered"))
+        };
+        for code in [Code::RELAY_REJECTED, Code::RECIPIENT_NOT_FOUND, Code::ENDPOINT_UNREACHABLE] {
+            assert_eq!(told("", code, true), ("", true));
+            assert_eq!(told("", code, false), ("the recipient answered with an error: ", false));
+            // Whose answer it is to what is said already.
+            assert_eq!([true, false].map(|is_relay| told("an answer: ", code, is_relay).0), ["an answer: "; 2]);
         }
     }
 

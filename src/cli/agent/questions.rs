@@ -266,14 +266,8 @@ impl Questions {
         (std::mem::take(&mut self.left_out), std::mem::take(&mut self.told))
     }
 
-    /// The request is over, and what was asked with it.
-    pub(super) fn over(&mut self) {
-        self.waiting.clear();
-        self.gone();
-    }
-
-    /// The first question has gone from the front.
-    fn gone(&mut self) {
+    /// The first question has gone from the front, or the request is over.
+    pub(super) fn gone(&mut self) {
         (self.put, self.from, self.is_begun) = (None, 0, false);
     }
 

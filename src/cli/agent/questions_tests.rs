@@ -75,6 +75,74 @@ fn one_answer_may_hold_a_semicolon_and_several_are_counted() {
 }
 
 #[test]
+fn what_can_be_typed_is_what_is_taken() {
+    let wanted = |question: &Question, line| match question.answer(line) {
+        Answer::Wanted(why) => why.to_owned(),
+        Answer::Other(why) => why.into_owned(),
+        Answer::Body(body) => panic!("{line:?} was sent as {body}"),
+    };
+    for (options, in_full, keys, wants) in [
+        (&["deny"][..], false, "[n]", "only be denied"),
+        (&["deny"], true, "[n]", "only be denied"),
+        (&["allow", "deny"], false, "[y/n]", "y allows it"),
+        (&["allow", "deny"], true, "[yes/n]", "the whole word yes allows it"),
+        (&["answer", "deny"], false, "[answer, or all answers in one line with ; between them, or n]", "a number"),
+    ] {
+        let question = question("?", options, in_full, None);
+        assert_eq!(question.keys(), keys);
+        // An empty line is no answer to anything.
+        for line in ["", " \n", "\t"] {
+            assert!(
+                wanted(&question, line).starts_with(wants) || wanted(&question, line).contains(wants),
+                "{options:?}"
+            );
+        }
+    }
+    let one = question("?", &["answer"], false, Some(1));
+    assert!(wanted(&one, "y").contains("or the answer itself") && wanted(&one, " ").contains("or the answer itself"));
+}
+
+#[test]
+fn a_part_that_stood_there_long_enough_is_looked_at_no_more() {
+    let mut questions = Questions::default();
+    let start = Instant::now();
+    questions.ask(question("a", &[], false, None));
+    assert_eq!(questions.look_at(), None, "nothing stands there");
+    questions.put(start, SIZE);
+    questions.no_line(start + VISIBLE / 2);
+    assert_eq!(questions.look_at(), Some(start + VISIBLE));
+    questions.no_line(start + VISIBLE);
+    assert_eq!(questions.look_at(), None, "a time that has passed would be waited for all the time");
+    // What came meanwhile is told once the request is over, answered or not.
+    assert!(questions.tell(Told::new("news", "")).is_none() && questions.kept().1.is_empty());
+    questions.gone();
+    assert_eq!(questions.kept(), (0, [Told::new("news", "")].into()));
+}
+
+#[test]
+fn every_terminal_shows_a_question_to_its_end_or_says_that_it_cannot() {
+    let prompt = long(9) + &"x".repeat(130);
+    for columns in 1..=90 {
+        for rows in 1..=14 {
+            let (mut from, mut parts) = (0, 0);
+            loop {
+                let part = part(&prompt, "[y/n]", from, Some(Size { columns, rows }));
+                match part.follows {
+                    Follows::Nothing => break assert!(columns >= 20 && part.rows < rows),
+                    Follows::Same => break assert!(parts == 0, "{columns} by {rows}"),
+                    Follows::Part(next) => {
+                        assert!(next > from && part.rows < rows, "Enter goes on: {columns} by {rows}");
+                        (from, parts) = (next, parts + 1);
+                    }
+                }
+            }
+        }
+    }
+    let follows = |columns| part("rm", "[y/n]", 0, Some(Size { columns, rows: 24 })).follows;
+    assert_eq!([19, 20].map(follows), [Follows::Same, Follows::Nothing], "the narrowest one");
+}
+
+#[test]
 fn what_arrow_keys_leave_in_a_line_is_not_sent() {
     let asked = question("?", &["allow", "answer", "deny"], false, None);
     for line in ["n never do thta\x1b[D\n", "y\x1b[D\n", "an answer\x07\n", "n\u{9b}D\n"] {
@@ -213,7 +281,7 @@ fn a_part_is_put_again_below_the_news_that_an_answer_was_refused() {
         assert_eq!(questions.tell(news.clone()), Some(news), "it is said at once");
         assert_eq!(typed(&mut questions, "y", now + VISIBLE, SIZE), Typed::Nothing, "it was typed above the part");
         assert_eq!(questions.put(now, SIZE), Some(part), "below the news, where the person had got to");
-        questions.over();
+        questions = Questions::default();
     }
 }
 

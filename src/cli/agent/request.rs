@@ -137,7 +137,7 @@ fn ask(
     if exchange.questions.is_put() {
         out::question(&"\n");
     }
-    exchange.questions.over();
+    exchange.questions.gone();
     tell_kept(&mut exchange.questions);
     answer
 }
@@ -157,7 +157,7 @@ fn wait_for_answer(
     // Once something was asked, a line may be typed late; before that it is the shell's.
     let (mut was_asked, mut is_ended) = (false, false);
     loop {
-        let deadline = (is_said || !exchange.begun).then_some(until);
+        let deadline = exchange.deadline(until, is_said);
         was_asked |= exchange.questions.is_any();
         let is_late = was_asked && !is_ended && tty::is_in_front();
         let asking = screen.filter(|_| exchange.questions.is_any() || is_late);
