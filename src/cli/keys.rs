@@ -518,6 +518,19 @@ mod tests {
     }
 
     #[test]
+    fn only_a_file_that_is_not_there_is_made_and_only_where_that_is_wanted() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (missing, round) = (scratch.path().join("missing"), scratch.path().join("round"));
+        symlink(&round, &round).unwrap();
+        let changed = |path: &Path, makes| edit(path, makes, |_| Ok(("# new\n".into(), ())));
+        assert!(changed(&missing, false).unwrap_err().contains("there is no keys file") && !missing.exists());
+        // What is there and cannot be read may hold keys.
+        assert!(changed(&round, true).is_err() && fs::symlink_metadata(&round).unwrap().is_symlink());
+        changed(&missing, true).unwrap();
+        assert_eq!(fs::read_to_string(&missing).unwrap(), "# new\n");
+    }
+
+    #[test]
     fn a_file_in_another_encoding_is_listed_and_left_alone() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("keys");
@@ -537,6 +550,16 @@ mod tests {
         assert_eq!(given_text(path.to_str().unwrap()).unwrap(), format!("{KEY} a@b\n"));
         assert_eq!(given_text(KEY).unwrap(), KEY);
         assert!(given_text("nonsense").unwrap_err().contains("neither"));
+        // What is wrong is said of the file, by its name in a command; a line that was pasted has none.
+        let file = path.to_str().unwrap();
+        assert_eq!((of(file, "why"), named(file)), (format!("{file}: why"), file.to_owned()));
+        assert_eq!((of(KEY, "why"), named(KEY)), ("why".into(), "FILE".into()));
+        assert_eq!((of("-", "why"), named("-")), ("standard input: why".into(), "FILE".into()));
+        for (more, fits) in [(0, true), (1, false)] {
+            let text = format!("{KEY}{}", " ".repeat(KEY_FILE_BYTES_MAX as usize - KEY.len() + more));
+            fs::write(&path, text).unwrap();
+            assert_eq!(given_text(file).is_ok(), fits, "{more} bytes more than may be");
+        }
     }
 
     #[test]
@@ -568,6 +591,16 @@ mod tests {
         assert_eq!(own, format!("{other} bert"));
         assert!(of_same_name(&line_for(&own, Role::Watch).unwrap().1, &set).is_none());
         assert!(of_same_name(&line_for(other, Role::Watch).unwrap().1, &KeySet::parse(KEY)).is_none(), "no names");
+        // A name that is taken already is numbered.
+        let told = |set: &KeySet| {
+            let third = ssh_key::private::Ed25519Keypair::from_seed(&[2; 32]);
+            let third = ssh_key::PrivateKey::new(third.into(), "anna").unwrap().public_key().to_openssh().unwrap();
+            let found = told_apart(&third, Role::Watch, set, Path::new("/home/u/.ssh/id.pub")).unwrap();
+            found.map(|(_, name)| name)
+        };
+        let taken = KeySet::parse(&format!("{KEY} anna\n{other} anna id\n"));
+        assert_eq!([&set, &taken].map(told), [Some("anna id".to_owned()), Some("anna id 2".to_owned())]);
+        assert_eq!(told(&KeySet::default()), None);
         let listed = table(&KeySet::parse(&format!("{KEY} anna\n{other} anna\n")));
         assert_eq!(listed.matches("has the comment of line").count(), 1, "{listed}");
         assert!(listed.contains("Line 2 has the comment of line 1"), "{listed}");

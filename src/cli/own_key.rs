@@ -115,3 +115,71 @@ fn unusable(key: &Path) -> Option<Unusable> {
         Ok(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_used_is_told_from_one_that_is_missing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = |name: &str| scratch.path().join(name);
+        let written = |name: &str, mode: u32, text: &[u8]| {
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(place(name)).unwrap();
+            io::Write::write_all(&mut file, text).unwrap();
+        };
+        let key = ssh_key::PrivateKey::new(ssh_key::private::Ed25519Keypair::from_seed(&[1; 32]).into(), "c").unwrap();
+        let key = key.to_openssh(ssh_key::LineEnding::LF).unwrap();
+        let large = vec![b'x'; KEY_FILE_BYTES_MAX as usize + 1];
+        fs::create_dir(place("folder")).unwrap();
+        symlink("/no/such/file", place("dangling")).unwrap();
+        symlink(place("fine"), place("link")).unwrap();
+        for (name, mode, text) in [
+            ("fine", 0o600, key.as_bytes()),
+            ("open", 0o644, key.as_bytes()),
+            ("group", 0o640, key.as_bytes()),
+            ("empty", 0o600, b""),
+            ("junk", 0o644, b"junk"),
+            ("large", 0o600, &large),
+        ] {
+            written(name, mode, text);
+        }
+        let flags = KeysFlags { data: String::new(), file: Some("/keys".into()), is_usual: true };
+        let said = |name: &str, is_unknown| advice(&place(name), &flags, is_unknown).unwrap_or_default();
+        for (name, unusable, what) in [
+            ("fine", false, ""),
+            ("link", false, ""),
+            ("missing", false, "is missing: `ssh-keygen"),
+            ("open", true, "`chmod 600 "),
+            ("group", true, "`chmod 600 "),
+            ("empty", true, "is broken: after `rm "),
+            ("junk", true, "is broken: after `rm "),
+            ("large", true, "is broken: after `rm "),
+            ("folder", true, "is no file: after `mv "),
+            ("dangling", true, "is no file: after `mv "),
+        ] {
+            assert_eq!(is_unusable(&place(name)), unusable, "{name}");
+            let told = said(name, false);
+            assert!(told.contains(what) && told.is_empty() == what.is_empty(), "{name}: {told}");
+            assert!(said(name, true).contains("lets this machine's own key in again"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_keys_file_is_named_in_a_command_where_keys_would_use_another() {
+        let add = |file: Option<&str>, is_usual| {
+            let flags = KeysFlags { data: " --data /d".into(), file: file.map(PathBuf::from), is_usual };
+            (flags.adding(Path::new("/k.pub")), !flags.which().is_empty())
+        };
+        let command = |more: &str| format!("`amp-relay keys add --role admin /k.pub --data /d{more}`");
+        assert_eq!(add(Some("/a b"), true), (command(""), false));
+        assert_eq!(add(Some("/a b"), false), (command(" --keys '/a b'"), false));
+        assert_eq!(
+            [true, false].map(|is_usual| add(None, is_usual)),
+            [(); 2].map(|()| (command(" --keys FILE"), true))
+        );
+    }
+}

@@ -346,3 +346,76 @@ fn too_large(path: &Path, mode: u32) {
     fs::write(path, "x".repeat(1 << 17)).expect("a file");
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
 }
+
+#[test]
+fn this_machines_own_key_goes_only_where_a_person_at_the_terminal_says_so() {
+    let scratch = Scratch::new();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data(&scratch)).expect("a folder");
+    let (own, other) = (Key::new("own"), Key::new("other"));
+    own.write(&data(&scratch).join("client_key"));
+    other.write(&scratch.home().join("other"));
+    fs::write(data(&scratch).join("authorized_keys"), own.line("amp-role=\"admin\"") + &other.line(""))
+        .expect("a file");
+    let did = |words: &[&str]| scratch.run([&["keys", "did"], words].concat()).ok();
+    let public = data(&scratch).join("client_key.pub").display().to_string();
+    let guest = scratch.home().join("other.pub").display().to_string();
+    assert!(did(&[]) == did(&[&public]) && did(&[]) != did(&[&guest]));
+    let (said, name) = (scratch.run(["keys", "remove", "other"]).ok(), own.fingerprint());
+    assert!(said.contains(&format!("removed {} other", other.fingerprint())), "{said}");
+    assert!(scratch.run(["keys", "remove", &name]).refused().contains("--yes removes it without a question"));
+    for line in ["yes | {}", "{} 2>told; x=$?; cat told; (exit $x)"] {
+        let command = line.replace("{}", &format!("{PROGRAM} keys remove {name}"));
+        let terminal = Terminal::run(&scratch, &command);
+        let screen = terminal.shows("the end", |screen| screen.contains("ended with 1"));
+        assert!(screen.contains("nothing was removed"), "{line}: {screen}");
+    }
+    let terminal = Terminal::run(&scratch, &format!("{PROGRAM} keys remove {name}"));
+    terminal.shows("the question", |screen| screen.contains("Remove it? [y/N]"));
+    assert!(scratch.run(["keys", "list"]).ok().contains(&name));
+    terminal.line("y");
+    terminal.shows("the end", |screen| screen.contains("ended with 0"));
+    assert!(!scratch.run(["keys", "list"]).ok().contains(&name));
+}
+
+#[test]
+fn a_relay_that_cannot_be_told_is_known_by_the_keys_file_that_it_reads() {
+    let relay = of_this_machine();
+    fs::remove_file(data(&relay.scratch).join("relay.sock")).expect("its socket");
+    let (one, two) = (Key::new("one"), Key::new("two"));
+    let said = relay.scratch.run(["keys", "add", "--comment", "anna", &one.public]).ok();
+    assert!(said.contains("the running relay reads this file, and looks at it within a second"), "{said}");
+    assert!(relay.scratch.run(["keys", "list"]).ok().contains(" anna\n"));
+    let other = relay.scratch.home().join("others").display().to_string();
+    let said = relay.scratch.run(["keys", "add", "--keys", &other, &two.public]).refused();
+    assert!(said.contains("reads another keys file, so nothing has changed for it"), "{said}");
+}
+
+#[test]
+fn what_is_said_of_this_machines_own_key_is_said_where_that_is_the_matter() {
+    let relay = of_this_machine();
+    let elsewhere = Relay::demo(&[&Key::new("owner")]);
+    let scratch = &relay.scratch;
+    let sessions = || scratch.run(["sessions"]);
+    let url = format!("ws://{}", elsewhere.tcp().host());
+    for arguments in [&["sessions"][..], &["request", "relay", "time"]] {
+        let said = scratch.run([arguments, &["--url", &url]].concat()).refused();
+        assert!(said.contains("keys add --role ROLE FILE.pub") && !said.contains("own key"), "another relay: {said}");
+    }
+    let ssh = scratch.home().join(".ssh");
+    fs::create_dir(&ssh).expect("a folder");
+    let mine = Key::new("mine");
+    mine.write(&ssh.join("id_ed25519"));
+    let key = data(scratch).join("client_key");
+    let aside = key.with_extension("aside");
+    fs::rename(&key, &aside).expect("ours");
+    fs::write(&key, "junk\n").expect("ours");
+    let said = sessions().refused();
+    assert!(said.contains("own key is broken") && !said.contains("in again"), "another key is not known: {said}");
+    scratch.run(["keys", "add", &mine.public]).ok();
+    let ran = until("it signs in", || Some(sessions()).filter(|ran| ran.status.success()));
+    assert!(ran.err.contains("own key is broken") && ran.err.contains("id_ed25519 signed in instead"), "{ran:?}");
+    fs::remove_file(&key).expect("ours");
+    assert_eq!(sessions().err, "", "without one, nothing is wrong with it");
+    fs::rename(&aside, &key).expect("ours");
+    assert_eq!(sessions().err, "");
+}
