@@ -653,3 +653,38 @@ fn answer(connection: &mut Connection, mut command: Value, limit: Duration, wait
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_named_leads_to_the_same_relay_with_the_same_key() {
+        let args = |url: Option<&str>, key: Option<&str>| ReachArgs {
+            data: Some("/d".into()),
+            url: url.map(str::to_owned),
+            key: key.map(PathBuf::from),
+        };
+        let ends = |args: ReachArgs, end: &str| {
+            let command = args.command("attach 1");
+            assert!(command.ends_with(&format!(" attach 1{end}`")), "{command}");
+        };
+        ends(args(Some("ws://h:1"), Some("/a b")), " --key '/a b' --url ws://h:1");
+        ends(args(None, Some("/k")), " --key /k --data /d");
+        ends(args(None, None), " --data /d");
+    }
+
+    #[test]
+    fn two_paths_are_the_same_where_they_lead_to_one_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = |name: &str| scratch.path().join(name);
+        fs::write(place("file"), "").unwrap();
+        fs::write(place("other"), "").unwrap();
+        std::os::unix::fs::symlink(place("file"), place("link")).unwrap();
+        assert!(is_same(&place("link"), &place("file")) && is_same(&place("none"), &place("none")));
+        assert!(is_same(&place("./file"), &place("file")));
+        for (one, other) in [("file", "other"), ("none", "file"), ("none", "nothing")] {
+            assert!(!is_same(&place(one), &place(other)), "{one} {other}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::{
 use crate::support::{
     Key,
     relay::{Ran, Relay, Scratch},
+    terminal::Terminal,
 };
 
 /// `sessions` with this agent, and with this key if one is named.
@@ -138,4 +139,40 @@ fn each_key_that_amp_cannot_use_is_named_as_that() {
     let said = ran.refused();
     assert_eq!(said.matches(" is not Ed25519, which AMP needs").count(), 2, "{said}");
     is_told(&said, &[]);
+}
+
+#[test]
+fn the_key_that_is_named_signs_in_and_no_other_of_the_agent() {
+    let scratch = Scratch::new();
+    let (first, second) = (Key::new("first"), Key::new("second"));
+    let relay = Relay::demo(&[&second]);
+    for (name, key) in [("first", &first), ("second", &second)] {
+        key.write(&scratch.home().join(name));
+    }
+    second.write_encrypted(&scratch.home().join("locked"), "secret");
+    let line = |key: &str| {
+        let program = crate::support::relay::PROGRAM;
+        let url = format!("ws://{}", relay.tcp().host());
+        format!("ssh-add -q $HOME/first $HOME/second && exec {program} sessions --url {url} --key $HOME/{key}")
+    };
+    for (key, is_known) in [("locked", true), ("first", false)] {
+        let mut held = scratch.runs("ssh-agent", ["-a"]);
+        let held = held.arg(scratch.root().join(format!("agent-{key}"))).args(["sh", "-c", &line(key)]);
+        let ran = Ran::from(held.output().expect("ssh-agent runs"));
+        assert_eq!(ran.status.success(), is_known, "{key}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_passphrase_is_asked_for_three_times() {
+    let (scratch, relay, [.., locked]) = keys();
+    let url = format!("ws://{}", relay.tcp().host());
+    let command = format!("{} sessions --url {url} --key {}", crate::support::relay::PROGRAM, locked.display());
+    let terminal = Terminal::run(&scratch, &command);
+    for tries in 1..=3 {
+        terminal.shows("the prompt", |screen| screen.matches("Passphrase of").count() == tries);
+        terminal.line("wrong");
+    }
+    let screen = terminal.shows("the end", |screen| screen.contains("ended with 1"));
+    assert_eq!(screen.matches("That passphrase is wrong. Passphrase of").count(), 2, "{screen}");
 }
