@@ -224,3 +224,30 @@ pub(super) fn stop(args: &StopArgs) -> Result<ExitCode, String> {
     });
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_a_new_one_and_goes_on_with_another_only_where_that_is_said() {
+        const ID: &str = "0b2d3c4e-5f60-4711-8213-141516171819";
+        let said = |text: &str| Some(text.to_owned());
+        let plain = || SessionArgs { title: None, model: None, permission_mode: None, r#continue: false, resume: None };
+        let goes_on = || SessionArgs { r#continue: true, ..plain() };
+        let resumes = || SessionArgs { resume: said(ID), ..plain() };
+        assert!(matches!(plain().create().past, Past::None) && plain().notice().is_none());
+        assert!(matches!(goes_on().create().past, Past::Newest) && goes_on().notice().is_some());
+        assert!(matches!(resumes().create().past, Past::Conversation(id) if &*id == ID));
+        // A session that runs already has what was said of a new one in no case.
+        assert!(plain().is_any() && goes_on().is_any() && !resumes().is_any());
+        let others = [
+            SessionArgs { title: said("t"), ..plain() },
+            SessionArgs { model: said("m"), ..plain() },
+            SessionArgs { permission_mode: said("plan"), ..plain() },
+        ];
+        assert!(others.iter().all(|args| !args.is_any()));
+        assert!(conversation(ID).is_ok() && conversation("--dangerously").is_err() && conversation("").is_err());
+        assert!(one_line("a b").is_ok() && one_line("").is_err() && one_line("a\nb").is_err());
+    }
+}
