@@ -284,7 +284,7 @@ impl Card {
     /// A field of the input, or of this part of it, whatever it holds.
     fn value(&mut self, of: &str, name: &str, value: &Value) {
         let (head, text) = match value {
-            Value::String(text) if text.contains('\n') || text.is_empty() => (String::new(), &**text),
+            Value::String(text) if text.contains('\n') => (String::new(), &**text),
             // A text that reads as another value is in quotes, so that it is not taken for that.
             Value::String(text) if serde_json::from_str::<IgnoredAny>(text).is_ok() => (value.to_string(), ""),
             Value::String(text) => (text.clone(), ""),
@@ -390,7 +390,8 @@ mod tests {
         let card =
             Card::new("Bash", "Lists files\nBash\nOutside of the project", &json!({"description": "Lists files"}));
         let plain = card.plain();
-        assert_eq!((plain.matches("Lists files").count(), plain.matches("Outside").count()), (1, 1), "{plain}");
+        let said = ["Lists files", "Outside", "Bash"].map(|what| plain.matches(what).count());
+        assert_eq!(said, [1, 1, 1], "{plain}");
     }
 
     #[test]
@@ -418,7 +419,7 @@ mod tests {
         let many = json!({"file_path": "a", "edits": [{"old_string": "a", "new_string": "b"},
             {"old_string": "c", "new_string": "d", "replace_all": true}]});
         let shown = plain("MultiEdit", many);
-        assert!(shown.contains("# change 2 of 2\n  - c") && shown.contains("  ▸ 2.replace_all: true"), "{shown}");
+        assert!(shown.ends_with("# change 2 of 2\n  - c\n  + d\n  ▸ 2.replace_all: true"), "{shown}");
         let odd = plain("MultiEdit", json!({"edits": [{"old_string": "a"}]}));
         assert!(odd.contains(r#""old_string": "a""#), "what is no edit is shown as it is: {odd}");
         let write = plain("Write", json!({"file_path": "x", "content": "#!/bin/sh\nevil\n"}));
@@ -431,6 +432,8 @@ mod tests {
         assert!(shown.contains("▸ edits:") && shown.contains("[]"), "{shown}");
         let shown = plain("AskUserQuestion", json!({"questions": []}));
         assert!(shown.contains("▸ questions:") && shown.contains("[]"), "{shown}");
+        let shown = plain("AskUserQuestion", json!({"questions": [{"question": "q", "options": []}]}));
+        assert!(shown.contains("▸ 1.options:") && shown.contains("[]"), "{shown}");
     }
 
     #[test]
@@ -451,6 +454,14 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
+    }
+
+    #[test]
+    fn what_another_tool_calls_questions_is_shown_as_what_it_is() {
+        let questions = json!([{"question": "Which?", "options": [{"label": "A"}]}]);
+        let card = Card::new("Bash", "", &json!({"command": "ls", "questions": questions}));
+        assert!(card.questions.is_empty(), "there is nothing to answer");
+        assert!(card.plain().contains("▸ questions:\n  { ["), "{}", card.plain());
     }
 
     #[test]
@@ -510,7 +521,7 @@ mod tests {
     fn two_inputs_have_two_cards() {
         let command = ("command", json!("b"));
         let fields = [("n", json!("1")), ("n", json!(1)), ("header", json!("a\nb")), ("1.n", json!("1")), command];
-        let texts = ["a", "a: b", "\"a\"", "\"a\": b", "a:", "a\nb", "b", ""];
+        let texts = ["a", "a: b", "\"a\"", "\"a\": b", "a:", "a\nb", "\"a\\nb\"", "b", ""];
         let mut inputs = Vec::new();
         for question in ["q", "q\nb"].map(|text| json!({"questions": [{"question": text}]})) {
             inputs.extend(fields.iter().map(|field| with(question.clone(), "", Some(field))).chain([question.clone()]));
@@ -554,6 +565,10 @@ mod tests {
     fn an_edit_of_nothing_says_so() {
         let shown = plain("Edit", json!({"file_path": "a", "old_string": "", "new_string": ""}));
         assert!(shown.contains("  # the change\n  # it takes out nothing"), "{shown}");
+        for (old, new) in [("", "a"), ("a", "")] {
+            let shown = plain("Edit", json!({"file_path": "a", "old_string": old, "new_string": new}));
+            assert!(!shown.contains("nothing"), "{shown}");
+        }
     }
 
     proptest! {

@@ -349,6 +349,12 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_the_answer_where_there_is_no_choice() {
+        let asked = questions(Some(&json!([{"question": "How many?"}]))).expect("a question");
+        assert_eq!(["5", "1,2"].map(|typed| asked[0].answer(typed)), ["5", "1,2"].map(|typed| Ok(typed.to_owned())));
+    }
+
+    #[test]
     fn a_label_means_the_choice_that_it_is_and_no_other_one() {
         let options =
             json!([{"label": "deploy", "description": "to production"}, {"label": "Deploy"}, {"label": "Wait "}]);

@@ -2,6 +2,7 @@
 //! and every output looked at.
 
 mod bounds;
+mod deaths;
 mod joining;
 mod keys;
 mod lag;

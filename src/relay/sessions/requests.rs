@@ -245,15 +245,6 @@ impl SessionRequests {
         if let Some(next) = self.followed.get_mut(&event.session) {
             *next = offset + 1;
         }
-        let mut waiting =
-            self.asked.iter_mut().filter(|asked| asked.session == event.session && asked.prompt.is_some());
-        if waiting.all(|asked| offset < asked.next) {
-            // No REQUEST waits for it, or it was asked for anew for another REQUEST.
-            if let Kind::PermissionClosed { request, .. } = &event.kind {
-                self.closed(&event.session, request);
-            }
-            return;
-        }
         self.tell(event, tell);
         for asked in self.asked.iter_mut().filter(|asked| asked.session == event.session) {
             asked.next = asked.next.max(offset + 1);

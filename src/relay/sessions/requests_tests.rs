@@ -72,7 +72,10 @@ fn told(asker: &mut SessionRequests, events: &[Arc<Event>]) -> Vec<(u8, String)>
     for event in events {
         asker.event(event, &mut |asked, tell| {
             let what = match tell {
-                Progress::Processing(_) => "processing".into(),
+                Progress::Processing(body) => {
+                    assert_eq!(cbor::check_deterministic(&body), Ok(()));
+                    "processing".into()
+                }
                 Progress::InputRequired { .. } => "input".into(),
                 Progress::Response(body) => {
                     cbor::get(&body, "text").and_then(cbor::as_text).expect("a text").to_owned()
@@ -99,6 +102,91 @@ fn a_request_to_two_sessions_is_a_request_to_each() {
     assert_eq!(told(&mut asker, &[Arc::new(end)]).len(), 1);
     let again = |asker: &mut SessionRequests, session: &str| asker.ask(request(peer(), session, id(1)), 0);
     assert_eq!([again(&mut asker, "b"), again(&mut asker, "a")], [Begin::Again, Begin::New]);
+}
+
+/// The log as the events of another session and another's prompts.
+fn log_of(session: &str, p1: &str, p2: &str) -> Vec<Arc<Event>> {
+    let named = |prompt: &Text| Text::from(if **prompt == *"p1" { p1 } else { p2 });
+    let of = |event: &Arc<Event>| {
+        let mut event = Event::clone(event);
+        event.session = session.into();
+        match &mut event.kind {
+            Kind::Prompt { prompt, .. } | Kind::PromptState { prompt, .. } => *prompt = named(prompt),
+            _ => {}
+        }
+        Arc::new(event)
+    };
+    log().iter().map(of).collect()
+}
+
+#[test]
+fn what_a_request_is_told_is_of_its_own_prompt_in_its_own_session() {
+    // Every way in which the events of two sessions may come, one of which is at other positions of its log.
+    for order in 0..1_u32 << 11 {
+        let mut asker = SessionRequests::default();
+        let mut other = log_of("other", "q1", "q2");
+        for event in &mut other {
+            let event = Arc::make_mut(event);
+            event.position.offset += 1_000;
+        }
+        for (session, n, prompt, from) in [("other", 1, "q2", 1_016), ("session", 2, "p2", 16)] {
+            assert_eq!(asker.ask(request(peer(), session, id(n)), 0), Begin::New);
+            asker.taken(&command_id(session, &id(n)), prompt.into(), &at(from));
+        }
+        let (mut one, mut two) = (log().into_iter(), other.into_iter());
+        let next = |n: u32| match order >> (n % 11) & 1 {
+            0 => one.next().or_else(|| two.next()),
+            _ => two.next().or_else(|| one.next()),
+        };
+        let events: Vec<_> = (0..22).filter_map(next).collect();
+        let mut said = told(&mut asker, &events);
+        said.sort_by_key(|(id, _)| *id);
+        assert_eq!(said, answers(&[(1, "processing"), (1, "three"), (2, "processing"), (2, "three")]), "{order:b}");
+    }
+}
+
+#[test]
+fn a_request_is_not_ended_by_a_prompt_of_another() {
+    let mut asker = SessionRequests::default();
+    ask(&mut asker, 1);
+    asker.taken(&command_id("session", &id(1)), "p1".into(), &at(10));
+    for ends in [PromptState::Done, PromptState::Cancelled, PromptState::Failed] {
+        assert_eq!(told(&mut asker, &[event(11, state("someone else's", ends))]), []);
+    }
+    let said = told(&mut asker, &[event(12, state("p1", PromptState::Cancelled))]);
+    assert_eq!(said, answers(&[(1, "the prompt was not finished")]));
+}
+
+#[test]
+fn events_are_asked_for_from_no_earlier_than_a_request_of_that_session_needs() {
+    let mut asker = SessionRequests::default();
+    assert_eq!(asker.ask(request(peer(), "other", id(1)), 0), Begin::New);
+    asker.taken(&command_id("other", &id(1)), "q".into(), &at(3));
+    // It has not been taken yet, and stands nowhere in the log.
+    ask(&mut asker, 2);
+    ask(&mut asker, 3);
+    let from = asker.taken(&command_id("session", &id(3)), "p".into(), &at(10));
+    assert_eq!(from, Some(("session".into(), at(10))));
+    // What becomes of one session's events says nothing of another's.
+    assert_eq!(asker.lost("session").iter().map(|asked| asked.id).collect::<Vec<_>>(), [id(3)]);
+}
+
+#[test]
+fn a_refusal_ends_the_request_or_decision_that_it_names() {
+    let mut asker = SessionRequests::default();
+    assert!(asker.is_idle());
+    for n in 1..4 {
+        assert!(asker.decide(request(peer(), "session", id(n))));
+    }
+    assert!(!asker.is_idle(), "a decision waits");
+    asker.decided(&command_id("session", &id(1)));
+    for n in 4..7 {
+        ask(&mut asker, n);
+    }
+    for n in [3, 2, 5, 6, 4] {
+        assert_eq!(asker.refused(&command_id("session", &id(n))).map(|asked| asked.id), Some(id(n)));
+    }
+    assert!(asker.is_idle());
 }
 
 #[test]
@@ -339,6 +427,17 @@ fn a_request_that_closes_in_one_session_leaves_another_s_of_the_same_id() {
     }
 }
 
+#[test]
+fn a_request_that_closes_leaves_another_of_its_session() {
+    let mut asker = SessionRequests::default();
+    for (n, request) in [(1, "r"), (2, "s")] {
+        let open = OpenPermission { request: request.into(), ..open("Bash", "{}") };
+        asker.waits(id(n), input_required("session".into(), &open).0);
+    }
+    told(&mut asker, &[event(10, Kind::PermissionClosed { request: "r".into(), how: Closed::Withdrawn })]);
+    assert_eq!([1, 2].map(|n| asker.answered(&id(n).0).is_some()), [false, true]);
+}
+
 fn allowed(put: &Put, answers: &[&str]) -> Result<Command, Refusal> {
     let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
     put.decide(Decision::Allow, None, &answers)
@@ -398,7 +497,16 @@ fn questions_that_cannot_be_put_leave_only_a_denial() {
     };
     let (known, _, options) = put(&asked(questions));
     assert_eq!(options, ["answer", "deny"]);
-    assert!(allowed(&known, &[]).is_err() && allowed(&known, &["1"]).is_ok());
+    assert!(allowed(&known, &[]).is_err() && allowed(&known, &["1", "1"]).is_err());
+    let Ok(Command::Decide { shown, answers, .. }) = allowed(&known, &["1"]) else { panic!("no decision") };
+    assert_eq!((shown.as_deref(), answers.as_ref().map(Json::as_str)), (Some("hash"), Some(r#"{"Which?":"A"}"#)));
+    // A denial depends on nothing that was seen, and what asks nothing is answered with nothing.
+    let Ok(Command::Decide { shown: None, answers: None, .. }) = known.decide(Decision::Deny, None, &[]) else {
+        panic!("no denial")
+    };
+    let (plain, ..) = put(&open("Bash", "{}"));
+    assert!(allowed(&plain, &["1"]).is_err());
+    assert!(matches!(allowed(&plain, &[]), Ok(Command::Decide { answers: None, .. })));
     for odd in ["[]", r#"[{"question":5}]"#, r#"{"question":"Which?"}"#] {
         let (unknown, prompt, options) = put(&asked(odd));
         assert_eq!(options, ["deny"], "{odd}");

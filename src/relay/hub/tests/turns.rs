@@ -14,30 +14,30 @@ fn begins_unasked(bench: &mut Bench) {
     bench.says(1, claude::Event::Init { model: None, mode: None });
 }
 
-fn unasked(ok: bool) -> claude::Event {
+pub(super) fn unasked(ok: bool) -> claude::Event {
     match turn(ok, "completed") {
         claude::Event::Turn(turn) => claude::Event::Turn(claude::Turn { unasked: true, ..turn }),
         other => other,
     }
 }
 
-fn asked(bench: &mut Bench, command: Command) -> Text {
+pub(super) fn asked(bench: &mut Bench, command: Command) -> Text {
     match bench.answer(&caller(1, Role::Drive), command) {
         Ok(Reply::Prompted { prompt, .. }) => prompt,
         other => panic!("{other:?}"),
     }
 }
 
-fn is_told_a_prompt(outs: &[Out]) -> bool {
+pub(super) fn is_told_a_prompt(outs: &[Out]) -> bool {
     writes(outs).iter().any(|say| matches!(say, Say::Prompt { .. }))
 }
 
-fn lifecycle(prompt: &Text, state: claude::Lifecycle) -> claude::Event {
+pub(super) fn lifecycle(prompt: &Text, state: claude::Lifecycle) -> claude::Event {
     claude::Event::Prompt { prompt: prompt.clone(), state }
 }
 
 /// How prompts have ended, as a watcher is told.
-fn ended(outs: &[Out]) -> Vec<PromptState> {
+pub(super) fn ended(outs: &[Out]) -> Vec<PromptState> {
     let state = |kind: &Kind| match kind {
         Kind::PromptState { state, .. } if !matches!(state, PromptState::Queued | PromptState::Running) => Some(*state),
         _ => None,
@@ -45,7 +45,7 @@ fn ended(outs: &[Out]) -> Vec<PromptState> {
     kinds(outs).into_iter().filter_map(state).collect()
 }
 
-fn dies(bench: &mut Bench, process: u64) -> Vec<Out> {
+pub(super) fn dies(bench: &mut Bench, process: u64) -> Vec<Out> {
     bench.hub.exited("id1", process, &exit(), bench.now);
     bench.outs()
 }
@@ -257,7 +257,73 @@ fn a_stop_at_once_hurries_one_that_has_begun() {
     assert_eq!(ends(&bench.ask(&caller(1, Role::Spawn), stop(false))), [End::CloseStdin]);
     bench.ask(&caller(2, Role::Spawn), stop(true));
     assert_eq!(ends(&bench.pass(1_000)), [End::Terminate]);
+    // It has been told all that there is to say.
+    let outs = bench.ask(&caller(3, Role::Spawn), stop(true));
+    assert!(ends(&outs).is_empty() && writes(&outs).is_empty(), "{outs:?}");
     assert_eq!(ends(&bench.pass(1_000)), [End::Kill]);
+}
+
+#[test]
+fn a_stop_that_is_said_again_prolongs_nothing() {
+    let mut bench = Bench::ready(Settings::default());
+    bench.answer(&caller(9, Role::Watch), attach()).unwrap();
+    let outs = bench.ask(&caller(1, Role::Spawn), stop(false));
+    assert!(ends(&outs) == [End::CloseStdin] && !kinds(&outs).iter().any(|kind| matches!(kind, Kind::Notice { .. })));
+    bench.pass(4_000);
+    assert!(ends(&bench.ask(&caller(2, Role::Spawn), stop(false))).is_empty());
+    let interrupt = Command::Interrupt { session: "id1".into(), cancel_queued: false };
+    assert_eq!(bench.answer(&caller(3, Role::Drive), interrupt).unwrap_err().code, Code::AgentUnavailable);
+    assert_eq!(ends(&bench.pass(1_000)), [End::Terminate]);
+    let by = dies(&mut bench, 1).into_iter().find_map(|out| match out {
+        Out::Event { event, .. } if matches!(event.kind, Kind::State { state: State::Stopped, .. }) => event.by.clone(),
+        _ => None,
+    });
+    assert_eq!(by.as_ref().map(|by| &*by.device), Some("device1"));
+}
+
+#[test]
+fn a_stop_waits_for_a_turn_that_no_prompt_asked_for_and_for_a_decision() {
+    let begin: [fn(&mut Bench); 2] = [begins_unasked, |bench| bench.says(1, asks("r", None))];
+    for begin in begin {
+        let mut bench = Bench::ready(Settings::default());
+        begin(&mut bench);
+        bench.outs();
+        assert!(ends(&bench.ask(&caller(1, Role::Spawn), stop(false))).is_empty());
+    }
+}
+
+#[test]
+fn an_interrupt_breaks_a_turn_that_no_prompt_asked_for_and_says_nothing_where_none_runs() {
+    let interrupt = || Command::Interrupt { session: "id1".into(), cancel_queued: false };
+    for runs in [true, false] {
+        let mut bench = Bench::ready(Settings::default());
+        if runs {
+            begins_unasked(&mut bench);
+        }
+        let outs = bench.ask(&caller(1, Role::Drive), interrupt());
+        assert_eq!(answer(&outs), Some(Ok(Reply::Interrupted { ran: runs })));
+        assert_eq!(matches!(writes(&outs)[..], [Say::Interrupt { .. }]), runs, "{outs:?}");
+    }
+}
+
+#[test]
+fn a_turn_that_failed_was_broken_off_by_no_device() {
+    let mut bench = in_turn();
+    bench.ask(&caller(1, Role::Drive), Command::Interrupt { session: "id1".into(), cancel_queued: false });
+    let outs = turn_ends(&mut bench, 1, false, "error_during_execution");
+    assert_eq!(ended(&outs), [PromptState::Failed]);
+    assert!(!outs.iter().any(|out| matches!(out, Out::Event { event, .. } if event.by.is_some())), "{outs:?}");
+}
+
+#[test]
+fn a_line_that_is_no_message_is_said_and_that_further_ones_are_not() {
+    for last in [false, true] {
+        let mut bench = in_turn();
+        bench.says(1, claude::Event::Unreadable { line: "odd".into(), last });
+        let outs = bench.outs();
+        let [Kind::Notice { level: "warning", text }] = kinds(&outs)[..] else { panic!("{outs:?}") };
+        assert!(text.contains("odd") && text.contains("only counted") == last, "{text}");
+    }
 }
 
 #[test]
