@@ -64,6 +64,11 @@ pub(super) struct Rare {
 }
 
 impl<C> Slot<C> {
+    /// Whether it is not read because it is paused. A closed one is read to its end, or the close would be a reset.
+    pub(super) fn is_held(&self) -> bool {
+        self.flags.has(Flags::PAUSED) && !self.flags.has(Flags::CLOSED)
+    }
+
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }

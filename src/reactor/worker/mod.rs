@@ -295,7 +295,7 @@ impl<P: Protocol> Worker<P> {
                 slot.flags.clear(Flags::BLOCKED);
                 slot.flags.set(Flags::MOVED);
                 self.core.moves(token);
-            } else if gone && slot.flags.has(Flags::PAUSED | Flags::EOF) {
+            } else if gone && (slot.flags.has(Flags::EOF) || slot.is_held()) {
                 // A paused connection, or one that was read to its end, is not read: no read would find out.
                 self.core.break_off(token, Close::Broken);
             }

@@ -45,6 +45,7 @@ impl<P: Protocol> Worker<P> {
 
     fn read(&mut self, token: ConnToken) -> Reading {
         let Some(slot) = self.core.slots.get_mut(token) else { return Reading::More };
+        let is_held = slot.is_held();
         let flags = &mut slot.flags;
         // Of a closed connection so much is read; before it is told that it closes, nothing.
         let is_closed = flags.has(Flags::CLOSING) && (!flags.has(Flags::CLOSED) || slot.need == 0);
@@ -52,7 +53,7 @@ impl<P: Protocol> Worker<P> {
             flags.clear(Flags::READY);
             return Reading::More;
         }
-        if flags.has(Flags::PAUSED) && !flags.has(Flags::CLOSED) {
+        if is_held {
             return self.read_held(token);
         }
         let Memory { arena, used, .. } = &mut self.memory;

@@ -184,6 +184,76 @@ fn a_connection_that_was_made_before_a_drain_is_still_accepted() {
 }
 
 #[test]
+fn a_connection_that_another_worker_hands_over_in_a_drain_is_not_taken() {
+    let (mut worker, first) = tcp(Script::default());
+    until(&mut worker, "the connection", |worker| worker.protocol.token.is_some());
+    let mut late = TcpStream::connect(first.peer_addr().unwrap()).unwrap();
+    let limit = Instant::now() + Duration::from_secs(30);
+    let accepted = loop {
+        assert!(Instant::now() < limit, "it does not come");
+        if let Ok(accepted) = worker.listeners[0].accept() {
+            break accepted;
+        }
+    };
+    worker.shared.drain.store(true, Ordering::Release);
+    worker.turn(Some(Duration::ZERO)).unwrap();
+    assert!(worker.inboxes[0].try_send(InboxItem::Stream(accepted)).is_ok());
+    until(&mut worker, "it is refused", |worker| worker.core.counters.refused.get() == 1);
+    assert_eq!(late.read(&mut [0]).unwrap(), 0);
+    assert_eq!((worker.core.counters.accepted.get(), worker.core.slots.len()), (1, 1));
+}
+
+#[test]
+fn a_close_of_a_paused_connection_sees_the_end_that_came_before() {
+    let (mut worker, mut stream) = tcp(Script { hold: true, ..Script::default() });
+    stream.write_all(b"held").unwrap();
+    until(&mut worker, "the pause", |worker| worker.kept_bytes == 4);
+    stream.write_all(b"more").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let token = worker.protocol.token.unwrap();
+    until(&mut worker, "the end", |worker| has(worker, token, Flags::HUP));
+    worker.core.close(token, Close::Local(CloseCode::NORMAL));
+    until(&mut worker, "its slot", |worker| worker.core.slots.len() == 0);
+    assert_eq!((worker.protocol.closed, worker.protocol.seen.len(), worker.kept_bytes), (1, 0, 0));
+    assert_eq!(worker.core.counters.bytes_in.get(), 8, "what is left unread makes the close a reset");
+}
+
+#[test]
+fn a_connection_is_stopped_by_a_pause_a_close_and_a_queue_that_is_full() {
+    let stops: [fn(&mut Io<'_, Script>, ConnToken); 3] = [
+        |io, token| io.pause(token),
+        |io, token| io.close(token, Close::Local(CloseCode::NORMAL)),
+        |io, token| assert_eq!(io.send_to(token, vec![0; 17 << 20].into()), Sent::Closed),
+    ];
+    for stop in stops {
+        let (mut worker, _stream) = tcp(Script::default());
+        until(&mut worker, "the connection", |worker| worker.protocol.token.is_some());
+        let token = worker.protocol.token.unwrap();
+        let (mut io, mut stops) = (Io::new(&mut worker.core, token, Lent::default()), None);
+        assert!(!io.is_stopped(&mut stops));
+        stop(&mut io, token);
+        assert!(io.is_stopped(&mut stops));
+    }
+}
+
+#[test]
+fn a_sender_that_waits_for_room_is_woken_when_the_worker_has_taken_its_mail() {
+    struct Woken(std::sync::atomic::AtomicBool);
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let (mut worker, _stream) = tcp(Script::default());
+    let woken = Arc::new(Woken(false.into()));
+    let waker = Arc::clone(&woken).into();
+    let sender = worker.inboxes[0].clone();
+    while crate::reactor::Inbox::offer(&sender, InboxItem::Mail(()), &waker).is_ok() {}
+    worker.turn(Some(Duration::ZERO)).unwrap();
+    assert!(woken.0.load(Ordering::Acquire));
+}
+
+#[test]
 fn a_peer_that_goes_after_it_ended_its_half_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
