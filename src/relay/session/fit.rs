@@ -153,6 +153,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_goes_first_is_what_a_device_needs_least() {
+        let whole = snapshot([2, 3, 2, 2], 1_000);
+        let comments: usize = whole.queue.iter().map(|prompt| bulk::text(&prompt.by.as_ref().unwrap().comment)).sum();
+        let mut cut = whole.clone();
+        fit(&mut cut, whole.bulk() - comments - 1);
+        assert_eq!((cut.permissions, cut.devices, cut.turn), (whole.permissions, whole.devices, whole.turn));
+        assert!(cut.queue[0].text == whole.queue[0].text && clip::is_cut(&cut.queue[1].text));
+    }
+
     proptest! {
         /// Where the bound lies anywhere between nothing but marks and all of it, what is left fits, to the byte.
         #[test]

@@ -78,7 +78,9 @@ fn told(asker: &mut SessionRequests, events: &[Arc<Event>]) -> Vec<(u8, String)>
                 }
                 Progress::InputRequired { .. } => "input".into(),
                 Progress::Response(body) => {
-                    cbor::get(&body, "text").and_then(cbor::as_text).expect("a text").to_owned()
+                    let text = cbor::get(&body, "text").and_then(cbor::as_text).expect("a text").to_owned();
+                    let is_ok = body == response(true, &text);
+                    if is_ok { text } else { format!("failed: {text}") }
                 }
             };
             told.push((asked.id.0[0], what));
@@ -154,7 +156,7 @@ fn a_request_is_not_ended_by_a_prompt_of_another() {
         assert_eq!(told(&mut asker, &[event(11, state("someone else's", ends))]), []);
     }
     let said = told(&mut asker, &[event(12, state("p1", PromptState::Cancelled))]);
-    assert_eq!(said, answers(&[(1, "the prompt was not finished")]));
+    assert_eq!(said, answers(&[(1, "failed: the prompt was not finished")]));
 }
 
 #[test]

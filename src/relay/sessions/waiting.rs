@@ -197,6 +197,15 @@ mod tests {
         Some(format!("{what} {}", origin(&message).0.slot()))
     }
 
+    #[test]
+    fn what_a_connection_says_last_does_not_overtake_what_it_said_before() {
+        let mut waiting = waiting([attach("a", 1), ToSessions::Paused(peer(1))]);
+        assert_eq!(next(&mut waiting, true).as_deref(), Some("attach 1"));
+        assert!(matches!(waiting.take(ToSessions::Gone(peer(1))), Taken::Waits));
+        assert_eq!(all(&mut waiting), ["paused 1", "gone 1"]);
+        assert!(matches!(waiting.take(ToSessions::Gone(peer(1))), Taken::Passed(_)), "nothing of it waits");
+    }
+
     fn all(waiting: &mut Waiting) -> Vec<String> {
         let all = std::iter::from_fn(|| next(waiting, true)).collect();
         assert!(waiting.is_empty() && waiting.peers.is_empty() && waiting.shares.is_free());

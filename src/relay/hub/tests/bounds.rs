@@ -11,6 +11,37 @@ fn create() -> Command {
     Command::Create { profile: "default".into(), folder, title, model, mode, prompt, past: Past::None }
 }
 
+#[test]
+fn what_is_for_admins_is_made_for_them_alone() {
+    let mut bench = Bench::new(Settings::default());
+    let Command::Create { profile, title, model, mode, prompt, past, .. } = create() else { unreachable!() };
+    let command = Command::Create { profile, folder: Some(ADMINS.into()), title, model, mode, prompt, past };
+    let made = |bench: &mut Bench, role| bench.answer(&caller(1, role), command.clone()).map_err(|error| error.code);
+    assert_eq!(made(&mut bench, Role::Spawn), Err(Code::Forbidden));
+    assert!(matches!(made(&mut bench, Role::Admin), Ok(Reply::Created(_))));
+    let own = Create { profile: "default".into(), folder: Some(ADMINS.into()), ..Create::default() };
+    assert_eq!(bench.hub.create(own, bench.now).map_err(|error| error.code), Err(Code::Forbidden), "it is no device's");
+}
+
+#[test]
+fn a_session_is_named_and_told_what_it_is_made_with() {
+    for (title, is) in [(Some("mine"), "mine"), (Some(" "), "project"), (None, "project")] {
+        let mut bench = Bench::new(Settings::default());
+        let Command::Create { profile, folder, model, mode, past, .. } = create() else { unreachable!() };
+        let (title, prompt) = (title.map(Text::from), Some("first".into()));
+        let command = Command::Create { profile, folder, title, model, mode, prompt, past };
+        let Ok(Reply::Created(summary)) = bench.answer(&caller(1, Role::Spawn), command) else { panic!("not made") };
+        assert_eq!(&*summary.title, is);
+        bench.says(1, ready(LoginState::Present));
+        assert!(matches!(
+            writes(&bench.outs())[..],
+            [Say::Initialize { .. }, Say::Prompt { .. }] | [Say::Prompt { .. }]
+        ));
+        let Ok(Reply::Attached { snapshot, .. }) = bench.answer(&caller(2, Role::Watch), attach()) else { panic!() };
+        assert_eq!(snapshot.queue[0].by.as_ref().map(|by| &*by.device), Some("device1"));
+    }
+}
+
 /// Asks until it is refused; gives how often it was not, and the refusal.
 fn fill(bench: &mut Bench, most: u32, ask: impl Fn(u32) -> (Caller, Command)) -> (u32, Error) {
     for n in 0..=most {

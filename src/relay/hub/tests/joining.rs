@@ -222,6 +222,8 @@ fn a_position_that_the_log_has_not_come_to_is_refused() {
     for command in [attach_from(end + 1), history(end + 1)] {
         let error = bench.answer(&caller(1, Role::Watch), command).unwrap_err();
         assert!(error.code == Code::CannotResume && error.message.contains("not come to"), "{error:?}");
+        let Some(Details::Range { next, .. }) = error.details else { panic!("no range") };
+        assert_eq!(next.offset, end, "what it can ask for");
     }
 }
 
@@ -240,4 +242,49 @@ fn an_answer_with_a_large_snapshot_has_less_of_the_past() {
     let past: usize = events.iter().map(|event| event.bulk()).sum();
     let all = past + attached(&outs).bulk();
     assert!(!events.is_empty() && (MESSAGE_BYTES / 2..MESSAGE_BYTES).contains(&all), "{past} of {all} bytes");
+}
+
+#[test]
+fn a_device_that_is_behind_has_what_it_lacks_before_what_is_new_and_is_told_when_it_has_all() {
+    let (mut bench, orders) = bench(nothing_at_hand());
+    let (watch, other) = (caller(1, Role::Watch), caller(2, Role::Watch));
+    for who in [&watch, &other] {
+        bench.answer(who, attach()).unwrap();
+    }
+    let from = next(&bench);
+    for who in [&watch, &other] {
+        bench.hub.paused(who.peer);
+    }
+    notice(&mut bench, "missed");
+    orders.lock().unwrap().reads_wait = true;
+    assert!(bench.ask(&caller(3, Role::Watch), attach_from(0)).is_empty());
+    bench.hub.resumed(watch.peer, bench.now);
+    bench.pass(0);
+    notice(&mut bench, "new");
+    assert_eq!(offsets(&bench.outs(), &watch), [] as [u64; 0]);
+    orders.lock().unwrap().reads_wait = false;
+    bench.hub.stored(bench.now);
+    let mut outs = bench.outs();
+    for _ in 0..5 {
+        outs.extend(bench.pass(0));
+    }
+    assert_eq!(offsets(&outs, &watch), [from, from + 1]);
+    assert_eq!(offsets(&outs, &other), [] as [u64; 0], "it still takes nothing");
+    assert_eq!(offsets(&outs, &caller(3, Role::Watch)), (0..from + 2).collect::<Vec<_>>());
+    let told: Vec<_> = outs.iter().filter(|out| is_caught_up(out)).collect();
+    assert!(matches!(told[..], [Out::CaughtUp { peer, .. }] if *peer == caller(3, Role::Watch).peer), "{told:?}");
+}
+
+#[test]
+fn what_a_device_has_on_joining_is_as_of_then() {
+    let mut bench = Bench::ready(Settings::default());
+    bench.answer(&caller(1, Role::Watch), attach()).unwrap();
+    bench.pass(1_000);
+    bench.answer(&caller(2, Role::Drive), prompt("x")).unwrap();
+    let outs = bench.ask(&caller(2, Role::Drive), attach());
+    let snapshot = attached(&outs);
+    assert_eq!((snapshot.devices.len(), snapshot.summary.devices), (2, 2));
+    assert_eq!(snapshot.summary.active_at, bench.now.unix_ms);
+    let detach = Command::Detach { session: "id1".into() };
+    assert_eq!(bench.answer(&caller(1, Role::Watch), detach), Ok(Reply::Done));
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::relay::keys::KeySet;
 
 /// Keys of these roles, each named by a number, and the callers that sign in with them.
-pub(super) fn keys(lines: &[(u8, Role)]) -> Arc<KeySet> {
+pub(in crate::relay) fn keys(lines: &[(u8, Role)]) -> Arc<KeySet> {
     let line = |(seed, role): &(u8, Role)| {
         let key = PublicKey::from(Ed25519PublicKey([*seed; 32])).to_openssh().unwrap();
         format!("amp-role=\"{role}\" {key}\n")
@@ -15,7 +15,7 @@ pub(super) fn keys(lines: &[(u8, Role)]) -> Arc<KeySet> {
     Arc::new(KeySet::parse(&lines.iter().map(line).collect::<String>()))
 }
 
-pub(super) fn of(slot: u8, role: Role) -> Caller {
+pub(in crate::relay) fn of(slot: u8, role: Role) -> Caller {
     let principal = keys(&[(slot, role)]).entries[0].fingerprint.clone();
     Caller { principal, ..caller(slot.into(), role) }
 }
@@ -180,14 +180,18 @@ fn d1_a_prompt_that_runs_was_permitted_and_stays() {
 #[test]
 fn d1_who_may_no_longer_see_sessions_watches_none_and_follows_no_list() {
     for left in [vec![(1, Role::Admin)], vec![(1, Role::Admin), (2, Role::Agent)]] {
-        let (mut bench, _, guest) = busy();
+        let (mut bench, owner, guest) = busy();
         bench.answer(&guest, attach()).unwrap();
-        bench.answer(&guest, Command::List { follow: Some(true) }).unwrap();
+        for who in [&owner, &guest] {
+            bench.answer(who, Command::List { follow: Some(true) }).unwrap();
+        }
         bench.outs();
         bench.hub.keys(keys(&left), bench.now);
         bench.says(1, asks("r", None));
         let outs = bench.outs();
         assert!(!format!("{outs:?}").contains(&format!("{:?}", guest.peer)), "{outs:?}");
+        let follows = |out: &Out| matches!(out, Out::Changed { peers, .. } if peers[..] == [owner.peer]);
+        assert!(outs.iter().any(follows), "the owner follows on: {outs:?}");
         let shown = outs
             .iter()
             .find_map(|out| if let Out::Presence { devices, .. } = out { Some(devices.len()) } else { None });
@@ -246,7 +250,8 @@ fn a_stop_that_waits_for_the_turn_ends_with_the_right_to_it() {
         // A session that has ended stays ended, by the key that ended it.
         bench.ask(&owner, stop(true));
         bench.hub.exited("id1", 1, &ExitInfo::default(), bench.now);
-        bench.outs();
+        bench.hub.keys(keys(&[(1, Role::Admin), (2, Role::Drive)]), bench.now);
+        bench.answer(&of(2, Role::Drive), attach()).unwrap();
         bench.hub.keys(keys(&[(2, Role::Drive)]), bench.now);
         let outs = bench.outs();
         assert!(!kinds(&outs).iter().any(|kind| matches!(kind, Kind::Notice { .. })), "{outs:?}");

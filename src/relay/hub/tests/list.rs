@@ -62,6 +62,66 @@ fn of_sessions_that_have_ended_one_that_is_not_watched_gives_way_first() {
 }
 
 #[test]
+fn no_session_that_runs_gives_way() {
+    let mut bench = Bench::new(Settings { sessions_max: 4, ..Settings::default() });
+    let runs = create(&mut bench).unwrap();
+    for _ in 0..5 {
+        bench.pass(1_000);
+        let ended = create(&mut bench).unwrap();
+        ends(&mut bench, &ended.session);
+    }
+    let gone = bench.hub.take_gone();
+    assert!(gone.len() == 2 && gone.iter().all(|(session, _)| *session != runs.session), "{gone:?}");
+    assert!(bench.hub.summaries().iter().any(|summary| summary.session == runs.session));
+}
+
+#[test]
+fn a_session_gives_way_once_all_that_it_has_to_say_is_said() {
+    use store::Orders;
+    // How it ended is being written; a device waits for its past; one waits to join.
+    let waits: [fn(&mut Bench, &mut dyn FnMut(fn(&mut Orders))); 3] = [
+        |bench, order| {
+            order(|orders| orders.appends_wait = true);
+            ends(bench, &"id1".into());
+        },
+        |bench, order| {
+            ends(bench, &"id1".into());
+            order(|orders| orders.reads_wait = true);
+            assert!(bench.ask(&caller(1, Role::Watch), store::history(1)).is_empty());
+        },
+        |bench, order| {
+            ends(bench, &"id1".into());
+            order(|orders| orders.reads_wait = true);
+            assert!(bench.ask(&caller(1, Role::Watch), attach()).is_empty());
+        },
+    ];
+    for wait in waits {
+        let settings = Settings { sessions_max: 1, ..store::nothing_at_hand() };
+        let (mut bench, orders) = store::bench(settings);
+        wait(&mut bench, &mut |order| order(&mut orders.lock().unwrap()));
+        let error = create(&mut bench).unwrap_err();
+        assert!(error.code == Code::Limit && error.message.contains("try again"), "{error:?}");
+        *orders.lock().unwrap() = Orders::default();
+        bench.hub.stored(bench.now);
+        assert!(answer(&bench.outs()).is_some(), "it is answered");
+        create(&mut bench).unwrap();
+    }
+}
+
+#[test]
+fn a_session_that_has_something_to_say_does_not_give_way_before_one_that_has_not() {
+    let (mut bench, orders) = store::bench(Settings { sessions_max: 2, ..store::nothing_at_hand() });
+    ends(&mut bench, &"id1".into());
+    bench.pass(1_000);
+    let second = create(&mut bench).unwrap();
+    ends(&mut bench, &second.session);
+    orders.lock().unwrap().reads_wait = true;
+    assert!(bench.ask(&caller(1, Role::Watch), store::history(1)).is_empty());
+    create(&mut bench).unwrap();
+    assert_eq!(bench.hub.take_gone(), [(second.session, second.did)]);
+}
+
+#[test]
 fn a_session_that_gave_way_leaves_its_restarts_and_nothing_else() {
     let forgotten = Arc::new(Mutex::new(Vec::new()));
     let store = MemoryStore::new(Limits::default());
