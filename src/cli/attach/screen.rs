@@ -260,6 +260,9 @@ fn title_tool(tool: &str, room: usize) -> Cow<'_, str> {
 
 /// The status row. Where it is narrow its right part gives way first, then what the keys do; what is said stays longest.
 fn draw_status(frame: &mut Frame<'_>, area: Rect, status: &Status, theme: Theme) {
+    if area.is_empty() {
+        return;
+    }
     let width = usize::from(area.width);
     let (mark, state, style) = match &status.said {
         Some(said) => ("! ", said, theme.warn()),
@@ -484,6 +487,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_frame_of_any_size_can_be_drawn() {
+        let rows: String = (0..14).map(|n| format!("row {n} \u{6f22} of it\n")).collect();
+        let question = json!({"questions": [{"question": "Which?", "header": "h", "multiSelect": false, "options": [
+            {"label": "one", "description": "the first"}, {"label": "two", "description": "the second"}]}]});
+        let none = Cards::new(true);
+        let all = [none, asking("Bash", json!({"command": rows})), asking("AskUserQuestion", question)];
+        let place = ["a title", "mode: plan"].map(str::to_owned).into();
+        let calm = Status { state: "ready".into(), keys: "Ctrl-] leaves".into(), place, ..Status::default() };
+        let told = Status { said: Some("not sent: this needs the role drive. It".into()), ..calm.clone() };
+        let sizes = || (0..=12).flat_map(|height| (0..=40).map(move |width| (width, height)));
+        for (cards, typed) in all.iter().flat_map(|cards| ["", &*rows].map(|typed| (cards, typed))) {
+            let mut editor = Editor::default();
+            editor.key(Key::Paste(typed.into()), 0, false);
+            let mut screen = Screen::new(THEME);
+            screen.transcript.apply(Change::Add(Entry::new(Kind::Answer, &rows)));
+            let views = [View::PageUp, View::PageDown, View::End, View::TextUp, View::TextDown];
+            for (at, (width, height)) in sizes().enumerate() {
+                let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal of memory");
+                let (mut card, status) = (None, [&calm, &told][at % 2]);
+                terminal.draw(|frame| card = screen.draw(frame, cards, &editor, status)).expect("a frame");
+                assert!(card.is_none() || width >= CARD_COLUMNS_MIN && height > 0, "{width} {height}");
+                screen.scroll(views[at % views.len()], card.as_ref());
+                screen.transcript.last_lines(width, height.into());
+            }
+        }
+    }
+
     proptest! {
         /// Every character of an input is in a cell of the card, whatever it is, and nothing fails.
         #[test]
@@ -504,8 +535,8 @@ mod tests {
         fn any_text_can_be_drawn(
             texts in prop::collection::vec((odd_text(), 0usize..4), 1..6),
             typed in odd_text(),
-            width in 1u16..100,
-            height in 1u16..30,
+            width in 0u16..100,
+            height in 0u16..30,
         ) {
             let mut screen = Screen::new(THEME);
             let kinds = [Kind::Answer, Kind::Output, Kind::Prompt, Kind::Note];
