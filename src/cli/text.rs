@@ -22,6 +22,10 @@ pub(super) const THEIRS: &str = "  | ";
 /// Begins every further row of a line of such a text.
 pub(super) const GOES_ON: &str = "  ↳ ";
 
+/// Why nothing is shown on a terminal of no rows or no columns, and what helps.
+pub(super) const NO_SIZE: &str = "this terminal does not say how large it is";
+pub(super) const GIVE_SIZE: &str = "Ctrl-Z, then `stty rows 24 columns 80` with its numbers, then `fg` shows it";
+
 /// Begins the line that says why the program fails.
 pub(super) const PROGRAM: &str = "amp-relay: ";
 

@@ -2,11 +2,15 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{Mode, OFlags, open},
+    process::Signal,
+    termios::{Winsize, tcsetwinsize},
+};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Device, Key, Relay,
+    Device, Key, Relay, process,
     relay::{PROGRAM, Scratch, shell},
     standin::{Scene, asks, id},
     terminal::{Terminal, flat},
@@ -360,4 +364,49 @@ fn what_helps_with_a_line_that_was_not_sent_is_within_80_columns() {
     let is_it = |screen: &str| status_row(screen).trim_end() == why && screen.contains("> hello");
     let screen = terminal.shows("why it is not sent", is_it);
     assert!(flat(&screen).contains("amp-relay keys add --role drive FILE.pub"), "the rest stands above: {screen}");
+}
+
+const NO_SIZE: &str = "this terminal does not say how large it is, so the session cannot be shown";
+
+#[test]
+fn a_terminal_without_a_size_is_told_what_helps_and_shows_the_session_once_it_has_one() {
+    let mut scene = Scene::new();
+    for (rows, columns) in [(0, 80), (24, 0), (0, 0)] {
+        let line = format!("stty rows {rows} columns {columns}; {}", scene.attach());
+        let terminal = Terminal::sized(&scene.relay.scratch, &line, 100, 40);
+        let told = terminal.shows("why it is not drawn", |screen| flat(screen).contains(NO_SIZE));
+        assert!(flat(&told).contains("Ctrl-Z, then `stty rows 24 columns 80` with its numbers, then `fg`"), "{told}");
+        let row = told.lines().find(|row| !row.trim().is_empty()).expect("the line");
+        assert!(row.starts_with("this terminal"), "it begins at the left edge: {told}");
+        // Further frames leave it as it is, those of a request too.
+        let request = scene.ask("Bash", &json!({"command": "ls"}));
+        let prompt = format!("typed at {rows} {columns}");
+        terminal.line(&prompt);
+        let session = scene.session.clone();
+        scene.laptop.event(&session, "the prompt", |event| event["kind"] == "prompt" && event["text"] == prompt);
+        assert_eq!(flat(&terminal.screen()).matches(NO_SIZE).count(), 1, "{rows} {columns}: {}", terminal.screen());
+        terminal.keys(&["C-l"]);
+        terminal.shows("it again", |screen| flat(screen).matches(NO_SIZE).count() == 1);
+        terminal.resize(80, 24);
+        let screen = terminal.shows("the card", |screen| screen.contains("\u{2502} ls") && screen.contains("y: allow"));
+        assert!(!flat(&screen).contains(NO_SIZE), "{screen}");
+        scene.decided(&request, json!({"decision": "deny"}));
+    }
+}
+
+#[test]
+fn a_window_that_loses_its_size_goes_on_and_is_drawn_when_it_has_one_again() {
+    let scene = Scene::new();
+    let terminal = scene.attached(100, 40);
+    let is_attach = |one: &process::Process| one.command.starts_with(PROGRAM) && one.command.contains(" attach ");
+    let attach = until("it runs", || process::agent(scene.relay.scratch.root(), is_attach));
+    let name = format!("/proc/{}/fd/0", attach.pid);
+    let tty = open(name.as_str(), OFlags::RDONLY | OFlags::NOCTTY, Mode::empty()).expect("its terminal");
+    for (ws_row, ws_col, size) in [(0, 80, (80, 24)), (24, 0, (100, 30)), (0, 0, (90, 24))] {
+        tcsetwinsize(&tty, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 }).expect("another size");
+        terminal.shows("why it is not drawn", |screen| flat(screen).contains(NO_SIZE));
+        terminal.resize(size.0, size.1);
+        let drawn = |screen: &str| status_row(screen).contains("Ctrl-] leaves") && !flat(screen).contains(NO_SIZE);
+        terminal.shows("the session", drawn);
+    }
 }

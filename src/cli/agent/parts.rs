@@ -2,18 +2,20 @@
 
 use crate::{
     base::glyph::drawable,
-    cli::text::{GOES_ON, folded, marked, rows_from},
+    cli::text::{GIVE_SIZE, GOES_ON, NO_SIZE, folded, marked, rows_from},
 };
 
 /// Terminals with fewer columns show no question: rows would begin with marks and hold little else.
 const COLUMNS_MIN: usize = 20;
 
-/// Where the size of the terminal is not known.
-const UNKNOWN: &str = "? a question waits, and this terminal does not say how large it is, so none of it can be shown to \
-                       the end. Ctrl-Z, then `stty rows 24 columns 80` with its numbers, then `fg` shows it; n denies it ";
 /// Where it has no room.
 const SMALL: &str = "? a question waits, and this terminal is too small to show it: make it larger, then Enter shows it; n \
                      denies it ";
+
+/// Where the size of the terminal is not known.
+fn unknown() -> String {
+    format!("? a question waits, and {NO_SIZE}, so none of it can be shown to the end. {GIVE_SIZE}; n denies it ")
+}
 
 /// How large a terminal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +54,7 @@ pub(super) enum Follows {
 /// The part of a question that begins at this place, as much of it as stays in view together with what is typed below;
 /// `keys` stand below the last one.
 pub(super) fn part(prompt: &str, keys: &str, from: usize, size: Option<Size>) -> Part {
-    let Some(size) = size else { return Part::new(UNKNOWN.into(), Follows::Same) };
+    let Some(size) = size else { return Part::new(unknown(), Follows::Same) };
     // A row that fills the last column is ended by that on some terminals, and once more by the line feed.
     let width = size.columns.saturating_sub(1);
     let small = || Part::new(folded(SMALL, width.max(1), ""), Follows::Same);

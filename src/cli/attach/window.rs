@@ -11,6 +11,7 @@ use std::{
 use ratatui::{
     Frame, Terminal,
     backend::{Backend, CrosstermBackend},
+    layout::Rect,
 };
 
 use super::{
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     base::Now,
     cli::{
-        text::clean_line,
+        text::{GIVE_SIZE, NO_SIZE, clean_line},
         tty::{Taken, is_in_front},
     },
 };
@@ -52,6 +53,8 @@ pub(super) struct Window {
     /// Something changed since the last frame.
     stale: bool,
     drawn_ms: u64,
+    /// The empty area of which it stands on the terminal that nothing can be drawn there.
+    told_empty: Option<Rect>,
     /// The program was stopped and goes on.
     hidden: Arc<AtomicBool>,
 }
@@ -69,6 +72,7 @@ impl Window {
             said: None,
             stale: true,
             drawn_ms: 0,
+            told_empty: None,
             hidden: Arc::default(),
         })
     }
@@ -119,14 +123,33 @@ impl Window {
         status.said = self.said.as_ref().map(|said| said.text().to_owned());
         let Self { terminal, screen, editor, card, .. } = self;
         let draw = |frame: &mut Frame<'_>, cards: &Cards| screen.draw(frame, cards, editor, &status);
-        let drawn_ms = drawn(terminal, card, &mut model.cards, draw, clock_ms)
-            .map_err(|error| format!("the terminal cannot be written: {error}"))?;
+        let unwritable = |error| format!("the terminal cannot be written: {error}");
+        let drawn_ms = drawn(terminal, card, &mut model.cards, draw, clock_ms).map_err(unwritable)?;
+        self.tell_empty().map_err(unwritable)?;
         self.stale = false;
         self.drawn_ms = drawn_ms.max(1);
         if let Some(said) = &mut self.said {
             said.drawn(drawn_ms);
         }
         Ok(())
+    }
+
+    /// Says in a plain line that the terminal has no size, once until something takes that line away.
+    fn tell_empty(&mut self) -> io::Result<()> {
+        let area = Some(self.terminal.current_buffer_mut().area).filter(|area| area.is_empty());
+        if area.is_some() && area != self.told_empty {
+            let terminal = self.terminal.backend_mut();
+            write!(terminal, "\r\n{NO_SIZE}, so the session cannot be shown, and what is typed is sent unseen. ")?;
+            write!(terminal, "{GIVE_SIZE}; Ctrl-] leaves\r\n")?;
+            Write::flush(terminal)?;
+        }
+        self.told_empty = area;
+        Ok(())
+    }
+
+    fn repaint(&mut self) -> io::Result<()> {
+        self.told_empty = None;
+        repaint(&mut self.terminal)
     }
 
     /// Takes back what was said, if its time is over.
@@ -169,7 +192,7 @@ impl Window {
             editor::Action::Detach => Some(Action::Leave),
             editor::Action::NoRoom(bytes) => Some(Action::NoRoom(bytes)),
             editor::Action::View(view) => self.scroll(view),
-            editor::Action::Redraw => repaint(&mut self.terminal).err().map(|error| Action::Failed(error.to_string())),
+            editor::Action::Redraw => self.repaint().err().map(|error| Action::Failed(error.to_string())),
             editor::Action::Suspend => self.stop(),
         }
     }
@@ -211,9 +234,9 @@ impl Window {
     /// The program goes on. The terminal need not have been given back before the stop, so all of it is set and drawn
     /// anew.
     pub(super) fn go_on(&mut self) -> Option<Action> {
-        let taken = self.taken.as_ref()?;
+        let taken = self.taken.as_ref()?.again();
         self.stale = true;
-        let again = taken.again().and_then(|()| if self.is_ours() { repaint(&mut self.terminal) } else { Ok(()) });
+        let again = taken.and_then(|()| if self.is_ours() { self.repaint() } else { Ok(()) });
         again.err().map(|error| Action::Failed(error.to_string()))
     }
 
@@ -235,9 +258,10 @@ fn drawn<W: Write>(
     mut draw: impl FnMut(&mut Frame<'_>, &Cards) -> Option<DrawnCard>,
     clock_ms: &mut dyn FnMut() -> u64,
 ) -> io::Result<u64> {
-    // Whatever this terminal has drawn otherwise than it was meant is not to stand in a card.
+    // Whatever this terminal has drawn otherwise than it was meant is not to stand in a card. One that nothing can be drawn
+    // on keeps the line that says so.
     let is_new = cards.shown().is_some_and(|new| card.as_ref().is_none_or(|old| old.number != new.number));
-    if is_new {
+    if is_new && !terminal.current_buffer_mut().area.is_empty() {
         repaint(terminal)?;
     }
     terminal.draw(|frame| *card = draw(frame, cards))?;
