@@ -25,6 +25,8 @@ use signal_hook::consts::{
     SIGXFSZ,
 };
 
+use super::text::clean;
+
 /// The signals that end a program that does nothing about them, but for those of its own faults, which are to end it where
 /// they come from. SIGPIPE ends none that is written in Rust.
 const ENDING: [i32; 14] = [
@@ -47,6 +49,8 @@ const WHEEL_SENDS_ARROWS: &str = "\x1b[?1007h";
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 /// Held while the screen is taken, and by what ends the program: after that the screen is not taken again.
 static TAKING: Mutex<()> = Mutex::new(());
+/// Said when a signal ends the program while the screen is ours.
+static LAST_WORDS: Mutex<String> = Mutex::new(String::new());
 /// The screen is ours.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -91,6 +95,11 @@ pub(super) fn size_of(stream: impl AsFd) -> Option<(usize, usize)> {
     Some((usize::from(size.ws_col), usize::from(size.ws_row))).filter(|(columns, rows)| *columns > 0 && *rows > 0)
 }
 
+/// What is to be said, from now on, if a signal ends the program while the screen is ours.
+pub(super) fn last_words(words: &str) {
+    *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = clean(words);
+}
+
 /// Ends the program on a signal, with the terminal as it was.
 fn watch_signals() -> io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new(ENDING.iter().chain(ENDING_HERE))?;
@@ -102,7 +111,13 @@ fn watch_signals() -> io::Result<()> {
     let watching = move || {
         if let Some(signal) = signals.forever().next() {
             let _last = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
+            // By a hangup the terminal is gone, and other signals need not come from where it is read.
+            let is_left = matches!(signal, SIGINT | SIGQUIT | SIGTERM) && is_in_front() && TAKEN.load(Ordering::SeqCst);
             restore();
+            let words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_left && !words.is_empty() {
+                let _ = writeln!(io::stderr(), "{words}");
+            }
             std::process::exit(128 + signal);
         }
     };

@@ -5,10 +5,12 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{
+    process,
     proxy::Proxy,
     relay::PROGRAM,
     standin::Scene,
     terminal::{Terminal, flat},
+    until,
 };
 
 /// `attach` with the owner's key through this address.
@@ -48,6 +50,22 @@ fn leaving_says_how_the_session_goes_on() {
     second.shows("its end", |screen| screen.contains("stopped"));
     let said = left(&second);
     assert!(said.contains("detached; the session is over ended with") && !said.contains("goes on"), "{said}");
+}
+
+#[test]
+fn a_signal_that_ends_the_window_says_how_the_session_goes_on() {
+    let scene = Scene::new();
+    for (signal, is_said) in [(Signal::TERM, true), (Signal::INT, true), (Signal::QUIT, true), (Signal::HUP, false)] {
+        let terminal = scene.attached(160, 30);
+        let is_attach = |one: &process::Process| one.command.starts_with(PROGRAM) && one.command.contains(" attach ");
+        let attach = until("it runs", || process::agent(scene.relay.scratch.root(), is_attach));
+        process::signal(attach.pid, signal);
+        let said = flat(&terminal.shows("the end", |screen| screen.contains("ended with")));
+        let again = format!("amp-relay attach {}", &scene.session[..8]);
+        let goes_on = said.contains("detached; the session goes on: `") && said.contains(&again);
+        assert_eq!(goes_on && said.contains("` joins it again"), is_said, "{signal:?}: {said}");
+        assert!(said.ends_with(&format!("ended with {}", 128 + signal.as_raw())), "{said}");
+    }
 }
 
 #[test]

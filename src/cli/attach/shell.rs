@@ -110,7 +110,7 @@ pub(super) fn run(reached: Reached, wanted: &Wanted) -> Result<ExitCode, String>
         Face::Lines(if wanted.all { lines.holding() } else { lines })
     };
     let mut shell = Shell::new(reached, wanted, face, to);
-    let ended = shell.run(&wakes);
+    let ended = shell.run(&wakes, &wanted.again);
     let rest = shell.face.finish();
     if let Some(writer) = &shell.writer {
         writer.close();
@@ -240,13 +240,16 @@ impl Shell {
         u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn run(&mut self, wakes: &Receiver<Wake>) -> Result<ExitCode, String> {
+    fn run(&mut self, wakes: &Receiver<Wake>, again: &str) -> Result<ExitCode, String> {
         self.connect();
         loop {
             if let Some(ended) = self.ended.take() {
                 return ended;
             }
             self.show()?;
+            if self.face.is_window() {
+                tty::last_words(&self.left(again));
+            }
             // What was printed now may be what a line of the pipe waits for.
             if self.run_script() {
                 continue;
