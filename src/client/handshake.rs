@@ -16,8 +16,8 @@ pub enum HandshakeError {
     /// The other side answers something else.
     #[error("the other side is no relay: {0}")]
     NoRelay(&'static str),
-    /// It closes the connection without an answer: no relay, or a forwarder that cannot reach the one behind it.
-    #[error("the other side is no relay: it closed the connection without an answer")]
+    /// It closes or resets the connection without an answer, as a forwarder does that cannot reach the relay behind it.
+    #[error("the connection was closed before any answer: is the relay running, and the tunnel to it open?")]
     Unanswered,
     /// It answers as no relay does: a web page, or a status that no relay gives.
     #[error("the other side is no relay: it answered {status} {reason}")]

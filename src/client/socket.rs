@@ -226,12 +226,12 @@ impl Socket {
             Target::Unix(_) => "localhost".to_owned(),
             Target::Ws { .. } => target.authority(),
         };
-        stream.write_all(handshake.request(&host).as_bytes())?;
+        stream.write_all(handshake.request(&host).as_bytes()).map_err(unanswered)?;
         let (mut buffer, mut end, deadline) = (vec![0; READ_BYTES], 0, Instant::now() + timeout);
         let start = loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             stream.set_read_timeout(Some(left))?;
-            let read = stream.read(&mut buffer[end..]).map_err(timed_out)?;
+            let read = stream.read(&mut buffer[end..]).map_err(|error| unanswered(timed_out(error)))?;
             end += read;
             let full = end == buffer.len();
             match handshake.answer(&buffer[..end], read == 0 || full) {
@@ -353,6 +353,16 @@ impl Socket {
                 ) => {}
             Err(error) => self.ended = Some(Ended::Broken(error.to_string())),
         }
+    }
+}
+
+/// A connection that breaks before the answer is whole was taken, and closed unanswered.
+fn unanswered(error: io::Error) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            OpenError::Handshake(HandshakeError::Unanswered)
+        }
+        _ => error.into(),
     }
 }
 

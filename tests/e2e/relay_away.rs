@@ -180,7 +180,7 @@ fn a_first_connection_that_is_closed_unanswered_is_an_error() {
         let mut arguments = vec![verb.to_owned()];
         arguments.extend(scene.reach(wire.address));
         let said = scene.relay.scratch.run(arguments).refused();
-        assert!(said.contains("the other side is no relay: it closed the connection without an answer"), "{said}");
+        assert!(said.contains("is the relay running, and the tunnel to it open?"), "{said}");
     }
     assert_eq!(wire.turned_away(), 3, "once for each");
 }
