@@ -79,16 +79,34 @@ fn unreadable(path: &Path, text: &str, error: &toml::de::Error) -> String {
     let before = text.get(..at).unwrap_or_default();
     let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default();
     if line.len() <= LINE_BYTES_MAX {
-        return format!("{}: {error}", path_line(path));
+        let shown = error.to_string();
+        let place = shown.trim_end().strip_suffix(error.message()).unwrap_or(&shown);
+        return format!("{}: {place}{}", path_line(path), plain(error.message(), line));
     }
     let number = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let why = shortened(error.message());
+    let why = shortened(plain(error.message(), line));
     format!(
         "{}:{number}: {why} (at character {column} of the line, which begins with {})",
         path_line(path),
         quoted(line)
     )
+}
+
+/// What the reader of TOML says of a line, where its own words are those of a grammar.
+fn plain<'a>(message: &'a str, line: &str) -> &'a str {
+    let value = line.split_once('=').map(|(_, value)| value.trim_start());
+    match message {
+        _ if message.starts_with("string values must be quoted") => match value {
+            Some(value) if value.is_empty() || value.starts_with('#') => {
+                "this setting has no value: write one behind the `=`, or remove the line"
+            }
+            _ => "this is neither a number nor true nor false, and a text stands in quotes",
+        },
+        "key with no value, expected `=`" => "this is a name without a value: a setting is NAME = VALUE",
+        _ if message.starts_with("invalid basic string, expected `\"`") => "a quote is not closed",
+        _ => message,
+    }
 }
 
 /// Writes `amp.verify` where the file has `verify` in the table `amp`.

@@ -156,6 +156,25 @@ fn a_refusal_is_short_whatever_it_is_about() {
 }
 
 #[test]
+fn what_is_no_toml_is_said_in_plain_words() {
+    for (file, said) in [
+        ("log = ", "this setting has no value: write one behind the `=`, or remove the line"),
+        ("log = # info", "this setting has no value: write one behind the `=`, or remove the line"),
+        ("log = debug", "this is neither a number nor true nor false, and a text stands in quotes"),
+        ("log", "this is a name without a value: a setting is NAME = VALUE"),
+        ("log = \"debug", "a quote is not closed"),
+        ("[log", "unclosed table, expected `]`"),
+    ] {
+        let error = resolved(&[], &format!("workers = 1\n{file}\n")).expect_err(file);
+        assert!(error.contains("line 2") && error.contains(file.trim()), "{file}: {error}");
+        assert!(error.ends_with(&format!("\n{said}")), "{file}: {error}");
+    }
+    let long = format!("log = {}", "x".repeat(3000));
+    let error = resolved(&[], &long).expect_err("no TOML");
+    assert!(error.contains("a text stands in quotes"), "{error}");
+}
+
+#[test]
 fn a_folder_that_is_no_bound_is_not_shown_as_one() {
     let folder = |arguments: &[&str]| {
         let shown = show(&resolved(arguments, "").expect("good"));
