@@ -54,7 +54,7 @@ conversation; give the flags again that the relay was started with.";
 /// What went wrong, why, and what to do next.
 pub(super) fn relay(settings: &Settings, matches: &ArgMatches, world: &World) -> Result<(Reached, bool), String> {
     let data = &settings.data.value;
-    let args = ReachArgs { data: Some(data.clone()), ..ReachArgs::default() };
+    let args = ReachArgs::of(data);
     let mut plan = Plan::first(settings, matches, world);
     if listens(data) {
         let mut reached = reach_any(&args, None, "terminal").map_err(|why| with_process(why, data))?;
@@ -79,7 +79,7 @@ pub(super) fn relay(settings: &Settings, matches: &ArgMatches, world: &World) ->
             plan.can_start(settings).map_err(|why| format!("{why}\nThe relay that runs goes on."))?;
         }
         end(reached, Some(data))?;
-        start(settings, &plan).map_err(|why| format!("{why}\n{HAS_ENDED}"))?;
+        start(settings, &plan).map_err(|why| format!("{why}\n{}", args.hinted(HAS_ENDED)))?;
     } else {
         start(settings, &plan)?;
     }
@@ -233,9 +233,10 @@ fn outdated(reached: &mut Reached, settings: &Settings) -> Result<Option<Outdate
         }
         (false, true) if settings.demo.value => {
             return Err(format!(
-                "the relay that runs on {} answers with Claude Code: `amp-relay down` ends it, and --data DIR gives the \
-                 demo agent one of its own",
-                path_line(&settings.data.value)
+                "the relay that runs on {} answers with Claude Code: {} ends it, and --data DIR gives the demo agent one \
+                 of its own",
+                path_line(&settings.data.value),
+                command("down", &settings.data.value)
             ));
         }
         _ => None,
@@ -257,11 +258,12 @@ fn ignored(matches: &ArgMatches, plan: &Plan, kept: Option<&Kept>, data: &Path) 
         return None;
     }
     let flags: Vec<_> = flags.iter().map(|flag| shell_quoted(&flag.to_string_lossy())).collect();
-    let (change, heeded) = if flags.len() == 1 { ("changes", "It is") } else { ("change", "They are") };
+    let (changes, it) = if flags.len() == 1 { ("changes", "it") } else { ("change", "them") };
     let flags = flags.join(" ");
     Some(format!(
-        "A relay runs already and keeps the settings it was started with, so {flags} {change} nothing now. {heeded} \
-         heeded by a new one: {}, then {}, with what else that one is to have.",
+        "A relay runs already and keeps the settings it was started with, so {flags} {changes} nothing now. \
+         A new relay takes {it}: {} ends the one that runs, with all its sessions, and then {} starts the new one; give \
+         that the other flags again that it is to have.",
         command("down", data),
         command(&format!("up {flags}"), data)
     ))
@@ -464,13 +466,13 @@ mod tests {
     fn what_changes_nothing_is_told_of_one_flag_and_of_several() {
         let scratch = tempfile::tempdir().expect("a folder");
         for (flags, said) in [
-            (&["--log=debug"][..], "so --log=debug changes nothing now. It is heeded by a new one"),
-            (&["--log=debug", "--pin"], "so --pin --log=debug change nothing now. They are heeded by a new one"),
+            (&["--log=debug"][..], "so --log=debug changes nothing now. A new relay takes it: "),
+            (&["--log=debug", "--pin"], "so --pin --log=debug change nothing now. A new relay takes them: "),
         ] {
             let (settings, matches, world) = called(scratch.path(), flags);
             let plan = Plan::first(&settings, &matches, &world);
             let told = ignored(&matches, &plan, None, &settings.data.value).expect("they are not heeded");
-            assert!(told.contains(said), "{told}");
+            assert!(told.contains(said) && told.contains("ends the one that runs, with all its sessions"), "{told}");
         }
     }
 

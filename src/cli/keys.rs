@@ -1,6 +1,7 @@
 //! `amp-relay keys`: the keys that may sign in. Changes the keys file, and tells the relay that runs on it.
 
 use std::{
+    borrow::Cow,
     fs,
     io::{self, IsTerminal, Read},
     path::{Path, PathBuf},
@@ -176,8 +177,9 @@ fn did(key: Option<&str>, data: &Path) -> Result<(), String> {
     let own = data.join("client_key.pub");
     if key.is_none() && !own.exists() {
         return Err(format!(
-            "there is no {}: `amp-relay up` makes that key; or name one, `amp-relay keys did FILE.pub`",
-            path_line(&own)
+            "there is no {}: {}",
+            path_line(&own),
+            ReachArgs::of(data).hinted("`amp-relay up` makes that key; or name one, `amp-relay keys did FILE.pub`")
         ));
     }
     let own = own.to_string_lossy();
@@ -347,7 +349,7 @@ fn table(set: &KeySet) -> String {
     if !set.refused.is_empty() {
         text.push_str("\nRefused lines, without effect:\n");
         for refused in &set.refused {
-            text.push_str(&format!("  line {}: {}\n", refused.line, clean_line(&refused.reason, 300)));
+            text.push_str(&format!("  line {}: {}\n", refused.line, clean_line(&plain(&refused.reason), 300)));
         }
     }
     text
@@ -386,11 +388,22 @@ fn given_text(given: &str) -> Result<String, String> {
 
 /// What is wrong with what was given as a key, by its name where that is not the key itself.
 fn of(given: &str, why: &str) -> String {
+    let why = plain(why);
     match given {
         "-" => format!("standard input: {why}"),
         file if Path::new(file).exists() => format!("{}: {why}", path_line(Path::new(file))),
-        _ => why.to_owned(),
+        _ => why.into_owned(),
     }
+}
+
+/// Why a key is refused, without the words of the library that reads keys.
+fn plain(why: &str) -> Cow<'_, str> {
+    if !why.starts_with("the key cannot be read (") {
+        return why.into();
+    }
+    "the key cannot be read: its text is cut or damaged, or is that of another type. Copy the whole line of its .pub file \
+     again; `amp-relay keys add FILE.pub` takes that file as it is"
+        .into()
 }
 
 /// What was given as a key, as a command names it.
@@ -449,7 +462,7 @@ fn tell(data: &Path, path: &Path) -> Result<String, String> {
     if !listens(data) && !DataFolder::is_held(data) {
         return Ok("no relay runs on this data folder; the next one will read it".into());
     }
-    let args = ReachArgs { data: Some(data.to_owned()), ..ReachArgs::default() };
+    let args = ReachArgs::of(data);
     let told = reach(&args, None, "command line").and_then(|mut reached| {
         let reply = ask(&mut reached.connection, json!({"type": "keys", "op": "reload"}))?;
         reached.connection.writer().close();

@@ -52,6 +52,11 @@ pub(super) struct ReachArgs {
 }
 
 impl ReachArgs {
+    /// The relay of this data folder.
+    pub(super) fn of(data: &Path) -> Self {
+        Self { data: Some(data.to_owned()), ..Self::default() }
+    }
+
     /// The data folder.
     ///
     /// # Errors
@@ -71,6 +76,27 @@ impl ReachArgs {
             (None, Ok(data)) => command(&words, &data),
             (None, Err(_)) => format!("`{} {words}`", program()),
         }
+    }
+
+    /// A text of ours with the options of this call in each command that it names, so that what is typed next leads to the
+    /// same relay. Keys are let in, and a relay is started, on the relay's host alone.
+    pub(super) fn hinted(&self, text: &str) -> String {
+        let mut parts = text.split("`amp-relay ");
+        let mut out = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let Some((words, rest)) = part.split_once('`') else {
+                out = out + "`amp-relay " + part;
+                continue;
+            };
+            let is_on_host = matches!(words.split(' ').next(), Some("up" | "serve" | "keys"));
+            out += &match (&self.url, self.data()) {
+                (None, Ok(data)) if is_on_host => command(words, &data),
+                _ if is_on_host => format!("`amp-relay {words}`"),
+                _ => self.command(words),
+            };
+            out += rest;
+        }
+        out
     }
 
     /// Where the relay is.
@@ -152,8 +178,8 @@ pub(super) fn reach_to_join(args: &ReachArgs, role: Option<&str>, kind: &str) ->
     let mut reached = reach_any(args, role, kind)?;
     if let Some(version) = other_version(&reached).filter(|_| args.url.is_none()) {
         reached.notices.push(format!(
-            "the relay that runs is amp-relay {version}, and this program is {VERSION}: `amp-relay down`, then \
-             `amp-relay up` starts it anew"
+            "the relay that runs is amp-relay {version}, and this program is {VERSION}: {}",
+            args.hinted("`amp-relay down`, then `amp-relay up` starts it anew")
         ));
     }
     Ok(reached)
@@ -338,7 +364,7 @@ fn with_keys<T>(
     };
     let of_keys = own.as_ref().filter(|_| own_is_unknown).and_then(|_| of_keys());
     let advice = of_keys.or_else(|| own.and_then(|own| of_own_key(&own, data, own_is_unknown))).or(other);
-    Err(no_key(&target, &refusals, advice))
+    Err(no_key(&target, &refusals, advice.or_else(|| Some(args.hinted(LET_IN)))))
 }
 
 /// That a relay refuses a key, in a line of its own.
@@ -360,9 +386,10 @@ pub(super) fn out_of_reach(data: &Path) -> Option<String> {
     let pid = DataFolder::holder(data)?;
     Some(format!(
         "the relay that runs on {} is process {pid}, and nothing answers at its socket, {}: unless it starts or ends in \
-         this moment, `kill {pid}` ends it, with all its sessions, and `amp-relay up` starts a new one",
+         this moment, `kill {pid}` ends it, with all its sessions, and {} starts a new one",
         path_line(data),
-        path_line(&data.join("relay.sock"))
+        path_line(&data.join("relay.sock")),
+        command("up", data)
     ))
 }
 
@@ -382,20 +409,22 @@ fn no_relay(data: &Path, why: &str) -> String {
         return held;
     }
     format!(
-        "no relay runs on {}{why}: start one with `amp-relay up`, or name another with --data DIR or --url URL",
-        path_line(data)
+        "no relay runs on {}{why}: start one with {}, or name another with --data DIR or --url URL",
+        path_line(data),
+        command("up", data)
     )
 }
+
+/// What to do where no key signs in.
+const LET_IN: &str =
+    "on the relay's host, `amp-relay keys add --role ROLE FILE.pub` lets a key in; here, --key FILE chooses one";
 
 /// `refusals` are lines with a line feed before each. `advice`: what to do about the key of this machine.
 fn no_key(target: &Target, refusals: &[String], advice: Option<String>) -> String {
     let mut text = format!("no key was found that signs in to {target}");
     text.push_str(&refusals.concat());
     text.push('\n');
-    text.push_str(&advice.unwrap_or_else(|| {
-        "on the relay's host, `amp-relay keys add --role ROLE FILE.pub` lets a key in; here, --key FILE chooses one"
-            .into()
-    }));
+    text.push_str(&advice.unwrap_or_else(|| LET_IN.into()));
     text
 }
 

@@ -100,7 +100,12 @@ impl SessionArgs {
     ///
     /// # Errors
     /// The relay refuses, or does not answer.
-    pub(super) fn created(&self, connection: &mut Connection, folder: Option<&Path>) -> Result<Summary, String> {
+    pub(super) fn created(
+        &self,
+        connection: &mut Connection,
+        folder: Option<&Path>,
+        reach: &ReachArgs,
+    ) -> Result<Summary, String> {
         let folder = folder.map(sendable);
         let command = json!({
             "type": "create", "profile": "default", "folder": folder.transpose()?, "title": self.title,
@@ -109,8 +114,9 @@ impl SessionArgs {
         });
         let reply = ask(connection, command)?;
         reply.fields.get("session").and_then(Summary::read).ok_or_else(|| {
-            "a session is created, and the relay's answer which one cannot be read: `amp-relay sessions` shows it"
-                .into()
+            reach.hinted(
+                "a session is created, and the relay's answer which one cannot be read: `amp-relay sessions` shows it",
+            )
         })
     }
 }
@@ -148,7 +154,7 @@ pub(super) fn new(args: &NewArgs) -> Result<ExitCode, String> {
         (None, Some(_)) => None,
         (folder, None) => Some(real(folder.as_deref().unwrap_or(Path::new(".")))?),
     };
-    let summary = args.session.created(&mut reached.connection, folder.as_deref())?;
+    let summary = args.session.created(&mut reached.connection, folder.as_deref(), &args.reach)?;
     if joins {
         let notices = args.session.notice().map(Into::into).into_iter().collect();
         let again = args.reach.command(&format!("attach {}", sessions::short(&summary.session, &[])));
@@ -208,7 +214,7 @@ pub(super) struct StopArgs {
 pub(super) fn stop(args: &StopArgs) -> Result<ExitCode, String> {
     let mut reached = reach(&args.reach, None, "command line")?;
     let all = sessions::list(&mut reached.connection)?;
-    let session = sessions::choose(&all, Some(&args.session), "stop")?;
+    let session = sessions::choose(&all, Some(&args.session), "stop", &args.reach)?;
     let id = clean_line(&session, 64);
     if !args.now && all.iter().any(|one| one.session == session && one.is_busy()) {
         out::note(&format_args!("session {id} stops when its turn ends: Ctrl-C leaves it so, --now does not wait"));

@@ -25,7 +25,11 @@ const FOLDER: usize = 3;
 const CUTS: [(usize, usize); 4] = [(FOLDER, 12), (TITLE, 12), (FOLDER, 8), (TITLE, 6)];
 
 /// Said where a relay has no session.
-pub(super) const NONE: &str = "this relay has no sessions: `amp-relay new` starts one in this folder";
+const NONE: &str = "this relay has no sessions: `amp-relay new` starts one in this folder";
+/// Said where none of them is live.
+const NONE_LIVE: &str = "no session is live any more: `amp-relay new` starts one in this folder, `amp-relay new \
+                         --continue` goes on with the folder's newest conversation, and `amp-relay sessions` lists those \
+                         that ended";
 
 /// Lists the sessions of a relay.
 #[derive(Args, Clone, Debug)]
@@ -50,7 +54,7 @@ pub(super) fn run(args: &SessionsArgs) -> Result<ExitCode, String> {
     } else {
         let sessions = reply.sessions().map_err(|unreadable| unreadable.to_string())?;
         if sessions.is_empty() {
-            out::note(&NONE);
+            out::note(&args.reach.hinted(NONE));
         }
         if let Some(field) = sessions.iter().flat_map(|session| &session.unreadable).next() {
             out::note(&format_args!("where a ? stands: {}", Unreadable(clean_line(field, 32))));
@@ -72,24 +76,34 @@ pub(super) fn list(connection: &mut Connection) -> Result<Vec<Summary>, String> 
 ///
 /// # Errors
 /// As [`meant`].
-pub(super) fn choose(sessions: &[Summary], wanted: Option<&str>, verb: &str) -> Result<String, String> {
-    meant(sessions, wanted, verb, std::env::current_dir().ok().as_deref())
+pub(super) fn choose(
+    sessions: &[Summary],
+    wanted: Option<&str>,
+    verb: &str,
+    reach: &ReachArgs,
+) -> Result<String, String> {
+    meant(sessions, wanted, (verb, reach), std::env::current_dir().ok().as_deref())
 }
 
 /// The session that is meant. Without `wanted` it is the only live one, else the one of the current folder that was
 /// active last, as for `up`. A whole id, or as much of it as the table shows, goes before a title; the title of a live
 /// session goes before the titles of ended ones. What may mean two sessions is refused. `verb` is what the session is
-/// meant for.
+/// meant for, and `reach` how the relay was reached.
 ///
 /// # Errors
 /// No session is meant, or several may be: with those, and the command for the first of them, a live one if there is
 /// any.
-fn meant(sessions: &[Summary], wanted: Option<&str>, verb: &str, here: Option<&Path>) -> Result<String, String> {
+fn meant(
+    sessions: &[Summary],
+    wanted: Option<&str>,
+    (verb, reach): (&str, &ReachArgs),
+    here: Option<&Path>,
+) -> Result<String, String> {
     let several = |what: &str, shown: &[Summary]| {
         let next = shown.iter().find(|session| session.is_live()).or(shown.first());
         let next = next.map_or("SESSION".into(), |session| clean_line(short(&session.session, sessions), 64));
         let rows = table(shown, sessions, tty::columns_of(io::stderr()));
-        format!("{what}:\n{rows}next: `amp-relay {verb} {next}`")
+        format!("{what}:\n{rows}next: {}", reach.command(&format!("{verb} {next}")))
     };
     let Some(wanted) = wanted else {
         let live: Vec<Summary> = sessions.iter().filter(|session| session.is_live()).cloned().collect();
@@ -100,12 +114,8 @@ fn meant(sessions: &[Summary], wanted: Option<&str>, verb: &str, here: Option<&P
         }
         return match live.as_slice() {
             [one] => Ok(one.session.clone()),
-            [] if sessions.is_empty() => Err(NONE.into()),
-            [] => Err(
-                "no session is live any more: `amp-relay new` starts one in this folder, `amp-relay new --continue` \
-                       goes on with the folder's newest conversation, and `amp-relay sessions` lists those that ended"
-                    .into(),
-            ),
+            [] if sessions.is_empty() => Err(reach.hinted(NONE)),
+            [] => Err(reach.hinted(NONE_LIVE)),
             many => Err(several("several sessions are live, none in this folder; say which one", many)),
         };
     };
@@ -125,8 +135,10 @@ fn meant(sessions: &[Summary], wanted: Option<&str>, verb: &str, here: Option<&P
     }
     match found.as_slice() {
         [one] => Ok(one.session.clone()),
-        [] if sessions.is_empty() => Err(NONE.into()),
-        [] => Err(format!("no session is called {}: `amp-relay sessions` lists those there are", ticked(wanted))),
+        [] if sessions.is_empty() => Err(reach.hinted(NONE)),
+        [] => {
+            Err(format!("no session is called {}: {} lists those there are", ticked(wanted), reach.command("sessions")))
+        }
         many if verb == "stop" && !many.iter().any(Summary::is_live) => {
             let rows = table(many, sessions, tty::columns_of(io::stderr()));
             Err(format!("what {} may mean has ended already:\n{}", ticked(wanted), rows.trim_end()))
@@ -218,6 +230,16 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 mod tests {
     use super::*;
 
+    const URL: &str = "ws://127.0.0.1:5711";
+
+    fn reach() -> ReachArgs {
+        ReachArgs { url: Some(URL.into()), ..ReachArgs::default() }
+    }
+
+    fn choose(sessions: &[Summary], wanted: Option<&str>, verb: &str) -> Result<String, String> {
+        super::choose(sessions, wanted, verb, &reach())
+    }
+
     fn session(id: &str, title: &str, state: &str) -> Summary {
         Summary { session: id.into(), title: title.into(), state: state.into(), ..Summary::default() }
     }
@@ -235,15 +257,15 @@ mod tests {
         assert!(choose(&short, Some("8c9"), "stop").unwrap_err().contains("several"), "too little for an id");
         assert!(choose(&all, Some("ab"), "attach").unwrap_err().contains("several"));
         assert!(choose(&all, Some(""), "attach").is_err());
-        assert!(choose(&all, Some("ab"), "attach").unwrap_err().contains("next: `amp-relay attach abc1`"));
+        assert!(choose(&all, Some("ab"), "attach").unwrap_err().ends_with(&format!(" attach abc1 --url {URL}`")));
         let refused = choose(&all, Some("nope"), "attach").unwrap_err();
-        assert!(refused.contains("`amp-relay sessions`") && !refused.contains("attach"), "{refused}");
+        assert!(refused.contains(&format!(" sessions --url {URL}` lists")) && !refused.contains("attach"), "{refused}");
         assert!(choose(&all, None, "attach").unwrap_err().contains("several"));
         assert_eq!(choose(&all[..2], None, "attach").unwrap(), "abc1");
         let refused = choose(&all[1..2], None, "attach").unwrap_err();
-        assert!(refused.contains("no session is live") && refused.contains("`amp-relay new`"), "{refused}");
+        assert!(refused.contains("no session is live") && refused.contains(&format!(" new --url {URL}`")), "{refused}");
         assert!(!refused.contains("attach"), "an ended one is no use: {refused}");
-        assert!(choose(&[], None, "attach").unwrap_err().contains("amp-relay new"));
+        assert!(choose(&[], None, "attach").unwrap_err().contains(&format!(" new --url {URL}` starts")));
     }
 
     #[test]
@@ -259,7 +281,8 @@ mod tests {
             at("newer", "busy", "/a", 2),
             at("ended", "stopped", "/a", 3),
         ];
-        let chosen = |sessions: &[Summary], here: &str| meant(sessions, None, "attach", Some(Path::new(here)));
+        let chosen =
+            |sessions: &[Summary], here: &str| meant(sessions, None, ("attach", &reach()), Some(Path::new(here)));
         assert_eq!(chosen(&all, "/a").unwrap(), "newer", "as `up` takes it");
         assert_eq!(chosen(&all, "/b").unwrap(), "elsewhere");
         assert_eq!(chosen(&all[..1], "/c").unwrap(), "elsewhere", "the only one is meant from anywhere");
@@ -274,7 +297,7 @@ mod tests {
         assert_eq!(choose(&all, Some("site"), "stop").unwrap(), "bbbb");
         assert_eq!(choose(&all, Some("aaaa"), "attach").unwrap(), "aaaa", "an ended one is reached by its id");
         let refused = choose(&all, Some("nope"), "stop").unwrap_err();
-        assert!(!refused.contains("amp-relay stop"), "nobody named one: {refused}");
+        assert!(!refused.contains("next:"), "nobody named one: {refused}");
         let two = [&all[..], &[session("cccc", "site", "busy")]].concat();
         let refused = choose(&two, Some("site"), "stop").unwrap_err();
         assert!(refused.contains("several") && !refused.contains("aaaa"), "{refused}");

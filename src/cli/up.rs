@@ -11,7 +11,7 @@ use clap::{ArgMatches, Args};
 
 use super::{
     attach, background, fail,
-    reach::command,
+    reach::{ReachArgs, command},
     run,
     session::{SessionArgs, real},
     sessions,
@@ -83,7 +83,7 @@ fn joined(args: &UpArgs, matches: &ArgMatches) -> Result<ExitCode, String> {
     let (session, created) = match running.filter(|_| args.session.is_any()) {
         Some(session) => (session.session.clone(), false),
         None => {
-            let created = args.session.created(&mut reached.connection, Some(&here));
+            let created = args.session.created(&mut reached.connection, Some(&here), &ReachArgs::of(data));
             let refused = |why| if is_new { format!("{why}\n{}", goes_on(data)) } else { why };
             (created.map_err(refused)?.session, true)
         }

@@ -332,7 +332,7 @@ impl Link {
         let why = match error.code.as_str() {
             "NOT_FOUND" if self.next.is_some() => {
                 "this session ended with the relay that ran it; the one that answers now does not know it: \
-                 `amp-relay sessions` shows what it has"
+                 `amp-relay sessions`, with the --url or --data of this call, shows what it has"
                     .into()
             }
             _ => error.message.clone(),

@@ -1,6 +1,7 @@
 //! `send`, `request`, `listen` and `keys did` as a person or a script uses them, with the real program on both sides.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -158,26 +159,57 @@ fn what_a_key_sends_itself_is_handed_over_only_to_another_connection() {
 fn whoever_sends_or_asks_what_cannot_be_is_told_what_can() {
     let stage = Stage::new("drive");
     let said = stage.run("alice", &["send", &stage.did, "hi"]).refused();
-    assert!(said.contains(&format!("`amp-relay request {} TEXT`", stage.did)), "{said}");
+    assert!(said.contains(&format!("amp-relay request {} TEXT --key ", stage.did)), "{said}");
     assert!(!said.contains("RESPONSE") && !said.contains("ping"), "{said}");
     let said = stage.run("alice", &["request", &stage.did, ""]).refused();
     assert!(said.contains("the text is empty") && said.contains("amp-relay request DID"), "{said}");
     for verb in ["send", "request"] {
         let said = stage.run("alice", &[verb, "did:key:z6Mk...", "hi"]).refused();
         assert!(said.contains("`did:key:z6Mk...` is no DID") && said.contains("44 letters and digits"), "{said}");
-        assert!(said.contains("`amp-relay listen` prints its own"), "{said}");
+        assert!(said.contains("amp-relay listen --key ") && said.contains("` prints its own"), "{said}");
     }
     let actions = "agents, ping, echo or time";
     let said = relay::Scratch::new().run(["send", "relay", "hi"]).refused();
-    assert!(said.contains("`amp-relay request relay ACTION`") && said.contains(actions), "without a relay: {said}");
+    assert!(said.contains("amp-relay request relay ACTION`") && said.contains(actions), "without a relay: {said}");
     // The relay is the same under its DID.
     let relay = Agent::dial(&stage.relay.tcp(), &AgentKey::new()).relay;
     let said = stage.run("alice", &["send", &relay, "hi"]).refused();
-    assert!(said.contains("`amp-relay request relay ACTION`"), "{said}");
+    assert!(said.contains("amp-relay request relay ACTION`"), "{said}");
     let here: Value = serde_json::from_str(&stage.run("alice", &["request", &relay, "agents"]).ok()).expect("JSON");
     assert!(here["agents"].is_array(), "{here}");
+    let missing = stage.run("alice", &["request", "relay"]);
+    assert!(missing.status.code() == Some(2) && missing.err.contains(actions), "{missing:?}");
+    for verb in ["send", "request"] {
+        let missing = stage.run("alice", &[verb, &stage.did]);
+        assert!(missing.status.code() == Some(2) && missing.err.contains("TEXT behind the DID"), "{missing:?}");
+    }
     let named = stage.run("alice", &["request", "relay", "nonsense"]).refused();
     assert!(actions.split([',', ' ']).filter(|word| *word != "or").all(|word| named.contains(word)), "{named}");
+}
+
+#[test]
+fn a_text_without_a_word_and_one_that_is_no_utf8_are_not_sent() {
+    let stage = Stage::new("agent");
+    let bob = stage.did("bob");
+    let (_listener, out) = stage.listen("bob", &[]);
+    for verb in ["send", "request"] {
+        for (text, input, expected) in [
+            ("", &b""[..], "the text is empty"),
+            (" \n", b"", "the text is empty"),
+            ("-", b"", "the text is empty"),
+            ("-", b"\n", "the text is empty"),
+            ("-", b"J\xfcrgen", "is no UTF-8"),
+        ] {
+            let mut command = stage.command("alice", &[verb, &bob, text]);
+            let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = piped.spawn().expect("it starts");
+            child.stdin.take().expect("a pipe").write_all(input).expect("it reads");
+            let said = Ran::from(child.wait_with_output().expect("it ends")).refused();
+            assert!(said.contains(expected) && !said.contains("valid UTF-8"), "{verb} {text:?} {input:?}: {said}");
+        }
+    }
+    stage.run("alice", &["send", &bob, "not empty"]).ok();
+    assert!(next(&out).contains("not empty"), "nothing came before it");
 }
 
 #[test]
@@ -451,8 +483,8 @@ fn what_is_not_understood_is_explained_for_what_was_asked() {
     assert!(!said.contains("request relay ping"), "a session was asked: {said}");
     let said = stage.run("alice", &["request", "relay", "dance"]).refused();
     let reason = "the relay serves no such action; among those it serves are agents, echo, ping and time";
-    let next = "`amp-relay request relay agents` asks who is here, and --json sets the whole body";
-    assert!(said.contains(&format!("{reason}: {next}")) && !said.contains("understand"), "{said}");
+    assert!(said.contains(&format!("{reason}: `")) && said.contains("amp-relay request relay agents --key "), "{said}");
+    assert!(said.contains("` asks who is here, and --json sets") && !said.contains("understand"), "{said}");
 }
 
 #[test]

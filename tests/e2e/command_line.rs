@@ -596,11 +596,15 @@ fn f_no_code_of_the_protocol_reaches_a_person() {
 
 #[test]
 fn what_can_stand_in_the_place_of_a_text_is_said_where_both_are_missing() {
-    for (verb, text) in [("send", "TEXT"), ("request", "ACTION|TEXT")] {
-        let ran = Scratch::new().run([verb, "relay"]);
+    let did = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
+    for (words, said) in [
+        (["send", did], "add a TEXT behind the DID, - for standard input, or --json BODY"),
+        (["request", did], "add a TEXT behind the DID, - for standard input, or --json BODY"),
+        (["request", "relay"], "add an action behind it, agents, ping, echo or time, or --json BODY"),
+    ] {
+        let ran = Scratch::new().run(words);
         assert_eq!(ran.status.code(), Some(2), "{ran:?}");
-        assert!(ran.err.contains(&format!("<{text}|--json <BODY>>")), "{}", ran.err);
-        assert!(ran.err.contains(&format!("Usage: amp-relay {verb} [OPTIONS] <DID> <{text}>\n")), "{}", ran.err);
+        assert!(ran.err.contains(said), "{}", ran.err);
     }
 }
 

@@ -19,6 +19,29 @@ use crate::{
 };
 
 #[test]
+fn a_key_that_is_cut_or_damaged_is_said_to_be_that() {
+    let scratch = Scratch::new();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data(&scratch)).expect("a folder");
+    fs::write(data(&scratch).join("authorized_keys"), "ssh-ed25519 AAAA\n").expect("a keys file");
+    let file = scratch.home().join("cut.pub");
+    let whole = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+    let (cut, damaged) = (&whole[..whole.len() - 5], whole.replace("Sqti", "****"));
+    for text in ["ssh-ed25519 AAAA", cut, &damaged] {
+        fs::write(&file, format!("{text} me@here\n")).expect("a file");
+        for verb in ["add", "did"] {
+            let said = scratch.run(["keys", verb, file.to_str().expect("a path")]).refused();
+            assert!(
+                said.contains("cut or damaged") && said.contains("`amp-relay keys add FILE.pub`"),
+                "{text}: {said}"
+            );
+            assert!(!said.contains("ncoding"), "{text}: {said}");
+        }
+    }
+    let listed = scratch.run(["keys", "list"]).ok();
+    assert!(listed.contains("line 1: the key cannot be read: its text is cut or damaged"), "{listed}");
+}
+
+#[test]
 fn a_keys_file_that_is_not_there_is_said_to_be_that_by_every_verb() {
     let scratch = Scratch::new();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(data(&scratch)).expect("a folder");

@@ -30,6 +30,7 @@ mod fairness;
 mod key_agent;
 mod key_files;
 mod message_bounds;
+mod next_commands;
 mod oracle;
 mod permissions;
 mod readme;

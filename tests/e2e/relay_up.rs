@@ -612,7 +612,7 @@ fn f_a_session_is_made_in_any_folder_of_its_owner_and_stopped() {
     let said = run(&["new", "--detach", odd.to_str().expect("a path")]).refused();
     assert!(said.contains("a<U+0001>b: its name holds U+0001") && !said.contains("`folder`"), "{said}");
     let said = run(&["stop", "nothing"]).refused();
-    assert!(said.contains("no session is called") && said.contains("`amp-relay sessions`"), "{said}");
+    assert!(said.contains("no session is called") && said.contains("amp-relay sessions`"), "{said}");
     assert!(!said.contains("amp-relay stop"), "none is offered that nobody named: {said}");
     let said = run(&["stop", &session[..8]]);
     assert!(said.err.contains("is stopped") && !said.err.contains("its turn"), "it was idle: {said:?}");
@@ -638,7 +638,7 @@ fn f_a_session_is_made_in_any_folder_of_its_owner_and_stopped() {
         run(&["stop", text(&session["session"]), "--now"]).ok();
     }
     let said = run(&["attach"]).refused();
-    assert!(said.contains("no session is live") && said.contains("`amp-relay new`"), "{said}");
+    assert!(said.contains("no session is live") && said.contains("amp-relay new`"), "{said}");
     let log = relay.logged(&[" start=new"]);
     assert!(!log.contains("Some("), "{log}");
     // Who is no admin stays in the folders of the profile; and all do where the settings name some.

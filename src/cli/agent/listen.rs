@@ -78,7 +78,7 @@ pub(in crate::cli) fn run(args: &ListenArgs) -> Result<ExitCode, String> {
                     backoff.reset();
                 }
                 if let Some(why) = is_final(&ended) {
-                    return Err(why);
+                    return Err(args.reach.hinted(&why));
                 }
                 out::foreign("not connected (", &ended.to_string())
             }

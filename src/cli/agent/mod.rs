@@ -14,6 +14,7 @@ mod send;
 use std::{
     borrow::Cow,
     io::{self, Read},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -25,8 +26,9 @@ pub(super) use send::{SendArgs, run as send};
 
 use super::{
     out,
+    reach::ReachArgs,
     settings::span_ms,
-    text::{clean, clean_line, ticked},
+    text::{PROGRAM, clean, clean_line, ticked},
 };
 use crate::{
     base::text::BYTE_ORDER_MARK,
@@ -42,6 +44,8 @@ const STDIN_BYTES_MAX: u64 = 16 << 20;
 const RELAY: &str = "relay";
 /// Characters that are shown of why a message was passed over.
 const WHY_CHARS: usize = 300;
+/// The exit code of wrong usage, as the argument parser has it.
+const MISUSED: u8 = 2;
 /// What it can be asked, whatever else a program that embeds it serves.
 const ACTIONS: &str = "agents, ping, echo or time";
 
@@ -66,7 +70,7 @@ fn address<'a>(text: &'a str, relay: &'a str) -> Result<&'a str, String> {
 
 /// Refuses our own DID as the receiver where this connection is the only one under it: the relay would hand the message to
 /// that. The relay has so long to say so.
-fn check_is_not_alone(agent: &mut Connection, to: &str, timeout: Duration) -> Result<(), String> {
+fn check_is_not_alone(agent: &mut Connection, to: &str, timeout: Duration, reach: &ReachArgs) -> Result<(), String> {
     if did_base(to) != agent.did() {
         return Ok(());
     }
@@ -79,7 +83,7 @@ fn check_is_not_alone(agent: &mut Connection, to: &str, timeout: Duration) -> Re
     }
     let why = "this is the DID of the key that sends, and nobody else is connected under it: nothing was delivered; \
                `amp-relay listen` in another terminal receives for it";
-    Err(why.into())
+    Err(reach.hinted(why))
 }
 
 /// Whether the relay's word on who is here has more than one connection of this DID.
@@ -101,6 +105,12 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Says what is missing in a command that the argument parser takes.
+fn misused(why: &str) -> ExitCode {
+    out::note(&format_args!("{PROGRAM}{why}"));
+    ExitCode::from(MISUSED)
+}
+
 /// What was given, or standard input for `-`.
 fn given(text: &str) -> Result<String, String> {
     if text != "-" {
@@ -113,11 +123,21 @@ fn given(text: &str) -> Result<String, String> {
 fn all_of(input: impl Read) -> Result<String, String> {
     let mut all = String::new();
     let read = input.take(STDIN_BYTES_MAX + 1).read_to_string(&mut all);
-    read.map_err(|error| format!("standard input: {error}"))?;
+    read.map_err(|error| unreadable_input(&error))?;
     if all.len() as u64 > STDIN_BYTES_MAX {
         return Err(format!("standard input has more than {STDIN_BYTES_MAX} bytes: send less at once"));
     }
     Ok(all.strip_prefix(BYTE_ORDER_MARK).map(str::to_owned).unwrap_or(all))
+}
+
+/// Why standard input cannot be read as a text.
+fn unreadable_input(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidData => "the text on standard input is no UTF-8: send it as UTF-8, which `iconv -f \
+                                       LATIN1 -t UTF-8` makes of Latin-1, for instance"
+            .into(),
+        _ => format!("standard input: {error}"),
+    }
 }
 
 /// The JSON of `--json`.
@@ -151,6 +171,11 @@ struct Told {
 impl Told {
     fn new(ours: &'static str, theirs: impl Into<String>) -> Self {
         Self { ours, theirs: theirs.into(), next: "".into(), times: 0 }
+    }
+
+    /// With the options of this call in the commands that it names.
+    fn hinting(self, reach: &ReachArgs) -> Self {
+        Self { next: reach.hinted(&self.next).into(), ..self }
     }
 
     /// For standard error.

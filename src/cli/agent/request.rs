@@ -14,12 +14,12 @@ use rustix::{
 use serde_json::{Value, json};
 
 use super::{
-    RELAY, Told, Whom, address, check_is_not_alone,
+    ACTIONS, RELAY, Told, Whom, address, check_is_not_alone,
     exchange::{Exchange, Say},
-    given, given_json, millis, passed_over,
+    given, given_json, millis, misused, passed_over,
     questions::{Questions, Typed},
     screen::Screen,
-    span,
+    span, unreadable_input,
 };
 use crate::{
     cli::{
@@ -31,6 +31,8 @@ use crate::{
     client::amp::{Connection, Draft, Message, Received, Type, body_of_json, did_base},
 };
 
+/// Said of a text without a word.
+const EMPTY: &str = "the text is empty: say what is asked, as in `amp-relay request DID \"what changed today?\"`";
 /// To the first sign of life, where nothing else is said.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// To the relay's word on who is here.
@@ -45,7 +47,7 @@ const ARRIVING: Duration = Duration::from_millis(50);
 #[derive(Args, Clone, Debug)]
 #[command(override_usage = "amp-relay request [OPTIONS] <DID> <ACTION|TEXT>
        amp-relay request [OPTIONS] <DID> [ACTION|TEXT] --json <BODY>")]
-#[command(group = ArgGroup::new("body").args(["text", "json"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("body").args(["text", "json"]).multiple(true))]
 #[command(after_help = "Examples:
   amp-relay request relay agents                     who is here
   amp-relay request relay echo --json '{\"n\": 1}'
@@ -74,16 +76,17 @@ pub(in crate::cli) struct RequestArgs {
 /// # Errors
 /// What went wrong, why, and what to do next.
 pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
-    address(&args.to, "")?;
+    address(&args.to, "").map_err(|why| args.reach.hinted(&why))?;
+    if args.text.is_none() && args.json.is_none() {
+        return Ok(misused(&missing(&args.to)));
+    }
     if args.text.as_deref() == Some("-") && args.json.as_deref() == Some("-") {
         return Err("standard input can be the text or the --json, not both".into());
     }
     let text = args.text.as_deref().map(given).transpose()?;
     let json = args.json.as_deref().map(given_json).transpose()?;
     if text.as_deref().is_some_and(|text| text.trim().is_empty()) {
-        return Err(
-            "the text is empty: say what is asked, as in `amp-relay request DID \"what changed today?\"`".into()
-        );
+        return Err(args.reach.hinted(EMPTY));
     }
     let mut agent = reach_as_agent(&args.reach)?.connection;
     let relay = agent.relay().to_owned();
@@ -93,8 +96,8 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
     let body = body(key, text, json)?;
     let body = body_of_json(&body).map_err(|error| format!("this cannot be sent: {error}"))?;
     let wait = args.timeout.unwrap_or(TIMEOUT_DEFAULT);
-    check_is_not_alone(&mut agent, &to, wait.min(HERE_TIMEOUT))?;
-    let asked = ask(&mut agent, (&to, whom), &body, args.timeout);
+    check_is_not_alone(&mut agent, &to, wait.min(HERE_TIMEOUT), &args.reach)?;
+    let asked = ask(&mut agent, (&to, whom), &body, args);
     agent.sender().close();
     let answer = asked?;
     if io::stdout().is_terminal() {
@@ -105,6 +108,14 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
         out::line(&answer)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to add where only the receiver is named.
+fn missing(to: &str) -> String {
+    match to {
+        RELAY => format!("what the relay is asked is missing: add an action behind it, {ACTIONS}, or --json BODY"),
+        _ => "what is asked is missing: add a TEXT behind the DID, - for standard input, or --json BODY".into(),
+    }
 }
 
 /// The body that is sent.
@@ -124,7 +135,7 @@ fn ask(
     agent: &mut Connection,
     (to, whom): (&str, Whom),
     body: &[u8],
-    timeout: Option<Duration>,
+    RequestArgs { timeout, reach, .. }: &RequestArgs,
 ) -> Result<String, String> {
     let wait = timeout.unwrap_or(TIMEOUT_DEFAULT);
     let draft = Draft { ttl_ms: millis(wait).max(1), ..Draft::new(to, Type::REQUEST, body) };
@@ -133,7 +144,7 @@ fn ask(
         person.then(Screen::watched).transpose().map_err(|error| format!("signals cannot be handled: {error}"))?;
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
     let mut exchange = Exchange::new(id, whom, agent.relay());
-    let answer = wait_for_answer(agent, to, &mut exchange, (wait, timeout.is_some()), screen.as_ref());
+    let answer = wait_for_answer(agent, to, &mut exchange, (wait, timeout.is_some(), reach), screen.as_ref());
     if exchange.questions.is_put() {
         out::question(&"\n");
     }
@@ -148,7 +159,7 @@ fn wait_for_answer(
     agent: &mut Connection,
     to: &str,
     exchange: &mut Exchange,
-    (wait, is_said): (Duration, bool),
+    (wait, is_said, reach): (Duration, bool, &ReachArgs),
     screen: Option<&Screen>,
 ) -> Result<String, String> {
     let until = Instant::now() + wait;
@@ -166,7 +177,7 @@ fn wait_for_answer(
             put(screen, &mut exchange.questions);
             match if drained { wait_for_both(agent, &mut exchange.questions, deadline)? } else { Ready::Relay } {
                 Ready::Line => {
-                    is_ended = !decide(agent, screen, &mut exchange.questions)?;
+                    is_ended = !decide(agent, screen, &mut exchange.questions, reach)?;
                     continue;
                 }
                 Ready::Neither => continue,
@@ -178,7 +189,7 @@ fn wait_for_answer(
         drained = received == Received::Nothing;
         match received {
             Received::Message(message) => {
-                if let Some(answer) = took(exchange, &message, is_said, screen.is_some()) {
+                if let Some(answer) = took(exchange, &message, (is_said, reach), screen.is_some()) {
                     return answer;
                 }
             }
@@ -202,7 +213,12 @@ fn wait_for_answer(
 
 /// Takes a message; gives the answer if that ends the request. Where no person can be asked, and a script has set the
 /// time to wait, the answer to a question is left to another client.
-fn took(exchange: &mut Exchange, message: &Message, is_said: bool, person: bool) -> Option<Result<String, String>> {
+fn took(
+    exchange: &mut Exchange,
+    message: &Message,
+    (is_said, reach): (bool, &ReachArgs),
+    person: bool,
+) -> Option<Result<String, String>> {
     let stood = exchange.questions.is_put();
     let say = exchange.received(message)?;
     if stood && !exchange.questions.is_put() {
@@ -210,20 +226,25 @@ fn took(exchange: &mut Exchange, message: &Message, is_said: bool, person: bool)
         out::question(&"\n");
     }
     match say {
-        Say::Status(told) => tell(exchange, told),
+        Say::Status(told) => tell(exchange, told.hinting(reach)),
         Say::Asked if person => exchange.notes.between(),
         Say::Asked => {
             let prompt = exchange.questions.passed_over().map(|question| question.prompt).unwrap_or_default();
             if !is_said {
-                return Some(Err(format!("{}\n{OPEN_QUESTION}", out::foreign("", &prompt))));
+                return Some(Err(format!("{}\n{}", out::foreign("", &prompt), reach.hinted(OPEN_QUESTION))));
             }
             let next = format!("\nit waits for an answer; {ELSEWHERE}").into();
-            tell(exchange, Told { next, ..Told::new("asked: ", prompt) });
+            tell(exchange, Told { next, ..Told::new("asked: ", prompt) }.hinting(reach));
         }
-        Say::Unaskable if person || is_said => tell(exchange, Told::new(UNASKABLE, "")),
-        Say::Unaskable => return Some(Err(format!("{UNASKABLE}\n{OPEN_QUESTION}"))),
+        Say::Unaskable if person || is_said => {
+            tell(exchange, Told { next: SHOWN_ELSEWHERE.into(), ..Told::new(UNASKABLE, "") }.hinting(reach));
+        }
+        Say::Unaskable => {
+            let next = reach.hinted(&format!("{SHOWN_ELSEWHERE}\n{OPEN_QUESTION}"));
+            return Some(Err(UNASKABLE.to_owned() + &next));
+        }
         Say::Done(text) => return Some(Ok(text)),
-        Say::Failed(told) => return Some(Err(told.shown())),
+        Say::Failed(told) => return Some(Err(told.hinting(reach).shown())),
     }
     None
 }
@@ -259,7 +280,8 @@ const OPEN_QUESTION: &str = "That needs an answer, and nobody can be asked here:
                              answer";
 /// What to do about a question that cannot be put.
 const UNASKABLE: &str = "a question came that cannot be put here: it cannot be read, or too many wait; it waits for an \
-                         answer, and one of a Claude Code session is shown by `amp-relay attach`, which can answer it";
+                         answer";
+const SHOWN_ELSEWHERE: &str = ", and one of a Claude Code session is shown by `amp-relay attach`, which can answer it";
 /// Where else a question may be answered: what is asked by another agent than a session is put to nobody else.
 const ELSEWHERE: &str = "a question of a Claude Code session can be answered with `amp-relay attach`";
 
@@ -312,14 +334,14 @@ fn put(screen: &Screen, questions: &mut Questions) {
 
 /// Reads a line that is there, and sends what it decides about the question that it stands under. False: the input has
 /// ended.
-fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions) -> Result<bool, String> {
+fn decide(agent: &Connection, screen: &Screen, questions: &mut Questions, reach: &ReachArgs) -> Result<bool, String> {
     let mut line = String::new();
-    let read = io::stdin().read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
+    let read = io::stdin().read_line(&mut line).map_err(|error| unreadable_input(&error))?;
     if read == 0 && !questions.is_any() {
         return Ok(false);
     }
     if read == 0 {
-        out::note(&format_args!("\nnot answered here; {ELSEWHERE}"));
+        out::note(&format_args!("\nnot answered here; {}", reach.hinted(ELSEWHERE)));
         questions.passed_over();
         return Ok(false);
     }

@@ -9,8 +9,8 @@ use clap::{ArgGroup, Args};
 use serde_json::Value;
 
 use super::{
-    ACTIONS, RELAY, Whom, address, check_is_not_alone, explained, given, given_json, millis, notes::Notes, passed_over,
-    span,
+    ACTIONS, RELAY, Whom, address, check_is_not_alone, explained, given, given_json, millis, misused, notes::Notes,
+    passed_over, span,
 };
 use crate::{
     cli::{
@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_millis(250);
 #[derive(Args, Clone, Debug)]
 #[command(override_usage = "amp-relay send [OPTIONS] <DID> <TEXT>
        amp-relay send [OPTIONS] <DID> --json <BODY>")]
-#[command(group = ArgGroup::new("body").args(["text", "json"]).required(true))]
+#[command(group = ArgGroup::new("body").args(["text", "json"]))]
 #[command(after_help = "Examples:
   amp-relay send did:key:z6Mk... \"the build is green\"
   git log -1 | amp-relay send did:key:z6Mk... -
@@ -53,6 +53,11 @@ pub(in crate::cli) struct SendArgs {
     reach: ReachArgs,
 }
 
+/// What a message can be.
+const SENT: &str = "add a TEXT behind the DID, - for standard input, or --json BODY";
+/// Said of a text without a word.
+const EMPTY: &str = "the text is empty: say what is to be sent, as in `amp-relay send DID \"the build is green\"`";
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -60,24 +65,28 @@ pub(in crate::cli) struct SendArgs {
 pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
     // The text is read before the relay is connected to, so that a slow pipe keeps no connection waiting.
     if args.to == RELAY {
-        return Err(relay_is_asked());
+        return Err(args.reach.hinted(&relay_is_asked()));
     }
-    address(&args.to, "")?;
+    address(&args.to, "").map_err(|why| args.reach.hinted(&why))?;
     let body = match (&args.json, &args.text) {
         (Some(json), _) => given_json(json)?,
-        (None, text) => Value::String(given(text.as_deref().unwrap_or_default())?),
+        (None, Some(text)) => Value::String(given(text)?),
+        (None, None) => return Ok(misused(&format!("what is to be sent is missing: {SENT}"))),
     };
+    if body.as_str().is_some_and(|text| args.json.is_none() && text.trim().is_empty()) {
+        return Err(args.reach.hinted(EMPTY));
+    }
     let body = body_of_json(&body).map_err(|error| format!("this cannot be sent: {error}"))?;
     let mut agent = reach_as_agent(&args.reach)?.connection;
     let relay = agent.relay().to_owned();
     let to = args.to.clone();
     if did_base(&to) == relay {
-        return Err(relay_is_asked());
+        return Err(args.reach.hinted(&relay_is_asked()));
     }
-    check_is_not_alone(&mut agent, &to, PONG_TIMEOUT)?;
+    check_is_not_alone(&mut agent, &to, PONG_TIMEOUT, &args.reach)?;
     let draft = Draft { ttl_ms: millis(args.ttl), ..Draft::new(&to, Type::MESSAGE, &body) };
     let id = agent.send(&draft).map_err(|error| error.to_string())?;
-    let outcome = wait(&mut agent, &to, &relay, id);
+    let outcome = wait(&mut agent, &to, &relay, id, &args.reach);
     agent.sender().close();
     out::line(&outcome?)?;
     Ok(ExitCode::SUCCESS)
@@ -90,7 +99,7 @@ fn relay_is_asked() -> String {
 
 /// Waits until silence means something: the relay answers a PING that it read after the message, and an ERROR may follow
 /// a moment later.
-fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'static str, String> {
+fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id, reach: &ReachArgs) -> Result<&'static str, String> {
     let started = Instant::now();
     let ping = agent.send(&Draft::new(relay, Type::PING, cbor::NULL)).map_err(|error| error.to_string())?;
     let mut deadline = started + PONG_TIMEOUT;
@@ -100,7 +109,8 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
         match agent.answer(to, &[id, ping], Some(deadline)).map_err(|error| error.to_string())? {
             Received::Message(message) if message.answers(&ping) && !ponged => {
                 if let Some(error) = message.error() {
-                    return Err(explained("the relay does not answer a PING: ", &error, Whom::Relay, true).shown());
+                    let told = explained("the relay does not answer a PING: ", &error, Whom::Relay, true);
+                    return Err(told.hinting(reach).shown());
                 }
                 ponged = true;
                 deadline = Instant::now() + GRACE + 2 * started.elapsed();
@@ -109,12 +119,13 @@ fn wait(agent: &mut Connection, to: &str, relay: &str, id: Id) -> Result<&'stati
                 // A session, for one, only takes what it can answer.
                 Some(error) if error.code == Code::UNKNOWN_TYPE => {
                     return Err(format!(
-                        "the recipient takes no messages, it is asked: `amp-relay request {to} TEXT` prints what it answers"
+                        "the recipient takes no messages, it is asked: {} prints what it answers",
+                        reach.command(&format!("request {to} TEXT"))
                     ));
                 }
                 Some(error) => {
                     let is_relay = did_base(&message.from) == relay;
-                    return Err(explained("", &error, Whom::Other, is_relay).shown());
+                    return Err(explained("", &error, Whom::Other, is_relay).hinting(reach).shown());
                 }
                 None if message.typ == Type::ACK => return Ok("received"),
                 None => {}

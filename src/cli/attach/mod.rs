@@ -81,7 +81,7 @@ pub(super) struct AttachArgs {
 pub(super) fn run(args: &AttachArgs) -> Result<ExitCode, String> {
     let mut reached = reach_to_join(&args.reach, args.role.as_deref(), "terminal")?;
     let sessions = sessions::list(&mut reached.connection)?;
-    let session = sessions::choose(&sessions, args.session.as_deref(), "attach")?;
+    let session = sessions::choose(&sessions, args.session.as_deref(), "attach", &args.reach)?;
     let role = args.role.as_ref().map(|role| format!(" --role {role}")).unwrap_or_default();
     let again = args.reach.command(&format!("attach {}{role}", sessions::short(&session, &sessions)));
     join(reached, &Wanted { as_json: args.json, all: args.all, ..Wanted::session(&session, again) })
