@@ -3,6 +3,7 @@
 mod agent;
 mod attach;
 mod background;
+mod candidates;
 mod first_run;
 mod kept;
 mod keys;

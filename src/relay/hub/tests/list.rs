@@ -4,6 +4,9 @@ use std::sync::Mutex;
 
 use super::*;
 
+/// Says what the store keeps back.
+type Order<'a> = &'a mut dyn FnMut(fn(&mut store::Orders));
+
 /// Names that take down which of them are given back.
 struct Kept(Fake, Arc<Mutex<Vec<Text>>>);
 
@@ -77,9 +80,8 @@ fn no_session_that_runs_gives_way() {
 
 #[test]
 fn a_session_gives_way_once_all_that_it_has_to_say_is_said() {
-    use store::Orders;
     // How it ended is being written; a device waits for its past; one waits to join.
-    let waits: [fn(&mut Bench, &mut dyn FnMut(fn(&mut Orders))); 3] = [
+    let waits: [fn(&mut Bench, Order<'_>); 3] = [
         |bench, order| {
             order(|orders| orders.appends_wait = true);
             ends(bench, &"id1".into());
@@ -101,7 +103,7 @@ fn a_session_gives_way_once_all_that_it_has_to_say_is_said() {
         wait(&mut bench, &mut |order| order(&mut orders.lock().unwrap()));
         let error = create(&mut bench).unwrap_err();
         assert!(error.code == Code::Limit && error.message.contains("try again"), "{error:?}");
-        *orders.lock().unwrap() = Orders::default();
+        *orders.lock().unwrap() = store::Orders::default();
         bench.hub.stored(bench.now);
         assert!(answer(&bench.outs()).is_some(), "it is answered");
         create(&mut bench).unwrap();
