@@ -174,7 +174,7 @@ fn whoever_sends_or_asks_what_cannot_be_is_told_what_can() {
     // The relay is the same under its DID.
     let relay = Agent::dial(&stage.relay.tcp(), &AgentKey::new()).relay;
     let said = stage.run("alice", &["send", &relay, "hi"]).refused();
-    assert!(said.contains("amp-relay request relay ACTION`"), "{said}");
+    assert!(said.contains("amp-relay request relay ACTION --key "), "{said}");
     let here: Value = serde_json::from_str(&stage.run("alice", &["request", &relay, "agents"]).ok()).expect("JSON");
     assert!(here["agents"].is_array(), "{here}");
     let missing = stage.run("alice", &["request", "relay"]);
