@@ -264,9 +264,9 @@ impl Translator {
             about: about(&request).unwrap_or_else(|| tool.clone()),
             suggestions: request.json("permission_suggestions").filter(|list| list.as_str() != "[]"),
             questions: if &*tool == ASKING_TOOL { questions() } else { None },
-            default_to_no: request.truth("default_to_no"),
-            no_always: request.truth("suppress_always_allow_rule"),
-            needs_interaction: request.truth("requires_user_interaction"),
+            default_to_no: request.is_set("default_to_no"),
+            no_always: request.is_set("suppress_always_allow_rule"),
+            needs_interaction: request.is_set("requires_user_interaction"),
             tool,
         }));
     }

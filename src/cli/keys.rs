@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use super::{
     kept::Kept,
     out,
-    reach::{ReachArgs, ask, default_data, is_same, keys_flags, keys_of_next, listens, reach},
+    reach::{
+        ReachArgs, ask, data_flag, default_data, is_same, keys_flags, keys_of_next, listens, program, reach,
+        with_commands,
+    },
     sessions::columns,
     settings::configured_path,
     text::{self as cli_text, clean_line, path_line, shell_quoted, ticked},
@@ -117,13 +120,18 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
         configured_path("keys")?.1.map_or(Ok(()), Err)?;
     }
     let data = args.data.clone().map_or_else(default_data, Ok)?;
+    carry_out(args, &data).map_err(|error| args.hinted(&data, &error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn carry_out(args: &KeysArgs, data: &Path) -> Result<(), String> {
     let file = || match &args.keys {
         Some(path) => Ok(path.clone()),
-        None => keys_of_next(&data).map(|next| of_relay(&data, next)),
+        None => keys_of_next(data).map(|next| of_relay(data, next)),
     };
     match &args.verb {
-        KeysVerb::Did { key } => did(key.as_deref(), &data)?,
-        KeysVerb::List { json } => list(&file()?, *json)?,
+        KeysVerb::Did { key } => did(key.as_deref(), data)?,
+        KeysVerb::List { json } => list(&file()?, *json, |text| args.hinted(data, text))?,
         KeysVerb::Add { key, role, comment } => {
             let path = file()?;
             let text = given_text(key)?;
@@ -143,7 +151,7 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
                 }
             })?;
             // The running relay is told before anything is printed: a reader that has gone ends the program.
-            let told = tell(&data, &path);
+            let told = tell(data, &path);
             out::line(&format_args!("added {} as {} (line {})", describe(&entry), entry.role, entry.line))?;
             if role.is_none() {
                 out::line(&format_args!(
@@ -159,18 +167,33 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, String> {
                 let (changed, removed) = remove_by_fingerprint_or_comment(text, name)
                     .map_err(|error| format!("{}: {error}", visible(name)))?;
                 if !yes {
-                    may_go(&removed, &data, &path)?;
+                    may_go(&removed, data, &path)?;
                 }
                 Ok((changed, removed))
             })?;
-            let told = tell(&data, &path);
+            let told = tell(data, &path);
             for entry in &removed {
                 out::line(&format_args!("removed {} (was {})", describe(entry), entry.role))?;
             }
             out::line(&told?)?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+impl KeysArgs {
+    /// A text of ours with the options of this call in each command that it names, so that what is typed next changes the
+    /// same file.
+    fn hinted(&self, data: &Path, text: &str) -> String {
+        let file = self.keys.as_ref().map(|file| format!(" --keys {}", shell_quoted(&file.to_string_lossy())));
+        with_commands(text, |words| {
+            let mut typed = format!("`{} {words}", program());
+            for option in [Some(data_flag(data)), file.clone().filter(|_| words.starts_with("keys "))] {
+                typed.push_str(option.as_deref().filter(|option| !words.contains(option)).unwrap_or_default());
+            }
+            typed + "`"
+        })
+    }
 }
 
 fn did(key: Option<&str>, data: &Path) -> Result<(), String> {
@@ -303,7 +326,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     file::read(path, KEYS_FILE_BYTES_MAX as u64).map_err(|error| unreadable(path, &error))
 }
 
-fn list(path: &Path, as_json: bool) -> Result<(), String> {
+fn list(path: &Path, as_json: bool, hinted: impl Fn(&str) -> String) -> Result<(), String> {
     // As the relay reads it: a comment in another encoding does no harm.
     let set = KeySet::parse(&text::of_file(&read(path)?));
     if as_json {
@@ -321,7 +344,7 @@ fn list(path: &Path, as_json: bool) -> Result<(), String> {
             set.refused.iter().map(|refused| json!({"line": refused.line, "reason": refused.reason})).collect();
         return out::json(&json!({"entries": entries, "refused": refused}));
     }
-    out::text(&table(&set))
+    out::text(&hinted(&table(&set)))
 }
 
 fn table(set: &KeySet) -> String {
@@ -549,7 +572,7 @@ mod tests {
         let path = scratch.path().join("keys");
         let bytes = [KEY.as_bytes(), b" J\xfcrgen\n"].concat();
         fs::write(&path, &bytes).unwrap();
-        list(&path, false).unwrap();
+        list(&path, false, str::to_owned).unwrap();
         let refused = edit(&path, true, |_| Ok((String::new(), ()))).unwrap_err();
         assert!(refused.contains("save it as UTF-8"), "{refused}");
         assert_eq!(fs::read(&path).unwrap(), bytes);

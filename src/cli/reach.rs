@@ -76,22 +76,14 @@ impl ReachArgs {
     /// A text of ours with the options of this call in each command that it names, so that what is typed next leads to the
     /// same relay. Keys are let in, and a relay is started, on the relay's host alone.
     pub(super) fn hinted(&self, text: &str) -> String {
-        let mut parts = text.split("`amp-relay ");
-        let mut out = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            let Some((words, rest)) = part.split_once('`') else {
-                out = out + "`amp-relay " + part;
-                continue;
-            };
+        with_commands(text, |words| {
             let is_on_host = matches!(words.split(' ').next(), Some("up" | "serve" | "keys"));
-            out += &match (&self.url, self.data()) {
+            match (&self.url, self.data()) {
                 (None, Ok(data)) if is_on_host => command(words, &data),
                 _ if is_on_host => format!("`amp-relay {words}`"),
                 _ => self.command(words),
-            };
-            out += rest;
-        }
-        out
+            }
+        })
     }
 
     /// Where the relay is.
@@ -107,6 +99,19 @@ impl ReachArgs {
             None => absolute(self.data()?.join("relay.sock")),
         }
     }
+}
+
+/// A text of ours with each command that it names as `typed` makes it of the words behind the program's name.
+pub(super) fn with_commands(text: &str, typed: impl Fn(&str) -> String) -> String {
+    let mut parts = text.split("`amp-relay ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once('`') {
+            Some((words, rest)) => out = out + &typed(words) + rest,
+            None => out = out + "`amp-relay " + part,
+        }
+    }
+    out
 }
 
 /// A socket is pinned by its path, which must not depend on where the program was started.
@@ -386,7 +391,7 @@ pub(super) fn out_of_reach(data: &Path) -> Option<String> {
 pub(super) fn opened(data: &Path) -> Result<DataFolder, String> {
     DataFolder::open(data).map_err(|error| match error {
         DataError::InUse { .. } if !listens(data) => out_of_reach(data).unwrap_or_else(|| error.to_string()),
-        error => error.to_string(),
+        error => ReachArgs::of(data).hinted(&error.to_string()),
     })
 }
 

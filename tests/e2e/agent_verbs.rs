@@ -452,7 +452,8 @@ fn a_request_that_waits_behind_what_runs_says_that_it_may_be_done_later() {
     let session = stage.session.clone();
     stage.laptop.prompt(&session, "ask me");
     let asked = stage.laptop.event(&session, "the question", |event| event["kind"] == "permission");
-    let said = stage.run("alice", &["request", &stage.did, "a word", "--timeout", "300ms"]).refused();
+    let said = stage.run("alice", &["request", &stage.did, "a word", "--timeout", "2500ms"]).refused();
+    assert!(said.starts_with("nothing has begun there yet: it may wait behind what runs"), "no silence: {said}");
     for part in
         ["nothing was begun", "be done later all the same", "asking again asks twice", "answers requests", "--timeout"]
     {

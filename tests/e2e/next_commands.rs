@@ -2,6 +2,7 @@
 //! it is told from what is no relay.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::PathBuf,
@@ -63,6 +64,35 @@ fn a_command_that_is_given_leads_to_the_relay_that_was_asked() {
     assert!(named.contains(&format!(" --data {data}` lists")) && !named.contains("--url"), "{named}");
     let said = scratch.run(["attach", "--data", "no where"]).refused();
     assert!(said.contains("amp-relay up --data 'no where'`"), "{said}");
+}
+
+#[test]
+fn a_command_about_keys_that_is_given_changes_the_file_that_was_asked() {
+    let scratch = Scratch::new();
+    let folder = scratch.root().join("another folder");
+    fs::create_dir_all(&folder).expect("a folder");
+    let (one, other) = (Key::new("same"), Key::new("same"));
+    let public = |key: &Key, name: &str| {
+        let path = scratch.project().join(name);
+        fs::write(&path, key.line("")).expect("a file");
+        path
+    };
+    let (one, other) = (public(&one, "1.pub"), public(&other, "2.pub"));
+    let folder = folder.to_str().expect("a path");
+    for option in [["--data", folder], ["--keys", "some keys"]] {
+        let run = |words: &[&str]| scratch.run([&["keys"][..], words, &option].concat());
+        run(&["add", one.to_str().expect("a path")]).ok();
+        let taken = run(&["add", other.to_str().expect("a path")]).refused();
+        shell(&scratch, command(&taken, "tell keys apart by it. "), "").ok();
+        let listed = run(&["list"]).ok();
+        assert!(listed.contains(" NAME\n"), "{taken}: {listed}");
+        let unknown = run(&["remove", "nobody"]).refused();
+        assert_eq!(shell(&scratch, command(&unknown, "comment or DID; "), "").ok(), listed, "{unknown}");
+    }
+    let none = scratch.root().join("none");
+    let data = none.to_str().expect("a path");
+    let said = scratch.run(["keys", "list", "--data", data]).refused();
+    assert!(said.contains(&format!("amp-relay up --data {data}`")), "{said}");
 }
 
 /// What takes a connection and then does one thing.

@@ -112,6 +112,11 @@ impl<'a> Fields<'a> {
         self.read(key).unwrap_or(false)
     }
 
+    /// A flag that asks for care: a value of another type sets it too.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        self.raw(key).is_some_and(|raw| !matches!(raw.get(), "false" | "null"))
+    }
+
     /// A number of any form as a count; negative ones are 0, fractions are cut off.
     pub(super) fn count(&self, key: &str) -> Option<u64> {
         self.read(key).or_else(|| self.float(key).map(|number| number as u64))
@@ -164,6 +169,11 @@ mod tests {
         assert_eq!(fields.str("a"), None);
         assert_eq!(fields.str("b").as_deref(), Some("te\"xt"));
         assert!(fields.truth("ba") && !fields.truth("a"));
+        let care = Fields::parse(br#"{"a":"yes","b":1,"c":true,"d":false,"e":null}"#).expect("an object");
+        assert_eq!(
+            ["a", "b", "c", "d", "e", "f"].map(|name| care.is_set(name)),
+            [true, true, true, false, false, false]
+        );
         assert_eq!(fields.fields("c").map(|inner| inner.json("d").is_none()), Some(true));
         assert!(fields.fields("a").is_none() && fields.list("c").is_none());
         assert_eq!(fields.texts("e"), [Arc::from("x")]);

@@ -56,9 +56,6 @@ const DEMO_ANSWERS: &str = "The demo agent answers in this session, with made-up
 /// Said of a prompt that the relay has taken.
 const WAITS: &str = "sent as a prompt, which waits until the request is answered";
 
-/// What helps where no relay runs.
-const START: &str = "`amp-relay up` starts one on this machine";
-
 /// What wakes the thread.
 #[derive(Debug)]
 pub(super) enum Wake {
@@ -530,8 +527,7 @@ impl Shell {
                 Do::Lost { why, retry_ms } => {
                     let at_ms = self.now().mono_ms + retry_ms;
                     if self.offline.replace(at_ms).is_none() {
-                        let here =
-                            if matches!(self.target, Target::Unix(_)) { format!(" ({START})") } else { String::new() };
+                        let here = self.start().map(|start| format!(" ({start})")).unwrap_or_default();
                         let text = format!("{}; connecting again{here}", clean_line(&why, 200));
                         self.note(Kind::Warning, &text);
                     }

@@ -96,8 +96,17 @@ fn unreadable(path: &Path, text: &str, error: &toml::de::Error) -> String {
 /// What the reader of TOML says of a line, where its own words are those of a grammar.
 fn plain<'a>(message: &'a str, line: &str) -> &'a str {
     let value = line.split_once('=').map(|(_, value)| value.trim_start());
+    // A text without quotes is read as what it begins like.
+    let unquoted = [
+        "string values must be quoted",
+        "invalid float",
+        "invalid boolean",
+        "invalid integer",
+        "invalid date",
+        "invalid time",
+    ];
     match message {
-        _ if message.starts_with("string values must be quoted") => match value {
+        _ if unquoted.iter().any(|begin| message.starts_with(begin)) => match value {
             Some(value) if value.is_empty() || value.starts_with('#') => {
                 "this setting has no value: write one behind the `=`, or remove the line"
             }

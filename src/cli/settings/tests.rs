@@ -157,14 +157,18 @@ fn a_refusal_is_short_whatever_it_is_about() {
 
 #[test]
 fn what_is_no_toml_is_said_in_plain_words() {
-    for (file, said) in [
+    let no_text = "this is neither a number nor true nor false, and a text stands in quotes";
+    let texts = ["log = info", "log = nope", "log = trace", "log = false info", "ws.deflate = takeover", "demo = True"];
+    let values = ["listen = 127.0.0.1:5711", "listen = [127.0.0.1:5711]", "grace = 10s", "log = 2026-x", "log = 12x"];
+    let unquoted = texts.into_iter().chain(values).map(|file| (file, no_text));
+    for (file, said) in unquoted.chain([
         ("log = ", "this setting has no value: write one behind the `=`, or remove the line"),
         ("log = # info", "this setting has no value: write one behind the `=`, or remove the line"),
-        ("log = debug", "this is neither a number nor true nor false, and a text stands in quotes"),
+        ("log = debug", no_text),
         ("log", "this is a name without a value: a setting is NAME = VALUE"),
         ("log = \"debug", "a quote is not closed"),
         ("[log", "unclosed table, expected `]`"),
-    ] {
+    ]) {
         let error = resolved(&[], &format!("workers = 1\n{file}\n")).expect_err(file);
         assert!(error.contains("line 2") && error.contains(file.trim()), "{file}: {error}");
         assert!(error.ends_with(&format!("\n{said}")), "{file}: {error}");

@@ -1,7 +1,7 @@
 //! What is said when the terminal is the shell's again: how the session goes on, and what became of what was typed.
 
-use super::{Pending, START, Shell};
-use crate::client::Target;
+use super::{Pending, Shell};
+use crate::{cli::reach::command, client::Target};
 
 /// Said before what was typed and has no answer, when the terminal is the shell's again.
 const NOT_SENT: &str = "typed, and not sent:";
@@ -12,13 +12,17 @@ const NO_ANSWER: &str = "not sent:";
 const MAY_BE_TAKEN: &str = "sent, and not confirmed by the relay, which may or may not have taken it:";
 
 impl Shell {
+    /// What starts a relay in the place of one that is away, where that one is on this machine.
+    pub(super) fn start(&self) -> Option<String> {
+        let Target::Unix(socket) = &self.target else { return None };
+        let up = socket.parent().map_or_else(|| "`amp-relay up`".into(), |data| command("up", data));
+        Some(format!("{up} starts one on this machine"))
+    }
+
     /// What is said when the session is left.
     pub(super) fn left(&self, again: &str) -> String {
-        let next = if matches!(self.target, Target::Unix(_)) {
-            START.to_owned()
-        } else {
-            format!("{again} joins the session again when the way to it is open")
-        };
+        let next = || format!("{again} joins the session again when the way to it is open");
+        let next = self.start().unwrap_or_else(next);
         match (self.offline.is_some(), self.link.unanswered()) {
             (true, 0) => format!("detached; the relay cannot be reached; {next}"),
             (true, _) => format!("detached; the relay cannot be reached{}; {next}", self.lost()),
