@@ -5,7 +5,7 @@
 mod diff;
 mod questions;
 
-pub use questions::{AnswerError, Question, Said, answers, check, questions};
+pub use questions::{AnswerError, Question, Said, answers, check, numbers, questions};
 
 use std::borrow::Cow;
 

@@ -549,8 +549,7 @@ fn is_back(line: &str) -> bool {
 
 /// Whether a line is the number of a choice, or those of several.
 fn is_numbers(line: &str) -> bool {
-    let mut numbers = line.split([',', ';', ' ', '\t']).filter(|number| !number.is_empty()).peekable();
-    numbers.peek().is_some() && numbers.all(|number| number.parse::<usize>().is_ok())
+    card::numbers(line).is_some_and(|numbers| !numbers.is_empty())
 }
 
 /// Line feeds in the texts of a value.

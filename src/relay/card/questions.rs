@@ -142,18 +142,6 @@ impl Question {
         let is_word = |text: &str| ["y", "n", "yes", "no"].iter().any(|word| text.eq_ignore_ascii_case(word));
         // What has digits and no words is meant as numbers, however it is written.
         let is_numeric = |text: &str| text.contains(|c: char| c.is_numeric()) && !text.contains(char::is_alphabetic);
-        let numbers = |text: &str| -> Option<Vec<usize>> {
-            let numbers = text.split([',', ';', ' ', '\t']).filter(|number| !number.is_empty());
-            // A choice is made once, however often it is named.
-            let mut once: Vec<usize> = Vec::new();
-            for number in numbers {
-                let number = number.parse().ok()?;
-                if !once.contains(&number) {
-                    once.push(number);
-                }
-            }
-            Some(once)
-        };
         let quoted = typed.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
         if let Some(text) = quoted.filter(|text| is_word(text) || is_numeric(text)) {
             return Ok(text.to_owned());
@@ -187,6 +175,15 @@ impl Question {
         };
         Ok(numbers.iter().map(chosen).collect::<Result<Vec<_>, _>>()?.join(", "))
     }
+}
+
+/// The numbers that a line is made of, if it is made of nothing else, each once: a choice is made once, however often it
+/// is named.
+pub fn numbers(line: &str) -> Option<Vec<usize>> {
+    let numbers = line.split([',', ';', ' ', '\t']).filter(|number| !number.is_empty());
+    let numbers: Option<Vec<usize>> = numbers.map(|number| number.parse().ok()).collect();
+    let mut seen = HashSet::new();
+    Some(numbers?.into_iter().filter(|number| seen.insert(*number)).collect())
 }
 
 /// What a typed line says to a request, before its questions are looked at.
@@ -304,7 +301,7 @@ mod tests {
             Value::Object(typed("2", "1, 2").expect("answers")),
             json!({"Colour?": "Blue", "All?": "Red, Blue"})
         );
-        for several in ["1,2", "1 2", "1;2", " 1 , 2 ", "1\t2,"] {
+        for several in ["1,2", "1 2", "1;2", " 1 , 2 ", "1\t2,", "1,1,2", "1 2 1"] {
             assert_eq!(typed("2", several).expect("answers")["All?"], "Red, Blue", "{several:?}");
         }
         for words in ["a dark green", "2 of them", "\"1-2\"", "rot und 3"] {
@@ -325,6 +322,13 @@ mod tests {
         ] {
             assert_eq!(typed(one, two), Err((at, error)), "{one:?} {two:?}");
         }
+    }
+
+    #[test]
+    fn a_line_may_have_as_many_numbers_as_its_bytes_allow() {
+        let line: Vec<String> = (0..150_000).map(|number: usize| number.to_string()).collect();
+        assert_eq!(numbers(&line.join(",")).map(|numbers| numbers.len()), Some(line.len()));
+        assert_eq!((numbers(" ,"), numbers("1,x"), numbers("3;1 3")), (Some(Vec::new()), None, Some(vec![3, 1])));
     }
 
     #[test]
