@@ -463,19 +463,17 @@ impl Output {
         Self { pipe, lines, held: Bytes::new(), rest: Self::REST_MAX }
     }
 
-    /// Gives the lines that one turn takes, and holds what is left.
-    fn give(&mut self, bytes: &[u8], on: &mut dyn FnMut(Split<'_>)) {
-        let end = memchr::memchr_iter(b'\n', bytes).nth(Self::LINES_A_TURN - 1).map_or(bytes.len(), |at| at + 1);
-        self.lines.push(&bytes[..end], on);
-        self.held = Bytes::copy_from_slice(&bytes[end..]);
+    /// Where the lines end that one turn takes.
+    fn turn_end(bytes: &[u8]) -> usize {
+        memchr::memchr_iter(b'\n', bytes).nth(Self::LINES_A_TURN - 1).map_or(bytes.len(), |at| at + 1)
     }
 
     /// Gives what is held; or reads once, and once more if that did not fill the buffer, to learn whether there is
     /// more. `last`: all writers are gone, so an empty pipe is at its end.
     fn read(&mut self, last: bool, scratch: &mut [u8], on: &mut dyn FnMut(Split<'_>)) -> bool {
         if !self.held.is_empty() {
-            let held = std::mem::take(&mut self.held);
-            self.give(&held, on);
+            let taken = self.held.split_to(Self::turn_end(&self.held));
+            self.lines.push(&taken, on);
             return true;
         }
         if self.rest == 0 {
@@ -486,7 +484,9 @@ impl Output {
             let Some(pipe) = &mut self.pipe else { return false };
             match pipe.read(scratch) {
                 Ok(count) if count > 0 => {
-                    self.give(&scratch[..count], on);
+                    let (taken, held) = scratch[..count].split_at(Self::turn_end(&scratch[..count]));
+                    self.lines.push(taken, on);
+                    self.held = Bytes::copy_from_slice(held);
                     if last {
                         self.rest = self.rest.saturating_sub(count);
                     }

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::TcpListener,
     os::unix::net::UnixListener,
+    path::Path,
     thread,
 };
 
@@ -193,16 +194,21 @@ impl Pins for Nobody {
     }
 }
 
+/// A relay that sends its challenge to one client and is sent nothing.
+fn hears_nothing(path: &Path) -> thread::JoinHandle<()> {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        let mut socket = tungstenite::accept_hdr(listener.accept().unwrap().0, with_subprotocol).unwrap();
+        socket.send(serde_json::to_string(&challenge()).unwrap().into()).unwrap();
+        assert!(socket.read().is_err(), "the client sent something");
+    })
+}
+
 #[test]
 fn nothing_is_signed_for_a_relay_that_is_not_trusted() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("sock");
-    let listener = UnixListener::bind(&path).unwrap();
-    let serving = thread::spawn(move || {
-        let mut socket = tungstenite::accept_hdr(listener.accept().unwrap().0, with_subprotocol).unwrap();
-        socket.send(serde_json::to_string(&challenge()).unwrap().into()).unwrap();
-        assert!(socket.read().is_err(), "the client sent something");
-    });
+    let serving = hears_nothing(&path);
     let identity = Identity::from_key(key(2), "test");
     let error = Connection::connect(&Target::Unix(path), &identity, &options(), &mut Nobody).unwrap_err();
     assert!(matches!(error, ConnectError::Pin(PinError::Unknown { .. })), "{error}");
@@ -217,12 +223,7 @@ fn a_name_that_no_relay_takes_is_named_before_anything_is_signed() {
     {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let serving = thread::spawn(move || {
-            let mut socket = tungstenite::accept_hdr(listener.accept().unwrap().0, with_subprotocol).unwrap();
-            socket.send(serde_json::to_string(&challenge()).unwrap().into()).unwrap();
-            assert!(socket.read().is_err(), "the client sent something");
-        });
+        let serving = hears_nothing(&path);
         let mut pins = KnownRelays::load(scratch.path().join("known")).unwrap();
         let identity = Identity::from_key(key(2), "test");
         let options = Options::new("c1", name, kind);

@@ -1,6 +1,6 @@
 //! One request and everything that answers it, sans-io: told messages, says what to show, what to ask and when it is over.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     Told, Whom, explained,
@@ -43,7 +43,14 @@ pub(super) struct Exchange {
     pub(super) notes: Notes,
     /// Whether the other side has given a sign that it works.
     pub(super) begun: bool,
+    /// When it is said that no such sign has come, if it is still to be said.
+    silent_until: Option<Instant>,
 }
+
+/// After how long without a sign of the other side that is said.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Said then.
+const NOTHING_YET: &str = "nothing has begun there yet: it may wait behind what runs, or behind a request that is open";
 
 impl Exchange {
     /// The request with this id was sent, by the relay with this DID.
@@ -55,7 +62,25 @@ impl Exchange {
             questions: Questions::default(),
             notes: Notes::default(),
             begun: false,
+            silent_until: None,
         }
+    }
+
+    /// It is waited for from now on. The relay itself makes nothing wait.
+    pub(super) fn waits_from(&mut self, now: Instant) {
+        self.silent_until = (self.whom == Whom::Other).then(|| now + SILENCE);
+    }
+
+    /// When [`timeout`](Self::timeout) has something to say.
+    pub(super) fn silent_until(&self) -> Option<Instant> {
+        self.silent_until.filter(|_| !self.begun)
+    }
+
+    /// What is said of a silence that has lasted, once.
+    pub(super) fn timeout(&mut self, now: Instant) -> Option<Told> {
+        self.silent_until().filter(|at| now >= *at)?;
+        self.silent_until = None;
+        Some(Told::new(NOTHING_YET, ""))
     }
 
     /// The messages of ours that may be answered.
@@ -199,6 +224,25 @@ mod tests {
         assert_eq!([true, false].map(|is_said| exchange.deadline(until, is_said)), [Some(until); 2]);
         exchange.received(&answer(Type::PROGRESS, REQUEST, cbor::null));
         assert_eq!([true, false].map(|is_said| exchange.deadline(until, is_said)), [Some(until), None]);
+    }
+
+    #[test]
+    fn a_silence_is_said_once_unless_it_is_begun_or_the_relay_that_is_asked() {
+        let begin = Instant::now();
+        let of = |whom| {
+            let mut exchange = Exchange::new(REQUEST, whom, RELAY);
+            exchange.waits_from(begin);
+            exchange
+        };
+        let mut exchange = of(Whom::Other);
+        let at = exchange.silent_until().expect("a time");
+        assert!(at == begin + SILENCE && exchange.timeout(begin).is_none());
+        assert!(exchange.timeout(at).is_some_and(|told| told.ours == NOTHING_YET));
+        assert!(exchange.timeout(at).is_none() && exchange.silent_until().is_none(), "once");
+        let mut exchange = of(Whom::Other);
+        exchange.received(&answer(Type::PROGRESS, REQUEST, cbor::null));
+        assert!(exchange.timeout(at).is_none() && exchange.silent_until().is_none(), "it is begun");
+        assert_eq!(of(Whom::Relay).silent_until(), None);
     }
 
     #[test]

@@ -46,6 +46,8 @@ const RELAY: &str = "relay";
 const WHY_CHARS: usize = 300;
 /// The exit code of wrong usage, as the argument parser has it.
 const MISUSED: u8 = 2;
+/// What to do where only the receiver is named.
+const ADD_A_BODY: &str = "add a TEXT behind the DID, - for standard input, or --json BODY";
 /// What it can be asked, whatever else a program that embeds it serves.
 const ACTIONS: &str = "agents, ping, echo or time";
 

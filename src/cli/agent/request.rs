@@ -14,7 +14,7 @@ use rustix::{
 use serde_json::{Value, json};
 
 use super::{
-    ACTIONS, RELAY, Told, Whom, address, check_is_not_alone,
+    ACTIONS, ADD_A_BODY, RELAY, Told, Whom, address, check_is_not_alone,
     exchange::{Exchange, Say},
     given, given_json, millis, misused, passed_over,
     questions::{Questions, Typed},
@@ -33,8 +33,6 @@ use crate::{
 
 /// Said of a text without a word.
 const EMPTY: &str = "the text is empty: say what is asked, as in `amp-relay request DID \"what changed today?\"`";
-/// After how long without a word of the receiver that is said.
-const SILENCE: Duration = Duration::from_secs(2);
 /// To the first sign of life, where nothing else is said.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// To the relay's word on who is here.
@@ -116,7 +114,7 @@ pub(in crate::cli) fn run(args: &RequestArgs) -> Result<ExitCode, String> {
 fn missing(to: &str) -> String {
     match to {
         RELAY => format!("what the relay is asked is missing: add an action behind it, {ACTIONS}, or --json BODY"),
-        _ => "what is asked is missing: add a TEXT behind the DID, - for standard input, or --json BODY".into(),
+        _ => format!("what is asked is missing: {ADD_A_BODY}"),
     }
 }
 
@@ -165,7 +163,7 @@ fn wait_for_answer(
     screen: Option<&Screen>,
 ) -> Result<String, String> {
     let until = Instant::now() + wait;
-    let mut silent_until = (exchange.whom == Whom::Other).then(|| Instant::now() + SILENCE);
+    exchange.waits_from(Instant::now());
     // The socket does not show what was read from it already.
     let mut drained = false;
     // Once something was asked, a line may be typed late; before that it is the shell's.
@@ -187,14 +185,12 @@ fn wait_for_answer(
                 Ready::Relay => {}
             }
         }
-        silent_until = silent_until.filter(|_| !exchange.begun);
-        if silent_until.is_some_and(|at| Instant::now() >= at) {
-            silent_until = None;
-            tell(exchange, Told::new(NOTHING_YET, ""));
+        if let Some(told) = exchange.timeout(Instant::now()) {
+            tell(exchange, told);
         }
         let until_then = match asking {
             Some(_) => Some(Instant::now() + ARRIVING),
-            None => deadline.into_iter().chain(silent_until).min(),
+            None => deadline.into_iter().chain(exchange.silent_until()).min(),
         };
         let received = agent.answer(to, &exchange.ids(), until_then).map_err(|error| error.to_string())?;
         drained = received == Received::Nothing;
@@ -280,8 +276,6 @@ fn tell_kept(questions: &mut Questions) {
 /// Said where the time is over and nothing has shown that the other side works on it. What waits there stays there.
 const NOT_BEGUN: &str = ", and nothing was begun: it may wait there behind what runs and be done later all the same, so that \
                          asking again asks twice; or nothing under that DID answers requests";
-/// Said where nothing has come for a while.
-const NOTHING_YET: &str = "nothing has begun there yet: it may wait behind what runs, or behind a request that is open";
 /// Said where the time is over in the middle of it.
 const BEGUN: &str = ", though it was begun: it may go on there, and asking again asks twice";
 /// Said where the relay is gone: what it was given before is not taken back.

@@ -9,8 +9,8 @@ use clap::{ArgGroup, Args};
 use serde_json::Value;
 
 use super::{
-    ACTIONS, RELAY, Whom, address, check_is_not_alone, explained, given, given_json, millis, misused, notes::Notes,
-    passed_over, span,
+    ACTIONS, ADD_A_BODY, RELAY, Whom, address, check_is_not_alone, explained, given, given_json, millis, misused,
+    notes::Notes, passed_over, span,
 };
 use crate::{
     cli::{
@@ -53,8 +53,6 @@ pub(in crate::cli) struct SendArgs {
     reach: ReachArgs,
 }
 
-/// What a message can be.
-const SENT: &str = "add a TEXT behind the DID, - for standard input, or --json BODY";
 /// Said of a text without a word.
 const EMPTY: &str = "the text is empty: say what is to be sent, as in `amp-relay send DID \"the build is green\"`";
 
@@ -71,7 +69,7 @@ pub(in crate::cli) fn run(args: &SendArgs) -> Result<ExitCode, String> {
     let body = match (&args.json, &args.text) {
         (Some(json), _) => given_json(json)?,
         (None, Some(text)) => Value::String(given(text)?),
-        (None, None) => return Ok(misused(&format!("what is to be sent is missing: {SENT}"))),
+        (None, None) => return Ok(misused(&format!("what is to be sent is missing: {ADD_A_BODY}"))),
     };
     if body.as_str().is_some_and(|text| args.json.is_none() && text.trim().is_empty()) {
         return Err(args.reach.hinted(EMPTY));
